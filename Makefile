@@ -1,0 +1,47 @@
+# ecomflow: everything starts from here, with Python 3.11 or newer, make and the package registries.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types test-fast lock clean
+
+help: ## Show these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## The whole path on this machine, without an account: publish, decode, load, count, ask
+	$(BIN)/ecomflow demo
+
+test: lint types ## Lint, types, import contracts and all tests
+	$(BIN)/python -m pytest
+
+check: lint types test-fast ## The same without the tests that start the local services (under a minute)
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not stack" -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check ecomflow tests
+	$(BIN)/ruff format --check ecomflow tests
+	$(BIN)/lint-imports --no-cache
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+install: $(INSTALLED) ## Make .venv and install ecomflow with its locked dependencies
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ecomflow needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(INSTALLED)
+
+lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra dev -o requirements.lock \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
+
+clean: ## Remove .venv and what the tools leave behind
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

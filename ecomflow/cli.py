@@ -1,0 +1,79 @@
+"""The command line: arguments in; a table, a sentence or JSON out. Commands live in ``ecomflow/commands``; errors end here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ecomflow import __version__
+from ecomflow.commands import infra, look, publish, run, start
+from ecomflow.errors import EcomflowError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="E-commerce events from Pub/Sub to BigQuery facts: provision, deploy, publish, inspect.",
+    epilog="Start with: ecomflow demo. Without a project everything runs on this machine, without an account.",
+)
+app.add_typer(infra.app, name="infra")
+app.command(epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach")(run.deploy)
+app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
+app.add_typer(look.dead_letters, name="dlq")
+app.command(epilog="Examples:\n\n  ecomflow query --list\n\n  ecomflow query delivered-orders-per-country --date 2025-12-01")(
+    look.query
+)
+app.add_typer(run.jobs, name="job")
+app.command(epilog="Example:\n\n  ecomflow init")(start.init)
+app.command(epilog="Example:\n\n  ecomflow demo --n 500")(start.demo)
+
+_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+_INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ecomflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="ECOMFLOW_DEBUG", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if debug:
+        os.environ["ECOMFLOW_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; exit with the error's code, its sentence and what to do on standard error."""
+    try:
+        app()
+    except EcomflowError as error:
+        _end(error)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  # the last border: nobody is shown a traceback that did not ask for it
+        _end(_unexpected(error))
+
+
+def _end(error: EcomflowError) -> None:
+    from ecomflow.console import show_error
+
+    show_error(error)
+    if os.environ.get("ECOMFLOW_DEBUG"):
+        raise error
+    sys.exit(error.exit_code)
+
+
+def _unexpected(error: Exception) -> EcomflowError:
+    wrapped = EcomflowError(
+        f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow. Run again with: ecomflow --debug …"
+    )
+    wrapped.exit_code = _UNEXPECTED
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,136 @@
+"""``ecomflow infra``: bring up, look at and take down what the pipeline reads and writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
+from ecomflow.config import Settings, running_endpoints
+
+app = typer.Typer(no_args_is_help=True, help="Topic, subscription, bucket, dataset, tables and views.")
+
+_UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --project my-project"
+
+
+@app.command(epilog=_UP_EXAMPLES)
+def up(project: Project = None, as_json: AsJson = False) -> None:
+    """Start the local stack where no project is configured; create what is missing, change what has drifted.
+
+    A second time it changes nothing and says so.
+    """
+    from ecomflow import infra
+    from ecomflow.console import err, note, say, show_json
+
+    settings = settings_of(project)
+    say_here = note if as_json else say
+    say_here(target_line(settings))
+    if settings.is_local:
+        _start_stack(settings, say_here)
+    with err.status("Comparing what exists with what should…") as status:
+        endpoints = running_endpoints(settings)
+        wanted = infra.plan(settings, endpoints)
+        done = infra.apply(settings, endpoints, wanted, on_progress=lambda text: status.update(f"{text}…"))
+    if as_json:
+        show_json(done)
+        return
+    _show_steps(done)
+
+
+@app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
+def status(project: Project = None, as_json: AsJson = False) -> None:
+    """Show the services of the local stack, the pipeline, and every resource."""
+    from ecomflow import infra
+    from ecomflow.console import say, show_json, show_table
+    from ecomflow.local import supervisor
+    from ecomflow.pipeline.launch import read_status
+
+    settings = settings_of(project)
+    services = supervisor.status(settings.state_path).services if settings.is_local else ()
+    ready = all(service.state == "ready" for service in services)
+    resources = infra.status(settings, running_endpoints(settings)) if ready else ()
+    pipeline = read_status(settings.state_path)
+    if as_json:
+        show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
+    else:
+        say(target_line(settings))
+        if services:
+            show_table("Services", *_service_rows(services))
+        if resources:
+            rows = [(item.resource, item.state, item.detail) for item in resources]
+            show_table("Resources", ("resource", "state", "detail"), rows)
+        say(f"Local pipeline: {pipeline.state}" + (f", process {pipeline.pid}." if pipeline.state == "running" else "."))
+        if not ready:
+            say("The local stack is not ready. Start it with: ecomflow infra up")
+    if not ready:
+        raise typer.Exit(4)
+
+
+@app.command(epilog="Examples:\n\n  ecomflow infra down\n\n  ecomflow infra down --with-data --yes")
+def down(
+    project: Project = None,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Delete the data too: tables, dataset, bucket, messages.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Stop the local stack, or delete topic and subscription in a project. Data stays unless --with-data."""
+    from ecomflow.console import say
+
+    settings = settings_of(project)
+    say(target_line(settings))
+    if (with_data or not settings.is_local) and not yes:
+        what = "topic, subscription, tables and bucket" if with_data else "topic and subscription"
+        typer.confirm(f"Delete {what} of {settings.project_id}?", abort=True)
+    if settings.is_local:
+        _stop_stack(settings, with_data)
+        return
+    from ecomflow import infra
+
+    infra.down(settings, running_endpoints(settings), with_data=with_data)
+    say("Deleted." if with_data else "Topic and subscription are deleted; tables and bucket are kept.")
+
+
+def _start_stack(settings: Settings, say_here: Any) -> None:
+    from ecomflow.console import err
+    from ecomflow.local import supervisor
+
+    with err.status("Starting the local services…") as spinner:
+        report = supervisor.up(settings.state_path, on_progress=lambda text: spinner.update(f"{text}…"))
+    for service in report.services:
+        say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
+
+
+def _stop_stack(settings: Settings, with_data: bool) -> None:
+    from ecomflow.console import err, say
+    from ecomflow.local import supervisor
+    from ecomflow.pipeline.launch import drain_detached, read_status
+
+    if read_status(settings.state_path).state == "running":
+        with err.status("Draining the pipeline…"):
+            drain_detached(settings)
+        say("The pipeline is drained.")
+    with err.status("Stopping the local services…"):
+        supervisor.down(settings.state_path, with_data=with_data)
+    say(
+        "The local stack is stopped, its data deleted."
+        if with_data
+        else "The local stack is stopped; its data stays for the next time."
+    )
+
+
+def _service_rows(services: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    columns = ("service", "state", "endpoint", "pid", "MB", "log")
+    return columns, [(s.name, s.state, s.endpoint, s.pid, None if s.rss_mb is None else round(s.rss_mb), s.log) for s in services]
+
+
+def _show_steps(plan: Any) -> None:
+    from ecomflow.console import say, show_table
+
+    changed = [step for step in plan.steps if step.action != "keep"]
+    if not changed:
+        say(f"All {len(plan.steps)} resources are as they should be; nothing was changed.")
+        return
+    show_table("", ("action", "resource", "detail"), [(step.action, step.resource, "; ".join(step.details)) for step in changed])
+    say(f"{len(changed)} changed, {len(plan.steps) - len(changed)} kept.")

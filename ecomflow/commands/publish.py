@@ -1,0 +1,99 @@
+"""``ecomflow publish``: events of a coherent shop, valid and faulty, to the topic."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
+from ecomflow.config import running_endpoints
+
+Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds: one valid and one invalid event of each type.")]
+Types = Annotated[str, typer.Option(help="Event types, separated by commas.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same shop. Without one: a new one.", show_default=False)]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, help="Events a second. Without it: as fast as it goes.", show_default=False)
+]
+Day = Annotated[str | None, typer.Option("--date", help="Let all events happen on this UTC date.", show_default=False)]
+
+
+def publish(
+    n: Rounds = 100,
+    types: Types = "order,inventory,user_activity",
+    seed: Seed = None,
+    rate: Rate = None,
+    valid_only: Annotated[bool, typer.Option("--valid-only", help="No invalid events.")] = False,
+    date: Day = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines; publish nothing.")] = False,
+    ledger: Annotated[Path | None, typer.Option(help="Append a JSON line for every confirmed event.", show_default=False)] = None,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."""
+    from ecomflow.generator import rounds
+
+    chosen = [name.strip() for name in types.split(",") if name.strip()]
+    now, shop_seed = datetime.now(UTC), rounds.fresh_seed() if seed is None else seed
+    events = rounds.generate(n, seed=shop_seed, now=now, types=chosen, valid_only=valid_only, event_date=_day(date))
+    if dry_run:
+        for event in events:
+            typer.echo(rounds.dry_run_line(event))
+        return
+    settings = settings_of(project)
+    total = n * len(set(chosen)) * (1 if valid_only else 2)
+    summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
+    _show(summary, shop_seed, as_json)
+    if summary.interrupted:
+        raise typer.Exit(130)
+
+
+def _day(text: str | None) -> Any:
+    from datetime import date
+
+    from ecomflow.errors import ConfigError
+
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"'{text}' is no date.", "Write it as --date 2025-12-01.") from error
+
+
+def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ecomflow.console import err, note, say
+    from ecomflow.generator import publisher
+
+    (note if quiet else say)(target_line(settings))
+    columns = (TextColumn("Publishing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("publish", total=total)
+        return publisher.publish(
+            settings,
+            running_endpoints(settings),
+            events,
+            rate=rate,
+            ledger=ledger,
+            on_progress=lambda confirmed: bar.update(task, completed=confirmed),
+        )
+
+
+def _show(summary: Any, seed: int, as_json: bool) -> None:
+    from ecomflow.console import say, show_json, show_table
+
+    if as_json:
+        show_json({"seed": seed, "summary": summary})
+        return
+    kinds = sorted({*summary.valid, *summary.invalid})
+    rows = [(kind, f"{summary.valid.get(kind, 0):,}", f"{summary.invalid.get(kind, 0):,}") for kind in kinds]
+    show_table("Published", ("event type", "valid", "invalid"), rows, right=("valid", "invalid"))
+    if summary.faults:
+        faults = [(name, f"{count:,}") for name, count in sorted(summary.faults.items())]
+        show_table("Faults in the invalid ones", ("fault", "count"), faults, right=("count",))
+    pace = summary.total / summary.elapsed_seconds if summary.elapsed_seconds else 0
+    say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f} a second), seed {seed}.")
+    if summary.interrupted:
+        say("Interrupted: what is counted here was confirmed, nothing else was sent.")

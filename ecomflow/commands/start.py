@@ -1,0 +1,65 @@
+"""``ecomflow init`` and ``ecomflow demo``: the first things that a newcomer runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson
+from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE
+
+
+def init(force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False) -> None:
+    """Write a commented ecomflow.toml into this folder."""
+    from ecomflow.console import say
+    from ecomflow.errors import AccessError, ConfigError
+
+    path = Path(CONFIG_FILE)
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already.", "Write over it with: ecomflow init --force")
+    try:
+        path.write_text(COMMENTED_CONFIG, encoding="utf-8")
+    except OSError as error:
+        raise AccessError(f"{path} can't be written: {error.strerror}.", "Run it in a folder that you may write to.") from error
+    say(f"Wrote {path}. Every setting in it is commented out: the defaults are in force.")
+
+
+def demo(
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds of events to publish.")] = 100,
+    seed: Annotated[int, typer.Option(help="The shop's seed.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """The whole path on a throw-away local stack: publish, decode, load, count, ask. Fails where it doesn't add up."""
+    from ecomflow import demo as demonstration
+    from ecomflow.console import err, show_json
+
+    with err.status("Starting…") as spinner:
+        outcome = demonstration.run(n, seed, on_progress=lambda text: _step(spinner, text))
+    if as_json:
+        show_json(outcome)
+    else:
+        _show(outcome)
+    demonstration.check(outcome)
+
+
+def _step(spinner: Any, text: str) -> None:
+    from ecomflow.console import note
+
+    note(f"• {text}")
+    spinner.update(f"{text}…")
+
+
+def _show(outcome: Any) -> None:
+    from ecomflow.commands.look import show_answer
+    from ecomflow.console import say, show_table
+
+    summary = outcome.published
+    say(f"Published: {sum(summary.valid.values()):,} valid and {sum(summary.invalid.values()):,} invalid events.")
+    rows = [
+        (line.place, f"{line.expected:,}", f"{line.found:,}", "yes" if line.expected == line.found else "NO")
+        for line in outcome.lines
+    ]
+    show_table("What landed", ("place", "expected", "found", "adds up"), rows, right=("expected", "found"))
+    show_answer(outcome.answer)

@@ -1,0 +1,197 @@
+"""Settings: a flag, else the environment, else ecomflow.toml, else the default; and the endpoints that follow from them.
+
+Without a project the target is the local stack, whose endpoints stand in ``<state_dir>/stack.json`` while it is up. Endpoints are
+the only difference between the local stack and Google Cloud. Emulator variables that the user has set are used as given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ecomflow.errors import ConfigError, UnavailableError
+
+LOCAL_PROJECT = "ecomflow-local"
+CONFIG_FILE = "ecomflow.toml"
+STACK_FILE = "stack.json"
+
+# 6 to 30 lowercase letters, digits and hyphens; a domain may stand before it (example.com:project).
+# https://cloud.google.com/resource-manager/docs/creating-managing-projects
+_PROJECT_ID = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+class Endpoints(msgspec.Struct, frozen=True):
+    """Where the services listen: ``host:port`` for gRPC, a URL for REST; None means Google's own."""
+
+    pubsub: str | None = None
+    storage: str | None = None
+    bigquery: str | None = None
+    bigquery_storage: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a command needs to know of its target. ``project`` None: the local stack."""
+
+    project: str | None = None
+    region: str = "europe-west1"
+    location: str = "EU"
+    topic: str = "ecomflow-events"
+    subscription: str = "ecomflow-events-pipeline"
+    bucket: str = ""
+    dataset: str = "ecomflow"
+    ack_deadline_seconds: int = 30
+    state_dir: str = ".ecomflow"
+
+    @property
+    def is_local(self) -> bool:
+        return self.project is None
+
+    @property
+    def project_id(self) -> str:
+        return self.project or LOCAL_PROJECT
+
+    @property
+    def bucket_name(self) -> str:
+        return self.bucket or f"{self.project_id.replace(':', '-').replace('.', '-')}-ecomflow"
+
+    @property
+    def topic_path(self) -> str:
+        return f"projects/{self.project_id}/topics/{self.topic}"
+
+    @property
+    def subscription_path(self) -> str:
+        return f"projects/{self.project_id}/subscriptions/{self.subscription}"
+
+    @property
+    def dataset_id(self) -> str:
+        return f"{self.project_id}.{self.dataset}"
+
+    @property
+    def state_path(self) -> Path:
+        return Path(self.state_dir)
+
+
+COMMENTED_CONFIG = """\
+# ecomflow's settings. A flag stands before an ECOMFLOW_ variable (ECOMFLOW_PROJECT, ...), and that before this file.
+
+# The Google Cloud project. Without one, everything runs on this machine: ecomflow infra up starts the local stack.
+# project = "my-project"
+
+# Where the Dataflow job runs, and where the dataset and the bucket lie.
+# region = "europe-west1"
+# location = "EU"
+
+# The one topic of all event types, and the pipeline's own subscription to it.
+# topic = "ecomflow-events"
+# subscription = "ecomflow-events-pipeline"
+
+# Seconds that a pulled message may stay unacknowledged before it comes again, 10 to 600. The local pipeline extends it while it
+# works, so this is how long a killed pipeline's messages wait.
+# ack_deadline_seconds = 30
+
+# The bucket of the dead letters. Bucket names are shared by all the world; by default it is <project>-ecomflow.
+# bucket = "my-project-ecomflow"
+
+# The dataset of the fact tables.
+# dataset = "ecomflow"
+
+# The folder of the local stack: its data, its logs, and what runs.
+# state_dir = ".ecomflow"
+"""
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Settings:
+    """The settings from ``flags`` (None values are not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
+
+    Raises ConfigError for a key that is not a setting, a value of the wrong type, or a name that Google Cloud would refuse.
+    """
+    layers = [
+        _from_file((folder or Path()) / CONFIG_FILE),
+        _from_environment(environ),
+        {k: v for k, v in flags.items() if v is not None},
+    ]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    try:
+        settings = msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"The settings do not fit: {error}.", f"Correct the flag, the ECOMFLOW_ variable or {CONFIG_FILE}."
+        ) from error
+    _check(settings)
+    return settings
+
+
+def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
+    """The endpoints of the running local stack or of Google, with the emulator variables of ``environ`` before them."""
+    base = read_stack_endpoints(settings.state_path) if settings.is_local else None
+    base = base or Endpoints()
+    return Endpoints(
+        pubsub=environ.get("PUBSUB_EMULATOR_HOST") or base.pubsub,
+        storage=_as_url(environ.get("STORAGE_EMULATOR_HOST")) or base.storage,
+        bigquery=_as_url(environ.get("BIGQUERY_EMULATOR_HOST")) or base.bigquery,
+        bigquery_storage=environ.get("BIGQUERY_STORAGE_EMULATOR_HOST") or base.bigquery_storage,
+    )
+
+
+def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
+    """The endpoints in force. Raises UnavailableError where a service of the local stack is meant and none is known."""
+    endpoints = resolve_endpoints(settings, environ)
+    if settings.is_local and None in msgspec.structs.astuple(endpoints):
+        raise UnavailableError(f"The local stack in {settings.state_path}/ does not run.", "Run: ecomflow infra up")
+    return endpoints
+
+
+def read_stack_endpoints(state_path: Path) -> Endpoints | None:
+    """The endpoints that the local stack wrote when it came up; None where there is no stack file."""
+    try:
+        text = (state_path / STACK_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.convert(msgspec.json.decode(text)["endpoints"], Endpoints)
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise ConfigError(f"{state_path / STACK_FILE} is not a stack file: {error}.", "Run: ecomflow infra up") from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}.", "Correct the file, or write a new one with: ecomflow init --force"
+        ) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    names = Settings.__struct_fields__
+    return {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
+
+
+def _as_url(host: str | None) -> str | None:
+    if not host:
+        return None
+    return host if "://" in host else f"http://{host}"
+
+
+def _check(settings: Settings) -> None:
+    if settings.project is not None and not _PROJECT_ID.fullmatch(settings.project):
+        raise ConfigError(
+            f"'{settings.project}' is no project id: expected 6 to 30 lowercase letters, digits and hyphens, first a letter.",
+            "List yours with: gcloud projects list",
+        )
+    if not 10 <= settings.ack_deadline_seconds <= 600:
+        raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct it.")
+    if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
+        raise ConfigError(
+            f"'{settings.dataset}' is no dataset name: expected letters, digits and underscores.", "Correct dataset."
+        )

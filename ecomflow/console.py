@@ -1,0 +1,68 @@
+"""What commands print: tables, sentences and errors for a person, JSON for a program.
+
+Everything that comes from a message, a warehouse or a service passes through ``plain``: it is shown as text, never read as
+markup, and its control characters can't move the cursor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ecomflow.errors import EcomflowError
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x202E: "\\u202e", 0x2066: "\\u2066"}
+
+
+def plain(value: Any, width: int | None = None) -> Text:
+    """``value`` as inert text, cut to ``width`` characters with an ellipsis."""
+    text = "" if value is None else str(value)
+    shown = (text if width is None or len(text) <= width else f"{text[: width - 1]}…").translate(_CONTROL)
+    return Text(shown.encode("utf-8", "replace").decode("utf-8"))
+
+
+def say(sentence: str) -> None:
+    """A sentence of ours on standard output."""
+    out.print(Text(sentence))
+
+
+def note(sentence: str) -> None:
+    """A sentence of ours on standard error, where it does not disturb what a program reads."""
+    err.print(Text(sentence))
+
+
+def show_json(value: Any) -> None:
+    """``value`` as one indented JSON document."""
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """A table; the columns named in ``right`` are aligned to the right."""
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, Text) else plain(value) for value in row))
+    out.print(table)
+
+
+def show_counts(title: str, counts: Mapping[str, int]) -> None:
+    """A table of names and numbers."""
+    show_table(title, ("what", "count"), [(name, f"{amount:,}") for name, amount in counts.items()], right=("count",))
+
+
+def show_error(error: EcomflowError) -> None:
+    """The sentence, and what to do, on standard error."""
+    err.print(Text.assemble(("Error: ", "bold red"), plain(error.message)), soft_wrap=True)
+    if error.remedy:
+        err.print(plain(error.remedy), soft_wrap=True)

@@ -1,0 +1,107 @@
+"""The whole path on a throw-away stack: rounds and a seed in; what was published, what landed, and one answer out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ecomflow import answers, balance, deadletters, infra
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import ImbalanceError, UnavailableError
+from ecomflow.facts import SCHEMAS
+from ecomflow.generator import publisher, rounds
+from ecomflow.local import supervisor
+from ecomflow.local.pubsub import read_backlog
+from ecomflow.pipeline import launch
+
+_QUESTION = "sales-per-product"
+_SETTLE_SECONDS = 300.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    published: publisher.PublishSummary
+    lines: tuple[balance.Line, ...]
+    answer: answers.Answer
+
+
+def run(n: int, seed: int, on_progress: Callable[[str], None]) -> Outcome:
+    """Publish ``n`` rounds through a pipeline on a stack of its own, which is gone afterwards; count what landed."""
+    with _throwaway_folder() as state_path:
+        settings = Settings(state_dir=str(state_path))
+        on_progress("Starting Pub/Sub, GCS and BigQuery on this machine")
+        with supervisor.running_stack(state_path) as endpoints:
+            on_progress("Creating topic, subscription, bucket, dataset, tables and views")
+            infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+            on_progress("Starting the streaming pipeline")
+            launch.start_detached(settings, [sys.executable, "-m", "ecomflow", "deploy"], state_path)
+            try:
+                on_progress(f"Publishing {n} rounds: a valid and an invalid event of each type")
+                events = rounds.generate(n, seed=seed, now=datetime.now(UTC))
+                published = publisher.publish(settings, endpoints, events)
+                on_progress("Waiting until every message is acknowledged")
+                _wait_until_empty(settings, endpoints)
+            finally:
+                on_progress("Draining the pipeline")
+                launch.drain_detached(settings)
+            on_progress("Counting rows and dead letters")
+            return _outcome(settings, endpoints, published)
+
+
+def check(outcome: Outcome) -> None:
+    """Raise ImbalanceError where what landed is not what was published."""
+    if not balance.adds_up(outcome.lines):
+        wrong = ", ".join(line.place for line in outcome.lines if line.expected != line.found)
+        raise ImbalanceError(f"What was published is not what landed: {wrong}.", "This is a fault of ecomflow: please report it.")
+
+
+def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary) -> Outcome:
+    letters: Counter[str] = Counter()
+    for (_, reason), amount in deadletters.count_by_stream_and_reason(settings, endpoints).items():
+        letters[reason] += amount
+    lines = balance.compare(published.valid, published.order_items, published.reasons, count_rows(settings, endpoints), letters)
+    return Outcome(published, lines, answers.ask(settings, endpoints, _QUESTION, {}))
+
+
+def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
+    """The rows of every ``_unique`` view, by table."""
+    selects = [f"SELECT '{table}' AS place, COUNT(*) AS amount FROM ecomflow.{table}_unique" for table in SCHEMAS]  # noqa: S608  # our names
+    answer = answers.ask(settings, endpoints, " UNION ALL ".join(selects), {})
+    return {str(table): int(amount) for table, amount in answer.rows}
+
+
+def _wait_until_empty(settings: Settings, endpoints: Endpoints) -> None:
+    give_up = time.monotonic() + _SETTLE_SECONDS
+    while waiting := read_backlog(str(endpoints.pubsub), settings.subscription_path).num_undelivered_messages:
+        if launch.read_status(settings.state_path).state != "running":
+            raise UnavailableError(
+                "The pipeline ended before the subscription was empty.", f"Its log: {settings.state_path / launch.LOG_FILE}"
+            )
+        if time.monotonic() > give_up:
+            raise UnavailableError(
+                f"{waiting} messages still wait after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer: --n 10"
+            )
+        time.sleep(0.1)  # the subscription can't be waited on
+
+
+@contextmanager
+def _throwaway_folder() -> Iterator[Path]:
+    """A folder of our own; within, no setting or emulator of the user's is in force."""
+    kept = dict(os.environ)
+    for name in kept:
+        if (name.startswith("ECOMFLOW_") and name != "ECOMFLOW_DEBUG") or name.endswith("_EMULATOR_HOST"):
+            del os.environ[name]
+    try:
+        with tempfile.TemporaryDirectory(prefix="ecomflow-demo-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)

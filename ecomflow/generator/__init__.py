@@ -1,0 +1,1 @@
+"""A coherent shop's events, valid and faulty, and their publisher."""

@@ -1,0 +1,130 @@
+"""Rounds of events: a seed, a moment and a number go in, a lazy stream of messages ready to be published comes out.
+
+A round is one valid and one invalid event of each type. What becomes of each is known beforehand, so that it can be checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime
+from itertools import cycle
+from random import Random
+
+import msgspec
+
+from ecomflow.errors import ConfigError
+from ecomflow.generator.faults import EVENT_TYPES, Fault, encode, expected_stream, faults_of
+from ecomflow.generator.shop import Body, Shop, Window, draw_vocabulary, window_before, window_of
+
+
+class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
+    """A message and what the pipeline must make of it.
+
+    ``event_type`` is the type of the slot in the round, whatever the body says. ``items`` is the number of rows in the item
+    tables (0 unless it is a valid order). ``fault`` and ``expected_reason`` are None for a valid event.
+    """
+
+    data: bytes
+    attributes: dict[str, str]
+    event_type: str
+    items: int
+    fault: str | None
+    expected_reason: str | None
+    expected_stream: str
+
+
+def fresh_seed() -> int:
+    """A seed of 63 bits that no other run has."""
+    return secrets.randbits(63)
+
+
+def generate(
+    rounds: int,
+    *,
+    seed: int,
+    now: datetime,
+    types: Iterable[str] = EVENT_TYPES,
+    valid_only: bool = False,
+    event_date: date | None = None,
+) -> Iterator[GeneratedEvent]:
+    """``rounds`` rounds of events of ``types``, made as they are asked for.
+
+    They happen in the days before ``now`` or, where ``event_date`` is given, on that UTC date. The same arguments give the same
+    bytes; fewer rounds give the beginning of more. Ids follow from the seed and the time: with a fixed ``event_date`` a second
+    run repeats the events of the first with their ids, without one it makes new events. Raises ConfigError for an unknown type.
+    """
+    chosen = _checked_types(types)
+    window = window_of(event_date) if event_date is not None else window_before(now)
+    identity = f"{seed} {window.end.isoformat()} {window.days} {','.join(chosen)}"
+    valid = _valid_slots(chosen, window, seed, identity)
+    invalid = [] if valid_only else _invalid_slots(chosen, window, seed, identity)
+    # A slot's valid event comes just before its invalid one.
+    slots = [slot for pair in zip(valid, invalid, strict=True) for slot in pair] if invalid else valid
+    return (next(slot) for _ in range(rounds) for slot in slots)
+
+
+def dry_run_line(event: GeneratedEvent) -> str:
+    """The event as one JSON object: the data as text where it is UTF-8, else in base64, and ``data_encoding`` says which."""
+    try:
+        data, encoding = event.data.decode(), "utf-8"
+    except UnicodeDecodeError:
+        data, encoding = base64.b64encode(event.data).decode(), "base64"
+    line = {"data": data, "data_encoding": encoding, "attributes": event.attributes, "event_type": event.event_type}
+    return encode(line | {"fault": event.fault, "expected_reason": event.expected_reason}).decode()
+
+
+def _checked_types(types: Iterable[str]) -> list[str]:
+    wanted = list(types)
+    strangers = [name for name in wanted if name not in EVENT_TYPES]
+    if strangers or not wanted:
+        found = f"found '{strangers[0]}'" if strangers else "found none"
+        raise ConfigError(f"Expected event types among {', '.join(EVENT_TYPES)}; {found}.", "Correct --types.")
+    return [name for name in EVENT_TYPES if name in wanted]
+
+
+def _valid_slots(types: list[str], window: Window, seed: int, identity: str) -> list[Iterator[GeneratedEvent]]:
+    shop = Shop(draw_vocabulary(), window, seed=f"{seed} valid", identity=f"{identity} valid")
+    ids = Random(f"event ids {identity} valid")
+    return [_valid_events(name, _maker(shop, name), ids) for name in types]
+
+
+def _invalid_slots(types: list[str], window: Window, seed: int, identity: str) -> list[Iterator[GeneratedEvent]]:
+    """Faults strike a shop of their own: the valid events stay whole stories, and are the same with and without invalid ones."""
+    shop = Shop(draw_vocabulary(), window, seed=f"{seed} invalid", identity=f"{identity} invalid")
+    ids = Random(f"event ids {identity} invalid")
+    return [_invalid_events(name, _maker(shop, name), ids, _shuffled(faults_of(name), seed)) for name in types]
+
+
+def _valid_events(event_type: str, make: Callable[[], Body], ids: Random) -> Iterator[GeneratedEvent]:
+    while True:
+        body = make()
+        items = len(body["items"]) if event_type == "order" else 0
+        yield GeneratedEvent(encode(body), _attributes(body, ids), event_type, items, None, None, event_type)
+
+
+def _invalid_events(event_type: str, make: Callable[[], Body], ids: Random, faults: Iterable[Fault]) -> Iterator[GeneratedEvent]:
+    for fault in cycle(faults):
+        body = make()
+        attributes = _attributes(body, ids)
+        stream = expected_stream(fault, event_type)
+        yield GeneratedEvent(fault.corrupt(body), attributes, event_type, 0, fault.name, fault.reason, stream)
+
+
+def _maker(shop: Shop, event_type: str) -> Callable[[], Body]:
+    return {"order": shop.order, "inventory": shop.inventory, "user_activity": shop.user_activity}[event_type]
+
+
+def _shuffled(faults: tuple[Fault, ...], seed: int) -> list[Fault]:
+    return Random(f"faults {seed}").sample(faults, len(faults))
+
+
+def _attributes(body: Body, ids: Random) -> dict[str, str]:
+    return {"event_id": _uuid4(ids), "event_timestamp": body["order_date"] if "order_date" in body else body["timestamp"]}
+
+
+def _uuid4(ids: Random) -> str:
+    """A version 4 UUID (RFC 9562) from a seeded source, several times faster than ``uuid.UUID``."""
+    bits = f"{ids.getrandbits(128):032x}"
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"

@@ -1,0 +1,135 @@
+"""What should exist and what does flow in; the steps between them flow out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from ecomflow.infra.resources import KINDS, Kind, Resource, Subscription, Table
+from ecomflow.sql import Column
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One attribute or column that is not as it should be.
+
+    ``how``: ``add`` and ``change`` can be made; ``note`` is harmless and left as it is; ``refuse`` can't be made, ``remedy`` says what
+    to do instead. ``live`` None: not there; ``wanted`` None: not asked for.
+    """
+
+    attribute: str
+    live: str | None
+    wanted: str | None
+    how: Literal["add", "change", "note", "refuse"]
+    remedy: str | None = None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What ``up`` does, or would do, to one resource, and why."""
+
+    kind: Kind
+    name: str
+    action: Literal["create", "change", "keep", "refuse"]
+    differences: tuple[Difference, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One step for each resource, in the order in which they are carried out."""
+
+    steps: tuple[Step, ...]
+
+
+def plan_steps(wanted: tuple[Resource, ...], live: Mapping[str, Resource]) -> Plan:
+    """The steps from ``live``, by name, to ``wanted``."""
+    return Plan(tuple(plan_step(resource, live.get(resource.name)) for resource in wanted))
+
+
+def plan_step(wanted: Resource, live: Resource | None) -> Step:
+    """The step for one resource; ``live`` None: it isn't there."""
+    kind = KINDS[type(wanted)]
+    if live is None:
+        return Step(kind, wanted.name, "create")
+    differences = compare_attributes(wanted, live)
+    if isinstance(wanted, Table) and isinstance(live, Table):
+        differences += compare_columns(wanted.name, wanted.columns, live.columns)
+    hows = {difference.how for difference in differences}
+    if "refuse" in hows:
+        return Step(kind, wanted.name, "refuse", differences)
+    return Step(kind, wanted.name, "change" if hows & {"add", "change"} else "keep", differences)
+
+
+def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
+    """The attributes, but for a table's columns, that the service reports and that differ."""
+    attributes = [name for name in wanted.__struct_fields__ if name != "name" and not (name == "columns" and isinstance(wanted, Table))]
+    pairs = [(attribute, getattr(live, attribute), getattr(wanted, attribute)) for attribute in attributes]
+    return tuple(
+        _difference(wanted, attribute, before, after) for attribute, before, after in pairs if before is not None and before != after
+    )
+
+
+def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> tuple[Difference, ...]:
+    """The columns of ``table`` that differ, by name: BigQuery puts an added column last, wherever the DDL has it."""
+    lives = {column.name: column for column in live}
+    wanteds = {column.name: column for column in wanted}
+    both = [(lives[name], column) for name, column in wanteds.items() if name in lives]
+    missing = tuple(_missing_column(table, column) for name, column in wanteds.items() if name not in lives)
+    changed = tuple(_changed_column(table, before, after) for before, after in both if describe(before) != describe(after))
+    extra = tuple(_extra_column(table, column) for name, column in lives.items() if name not in wanteds)
+    return missing + changed + extra
+
+
+def describe(column: Column) -> str:
+    """A column's type and mode as its DDL has them: ``INT64 NOT NULL``."""
+    return f"{column.type} NOT NULL" if column.required else column.type
+
+
+def _difference(wanted: Resource, attribute: str, before: Any, after: Any) -> Difference:
+    remedy = _remedy(wanted, attribute, _show(before))
+    return Difference(attribute, _show(before), _show(after), "change" if remedy is None else "refuse", remedy)
+
+
+def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
+    """What to do about an attribute that is fixed when the resource is made; None for one that can be changed."""
+    if attribute == "location":
+        return f"A location is fixed for good: set location to {live}, or name another {KINDS[type(wanted)]} in the settings."
+    if attribute == "partition":
+        return f"Partitioning is fixed for good: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
+    if isinstance(wanted, Subscription) and attribute in ("topic", "filter"):
+        return (
+            f"A subscription's {attribute} is fixed for good: name another subscription in the settings, or delete this one with"
+            f" what it holds: gcloud pubsub subscriptions delete {wanted.name}"
+        )
+    return None
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{part[0]} {part[1]} days" if isinstance(part, tuple) else str(part) for part in value) or "none"
+    return str(value) if value != "" else "none"
+
+
+def _missing_column(table: str, column: Column) -> Difference:
+    if not column.required:
+        return Difference(f"column {column.name}", None, describe(column), "add")
+    remedy = (
+        f"BigQuery adds no NOT NULL column to a table that exists: leave NOT NULL out in its DDL, or copy the rows of {table} elsewhere,"
+        " drop it, and run: ecomflow infra up"
+    )
+    return Difference(f"column {column.name}", None, describe(column), "refuse", remedy)
+
+
+def _changed_column(table: str, before: Column, after: Column) -> Difference:
+    if before.type == after.type and before.required:
+        remedy = f"Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {after.name} DROP NOT NULL"
+    else:
+        remedy = f"BigQuery can't make that change: copy the rows of {table} elsewhere, drop it, and run: ecomflow infra up"
+    return Difference(f"column {after.name}", describe(before), describe(after), "refuse", remedy)
+
+
+def _extra_column(table: str, column: Column) -> Difference:
+    """A nullable column that the DDL doesn't name stays empty in new rows, and its old values are the user's: it is left alone."""
+    if not column.required:
+        return Difference(f"column {column.name}", describe(column), None, "note")
+    remedy = f"No row could be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
+    return Difference(f"column {column.name}", describe(column), None, "refuse", remedy)

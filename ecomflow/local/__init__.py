@@ -1,0 +1,1 @@
+"""Pub/Sub, GCS and BigQuery on one machine, without an account."""

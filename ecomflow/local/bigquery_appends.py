@@ -1,0 +1,234 @@
+"""AppendRows of the local BigQuery: Arrow batches come in over gRPC, rows of DuckDB tables and answers in BigQuery's shape go out.
+
+What fails in bqemulator 1.4.0 and is done here instead:
+
+- each open stream holds a thread of asyncio's default pool, of which there are six on two cores: the seventh stream hangs;
+- a request without a stream name, which BigQuery allows after the first of a connection, ends it with NOT_FOUND;
+- a null in a REQUIRED column and a missing required column end it with UNKNOWN; extra columns are dropped, text becomes numbers;
+- DEFAULT values are never applied; appends of all tables wait for one lock; a table changed while a stream is open breaks it.
+
+Sources of the answers: google/cloud/bigquery/storage/v1/storage.proto, and the messages of the real service as its clients'
+issue trackers quote them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pyarrow as pa
+
+# Appends wait for DuckDB without the GIL; more workers than this only queue before its commit lock.
+_WORKERS = 4
+_ROW_ERRORS = "Errors found while processing rows. Please refer to the row_errors field for details."
+
+
+class Refusal(Exception):  # noqa: N818  # ends a connection; it never leaves this module
+    """A connection's end: the gRPC code and the sentence that the client sees."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+
+
+class Connection:
+    """What an AppendRows connection remembers between its requests."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.stream: Any = None
+        self.table: Any = None
+        self.target: pa.Schema | None = None
+        self.required: list[str] = []
+        self.writer: pa.Schema | None = None
+        self.writer_bytes = b""
+        self.proto_decoder: Any = None
+        self.applies_defaults = False
+
+
+class _Status:
+    """Takes what bqemulator sets on a gRPC context."""
+
+    code = grpc.StatusCode.UNKNOWN
+    details = ""
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+def append_service(handler: Any) -> Any:
+    """bqemulator's ``BigQueryWriteHandler`` with AppendRows as above; the other calls stay as they are."""
+    from bqemulator.domain.events import TableDataChanged
+    from bqemulator.grpc_api import write_servicer
+    from bqemulator.storage.sql_identifiers import quoted_table_ref
+    from google.cloud.bigquery_storage_v1 import types
+
+    request_type = types.AppendRowsRequest.pb()
+
+    class AppendService(handler):  # type: ignore[misc]  # bqemulator has no types for mypy
+        def __init__(self, context: Any, manager: Any = None) -> None:
+            super().__init__(context, manager)
+            self._workers = ThreadPoolExecutor(_WORKERS, "append")
+
+        def service(self, details: Any) -> Any:
+            if details.method == write_servicer._APPEND_ROWS:
+                return grpc.stream_stream_rpc_method_handler(self.append_rows)
+            return super().service(details)
+
+        async def append_rows(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            loop, connection = asyncio.get_running_loop(), Connection()
+            async for request in requests:
+                try:
+                    yield await loop.run_in_executor(self._workers, self.append, connection, request)
+                except Refusal as refusal:
+                    await context.abort(refusal.code, refusal.details)
+
+        def append(self, connection: Connection, data: bytes) -> bytes:
+            """The answer to one request, its rows committed. Raises Refusal where the connection ends."""
+            limit = self._ctx.settings.write_api_max_request_bytes
+            if len(data) > limit:
+                raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"The request has {len(data)} bytes: expected {limit} or fewer.")
+            request = request_type.FromString(data)
+            self.bind(connection, request)
+            try:
+                rows = self.read_rows(connection, request)
+            except (ValueError, TypeError, NotImplementedError) as error:
+                return bytes(write_servicer._error_response(connection.name, str(error)))
+            if nulls := null_errors(rows, connection.required):
+                return refused_rows(connection.name, nulls)
+            offset = request.offset.value if request.HasField("offset") else None
+            most = self._ctx.settings.write_api_max_stream_rows
+            return bytes(self._perform_append(connection.stream, rows, offset, most))
+
+        def bind(self, connection: Connection, request: Any) -> None:
+            """Looks up the stream and its table; both may change within a connection."""
+            name = _full_name(request.write_stream) or connection.name
+            if connection.stream is None or name != connection.name:
+                status = _Status()
+                connection.stream = self._resolve_append_stream(name, status)
+                if connection.stream is None:
+                    raise Refusal(status.code, f"{status.details or 'Requested entity was not found.'} Entity: {name}")
+                connection.name, connection.table = name, None
+            stream = connection.stream
+            table = self._ctx.catalog.get_table(stream.project_id, stream.dataset_id, stream.table_id)
+            if table is None:
+                raise Refusal(grpc.StatusCode.NOT_FOUND, f"Requested entity was not found. Entity: {name}")
+            if table is not connection.table:
+                connection.table, connection.target = table, write_servicer._table_arrow_schema(table)
+                connection.required = [field.name for field in table.schema_.fields if field.mode == "REQUIRED"]
+                check_columns(connection)
+
+        def read_rows(self, connection: Connection, request: Any) -> pa.Table:
+            if not request.HasField("arrow_rows"):
+                rows, connection.proto_decoder, _ = write_servicer._rows_for_request(
+                    request, connection.proto_decoder, None, connection.target
+                )
+                return rows
+            if request.default_missing_value_interpretation:
+                wanted = types.AppendRowsRequest.MissingValueInterpretation.DEFAULT_VALUE
+                connection.applies_defaults = request.default_missing_value_interpretation == wanted
+            if request.arrow_rows.HasField("writer_schema"):
+                connection.writer_bytes = request.arrow_rows.writer_schema.serialized_schema
+                connection.writer = pa.ipc.read_schema(pa.py_buffer(connection.writer_bytes))
+                check_columns(connection)
+            if connection.writer is None:
+                raise ValueError("The first request of a connection must carry the writer schema.")
+            batch = pa.ipc.read_record_batch(pa.py_buffer(request.arrow_rows.rows.serialized_record_batch), connection.writer)
+            return aligned(batch, connection)
+
+        def _flush_to_target(self, stream: Any, rows: pa.Table) -> None:
+            """Commits ``rows`` in one transaction on this thread's own cursor: they are visible to the next query."""
+            import duckdb
+
+            cursor = self._ctx.engine.connection
+            target = quoted_table_ref(stream.project_id, stream.dataset_id, stream.table_id)
+            cursor.register("ecomflow_rows", rows)
+            try:
+                cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM ecomflow_rows")
+            except (duckdb.TransactionException, duckdb.CatalogException, duckdb.BinderException) as error:
+                raise Refusal(grpc.StatusCode.ABORTED, f"The table changed while rows were appended: {error}") from error
+            finally:
+                cursor.unregister("ecomflow_rows")
+            self._ctx.events.publish(TableDataChanged(stream.project_id, stream.dataset_id, stream.table_id))
+
+    return AppendService
+
+
+def check_columns(connection: Connection) -> None:
+    """Raises Refusal (INVALID_ARGUMENT) where the writer's columns do not fit the table's."""
+    writer, target = connection.writer, connection.target
+    if writer is None or target is None:
+        return
+    if extra := [name for name in writer.names if name not in target.names]:
+        names = ", ".join(f"'{name}'" for name in extra)
+        _refuse(connection, f"Input schema has more fields than BigQuery schema, extra fields: {names}")
+    missing = [name for name in connection.required if name not in writer.names]
+    if missing and not connection.applies_defaults:
+        _refuse(connection, f"Input schema lacks the required fields: {', '.join(missing)}")
+    for field in writer:
+        expected = target.field(field.name).type
+        if not _fits(field.type, expected):
+            _refuse(connection, f"Field {field.name} has the wrong type: expected {expected}, found {field.type}")
+
+
+def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:
+    """The batch's columns in the table's types. Columns it lacks become null, or are left out where DEFAULTs are wanted."""
+    assert connection.target is not None
+    columns = {}
+    for field in connection.target:
+        if field.name in batch.schema.names:
+            column = batch.column(field.name)
+            columns[field.name] = column if column.type == field.type else column.cast(field.type)
+        elif not connection.applies_defaults:
+            columns[field.name] = pa.nulls(batch.num_rows, field.type)
+    return pa.table(columns)
+
+
+def null_errors(rows: pa.Table, required: list[str]) -> list[tuple[int, str]]:
+    """(row index, sentence) of each row with a null in a REQUIRED column, by row."""
+    found: dict[int, str] = {}
+    for name in required:
+        if name in rows.column_names and rows.column(name).null_count:
+            nulls = rows.column(name).is_null().to_pylist()
+            for index in (index for index, is_null in enumerate(nulls) if is_null):
+                found.setdefault(index, f"Field {name} is required but is null.")
+    return sorted(found.items())
+
+
+def refused_rows(name: str, errors: list[tuple[int, str]]) -> bytes:
+    """The answer to a request of which no row was written: an error and the row_errors that say why."""
+    from google.cloud.bigquery_storage_v1 import types
+
+    fields_error = types.RowError.RowErrorCode.FIELDS_ERROR
+    response = types.AppendRowsResponse(
+        write_stream=name,
+        error={"code": grpc.StatusCode.INVALID_ARGUMENT.value[0], "message": f"{_ROW_ERRORS} Entity: {name}"},
+        row_errors=[types.RowError(index=index, code=fields_error, message=message) for index, message in errors],
+    )
+    return bytes(types.AppendRowsResponse.serialize(response))
+
+
+def _full_name(name: str) -> str:
+    """BigQuery takes ``<table>/_default`` for ``<table>/streams/_default``."""
+    table, default, _ = name.partition("/_default")
+    return f"{table}/streams/_default" if default and not table.endswith("/streams") else name
+
+
+def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
+    kinds = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_timestamp, _is_text)
+    return found.id == expected.id or any(kind(found) and kind(expected) for kind in kinds)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _refuse(connection: Connection, message: str) -> None:
+    raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"{message} Entity: {connection.name}")

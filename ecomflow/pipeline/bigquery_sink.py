@@ -1,0 +1,259 @@
+"""Arrow rows in; appended to BigQuery by the Storage Write API's default stream, at least once; refused rows out.
+
+One connection a table and process, shared by every step. A request that fails for a passing reason is sent again within bounds;
+rows that BigQuery refuses are returned with its words and the rest of their request is sent again; a missing table or a schema
+that does not fit raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from google.api_core import exceptions
+from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema
+
+from ecomflow import __version__
+from ecomflow.clients import bigquery_write_client
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.facts import SCHEMAS, TIMESTAMP
+from ecomflow.pipeline.config import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+# An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
+MAX_REQUEST_BYTES = 9_000_000
+
+# How long one append is tried before its bundle fails; the messages then come again.
+RETRY_SECONDS = 120.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+
+_TRANSIENT = (
+    exceptions.ServiceUnavailable,
+    exceptions.InternalServerError,
+    exceptions.Aborted,
+    exceptions.DeadlineExceeded,
+    exceptions.TooManyRequests,
+    exceptions.Cancelled,
+)
+
+
+class RefusedRow(NamedTuple):
+    """A row that BigQuery does not take: its position in what was given to ``start``, and why."""
+
+    row: int
+    error: str
+
+
+class _Append:
+    """One request: the rows of it by their index, and, once answered, the response or the error."""
+
+    def __init__(self, rows: pa.RecordBatch, indices: list[int] | range) -> None:
+        self.rows = rows
+        self.indices = indices
+        self.answered = threading.Event()
+        self.response: AppendRowsResponse | None = None
+        self.error: exceptions.GoogleAPICallError | None = None
+
+    def settle(self, response: AppendRowsResponse | None, error: exceptions.GoogleAPICallError | None) -> None:
+        self.response, self.error = response, error
+        self.answered.set()
+
+
+class _Connection:
+    """One AppendRows stream. Requests are answered in their order; when the stream ends, whatever is unanswered fails."""
+
+    def __init__(self, client: Any, stream: str, schema: pa.Schema) -> None:
+        self._client = client
+        self._stream = stream
+        self._schema = ArrowSchema(serialized_schema=schema.serialize().to_pybytes())
+        self._requests: SimpleQueue[AppendRowsRequest | None] = SimpleQueue()
+        self._unanswered: deque[_Append] = deque()
+        self._lock = threading.Lock()
+        self.is_open = True
+        # append_rows blocks until the first response, so it is called where responses are received.
+        self._thread = threading.Thread(target=self._receive, name=f"append {stream}", daemon=True)
+        self._thread.start()
+
+    def send(self, append: _Append) -> bool:
+        """Whether the request was taken; False where the stream has ended."""
+        serialized = append.rows.serialize().to_pybytes()
+        data = AppendRowsRequest.ArrowData(writer_schema=self._schema, rows=ArrowRecordBatch(serialized_record_batch=serialized))
+        request = AppendRowsRequest(write_stream=self._stream, arrow_rows=data, trace_id=f"ecomflow:{__version__}")
+        with self._lock:
+            if self.is_open:
+                self._unanswered.append(append)
+                self._requests.put(request)
+            return self.is_open
+
+    def close(self) -> None:
+        """End the stream; what is unanswered is still answered."""
+        self._requests.put(None)
+        self._thread.join(timeout=10)
+
+    def _sent(self) -> Iterator[AppendRowsRequest]:
+        while (request := self._requests.get()) is not None:
+            yield request
+
+    def _receive(self) -> None:
+        error: exceptions.GoogleAPICallError = exceptions.ServiceUnavailable("the append stream was closed by the server")
+        try:
+            for response in self._client.append_rows(self._sent(), retry=None):
+                self._unanswered.popleft().settle(response, None)
+        except exceptions.GoogleAPICallError as raised:
+            error = raised
+        with self._lock:
+            self.is_open = False
+            self._requests.put(None)  # releases gRPC's sending thread
+            unanswered, self._unanswered = self._unanswered, deque()
+        for append in unanswered:
+            append.settle(None, error)
+
+
+class TableWriter:
+    """Appends to one table's default stream. Safe for several threads."""
+
+    def __init__(self, config: PipelineConfig, table: str, client: Any, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._config = config
+        self._table = table
+        self._client = client
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+
+    def start(self, rows: pa.RecordBatch) -> list[_Append]:
+        """Send ``rows`` (with ``ingestion_timestamp``) and return at once; ``finish`` waits for the answers."""
+        appends = [_Append(part, range(first, first + part.num_rows)) for first, part in _parts(rows, 0)]
+        for append in appends:
+            self._send(append)
+        return appends
+
+    def finish(self, appends: list[_Append]) -> list[RefusedRow]:
+        """Wait until every row is written or refused; return the refused.
+
+        Raises UnavailableError where BigQuery can't be reached within ``RETRY_SECONDS``, NotFoundError or SchemaError where the
+        table is missing or does not fit.
+        """
+        refused: list[RefusedRow] = []
+        for append in appends:
+            refused += self._settle(append)
+        return refused
+
+    def close(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _send(self, append: _Append) -> None:
+        while True:
+            with self._lock:
+                if self._connection is None or not self._connection.is_open:
+                    stream = f"{self._config.table_path(self._table)}/streams/_default"
+                    self._connection = _Connection(self._client, stream, SCHEMAS[self._table])
+                connection = self._connection
+            if connection.send(append):
+                return
+
+    def _settle(self, append: _Append) -> list[RefusedRow]:
+        refused: list[RefusedRow] = []
+        pause, give_up = _FIRST_PAUSE, time.monotonic() + RETRY_SECONDS
+        while True:
+            append.answered.wait()
+            error = append.error or _response_error(append.response)
+            if error is None:
+                return refused
+            row_errors = append.response.row_errors if append.response is not None else ()
+            if row_errors:
+                refused += [RefusedRow(append.indices[row.index], row.message) for row in row_errors]
+                append = _without(append, {row.index for row in row_errors})
+                if append.rows.num_rows == 0:
+                    return refused
+            elif isinstance(error, _TRANSIENT) and time.monotonic() < give_up:
+                log.warning("Waiting for BigQuery to take rows of %s: %s", self._table, error.message)
+                self._sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                append = _Append(append.rows, append.indices)
+            else:
+                raise self._translated(error)
+            self._send(append)
+
+    def _translated(self, error: exceptions.GoogleAPICallError) -> EcomflowError:
+        table = f"{self._config.project}.{self._config.dataset}.{self._table}"
+        if isinstance(error, exceptions.NotFound):
+            return NotFoundError(f"Table {table} does not exist: {error.message}", "Run: ecomflow infra up")
+        if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+            return AccessError(f"Table {table} can't be written: {error.message}", "Grant the role roles/bigquery.dataEditor.")
+        if isinstance(error, exceptions.BadRequest):  # INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+            return SchemaError(
+                f"BigQuery refuses the rows of {table}: {error.message}", "Compare its columns with: ecomflow infra status"
+            )
+        return UnavailableError(f"BigQuery took no rows of {table}: {error.message}")
+
+
+def with_ingestion_time(rows: pa.RecordBatch, table: str, now: datetime) -> pa.RecordBatch:
+    """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
+    moment = pa.scalar(now.astimezone(UTC).replace(tzinfo=None), TIMESTAMP)
+    column = pa.repeat(moment, rows.num_rows)
+    return pa.RecordBatch.from_arrays([*rows.columns, column], schema=SCHEMAS[table])
+
+
+def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """``rows`` in parts that fit a request, each with the index of its first row."""
+    if rows.num_rows <= 1 or rows.nbytes <= MAX_REQUEST_BYTES:
+        yield first, rows
+        return
+    half = rows.num_rows // 2
+    yield from _parts(rows.slice(0, half), first)
+    yield from _parts(rows.slice(half), first + half)
+
+
+def _without(append: _Append, dropped: set[int]) -> _Append:
+    kept = [index for index in range(append.rows.num_rows) if index not in dropped]
+    return _Append(append.rows.take(pa.array(kept, pa.int64())), [append.indices[index] for index in kept])
+
+
+def _response_error(response: AppendRowsResponse | None) -> exceptions.GoogleAPICallError | None:
+    if response is None or not response.error.code:
+        return None
+    return exceptions.from_grpc_status(response.error.code, response.error.message)
+
+
+class _Writers:
+    """This process's table writers, by pipeline and table."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[PipelineConfig, Any] = {}
+        self._writers: dict[tuple[PipelineConfig, str], TableWriter] = {}
+
+    def get(self, config: PipelineConfig, table: str) -> TableWriter:
+        with self._lock:
+            if config not in self._clients:
+                self._clients[config] = bigquery_write_client(config.endpoints)
+            if (config, table) not in self._writers:
+                self._writers[config, table] = TableWriter(config, table, self._clients[config])
+            return self._writers[config, table]
+
+    def close(self, config: PipelineConfig) -> None:
+        with self._lock:
+            mine = [key for key in self._writers if key[0] == config]
+            writers = [self._writers.pop(key) for key in mine]
+            client = self._clients.pop(config, None)
+        for writer in writers:
+            writer.close()
+        if client is not None:
+            client.transport.close()
+
+
+_writers = _Writers()
+shared_writer = _writers.get
+close_writers = _writers.close

@@ -1,0 +1,116 @@
+"""Dead letters in; JSON-lines objects in the bucket out, one object a batch, stream and minute, each written once under a name
+of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from google.api_core import exceptions
+from google.api_core.retry import Retry, if_exception_type
+from requests.exceptions import ConnectionError as HttpConnectionError
+
+from ecomflow.clients import storage_client
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.rejected import ROOT, DeadLetter, to_lines
+
+_UPLOADS_AT_ONCE = 4
+_TIMEOUT = 30.0
+
+# A name is used once, so an upload may be repeated whatever became of the first try.
+_RETRY = Retry(
+    predicate=if_exception_type(
+        exceptions.ServiceUnavailable,
+        exceptions.InternalServerError,
+        exceptions.BadGateway,
+        exceptions.GatewayTimeout,
+        exceptions.TooManyRequests,
+        HttpConnectionError,
+        TimeoutError,
+    ),
+    initial=0.2,
+    maximum=10.0,
+    timeout=120.0,
+)
+
+
+def object_name(stream: str, failed_at: datetime, unique: str) -> str:
+    """``dlq/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<unique>.jsonl``, in UTC. Within a minute names sort by time."""
+    moment = failed_at.astimezone(UTC)
+    return f"{ROOT}/{stream}/{moment:%Y/%m/%d/%H/%M}/{moment:%S%f}-{unique}.jsonl"
+
+
+class DeadLetterWriter:
+    """Uploads dead letters on threads of its own. Safe for several threads."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._bucket_name = config.bucket
+        self._bucket = storage_client(config.project, config.endpoints).bucket(config.bucket)
+        self._executor = ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="dead-letters")
+
+    def start(self, stream: str, letters: list[DeadLetter]) -> list[Future[None]]:
+        """Begin to write ``letters``; ``finish`` waits. They are safe only once it has returned."""
+        by_minute: dict[datetime, list[DeadLetter]] = defaultdict(list)
+        for letter in letters:
+            by_minute[letter.failed_at.replace(second=0, microsecond=0)].append(letter)
+        return [
+            self._executor.submit(self._upload, object_name(stream, part[0].failed_at, uuid.uuid4().hex), to_lines(part))
+            for part in by_minute.values()
+        ]
+
+    def finish(self, uploads: list[Future[None]]) -> None:
+        """Wait for ``uploads``. Raises NotFoundError, AccessError or UnavailableError where the bucket does not take them."""
+        for upload in uploads:
+            upload.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+
+    def _upload(self, name: str, lines: bytes) -> None:
+        blob = self._bucket.blob(name)
+        try:
+            blob.upload_from_string(lines, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT, retry=_RETRY)
+        except exceptions.PreconditionFailed:
+            return  # the name is ours alone: an earlier try had arrived, and only its answer was lost
+        except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError, TimeoutError) as error:
+            raise _translated(error, self._bucket_name) from error
+
+
+def _translated(error: Exception, bucket: str) -> EcomflowError:
+    if isinstance(error, exceptions.NotFound):
+        return NotFoundError(f"Bucket {bucket} does not exist, so dead letters have no place.", "Run: ecomflow infra up")
+    if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+        return AccessError(f"Bucket {bucket} can't be written: {error}", "Grant the role roles/storage.objectCreator.")
+    return UnavailableError(f"Bucket {bucket} takes no dead letters: {error}")
+
+
+class _Writers:
+    """This process's dead-letter writers, by pipeline."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._writers: dict[PipelineConfig, Any] = {}
+
+    def get(self, config: PipelineConfig) -> DeadLetterWriter:
+        with self._lock:
+            if config not in self._writers:
+                self._writers[config] = DeadLetterWriter(config)
+            writer: DeadLetterWriter = self._writers[config]
+            return writer
+
+    def close(self, config: PipelineConfig) -> None:
+        with self._lock:
+            writer = self._writers.pop(config, None)
+        if writer is not None:
+            writer.close()
+
+
+_writers = _Writers()
+shared_dead_letter_writer = _writers.get
+close_dead_letter_writer = _writers.close

@@ -1,0 +1,237 @@
+"""Messages in; typed events by stream, and dead letters, out. Pure: no Beam, no cloud, the clock passed in.
+
+The fast path is one call of the typed decoder a message. A message that it refuses takes the slow path, which says whether the
+message is malformed, unknown, in breach of the contract, or merely carries fields that the contract does not name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, get_args
+
+import msgspec
+
+from ecomflow.events import (
+    EVENT_DECODER,
+    EVENT_TYPES,
+    ActivityType,
+    Event,
+    Inventory,
+    Message,
+    Order,
+    OrderStatus,
+    Platform,
+    StockReason,
+    UserActivity,
+    event_id_of,
+)
+from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, dead_letter
+
+
+class StreamBatch(msgspec.Struct, gc=False):
+    """One stream's part of a batch: parallel lists of events, their ids and their messages; and what was refused."""
+
+    stream: str
+    events: list[Any]
+    event_ids: list[str]
+    messages: list[Message]
+    refused: list[DeadLetter]
+
+
+class DecodedBatch(msgspec.Struct):
+    """A batch by stream (every stream of ``rejected.STREAMS`` that occurs), and the count of unknown fields by (type, path)."""
+
+    streams: dict[str, StreamBatch]
+    drift: Counter[tuple[str, str]]
+
+
+# What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, exponents that no decimal holds.
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation)
+
+
+def decode_messages(messages: Iterable[Message], now: datetime) -> DecodedBatch:
+    """Each message as an event of its stream, or as a dead letter failed at ``now``."""
+    batch = DecodedBatch({}, Counter())
+    by_type = {kind: _stream(batch, name) for name, kind in EVENT_TYPES.items()}
+    decode = EVENT_DECODER.decode
+    for message in messages:
+        try:
+            event = decode(message.data)
+        except _DECODE_ERRORS:
+            recovered = _decode_slowly(message, now, batch)
+            if recovered is None:
+                continue
+            event = recovered
+        part = by_type[type(event)]
+        part.events.append(event)
+        part.event_ids.append(event_id_of(message))
+        part.messages.append(message)
+    batch.streams = {name: part for name, part in batch.streams.items() if part.events or part.refused}
+    return batch
+
+
+def _stream(batch: DecodedBatch, name: str) -> StreamBatch:
+    return batch.streams.setdefault(name, StreamBatch(name, [], [], [], []))
+
+
+def _decode_slowly(message: Message, now: datetime, batch: DecodedBatch) -> Event | None:
+    """The event of a message that only has unknown fields, which are counted; else None, with the dead letter filed."""
+    outcome = read_document(message.data)
+    if isinstance(outcome, Refusal):
+        stream = outcome.event_type if outcome.event_type in EVENT_TYPES else UNKNOWN_STREAM
+        letter = dead_letter(message, outcome.reason, outcome.error, outcome.event_type, now)
+        _stream(batch, stream).refused.append(letter)
+        return None
+    event, unknown = outcome
+    name = str(type(event).__struct_config__.tag)
+    batch.drift.update((name, path) for path in unknown)
+    return event
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a document is no event. ``event_type`` is what it says of itself, None where it says nothing."""
+
+    reason: Any
+    error: str
+    event_type: str | None
+
+
+def read_document(data: bytes) -> tuple[Event, list[str]] | Refusal:
+    """The event in ``data`` and the paths of the fields that the contract does not name; or the refusal."""
+    try:
+        document = _DOCUMENT_DECODER.decode(data)
+    except msgspec.ValidationError as error:  # well-formed, but with an integer of thousands of digits
+        return Refusal("contract_violation", _sentence(error), _declared_type(data))
+    except RecursionError:
+        return Refusal("malformed_json", "$: expected a JSON object, got one nested too deeply to read", None)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Refusal(
+            "malformed_json", f"$: expected a JSON object in UTF-8, got bytes that are none: {_first_line(error)}", None
+        )
+    if not isinstance(document, dict):
+        return Refusal("unknown_event_type", f"$: expected an object, got {_json_type(document)}", None)
+    name = document.get("event_type")
+    if not isinstance(name, str) or name not in EVENT_TYPES:
+        return _unknown_type(document)
+    unknown: list[str] = []
+    try:
+        return msgspec.convert(_known_part(document, EVENT_TYPES[name], "$", unknown), Event), unknown
+    except msgspec.ValidationError as error:
+        return Refusal("contract_violation", _sentence(error), name)
+
+
+def _unknown_type(document: dict[str, Any]) -> Refusal:
+    expected = ", ".join(EVENT_TYPES)
+    if "event_type" not in document:
+        return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, but it is missing", None)
+    name = document["event_type"]
+    if not isinstance(name, str):
+        return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, got {_json_type(name)}", None)
+    return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, got {_clipped(name)}", name)
+
+
+def _exact_number(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return Decimal("Infinity")  # an exponent beyond any decimal: refused wherever the contract names a number
+
+
+_DOCUMENT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=_exact_number)
+
+
+class _Envelope(msgspec.Struct):
+    event_type: Any = None
+
+
+_ENVELOPE_DECODER = msgspec.json.Decoder(_Envelope, float_hook=_exact_number)
+
+
+def _declared_type(data: bytes) -> str | None:
+    try:
+        name = _ENVELOPE_DECODER.decode(data).event_type
+    except _DECODE_ERRORS:
+        return None
+    return name if isinstance(name, str) else None
+
+
+# The fields of each struct, and the struct that a field holds or lists: {"items": Item, "order_id": None, ...}.
+def _shape(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct] | None]:
+    return {field.encode_name: _struct_within(msgspec.inspect.type_info(field.type)) for field in msgspec.structs.fields(kind)}
+
+
+def _struct_within(info: msgspec.inspect.Type) -> type[msgspec.Struct] | None:
+    if isinstance(info, msgspec.inspect.ListType):
+        info = info.item_type
+    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
+
+
+def _known_part(value: Any, kind: type[msgspec.Struct], path: str, unknown: list[str]) -> Any:
+    """``value`` without the fields that ``kind`` does not name, whose paths are added to ``unknown``."""
+    if isinstance(value, list):
+        return [_known_part(element, kind, f"{path}[]", unknown) for element in value]
+    if not isinstance(value, dict):
+        return value
+    shape = _SHAPES[kind]
+    known = {}
+    for name, part in value.items():
+        if name in shape:
+            inner = shape[name]
+            known[name] = part if inner is None else _known_part(part, inner, f"{path}.{name}", unknown)
+        elif name == "event_type" and path == "$":
+            known[name] = part
+        else:
+            unknown.append(f"{path}.{name[:64]}")
+    return known
+
+
+def _all_structs(kind: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
+    return {kind}.union(*(_all_structs(inner) for inner in _shape(kind).values() if inner is not None))
+
+
+_SHAPES = {kind: _shape(kind) for event in EVENT_TYPES.values() for kind in _all_structs(event)}
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_ENUM = re.compile(r"Invalid enum value (.*)", re.DOTALL)
+_EXPECTED_VALUES = {
+    "status": get_args(OrderStatus),
+    "reason": get_args(StockReason),
+    "activity_type": get_args(ActivityType),
+    "platform": get_args(Platform),
+}
+assert {"order": Order, "inventory": Inventory, "user_activity": UserActivity} == EVENT_TYPES
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    """msgspec's words with the path first: ``$.items[1].quantity: expected int >= 1``."""
+    match = _AT.match(str(error))
+    assert match is not None  # the pattern takes any text
+    what, path = match["what"], match["path"] or "$"
+    if missing := _MISSING.fullmatch(what):
+        return f"{path}.{missing[1]}: required, but missing"
+    if wrong := _ENUM.fullmatch(what):
+        values = ", ".join(_EXPECTED_VALUES.get(path.rpartition(".")[2], ()))
+        return f"{path}: expected one of {values}, got {_clipped(wrong[1])}"
+    plain = what.replace("`", "")
+    return f"{path}: {plain[:1].lower()}{plain[1:]}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _clipped(text: str) -> str:
+    shown = text if text.startswith("'") else f"'{text}'"
+    return shown if len(shown) <= 60 else f"{shown[:56]}...'"
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "bool", str: "str", list: "array", dict: "object"}
+    return names.get(type(value), "number")

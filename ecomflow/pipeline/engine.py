@@ -1,0 +1,115 @@
+"""The local engine: the streaming graph in this process, on Beam's FnApiRunner, restarted with backoff until it is told to drain.
+
+Not Beam's bundle-based DirectRunner, which acknowledges before it processes, nor Prism, which would be downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import metrics_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from ecomflow.errors import UnavailableError
+from ecomflow.pipeline import counters, failures
+from ecomflow.pipeline.bigquery_sink import close_writers
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.deadletter_sink import close_dead_letter_writer
+from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.puller import close_puller, shared_puller
+from ecomflow.pipeline.source import PullMessages
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+# A run that lasted this long was well: the next failure is a new one, with the first pause again.
+_WELL_AFTER = 60.0
+
+
+class RunSummary(NamedTuple):
+    """What one life of the engine did: its counters (``counters.totals``) and how often it had to restart."""
+
+    counters: dict[str, int]
+    restarts: int
+
+
+def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> RunSummary:
+    """Run the graph until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest, and return.
+
+    A failed bundle restarts the pipeline: ``on_restart`` is told why and after how many seconds, and the messages come again.
+    Raises the EcomflowError that no restart mends: a missing table, a schema that does not fit, a missing role.
+    """
+    pause, restarts = _FIRST_PAUSE, 0
+    while not drain.is_set():
+        began = time.monotonic()
+        try:
+            _run_once(config, drain)
+        except RuntimeError as error:  # what FnApiRunner makes of any exception in a step
+            reason = failures.take()
+            if reason is not None and not isinstance(reason, UnavailableError):
+                raise reason from error
+            pause = _FIRST_PAUSE if time.monotonic() - began > _WELL_AFTER else pause
+            restarts += 1
+            on_restart(str(reason) if reason else _last_line(error), pause)
+            log.warning("The pipeline restarts in %.0f s.", pause, exc_info=error)
+            drain.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            close_puller(config)
+            close_writers(config)
+            close_dead_letter_writer(config)
+    return RunSummary(counters.totals(), restarts)
+
+
+def _run_once(config: PipelineConfig, drain: threading.Event) -> None:
+    puller = shared_puller(config)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_stop_on_drain, args=(drain, ended, puller.stop), name="drain", daemon=True)
+    watcher.start()
+    try:
+        pipeline = beam.Pipeline(runner=_flat_memory_runner(), options=_options())
+        build_graph(pipeline, PullMessages(config), config)
+        pipeline.run().wait_until_finish()
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _stop_on_drain(drain: threading.Event, ended: threading.Event, stop: Callable[[], None]) -> None:
+    while not ended.is_set():
+        if drain.wait(0.1):
+            stop()
+            return
+
+
+def _options() -> PipelineOptions:
+    # No credentials are looked for: the sinks and the source have clients of their own.
+    return PipelineOptions(["--streaming", "--no_auth", "--direct_running_mode=in_memory"])
+
+
+def _flat_memory_runner() -> fn_runner.FnApiRunner:
+    """FnApiRunner whose memory does not grow with the number of bundles.
+
+    It folds each bundle's MonitoringInfos into the ones before, and the messages that it keeps hold on to the memory of every
+    bundle's whole response (some 60 KB a bundle with apache-beam 2.77). Keeping fresh copies lets it go.
+    """
+    fold = getattr(fn_runner.consolidate_monitoring_infos, "folds", fn_runner.consolidate_monitoring_infos)
+
+    def fold_into_copies(infos: Iterable[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:
+        return [metrics_pb2.MonitoringInfo.FromString(info.SerializeToString()) for info in fold(infos)]
+
+    fold_into_copies.folds = fold  # type: ignore[attr-defined]
+    fn_runner.consolidate_monitoring_infos = fold_into_copies
+    return fn_runner.FnApiRunner()
+
+
+def _last_line(error: BaseException) -> str:
+    lines: list[Any] = [line for line in str(error).splitlines() if line.strip()]
+    return str(lines[-1]).strip() if lines else type(error).__name__

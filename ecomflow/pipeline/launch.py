@@ -1,0 +1,222 @@
+"""Settings in, a running local pipeline out: in this process until it is drained, or in a process of its own.
+
+One pipeline runs under a state folder at a time. It holds a lock there for as long as it lives, and tells how it fares in
+``pipeline.json``, which ``status`` reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+
+from ecomflow.config import Settings, running_endpoints
+from ecomflow.errors import AccessError, EcomflowError, PipelineError
+
+STATUS_FILE = "pipeline.json"
+LOCK_FILE = "pipeline.lock"
+LOG_FILE = "logs/pipeline.log"
+
+_REPORT_SECONDS = 1.0
+_LOCK_SECONDS = 0.5
+_START_SECONDS = 60.0
+_DRAIN_SECONDS = 120.0
+
+State = Literal["running", "drained", "failed", "gone", "none"]
+
+
+class PipelineStatus(msgspec.Struct, frozen=True):
+    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``updated`` is in seconds since the
+    epoch.
+    """
+
+    state: State
+    pid: int | None = None
+    subscription: str | None = None
+    counters: dict[str, int] = {}
+    restarts: int = 0
+    last_failure: str | None = None
+    updated: float | None = None
+
+
+def run_here(settings: Settings, drain: threading.Event, on_event: Callable[[str], None]) -> PipelineStatus:
+    """Run the local pipeline in this process until ``drain`` is set; ``on_event`` gets a sentence about each restart.
+
+    Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
+    """
+    with _locked(settings.state_path):
+        from ecomflow.pipeline import counters
+        from ecomflow.pipeline.config import pipeline_config
+        from ecomflow.pipeline.engine import run_until_drained
+
+        reporter = _Reporter(settings, counters.totals)
+        try:
+            with reporter:
+                run_until_drained(pipeline_config(settings), drain, lambda why, pause: on_event(reporter.restarting(why, pause)))
+        except EcomflowError as error:
+            reporter.finish("failed", str(error.message))
+            raise
+        return reporter.finish("drained", None)
+
+
+def start_detached(settings: Settings, command: list[str] | None = None, folder: Path | None = None) -> PipelineStatus:
+    """Start the local pipeline in a process of its own, in ``folder``, and wait until it runs.
+
+    Raises PipelineError where one runs already, or where it ends before it runs, with the last lines of its log.
+    """
+    if (found := read_status(settings.state_path)).state == "running":
+        raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
+    log = settings.state_path / LOG_FILE
+    with _log_file(log) as output:
+        began = log.stat().st_size
+        process = subprocess.Popen(
+            command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=folder,
+            env={**os.environ, "ECOMFLOW_STATE_DIR": str(settings.state_path.resolve())},
+        )
+    give_up = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < give_up:
+        status = read_status(settings.state_path)
+        if status.state == "running" and status.pid == process.pid:
+            return status
+        time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
+    process.kill()
+    tail = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
+    raise PipelineError("The pipeline ended before it ran. It said:\n" + "\n".join(tail), f"The whole log: {log}")
+
+
+def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
+    """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
+    status = read_status(settings.state_path)
+    if status.state != "running" or status.pid is None:
+        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+    os.kill(status.pid, signal.SIGTERM)
+    give_up = time.monotonic() + timeout
+    while (now := read_status(settings.state_path)).state == "running":
+        if time.monotonic() > give_up:
+            raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
+        time.sleep(0.05)
+    return now
+
+
+def read_status(state_path: Path) -> PipelineStatus:
+    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
+    try:
+        status = msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
+    except FileNotFoundError:
+        return PipelineStatus("none")
+    except msgspec.MsgspecError as error:
+        raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
+    if status.state == "running" and not _is_locked(state_path):
+        return msgspec.structs.replace(status, state="gone")
+    return status
+
+
+class _Reporter:
+    """Writes the status file every second while the pipeline runs."""
+
+    def __init__(self, settings: Settings, totals: Callable[[], dict[str, int]]) -> None:
+        self._path = settings.state_path / STATUS_FILE
+        self._totals = totals
+        self._status = PipelineStatus("running", os.getpid(), settings.subscription_path)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, name="status", daemon=True)
+
+    def __enter__(self) -> None:
+        self._write()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def restarting(self, why: str, pause: float) -> str:
+        self._status = msgspec.structs.replace(self._status, restarts=self._status.restarts + 1, last_failure=why)
+        return f"The pipeline restarts in {pause:.0f} s: {why}"
+
+    def finish(self, state: State, failure: str | None) -> PipelineStatus:
+        self._status = msgspec.structs.replace(self._status, state=state, last_failure=failure or self._status.last_failure)
+        self._write()
+        return self._status
+
+    def _report(self) -> None:
+        while not self._ended.wait(_REPORT_SECONDS):
+            self._write()
+
+    def _write(self) -> None:
+        self._status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())
+        draft = self._path.with_suffix(".tmp")
+        draft.write_bytes(msgspec.json.encode(self._status))
+        draft.replace(self._path)
+
+
+@contextmanager
+def _locked(state_path: Path) -> Iterator[None]:
+    """Hold the state folder's pipeline lock. The system lets go of it when the process ends, however it ends."""
+    path = state_path / LOCK_FILE
+    try:
+        state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise AccessError(
+            f"{path} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
+        ) from error
+    with file:
+        give_up = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(file):
+            if time.monotonic() > give_up:
+                raise PipelineError("A pipeline runs already under this state folder.", "See: ecomflow job status")
+            time.sleep(0.02)  # a reader of the status holds the lock for an instant: the system tells nobody when it lets go
+        yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(state_path: Path) -> bool:
+    """Whether a pipeline holds the lock."""
+    with (state_path / LOCK_FILE).open("a") as file:
+        return not _try_lock(file)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            yield file
+    except OSError as error:
+        raise AccessError(
+            f"{path} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
+        ) from error
+
+
+def _deploy_arguments(settings: Settings) -> list[str]:
+    project = [] if settings.project is None else ["--project", settings.project]
+    return ["deploy", "--runner", "DirectRunner", *project]
+
+
+def check_ready(settings: Settings) -> None:
+    """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
+    from ecomflow.infra import check_tables
+
+    check_tables(settings, running_endpoints(settings))

@@ -1,0 +1,221 @@
+"""Typed events of one stream in; Arrow columns of its fact tables, and dead letters, out. Pure: no Beam, no cloud, the clock
+passed in.
+
+A column is built straight from the events, and Arrow refuses what no column holds. Only a batch that is refused so, or whose
+dates or amounts lie outside, is asked event by event (``rules.py``) which of them it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecomflow.events import Inventory, Message, Order, UserActivity
+from ecomflow.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
+from ecomflow.pipeline.decode import StreamBatch
+from ecomflow.rejected import DeadLetter, dead_letter
+from ecomflow.rules import NUMERIC_SCALE, DateRange, first_violation, is_ip_address, line_total, scaled_numeric, streamable_dates
+
+_SCHEMAS = {table: modelled_schema(table) for tables in STREAM_TABLES.values() for table in tables}
+
+
+class TableRows(msgspec.Struct, gc=False):
+    """Rows for one table, without ``ingestion_timestamp``; ``sources[i]`` is the index of row i's message in the batch."""
+
+    table: str
+    rows: pa.RecordBatch
+    sources: Any  # numpy int64 array of len(rows)
+
+
+class FactBatch(msgspec.Struct, gc=False):
+    """One stream's rows, the messages they came from, and the dead letters so far."""
+
+    stream: str
+    tables: list[TableRows]
+    messages: list[Message]
+    refused: list[DeadLetter]
+
+
+class _SuspectError(Exception):
+    """Some event of the batch breaks a rule; which one is not known."""
+
+
+def model_facts(batch: StreamBatch, now: datetime) -> FactBatch:
+    """The fact rows of ``batch``; an event that breaks a rule becomes a dead letter failed at ``now``."""
+    dates = streamable_dates(now.date())
+    build = _BUILDERS.get(batch.stream)
+    if build is None or not batch.events:
+        return FactBatch(batch.stream, [], [], batch.refused)
+    try:
+        tables = build(batch.events, batch.event_ids, dates, _fast_numeric)
+    except (_SuspectError, pa.ArrowException):
+        batch = _without_violations(batch, dates, now)
+        tables = build(batch.events, batch.event_ids, dates, _checked_numeric) if batch.events else []
+    return FactBatch(batch.stream, tables, batch.messages, batch.refused)
+
+
+def _without_violations(batch: StreamBatch, dates: DateRange, now: datetime) -> StreamBatch:
+    good = StreamBatch(batch.stream, [], [], [], list(batch.refused))
+    for event, event_id, message in zip(batch.events, batch.event_ids, batch.messages, strict=True):
+        violation = first_violation(event, dates)
+        if violation is None:
+            good.events.append(event)
+            good.event_ids.append(event_id)
+            good.messages.append(message)
+        else:
+            good.refused.append(dead_letter(message, violation.reason, violation.error, batch.stream, now))
+    return good
+
+
+_Numeric = Callable[[list[Any]], pa.Array]
+
+
+def _build_orders(orders: list[Order], event_ids: list[str], dates: DateRange, numeric: _Numeric) -> list[TableRows]:
+    """Three tables: a header row an order, and a row an item in the other two, ``line_number`` from 1."""
+    order_date, order_timestamp = _time_columns([order.order_date for order in orders], dates)
+    header = {
+        "event_id": _strings(event_ids),
+        "order_id": _strings([order.order_id for order in orders]),
+        "customer_id": _strings([order.customer_id for order in orders]),
+        "customer_name": _strings([order.customer_name for order in orders]),
+        "order_date": order_date,
+        "order_timestamp": order_timestamp,
+        "status": _strings([order.status for order in orders]),
+        "shipping_address_street": _strings([order.shipping_address.street for order in orders]),
+        "shipping_address_city": _strings([order.shipping_address.city for order in orders]),
+        "shipping_address_country": _strings([order.shipping_address.country for order in orders]),
+        "total_amount": numeric([order.total_amount for order in orders]),
+    }
+    sources = np.repeat(np.arange(len(orders)), [len(order.items) for order in orders])
+    item = _item_columns([item for order in orders for item in order.items], sources, numeric)
+    repeated = {name: column.take(pa.array(sources)) for name, column in header.items()}
+    line = {**repeated, **item, "order_total_amount": repeated["total_amount"]}
+    return [
+        _rows("fact_order_header", header, np.arange(len(orders))),
+        _rows("fact_order_item", line, sources),
+        _rows("fact_order", line, sources),
+    ]
+
+
+def _item_columns(items: list[Any], sources: Any, numeric: _Numeric) -> dict[str, pa.Array]:
+    quantities = [item.quantity for item in items]
+    prices = [item.price for item in items]
+    first_line = np.searchsorted(sources, sources, side="left")
+    price = numeric(prices)
+    return {
+        "line_number": pa.array(np.arange(len(items)) - first_line + 1),
+        "product_id": _strings([item.product_id for item in items]),
+        "product_name": _strings([item.product_name for item in items]),
+        "quantity": pa.array(quantities, pa.int64()),
+        "price": price,
+        "total_amount": _line_totals(quantities, prices, price),
+    }
+
+
+def _line_totals(quantities: list[int], prices: list[Any], price: pa.Array) -> pa.Array:
+    """quantity x price, exact. In 64 bits where every product fits there, as it does for any shop; else in Python's integers."""
+    words = np.frombuffer(price.buffers()[1], dtype=np.int64, count=2 * (len(price) + price.offset))[2 * price.offset :].reshape(
+        -1, 2
+    )
+    try:
+        counts = np.array(quantities, dtype=np.int64)
+        small = not words[:, 1].any() and (words[:, 0] >= 0).all() and float(words[:, 0].max()) * float(counts.max()) < 2**62
+    except OverflowError:
+        small = False
+    if small:
+        totals = np.zeros_like(words)
+        totals[:, 0] = words[:, 0] * counts
+        return pa.Array.from_buffers(NUMERIC, len(totals), [None, pa.py_buffer(totals)])
+    exact = [line_total(quantity, value) for quantity, value in zip(quantities, prices, strict=True)]
+    if None in exact:
+        raise _SuspectError
+    return pa.array(exact, NUMERIC)
+
+
+def _build_inventory(events: list[Inventory], event_ids: list[str], dates: DateRange, _: _Numeric) -> list[TableRows]:
+    event_date, event_timestamp = _time_columns([event.timestamp for event in events], dates)
+    changes = [event.quantity_change for event in events]
+    if 0 in changes:
+        raise _SuspectError
+    columns = {
+        "event_id": _strings(event_ids),
+        "inventory_id": _strings([event.inventory_id for event in events]),
+        "product_id": _strings([event.product_id for event in events]),
+        "warehouse_id": _strings([event.warehouse_id for event in events]),
+        "quantity_change": pa.array(changes, pa.int64()),
+        "reason": _strings([event.reason for event in events]),
+        "event_date": event_date,
+        "event_timestamp": event_timestamp,
+    }
+    return [_rows("fact_inventory", columns, np.arange(len(events)))]
+
+
+def _build_activity(events: list[UserActivity], event_ids: list[str], dates: DateRange, _: _Numeric) -> list[TableRows]:
+    event_date, event_timestamp = _time_columns([event.timestamp for event in events], dates)
+    addresses = [event.ip_address for event in events]
+    if not all(address is None or is_ip_address(address) for address in addresses):
+        raise _SuspectError
+    columns = {
+        "event_id": _strings(event_ids),
+        "user_id": _strings([event.user_id for event in events]),
+        "activity_type": _strings([event.activity_type for event in events]),
+        "ip_address": _strings(addresses),
+        "user_agent": _strings([event.user_agent for event in events]),
+        "session_id": _strings([event.metadata.session_id for event in events]),
+        "platform": _strings([event.metadata.platform for event in events]),
+        "event_date": event_date,
+        "event_timestamp": event_timestamp,
+    }
+    return [_rows("fact_user_activity", columns, np.arange(len(events)))]
+
+
+_BUILDERS: dict[str, Callable[[list[Any], list[str], DateRange, _Numeric], list[TableRows]]] = {
+    "order": _build_orders,
+    "inventory": _build_inventory,
+    "user_activity": _build_activity,
+}
+
+
+def _rows(table: str, columns: dict[str, pa.Array], sources: Any) -> TableRows:
+    schema = _SCHEMAS[table]
+    return TableRows(table, pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema), sources)
+
+
+def _strings(values: Sequence[str | None]) -> pa.Array:
+    return pa.array(values, pa.string())
+
+
+def _time_columns(moments: list[datetime], dates: DateRange) -> tuple[pa.Array, pa.Array]:
+    """The UTC date and the UTC timestamp of ``moments``, all of them within ``dates``."""
+    timestamps = pa.array(moments, TIMESTAMP)
+    days = timestamps.cast(pa.date32(), safe=False)
+    bounds = pc.min_max(days.view(pa.int32())).as_py()
+    first, last = (day.toordinal() - _EPOCH_ORDINAL for day in dates)
+    if bounds["min"] < first or bounds["max"] > last:
+        raise _SuspectError
+    return days, timestamps
+
+
+_EPOCH_ORDINAL = 719_163  # date(1970, 1, 1).toordinal()
+
+
+def _fast_numeric(values: list[Any]) -> pa.Array:
+    """Exact decimals; Arrow raises for what is no number, does not fit, or would be rounded."""
+    column = pa.array(values, NUMERIC)
+    if pc.min(column).as_py() < 0:
+        raise _SuspectError
+    return column
+
+
+def _checked_numeric(values: list[Any]) -> pa.Array:
+    """The same for values that satisfy the rule, however they are written (``1.0000000000`` has ten decimal places, none
+    needed).
+    """
+    return pa.array([Decimal(scaled_numeric(value)).scaleb(-NUMERIC_SCALE) for value in values], NUMERIC)

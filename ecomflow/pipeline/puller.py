@@ -1,0 +1,271 @@
+"""A subscription in, batches of messages out, with the acknowledgement of each batch: the local engine's hold on Pub/Sub.
+
+One thread pulls ahead of the pipeline, within bounds; one extends the ack deadline of whatever is not yet acknowledged. What is
+released, or forgotten by a process that dies, comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.api_core import exceptions
+from google.pubsub_v1.types import PullRequest
+
+from ecomflow.clients import subscriber_client
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError
+from ecomflow.events import Message
+from ecomflow.pipeline.config import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+# A unary pull returns 1,000 messages at most, an acknowledgement takes 512 KiB, and Google's ack ids are some 200 bytes.
+# https://cloud.google.com/pubsub/quotas#resource_limits
+PULL_MESSAGES = 1000
+ACK_IDS_PER_REQUEST = 2000
+
+# How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
+AHEAD_MESSAGES = 20_000
+AHEAD_BYTES = 64 * 2**20
+
+_PULL_TIMEOUT = 10.0
+_TRANSIENT = (
+    exceptions.ServiceUnavailable,
+    exceptions.DeadlineExceeded,
+    exceptions.InternalServerError,
+    exceptions.Aborted,
+    exceptions.TooManyRequests,
+    exceptions.Cancelled,
+    exceptions.Unknown,
+    exceptions.RetryError,
+)
+
+
+class PulledBatch:
+    """Messages, and the ack ids that they came with."""
+
+    def __init__(self, messages: list[Message], ack_ids: list[str], size: int) -> None:
+        self.messages = messages
+        self.ack_ids = ack_ids
+        self.size = size
+        self.extended_at = 0.0
+
+
+class Puller:
+    """Pulls one subscription ahead of its reader. Safe for several threads."""
+
+    def __init__(self, config: PipelineConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._subscription = config.subscription_path
+        self._deadline = config.ack_deadline_seconds
+        self._clock = clock
+        self._client = subscriber_client(config.endpoints)
+        self._changed = threading.Condition()
+        self._ready: deque[PulledBatch] = deque()
+        self._leased: set[PulledBatch] = set()
+        self._stopping = False
+        self._error: EcomflowError | None = None
+        self._threads = [
+            threading.Thread(target=self._pull_ahead, name="pull", daemon=True),
+            threading.Thread(target=self._extend_leases, name="lease", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, most: int, wait: float) -> PulledBatch | None:
+        """What has been pulled, ``most`` messages or a few more at a time; None where nothing comes within ``wait`` seconds.
+
+        Raises the error that ended the pulling, where one did.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._stopping or self._error, wait)
+            if self._error:
+                raise self._error
+            if self._stopping:
+                return None
+            parts: list[PulledBatch] = []
+            while self._ready and sum(len(part.messages) for part in parts) < most:
+                parts.append(self._ready.popleft())
+            self._changed.notify_all()
+            return self._joined(parts) if parts else None
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
+
+    def acknowledge(self, batch: PulledBatch) -> None:
+        """Tell Pub/Sub that ``batch`` is done. Where it can't be told, the messages come again."""
+        with self._changed:
+            self._leased.discard(batch)
+        for ack_ids in _chunks(batch.ack_ids):
+            try:
+                self._client.acknowledge(subscription=self._subscription, ack_ids=ack_ids, timeout=30)
+            except exceptions.GoogleAPICallError as error:
+                log.warning("%d messages will come again: their acknowledgement failed: %s", len(ack_ids), error)
+
+    def release(self) -> None:
+        """Give back everything that is not acknowledged, so that it comes again at once."""
+        with self._changed:
+            leased, self._leased = self._leased, set()
+            self._ready.clear()
+            self._changed.notify_all()
+        for batch in leased:
+            self._set_deadline(batch, 0)
+
+    def stop(self) -> None:
+        """Stop pulling; what is ready is given back, what a reader holds can still be acknowledged."""
+        with self._changed:
+            self._stopping = True
+            unread = list(self._ready)
+            self._ready.clear()
+            self._leased.difference_update(unread)
+            self._changed.notify_all()
+        for batch in unread:
+            self._set_deadline(batch, 0)
+
+    def close(self) -> None:
+        """Stop, give back, and close the connection. An outstanding pull ends with the connection."""
+        self.stop()
+        self.release()
+        self._client.close()
+        for thread in self._threads:
+            thread.join(timeout=_PULL_TIMEOUT)
+
+    def _joined(self, parts: list[PulledBatch]) -> PulledBatch:
+        """One batch of ``parts``, leased in their place."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = PulledBatch([], [], 0)
+        whole.extended_at = min(part.extended_at for part in parts)
+        for part in parts:
+            whole.messages += part.messages
+            whole.ack_ids += part.ack_ids
+            whole.size += part.size
+        self._leased.difference_update(parts)
+        self._leased.add(whole)
+        return whole
+
+    def _pull_ahead(self) -> None:
+        pause = 0.1
+        while self._wait_for_room():
+            try:
+                response = self._client.pull(
+                    PullRequest(subscription=self._subscription, max_messages=PULL_MESSAGES), timeout=_PULL_TIMEOUT, retry=None
+                )
+            except exceptions.DeadlineExceeded:
+                continue  # nothing came within the long poll
+            except _TRANSIENT as error:
+                if self._stopping:
+                    return
+                log.warning("Waiting for Pub/Sub: %s", error.message)
+                self._pause(pause)
+                pause = min(pause * 2, 5.0)
+                continue
+            except exceptions.GoogleAPICallError as error:
+                self._fail(_translated(error, self._subscription))
+                return
+            except ValueError:  # the channel was closed
+                return
+            pause = 0.1
+            self._receive(response._pb.received_messages)
+
+    def _wait_for_room(self) -> bool:
+        """Whether to pull on, once there is room."""
+
+        def has_room() -> bool:
+            return sum(len(b.messages) for b in self._ready) < AHEAD_MESSAGES and sum(b.size for b in self._ready) < AHEAD_BYTES
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or has_room())
+            return not self._stopping
+
+    def _receive(self, received: Any) -> None:
+        if not received:
+            return
+        messages = [_message(item.message) for item in received]
+        batch = PulledBatch(messages, [item.ack_id for item in received], sum(len(message.data) for message in messages))
+        batch.extended_at = self._clock()
+        with self._changed:
+            keep = not self._stopping
+            if keep:
+                self._ready.append(batch)
+                self._leased.add(batch)
+                self._changed.notify_all()
+        if not keep:
+            self._set_deadline(batch, 0)
+
+    def _extend_leases(self) -> None:
+        period = self._deadline / 3
+        while not self._stopping or self._leased:
+            self._pause(period)
+            due = self._clock() - period
+            with self._changed:
+                old = [batch for batch in self._leased if batch.extended_at <= due]
+            for batch in old:
+                self._set_deadline(batch, self._deadline)
+                batch.extended_at = self._clock()
+            if self._stopping and not old:
+                return
+
+    def _set_deadline(self, batch: PulledBatch, seconds: int) -> None:
+        for ack_ids in _chunks(batch.ack_ids):
+            try:
+                self._client.modify_ack_deadline(
+                    subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds, timeout=10, retry=None
+                )
+            except (exceptions.GoogleAPICallError, ValueError) as error:
+                log.info("%d messages keep their ack deadline: %s", len(ack_ids), error)
+
+    def _fail(self, error: EcomflowError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, seconds)
+
+
+def _message(received: Any) -> Message:
+    moment = received.publish_time
+    return Message(
+        received.data, dict(received.attributes), received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000
+    )
+
+
+def _chunks(ack_ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ack_ids), ACK_IDS_PER_REQUEST):
+        yield ack_ids[start : start + ACK_IDS_PER_REQUEST]
+
+
+def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> EcomflowError:
+    if isinstance(error, exceptions.NotFound):
+        return NotFoundError(f"Subscription {subscription} does not exist.", "Run: ecomflow infra up")
+    if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+        return AccessError(
+            f"Subscription {subscription} can't be read: {error.message}", "Grant the role roles/pubsub.subscriber."
+        )
+    return EcomflowError(f"Subscription {subscription} can't be pulled: {error.message}", "Check it with: ecomflow infra status")
+
+
+_pullers: dict[PipelineConfig, Puller] = {}
+_pullers_lock = threading.Lock()
+
+
+def shared_puller(config: PipelineConfig) -> Puller:
+    """This process's puller of the subscription, made at first use."""
+    with _pullers_lock:
+        if config not in _pullers:
+            _pullers[config] = Puller(config)
+        return _pullers[config]
+
+
+def close_puller(config: PipelineConfig) -> None:
+    """Close this process's puller of the subscription, if there is one."""
+    with _pullers_lock:
+        puller = _pullers.pop(config, None)
+    if puller is not None:
+        puller.close()

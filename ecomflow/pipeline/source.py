@@ -1,0 +1,76 @@
+"""Where the graph begins: a splittable DoFn that emits pulled batches, and acknowledges each when its bundle is finalized.
+
+FnApiRunner runs one such DoFn for ever when the whole graph is one fused stage: each call of ``process`` is a bundle of its
+own, ended by deferring the remainder. It does not honour a delay of the remainder, so the DoFn itself waits when nothing is
+there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.transforms.core import RestrictionProvider
+
+from ecomflow.pipeline.batches import MessageBatch
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.puller import shared_puller
+
+# Measured sweet spot of a bundle: enough to spread its fixed costs, little enough to repeat after a crash.
+MESSAGES_PER_BUNDLE = 10_000
+IDLE_SECONDS = 0.2
+
+_END = sys.maxsize
+
+
+class _Bundles(RestrictionProvider):  # type: ignore[misc]  # Beam is untyped
+    """The restriction counts bundles; it ends only when the puller stops."""
+
+    def initial_restriction(self, element: PipelineConfig) -> OffsetRange:
+        return OffsetRange(0, _END)
+
+    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
+        return OffsetRestrictionTracker(restriction)
+
+    def restriction_size(self, element: PipelineConfig, restriction: OffsetRange) -> int:
+        return 1
+
+
+_BUNDLES = beam.DoFn.RestrictionParam(_Bundles())
+
+
+class _PullFn(beam.DoFn):  # type: ignore[misc]
+    # The finalizer stands before the tracker: after it, Beam passes the tracker in its place.
+    @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
+    def process(
+        self,
+        element: PipelineConfig,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = _BUNDLES,
+    ) -> Iterator[MessageBatch]:
+        puller = shared_puller(element)
+        batch = puller.take(MESSAGES_PER_BUNDLE, IDLE_SECONDS)
+        if batch is None and puller.stopped:
+            tracker.try_claim(_END)  # beyond the range: the source is done, the run ends well
+        elif tracker.try_claim(tracker.current_restriction().start):
+            if batch is not None:
+                finalizer.register(partial(puller.acknowledge, batch))
+                yield MessageBatch(batch.messages)
+            tracker.defer_remainder()
+
+
+class PullMessages(beam.PTransform):  # type: ignore[misc]
+    """Batches of the subscription's messages, for ever, for FnApiRunner in this process."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def expand(self, root: Any) -> Any:
+        batches = root | "Name the subscription" >> beam.Create([self._config], reshuffle=False) | "Pull" >> beam.ParDo(_PullFn())
+        batches.element_type = MessageBatch
+        return batches

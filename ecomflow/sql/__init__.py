@@ -1,0 +1,138 @@
+"""The SQL files beside this module flow in; DDL for a dataset, and the analysts' questions, flow out. Pure: nothing is run here.
+
+``tables/`` holds a CREATE TABLE a file, ``views/`` a CREATE VIEW, ``queries/`` a question. Each runs as it is in BigQuery with a
+dataset named ``ecomflow``.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+import msgspec
+
+from ecomflow.errors import NotFoundError
+from ecomflow.sql.ddl import Column, DdlError, TableDefinition, parse_columns, parse_table, qualify, tokens
+
+__all__ = [
+    "QUESTIONS",
+    "TABLES",
+    "Column",
+    "DdlError",
+    "Parameter",
+    "Question",
+    "TableDefinition",
+    "parse_columns",
+    "parse_table",
+    "qualify",
+    "question",
+    "questions",
+    "table_ddl",
+    "table_definition",
+    "view_ddl",
+]
+
+TABLES = ("fact_order_header", "fact_order_item", "fact_order", "fact_inventory", "fact_user_activity")
+
+QUESTIONS = (
+    "delivered-orders-per-country",
+    "sales-per-product",
+    "sales-per-customer",
+    "most-returned-products",
+    "session-steps",
+    "stock-movement-and-sales",
+)
+
+_HEADER_LINE = re.compile(r"-- (Question|Counts|Parameter|Reads): (\S.*)")
+_PARAMETER = re.compile(r"(?P<name>\w+) (?P<type>[A-Z0-9]+) = (?P<default>\S+) \((?P<description>.+)\)")
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A named query parameter: ``@name`` in the SQL, of the GoogleSQL ``type``. ``default`` is ``today`` or the value as text."""
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A question of the analysts.
+
+    ``asks`` is what it answers, ``counts`` what is counted once or left out, ``reads`` the table and how its partitioning and
+    clustering serve. ``sql`` names the tables under the dataset ``ecomflow``: put another there with ``qualify``.
+    """
+
+    name: str
+    asks: str
+    counts: str
+    reads: str
+    parameters: tuple[Parameter, ...]
+    sql: str
+
+
+def table_ddl(name: str, dataset_id: str) -> str:
+    """The CREATE TABLE IF NOT EXISTS of a table in ``TABLES``, for ``dataset_id`` (``project.dataset``)."""
+    return qualify(_read("tables", name), dataset_id)
+
+
+def view_ddl(name: str, dataset_id: str) -> str:
+    """The CREATE OR REPLACE VIEW that shows each event of table ``name`` once (``<name>_unique``), for ``dataset_id``."""
+    return qualify(_read("views", f"{name}_unique"), dataset_id)
+
+
+@cache
+def table_definition(name: str) -> TableDefinition:
+    """The columns, partitioning and clustering that the DDL of a table in ``TABLES`` gives."""
+    return parse_table(_read("tables", name))
+
+
+def questions() -> tuple[Question, ...]:
+    """All questions, in the order of ``QUESTIONS``."""
+    return tuple(question(name) for name in QUESTIONS)
+
+
+def question(name: str) -> Question:
+    """The question of that name. Raises NotFoundError that lists the names there are."""
+    if name not in QUESTIONS:
+        raise NotFoundError(f"There is no question '{name}'.", f"Ask one of: {', '.join(QUESTIONS)}.")
+    return parse_question(name, _read("queries", name))
+
+
+def parse_question(name: str, sql: str) -> Question:
+    """``sql`` with its header: the comment lines at the top, ``-- <Key>: <text>``.
+
+    The keys are Question, Counts and Reads, each once, and Parameter, any number. Raises DdlError for a line of another shape, a missing or repeated key, and parameters that are not those of the query.
+    """
+    header: dict[str, list[str]] = {"Question": [], "Counts": [], "Parameter": [], "Reads": []}
+    for line in sql.splitlines():
+        if not line.startswith("--"):
+            break
+        match = _HEADER_LINE.fullmatch(line)
+        if match is None:
+            raise DdlError(f"{name}: expected '-- Question|Counts|Parameter|Reads: ...' in the header, found {line!r}.")
+        header[match[1]].append(match[2])
+    if any(len(header[key]) != 1 for key in ("Question", "Counts", "Reads")):
+        raise DdlError(f"{name}: expected one Question, one Counts and one Reads line in the header.")
+    parameters = tuple(_parameter(name, text) for text in header["Parameter"])
+    _check_parameters(name, parameters, sql)
+    return Question(name, header["Question"][0], header["Counts"][0], header["Reads"][0], parameters, sql)
+
+
+def _parameter(name: str, text: str) -> Parameter:
+    match = _PARAMETER.fullmatch(text)
+    if match is None:
+        raise DdlError(f"{name}: expected 'name TYPE = default (description)', found {text!r}.")
+    return Parameter(**match.groupdict())
+
+
+def _check_parameters(name: str, parameters: tuple[Parameter, ...], sql: str) -> None:
+    named = {parameter.name for parameter in parameters}
+    used = {token.text[1:] for token in tokens(sql) if token.text.startswith("@")}
+    if named != used:
+        raise DdlError(f"{name}: the header names the parameters {sorted(named)}, the query uses {sorted(used)}.")
+
+
+def _read(folder: str, name: str) -> str:
+    return (resources.files(__name__) / folder / f"{name}.sql").read_text(encoding="utf-8")

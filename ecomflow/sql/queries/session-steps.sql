@@ -1,0 +1,13 @@
+-- Question: Which step of the user's session was each activity?
+-- Counts: Each activity once; steps count from 1 by time within a user's session, which may run past midnight.
+-- Reads: fact_user_activity (partition event_date: every day; cluster user_id, session_id)
+SELECT
+  user_id,
+  session_id,
+  -- Activities of the same microsecond are told apart by event_id, so that the answer is the same each time.
+  ROW_NUMBER() OVER (PARTITION BY user_id, session_id ORDER BY event_timestamp, event_id) AS step,
+  activity_type,
+  platform,
+  event_timestamp
+FROM ecomflow.fact_user_activity_unique
+ORDER BY user_id, session_id, step;
