@@ -75,7 +75,8 @@ def _run(settings: Settings, endpoints: Endpoints, title: str, sql: str, bound: 
 def _translated(error: Exception) -> EcomflowError:
     from google.api_core import exceptions
 
-    words = getattr(error, "message", str(error))
+    # BigQuery's sentence stands first; reason, location and job id follow it.
+    words = str(getattr(error, "message", error)).split("; reason:")[0].splitlines()[0]
     if isinstance(error, exceptions.NotFound):
         return NotFoundError(f"The warehouse lacks what the question reads: {words}", "Run: ecomflow infra up")
     if isinstance(error, exceptions.BadRequest):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -47,12 +48,16 @@ def show_json(value: Any) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """A table; the columns named in ``right`` are aligned to the right."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else plain(value) for value in row))
+    """A table; the columns named in ``right`` are aligned to the right, columns that are empty throughout are left out."""
+    kept = [[value if isinstance(value, Text) else plain(value) for value in row] for row in rows]
+    filled = [index for index in range(len(columns)) if not kept or any(len(row[index]) for row in kept)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index in filled:
+        table.add_column(columns[index], justify="right" if columns[index] in right else "left", overflow="fold")
+    for row in kept:
+        table.add_row(*(row[index] for index in filled))
+    if title:
+        out.print(Text(title, style="bold"))
     out.print(table)
 
 

@@ -18,11 +18,15 @@ from ecomflow.events import Event, Inventory, Order
 # https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
 NUMERIC_SCALE = 9
 NUMERIC_LIMIT = 10**29
+_BILLIONTHS = 10**NUMERIC_SCALE
 
 # What can be streamed into a daily partition by its column.
 # https://cloud.google.com/bigquery/docs/streaming-data-into-bigquery#streaming_into_partitioned_tables
 YEARS_BACK = 10
 YEARS_AHEAD = 1
+
+# The longest text of an address: six groups of four digits, and an IPv4 address in full.
+_LONGEST_ADDRESS = 45
 
 # Wide enough for any NUMERIC; never rounds.
 _EXACT = Context(prec=80, traps=[Inexact])
@@ -58,9 +62,13 @@ def first_violation(event: Event, dates: DateRange) -> Violation | None:
     return _date_violation("$.timestamp", event.timestamp, dates)
 
 
-@lru_cache(maxsize=65_536)  # the same shoppers come again, and an address costs a third of a microsecond to read
 def is_ip_address(text: str) -> bool:
     """Whether ``text`` is an IPv4 address in four decimal parts or an IPv6 address without a zone."""
+    return len(text) <= _LONGEST_ADDRESS and _reads_as_address(text)
+
+
+@lru_cache(maxsize=65_536)  # the same shoppers come again, and an address costs a third of a microsecond to read
+def _reads_as_address(text: str) -> bool:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, text)
@@ -81,22 +89,22 @@ def is_numeric(value: Any) -> bool:
     return spare <= 0 or not any(digits[-spare:])
 
 
-def line_total(quantity: int, price: int | Decimal) -> Decimal | None:
-    """``quantity`` x ``price``, exact, both valid by themselves; None where the product is too large for a NUMERIC column."""
-    scaled = quantity * scaled_numeric(price)
-    return Decimal(scaled).scaleb(-NUMERIC_SCALE, _EXACT) if scaled < NUMERIC_LIMIT * 10**NUMERIC_SCALE else None
+def scaled_line_total(quantity: int, price: int | Decimal) -> int | None:
+    """``quantity`` x ``price`` in billionths, both valid by themselves; None where it is too large for a NUMERIC column."""
+    total = quantity * scaled_numeric(price)
+    return total if total < NUMERIC_LIMIT * _BILLIONTHS else None
 
 
 def scaled_numeric(value: int | Decimal) -> int:
     """``value`` in billionths: the integer that decimal128(38, 9) stores. ``value`` must satisfy ``is_numeric``."""
-    return value * 10**NUMERIC_SCALE if isinstance(value, int) else int(value.scaleb(NUMERIC_SCALE, _EXACT))
+    return value * _BILLIONTHS if isinstance(value, int) else int(value.scaleb(NUMERIC_SCALE, _EXACT))
 
 
 def _order_violation(order: Order, dates: DateRange) -> Violation | None:
     for index, item in enumerate(order.items):
         if not is_numeric(item.price):
             return _contract(f"$.items[{index}].price", _NUMERIC_RULE, item.price)
-        if line_total(item.quantity, item.price) is None:
+        if scaled_line_total(item.quantity, item.price) is None:
             return Violation(
                 "out_of_range",
                 f"$.items[{index}]: expected quantity x price below 1e29, got {_shown(item.quantity)} x {_shown(item.price)}",
@@ -133,7 +141,7 @@ def _shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | dict):
         return "array" if isinstance(value, list) else "object"
-    text = f"'{value}'" if isinstance(value, str) else _number(value)
+    text = repr(value) if isinstance(value, str) else _number(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

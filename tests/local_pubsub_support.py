@@ -41,7 +41,7 @@ class ManualClock:
                 return loop.call_soon(callback).cancel
             alarm = (when, loop, callback)
             self._alarms.append(alarm)
-        return lambda: self._alarms.remove(alarm)
+        return lambda: self._call_off(alarm)
 
     def advance(self, seconds: float) -> None:
         with self._lock:
@@ -50,6 +50,11 @@ class ManualClock:
             self._alarms = [alarm for alarm in self._alarms if alarm[0] > self._now]
         for _, loop, callback in due:
             loop.call_soon_threadsafe(callback)
+
+    def _call_off(self, alarm: tuple[float, asyncio.AbstractEventLoop, Callable[[], None]]) -> None:
+        with self._lock:
+            if alarm in self._alarms:
+                self._alarms.remove(alarm)
 
 
 class Clients:

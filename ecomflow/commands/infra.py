@@ -30,12 +30,30 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
         _start_stack(settings, say_here)
     with err.status("Comparing what exists with what should…") as status:
         endpoints = running_endpoints(settings)
-        wanted = infra.plan(settings, endpoints)
-        done = infra.apply(settings, endpoints, wanted, on_progress=lambda text: status.update(f"{text}…"))
+        planned = infra.plan(settings, endpoints)
+        done = infra.apply(settings, endpoints, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
     if as_json:
         show_json(done)
+    elif done.steps:
+        _show_steps(done)
+        say(f"{len(done.steps)} of {len(planned.steps)} resources created or changed.")
+    else:
+        say(f"All {len(planned.steps)} resources are as they should be; nothing was changed.")
+
+
+@app.command(epilog="Examples:\n\n  ecomflow infra plan\n\n  ecomflow infra plan --project my-project")
+def plan(project: Project = None, as_json: AsJson = False) -> None:
+    """Show what infra up would create, change and keep, and what it would refuse. Changes nothing."""
+    from ecomflow import infra
+    from ecomflow.console import say, show_json
+
+    settings = settings_of(project)
+    planned = infra.plan(settings, running_endpoints(settings))
+    if as_json:
+        show_json(planned)
         return
-    _show_steps(done)
+    say(target_line(settings))
+    _show_steps(planned)
 
 
 @app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
@@ -48,7 +66,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
 
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
-    ready = all(service.state == "ready" for service in services)
+    ready = not settings.is_local or all(service.state == "ready" for service in services)
     resources = infra.status(settings, running_endpoints(settings)) if ready else ()
     pipeline = read_status(settings.state_path)
     if as_json:
@@ -56,10 +74,15 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
     else:
         say(target_line(settings))
         if services:
-            show_table("Services", *_service_rows(services))
+            show_table(f"Services, their logs in {settings.state_path}/logs/", *_service_rows(services))
         if resources:
-            rows = [(item.resource, item.state, item.detail) for item in resources]
-            show_table("Resources", ("resource", "state", "detail"), rows)
+            rows = [(item.kind, short(item.name), item.state, _count(item.rows), item.detail) for item in resources]
+            show_table(
+                f"Resources of {settings.project_id}, dataset {settings.dataset}",
+                ("kind", "name", "state", "rows", "detail"),
+                rows,
+                right=("rows",),
+            )
         say(f"Local pipeline: {pipeline.state}" + (f", process {pipeline.pid}." if pipeline.state == "running" else "."))
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
@@ -121,16 +144,25 @@ def _stop_stack(settings: Settings, with_data: bool) -> None:
 
 
 def _service_rows(services: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    columns = ("service", "state", "endpoint", "pid", "MB", "log")
-    return columns, [(s.name, s.state, s.endpoint, s.pid, None if s.rss_mb is None else round(s.rss_mb), s.log) for s in services]
+    columns = ("service", "state", "endpoint", "pid", "MB")
+    return columns, [(s.name, s.state, s.endpoint, s.pid, None if s.rss_mb is None else round(s.rss_mb)) for s in services]
+
+
+def short(name: str) -> str:
+    """The last part of a resource's path or of a table's id: what differs from its neighbours."""
+    return name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,}"
 
 
 def _show_steps(plan: Any) -> None:
-    from ecomflow.console import say, show_table
+    from ecomflow.console import show_table
 
-    changed = [step for step in plan.steps if step.action != "keep"]
-    if not changed:
-        say(f"All {len(plan.steps)} resources are as they should be; nothing was changed.")
-        return
-    show_table("", ("action", "resource", "detail"), [(step.action, step.resource, "; ".join(step.details)) for step in changed])
-    say(f"{len(changed)} changed, {len(plan.steps) - len(changed)} kept.")
+    rows = [(step.action, step.kind, short(step.name), "; ".join(map(_difference, step.differences))) for step in plan.steps]
+    show_table("", ("action", "kind", "name", "what differs"), rows)
+
+
+def _difference(difference: Any) -> str:
+    return f"{difference.attribute}: {difference.live or 'none'} -> {difference.wanted or 'none'}"

@@ -37,11 +37,10 @@ def inspect(
     from ecomflow.console import err, say, show_json
 
     settings = settings_of(project)
-    streams, earliest = _streams(stream), _moment(since)
+    streams, chosen, earliest = _streams(stream), _reason(reason), _moment(since)
+    endpoints = running_endpoints(settings)
     with err.status("Reading dead letters…"):
-        found = deadletters.newest(
-            settings, running_endpoints(settings), limit=limit, streams=streams, reason=_reason(reason), since=earliest
-        )
+        found = deadletters.newest(settings, endpoints, limit=limit, streams=streams, reason=chosen, since=earliest)
     if as_json:
         show_json([{"object_name": item.object_name, "letter": item.letter} for item in found])
     elif not found:
@@ -68,27 +67,30 @@ def query(
     if question is None:
         raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
     settings = settings_of(project)
+    endpoints = running_endpoints(settings)
     with err.status("Asking the warehouse…"):
-        answer = ask(settings, running_endpoints(settings), question, {} if date is None else {"date": date})
+        answer = ask(settings, endpoints, question, {} if date is None else {"date": date})
     if as_json:
         show_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
     else:
         show_answer(answer)
 
 
-def show_answer(answer: Any) -> None:
-    """An answer as a table, numbers to the right."""
+def show_answer(answer: Any, most: int | None = None) -> None:
+    """An answer as a table, numbers to the right; its first ``most`` rows where given."""
     from ecomflow.console import say, show_table
 
     first = answer.rows[0] if answer.rows else ()
     numbers = [name for name, value in zip(answer.columns, first, strict=False) if isinstance(value, int | float | Decimal)]
-    show_table(answer.title, answer.columns, [[_cell(value) for value in row] for row in answer.rows], right=numbers)
-    say(f"{len(answer.rows)} rows.")
+    show_table(answer.title, answer.columns, [[_cell(value) for value in row] for row in answer.rows[:most]], right=numbers)
+    count = f"{len(answer.rows):,} row{'' if len(answer.rows) == 1 else 's'}"
+    say(f"{count}, of which the first {most}." if most is not None and len(answer.rows) > most else f"{count}.")
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return f"{value.normalize():,f}"
+        cents = value.normalize()
+        return f"{cents:,.2f}" if int(cents.as_tuple().exponent) > -2 else f"{cents:,f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -96,7 +98,7 @@ def _show_letters(found: list[Any], full: bool) -> None:
     from ecomflow.console import out, plain, say, show_table
 
     if not full:
-        columns = ("failed at", "stream", "reason", "error", "event id", "payload")
+        columns = ("failed at", "stream", "reason, error, payload", "event id")
         show_table("Dead letters, newest first", columns, [_letter_row(item) for item in found])
         say("Whole payloads: --full. As JSON, with attributes: --json.")
         return
@@ -110,13 +112,14 @@ def _show_letters(found: list[Any], full: bool) -> None:
 
 
 def _letter_row(item: Any) -> tuple[Any, ...]:
+    from rich.text import Text
+
     from ecomflow.console import plain
     from ecomflow.rejected import stream_of
 
     letter = item.letter
-    event_id = plain(letter.event_id or letter.message_id, 13)
-    when = f"{letter.failed_at:%m-%d %H:%M:%S}"
-    return (when, stream_of(letter), letter.reason, plain(letter.error, 90), event_id, plain(letter.payload, 60))
+    why = Text("\n").join([plain(letter.reason), plain(letter.error, 200), plain(letter.payload, 70)])
+    return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
 
 
 def _streams(stream: str | None) -> tuple[str, ...]:

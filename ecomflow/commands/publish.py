@@ -67,13 +67,14 @@ def _with_progress(settings: Any, events: Any, total: int, rate: float | None, l
     from ecomflow.console import err, note, say
     from ecomflow.generator import publisher
 
+    endpoints = running_endpoints(settings)
     (note if quiet else say)(target_line(settings))
     columns = (TextColumn("Publishing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("publish", total=total)
         return publisher.publish(
             settings,
-            running_endpoints(settings),
+            endpoints,
             events,
             rate=rate,
             ledger=ledger,

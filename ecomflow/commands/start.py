@@ -62,4 +62,4 @@ def _show(outcome: Any) -> None:
         for line in outcome.lines
     ]
     show_table("What landed", ("place", "expected", "found", "adds up"), rows, right=("expected", "found"))
-    show_answer(outcome.answer)
+    show_answer(outcome.answer, most=10)

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.infra.resources import KINDS, Kind, Resource, Subscription, Table
+from ecomflow.infra.resources import KINDS, Kind, Resource, Subscription, Table, View
 from ecomflow.sql import Column
 
 
 class Difference(msgspec.Struct, frozen=True):
     """One attribute or column that is not as it should be.
 
-    ``how``: ``add`` and ``change`` can be made; ``note`` is harmless and left as it is; ``refuse`` can't be made, ``remedy`` says what
-    to do instead. ``live`` None: not there; ``wanted`` None: not asked for.
+    ``how``: ``add`` and ``change`` can be made; ``note`` is harmless and left as it is; ``refuse`` can't be made, and ``remedy``
+    says what to do instead. ``live`` None: not there; ``wanted`` None: not asked for.
     """
 
     attribute: str
@@ -53,6 +53,8 @@ def plan_step(wanted: Resource, live: Resource | None) -> Step:
     differences = compare_attributes(wanted, live)
     if isinstance(wanted, Table) and isinstance(live, Table):
         differences += compare_columns(wanted.name, wanted.columns, live.columns)
+    elif isinstance(wanted, View) and isinstance(live, View):
+        differences += _stale_columns(wanted, live)
     hows = {difference.how for difference in differences}
     if "refuse" in hows:
         return Step(kind, wanted.name, "refuse", differences)
@@ -60,11 +62,13 @@ def plan_step(wanted: Resource, live: Resource | None) -> Step:
 
 
 def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """The attributes, but for a table's columns, that the service reports and that differ."""
-    attributes = [name for name in wanted.__struct_fields__ if name != "name" and not (name == "columns" and isinstance(wanted, Table))]
+    """The attributes, columns apart, that the service reports and that differ."""
+    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns")]
     pairs = [(attribute, getattr(live, attribute), getattr(wanted, attribute)) for attribute in attributes]
     return tuple(
-        _difference(wanted, attribute, before, after) for attribute, before, after in pairs if before is not None and before != after
+        _difference(wanted, attribute, before, after)
+        for attribute, before, after in pairs
+        if before is not None and before != after
     )
 
 
@@ -77,6 +81,12 @@ def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, 
     changed = tuple(_changed_column(table, before, after) for before, after in both if describe(before) != describe(after))
     extra = tuple(_extra_column(table, column) for name, column in lives.items() if name not in wanteds)
     return missing + changed + extra
+
+
+def _stale_columns(wanted: View, live: View) -> tuple[Difference, ...]:
+    """BigQuery goes on showing the columns that a view was made with, until it is made again."""
+    missing = sorted(set(wanted.columns) - set(live.columns))
+    return tuple(Difference(f"column {name}", None, "as in its table", "add") for name in missing)
 
 
 def describe(column: Column) -> str:
@@ -113,8 +123,8 @@ def _missing_column(table: str, column: Column) -> Difference:
     if not column.required:
         return Difference(f"column {column.name}", None, describe(column), "add")
     remedy = (
-        f"BigQuery adds no NOT NULL column to a table that exists: leave NOT NULL out in its DDL, or copy the rows of {table} elsewhere,"
-        " drop it, and run: ecomflow infra up"
+        "BigQuery adds no NOT NULL column to a table that exists: leave NOT NULL out in its DDL, or copy the rows of"
+        f" {table} elsewhere, drop it, and run: ecomflow infra up"
     )
     return Difference(f"column {column.name}", None, describe(column), "refuse", remedy)
 
@@ -128,8 +138,10 @@ def _changed_column(table: str, before: Column, after: Column) -> Difference:
 
 
 def _extra_column(table: str, column: Column) -> Difference:
-    """A nullable column that the DDL doesn't name stays empty in new rows, and its old values are the user's: it is left alone."""
+    """A nullable column that the DDL doesn't name stays empty in new rows, and its values are the user's: it is left alone."""
     if not column.required:
         return Difference(f"column {column.name}", describe(column), None, "note")
-    remedy = f"No row could be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
+    remedy = (
+        f"No row could be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
+    )
     return Difference(f"column {column.name}", describe(column), None, "refuse", remedy)

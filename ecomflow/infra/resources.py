@@ -74,7 +74,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """The view that shows a fact table's rows once. ``columns`` are the names that it was made with, sorted; ``query`` its SELECT."""
+    """The view that shows a fact table's rows once: the names of its columns, sorted, and its SELECT."""
 
     name: str
     columns: tuple[str, ...]
@@ -131,5 +131,5 @@ def _view(name: str, settings: Settings) -> View:
 
 
 def canonical_query(query: str) -> str:
-    """``query`` in the form in which two of the same meaning are equal: one space between words, no backticks, no closing semicolon."""
+    """``query`` as one line, without backticks and closing semicolon: BigQuery may give it back laid out otherwise."""
     return " ".join(query.replace("`", "").split()).rstrip("; ")

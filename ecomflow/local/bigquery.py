@@ -1,9 +1,9 @@
-"""The local BigQuery: bqemulator behind a launcher of ours. Google's REST and Storage Write calls come in, DuckDB keeps the tables.
+"""The local BigQuery: bqemulator by a launcher of ours. REST and Storage Write calls come in, DuckDB keeps the tables.
 
-Run as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. Listens on loopback only; datasets, tables and
-rows lie in ``DIR/bqemulator.duckdb`` and are there again after a restart. It reads no ``BQEMU_*`` setting that could open it
-to the network or send traces away. What is repaired in bqemulator, and why, stands in ``bigquery_repairs`` and
-``bigquery_appends``; both know the inside of one version, hence the pin.
+Run as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. It listens on loopback only; datasets,
+tables and rows lie in ``DIR/bqemulator.duckdb`` and are there again after a restart. It takes no ``BQEMU_*`` setting of the
+environment, which could open it to the network or send traces away. What is repaired in bqemulator, and why, stands in
+``bigquery_repairs`` and ``bigquery_appends``; both know the inside of one version, hence the pin.
 """
 
 from __future__ import annotations
@@ -15,26 +15,33 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ecomflow.errors import EcomflowError, MissingExtraError
+from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
+from ecomflow.local.process import is_free
 
 EMULATOR_VERSION = "1.4.0"
 _INSTALL = "Run: pip install 'ecomflow[local]'"
 
 
 def check_installed() -> None:
-    """Raises MissingExtraError unless bqemulator, in the version that the repairs are written for, and DuckDB's parts are here."""
+    """Raises MissingExtraError unless bqemulator is here, in the version that the repairs are for, and DuckDB's parts are."""
     for package in ("bqemulator", "duckdb", "duckdb-extension-spatial"):
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError as error:
             raise MissingExtraError(f"The local BigQuery needs {package}, which is not installed.", _INSTALL) from error
         if package == "bqemulator" and version != EMULATOR_VERSION:
-            raise MissingExtraError(f"The local BigQuery needs bqemulator {EMULATOR_VERSION}, but {version} is installed.", _INSTALL)
+            message = f"The local BigQuery needs bqemulator {EMULATOR_VERSION}, but {version} is installed."
+            raise MissingExtraError(message, _INSTALL)
 
 
 def run(http_port: int, grpc_port: int, data_dir: Path) -> None:
-    """Serves until SIGINT or SIGTERM. Raises MissingExtraError before anything is opened."""
+    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
     check_installed()
+    for port in (http_port, grpc_port):
+        if not is_free(port):
+            raise UnavailableError(
+                f"Port {port} of 127.0.0.1 is taken by another program.", "Choose another port, or end that program."
+            )
     _forget_settings_of_the_environment()
     from ecomflow.local.bigquery_repairs import apply_repairs
 

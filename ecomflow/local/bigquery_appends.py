@@ -1,4 +1,4 @@
-"""AppendRows of the local BigQuery: Arrow batches come in over gRPC, rows of DuckDB tables and answers in BigQuery's shape go out.
+"""AppendRows of the local BigQuery: Arrow batches come in over gRPC, DuckDB rows and answers in BigQuery's shape go out.
 
 What fails in bqemulator 1.4.0 and is done here instead:
 
@@ -151,7 +151,7 @@ def append_service(handler: Any) -> Any:
             target = quoted_table_ref(stream.project_id, stream.dataset_id, stream.table_id)
             cursor.register("ecomflow_rows", rows)
             try:
-                cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM ecomflow_rows")
+                cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM ecomflow_rows")  # noqa: S608  # quoted and checked
             except (duckdb.TransactionException, duckdb.CatalogException, duckdb.BinderException) as error:
                 raise Refusal(grpc.StatusCode.ABORTED, f"The table changed while rows were appended: {error}") from error
             finally:
@@ -227,7 +227,7 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _refuse(connection: Connection, message: str) -> None:

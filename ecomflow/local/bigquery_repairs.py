@@ -25,6 +25,7 @@ def apply_repairs() -> None:
 
     _work_offline(server.DuckDBEngine)
     _give_each_thread_a_cursor(server.DuckDBEngine)
+    _end_each_read(server.DuckDBEngine)
     _stop_copying_tables(server.SnapshotManager)
     _bound_jobs(server.DuckDBCatalogRepository)
     _report_the_whole_ddl()
@@ -146,6 +147,33 @@ def _give_each_thread_a_cursor(engine: Any) -> None:
     engine.connection = property(connection)
 
 
+class _Result:
+    """A DuckDB result of which nothing stays behind once a row was asked for."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    def fetchone(self) -> Any:
+        return next(iter(self._cursor.fetchall()), None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+
+def _end_each_read(engine: Any) -> None:
+    """A query of which one row is fetched ends its transaction.
+
+    DuckDB holds it open for the rows to come, on a thread that may stay idle, and no checkpoint is made meanwhile: the
+    write-ahead log grew by each append and never shrank.
+    """
+    execute_and_hold = engine.execute
+
+    def execute(self: Any, sql: str, parameters: Any = None) -> _Result:
+        return _Result(execute_and_hold(self, sql, parameters))
+
+    engine.execute = execute
+
+
 def _stop_copying_tables(snapshots: Any) -> None:
     """No copy of a table is kept after a change, and a query for the past is refused.
 
@@ -168,8 +196,8 @@ def _stop_copying_tables(snapshots: Any) -> None:
 def _report_the_whole_ddl() -> None:
     """Clustering, labels, column descriptions and defaults of a CREATE TABLE are reported by tables.get.
 
-    bqemulator parses them and drops them, so that a table never looks as its DDL says. A CREATE TABLE IF NOT EXISTS on a table that
-    exists leaves its metadata alone, which bqemulator overwrites.
+    bqemulator parses them and drops them, so that a table never looks as its DDL says. A CREATE TABLE IF NOT EXISTS on a table
+    that exists leaves its metadata alone, which bqemulator overwrites.
     """
     from bqemulator.api.routes import tables
     from bqemulator.catalog import ddl_sync
@@ -192,8 +220,10 @@ def _report_the_whole_ddl() -> None:
     field_without_default = tables._field_to_rest
 
     def field_to_rest(field: Any) -> dict[str, Any]:
-        default = field.default_value_expression
-        return field_without_default(field) | ({"defaultValueExpression": default} if default else {})
+        body: dict[str, Any] = field_without_default(field)
+        if field.default_value_expression:
+            body["defaultValueExpression"] = field.default_value_expression
+        return body
 
     tables._field_to_rest = field_to_rest
 

@@ -11,14 +11,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from google.api_core import exceptions
-from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema
+from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema, RowError
 
 from ecomflow import __version__
 from ecomflow.clients import bigquery_write_client
@@ -33,6 +33,8 @@ MAX_REQUEST_BYTES = 9_000_000
 
 # How long one append is tried before its bundle fails; the messages then come again.
 RETRY_SECONDS = 120.0
+# How long an answer may take before its connection counts as lost: a network that vanished would keep it open for ever.
+ANSWER_SECONDS = 60.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
@@ -59,6 +61,7 @@ class _Append:
     def __init__(self, rows: pa.RecordBatch, indices: list[int] | range) -> None:
         self.rows = rows
         self.indices = indices
+        self.connection: _Connection | None = None
         self.answered = threading.Event()
         self.response: AppendRowsResponse | None = None
         self.error: exceptions.GoogleAPICallError | None = None
@@ -90,13 +93,20 @@ class _Connection:
         request = AppendRowsRequest(write_stream=self._stream, arrow_rows=data, trace_id=f"ecomflow:{__version__}")
         with self._lock:
             if self.is_open:
+                append.connection = self
                 self._unanswered.append(append)
                 self._requests.put(request)
             return self.is_open
 
+    def abandon(self) -> None:
+        """Take and send no more; what is unanswered may still be answered."""
+        with self._lock:
+            self.is_open = False
+            self._requests.put(None)
+
     def close(self) -> None:
-        """End the stream; what is unanswered is still answered."""
-        self._requests.put(None)
+        """End the stream, and wait until what is unanswered is answered."""
+        self.abandon()
         self._thread.join(timeout=10)
 
     def _sent(self) -> Iterator[AppendRowsRequest]:
@@ -110,22 +120,28 @@ class _Connection:
                 self._unanswered.popleft().settle(response, None)
         except exceptions.GoogleAPICallError as raised:
             error = raised
-        with self._lock:
-            self.is_open = False
-            self._requests.put(None)  # releases gRPC's sending thread
-            unanswered, self._unanswered = self._unanswered, deque()
-        for append in unanswered:
-            append.settle(None, error)
+        finally:  # whatever ended it: an append that is never answered would be waited for
+            self.abandon()  # releases gRPC's sending thread
+            for append in self._unanswered:
+                append.settle(None, error)
 
 
 class TableWriter:
     """Appends to one table's default stream. Safe for several threads."""
 
-    def __init__(self, config: PipelineConfig, table: str, client: Any, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        table: str,
+        client: Any,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._table = table
         self._client = client
         self._sleep = sleep
+        self._clock = clock
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
 
@@ -133,7 +149,10 @@ class TableWriter:
         """Send ``rows`` (with ``ingestion_timestamp``) and return at once; ``finish`` waits for the answers."""
         appends = [_Append(part, range(first, first + part.num_rows)) for first, part in _parts(rows, 0)]
         for append in appends:
-            self._send(append)
+            if append.rows.nbytes > MAX_REQUEST_BYTES:  # a part of one row
+                append.settle(_too_large(append.rows.nbytes), None)
+            else:
+                self._send(append)
         return appends
 
     def finish(self, appends: list[_Append]) -> list[RefusedRow]:
@@ -154,30 +173,31 @@ class TableWriter:
             connection.close()
 
     def _send(self, append: _Append) -> None:
-        while True:
-            with self._lock:
-                if self._connection is None or not self._connection.is_open:
-                    stream = f"{self._config.table_path(self._table)}/streams/_default"
-                    self._connection = _Connection(self._client, stream, SCHEMAS[self._table])
-                connection = self._connection
-            if connection.send(append):
-                return
+        while not self._open_connection().send(append):
+            pass  # it ended in between: the next one is new
+
+    def _open_connection(self) -> _Connection:
+        with self._lock:
+            if self._connection is None or not self._connection.is_open:
+                stream = f"{self._config.table_path(self._table)}/streams/_default"
+                self._connection = _Connection(self._client, stream, SCHEMAS[self._table])
+            return self._connection
 
     def _settle(self, append: _Append) -> list[RefusedRow]:
         refused: list[RefusedRow] = []
-        pause, give_up = _FIRST_PAUSE, time.monotonic() + RETRY_SECONDS
+        pause, give_up = _FIRST_PAUSE, self._clock() + RETRY_SECONDS
         while True:
-            append.answered.wait()
+            _await(append)
             error = append.error or _response_error(append.response)
-            if error is None:
-                return refused
-            row_errors = append.response.row_errors if append.response is not None else ()
+            row_errors = {row.index: row.message for row in append.response.row_errors} if append.response is not None else {}
             if row_errors:
-                refused += [RefusedRow(append.indices[row.index], row.message) for row in row_errors]
-                append = _without(append, {row.index for row in row_errors})
+                refused += [RefusedRow(append.indices[row], words) for row, words in sorted(row_errors.items())]
+                append = _without(append, row_errors)
                 if append.rows.num_rows == 0:
                     return refused
-            elif isinstance(error, _TRANSIENT) and time.monotonic() < give_up:
+            elif error is None:
+                return refused
+            elif isinstance(error, _TRANSIENT) and self._clock() < give_up:
                 log.warning("Waiting for BigQuery to take rows of %s: %s", self._table, error.message)
                 self._sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -216,7 +236,21 @@ def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBat
     yield from _parts(rows.slice(half), first + half)
 
 
-def _without(append: _Append, dropped: set[int]) -> _Append:
+def _too_large(size: int) -> AppendRowsResponse:
+    """The answer to a row that fits no request, in the form of BigQuery's own to a row that it refuses."""
+    words = f"row of {size} bytes exceeds the {MAX_REQUEST_BYTES} bytes of a request"
+    return AppendRowsResponse(row_errors=[RowError(index=0, message=words)])
+
+
+def _await(append: _Append) -> None:
+    """Wait for the answer; where none comes, give up its connection."""
+    if not append.answered.wait(ANSWER_SECONDS):
+        assert append.connection is not None  # it was sent, or else it is answered
+        append.connection.abandon()
+        append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
+
+
+def _without(append: _Append, dropped: Collection[int]) -> _Append:
     kept = [index for index in range(append.rows.num_rows) if index not in dropped]
     return _Append(append.rows.take(pa.array(kept, pa.int64())), [append.indices[index] for index in kept])
 

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.api_core import exceptions
-from google.api_core.retry import Retry, if_exception_type
-from requests.exceptions import ConnectionError as HttpConnectionError
+from google.api_core.retry import Retry
+from google.cloud.storage.retry import DEFAULT_RETRY
+from requests.exceptions import RequestException
 
 from ecomflow.clients import storage_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
@@ -23,21 +24,9 @@ from ecomflow.rejected import ROOT, DeadLetter, to_lines
 _UPLOADS_AT_ONCE = 4
 _TIMEOUT = 30.0
 
-# A name is used once, so an upload may be repeated whatever became of the first try.
-_RETRY = Retry(
-    predicate=if_exception_type(
-        exceptions.ServiceUnavailable,
-        exceptions.InternalServerError,
-        exceptions.BadGateway,
-        exceptions.GatewayTimeout,
-        exceptions.TooManyRequests,
-        HttpConnectionError,
-        TimeoutError,
-    ),
-    initial=0.2,
-    maximum=10.0,
-    timeout=120.0,
-)
+# A name is used once, so an upload may be repeated whatever became of the first try. The predicate is the library's own: within
+# an upload its errors are not yet those of google.api_core.
+_RETRY = DEFAULT_RETRY.with_delay(initial=0.2, maximum=10.0).with_timeout(120.0)
 
 
 def object_name(stream: str, failed_at: datetime, unique: str) -> str:
@@ -49,8 +38,9 @@ def object_name(stream: str, failed_at: datetime, unique: str) -> str:
 class DeadLetterWriter:
     """Uploads dead letters on threads of its own. Safe for several threads."""
 
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig, retry: Retry = _RETRY) -> None:
         self._bucket_name = config.bucket
+        self._retry = retry
         self._bucket = storage_client(config.project, config.endpoints).bucket(config.bucket)
         self._executor = ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="dead-letters")
 
@@ -70,15 +60,15 @@ class DeadLetterWriter:
             upload.result()
 
     def close(self) -> None:
-        self._executor.shutdown()
+        self._executor.shutdown(cancel_futures=True)  # what has not begun belongs to a failed bundle, and comes again
 
     def _upload(self, name: str, lines: bytes) -> None:
         blob = self._bucket.blob(name)
         try:
-            blob.upload_from_string(lines, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT, retry=_RETRY)
+            blob.upload_from_string(lines, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT, retry=self._retry)
         except exceptions.PreconditionFailed:
             return  # the name is ours alone: an earlier try had arrived, and only its answer was lost
-        except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError, TimeoutError) as error:
+        except (exceptions.GoogleAPIError, RequestException) as error:
             raise _translated(error, self._bucket_name) from error
 
 

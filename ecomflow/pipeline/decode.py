@@ -11,25 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from ecomflow.events import (
-    EVENT_DECODER,
-    EVENT_TYPES,
-    ActivityType,
-    Event,
-    Inventory,
-    Message,
-    Order,
-    OrderStatus,
-    Platform,
-    StockReason,
-    UserActivity,
-    event_id_of,
-)
-from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, dead_letter
+from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, event_id_of
+from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter
 
 
 class StreamBatch(msgspec.Struct, gc=False):
@@ -95,7 +82,7 @@ def _decode_slowly(message: Message, now: datetime, batch: DecodedBatch) -> Even
 class Refusal(msgspec.Struct, frozen=True):
     """Why a document is no event. ``event_type`` is what it says of itself, None where it says nothing."""
 
-    reason: Any
+    reason: Reason
     error: str
     event_type: str | None
 
@@ -103,15 +90,12 @@ class Refusal(msgspec.Struct, frozen=True):
 def read_document(data: bytes) -> tuple[Event, list[str]] | Refusal:
     """The event in ``data`` and the paths of the fields that the contract does not name; or the refusal."""
     try:
-        document = _DOCUMENT_DECODER.decode(data)
-    except msgspec.ValidationError as error:  # well-formed, but with an integer of thousands of digits
-        return Refusal("contract_violation", _sentence(error), _declared_type(data))
+        document = _parse(data)
     except RecursionError:
         return Refusal("malformed_json", "$: expected a JSON object, got one nested too deeply to read", None)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Refusal(
-            "malformed_json", f"$: expected a JSON object in UTF-8, got bytes that are none: {_first_line(error)}", None
-        )
+        found = str(error).splitlines()[0]
+        return Refusal("malformed_json", f"$: expected a JSON object in UTF-8, got bytes that are none: {found}", None)
     if not isinstance(document, dict):
         return Refusal("unknown_event_type", f"$: expected an object, got {_json_type(document)}", None)
     name = document.get("event_type")
@@ -125,13 +109,21 @@ def read_document(data: bytes) -> tuple[Event, list[str]] | Refusal:
 
 
 def _unknown_type(document: dict[str, Any]) -> Refusal:
-    expected = ", ".join(EVENT_TYPES)
+    expected = f"$.event_type: expected one of {', '.join(EVENT_TYPES)}"
     if "event_type" not in document:
-        return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, but it is missing", None)
+        return Refusal("unknown_event_type", f"{expected}, but it is missing", None)
     name = document["event_type"]
     if not isinstance(name, str):
-        return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, got {_json_type(name)}", None)
-    return Refusal("unknown_event_type", f"$.event_type: expected one of {expected}, got {_clipped(name)}", name)
+        return Refusal("unknown_event_type", f"{expected}, got {_json_type(name)}", None)
+    return Refusal("unknown_event_type", f"{expected}, got {_clipped(repr(name))}", name)
+
+
+def _parse(data: bytes) -> Any:
+    """The JSON document with every number exact, save integers of more than 4,000 digits, which only stay as long as that."""
+    try:
+        return _DOCUMENT_DECODER.decode(data)
+    except msgspec.ValidationError:  # Python reads no integer of more than 4,300 digits
+        return _DOCUMENT_DECODER.decode(_LONG_INTEGER.sub(_shortened, data))
 
 
 def _exact_number(digits: str) -> Decimal:
@@ -143,20 +135,14 @@ def _exact_number(digits: str) -> Decimal:
 
 _DOCUMENT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=_exact_number)
 
-
-class _Envelope(msgspec.Struct):
-    event_type: Any = None
-
-
-_ENVELOPE_DECODER = msgspec.json.Decoder(_Envelope, float_hook=_exact_number)
+# A whole string, closed or not, so that digits within one stay; or an integer of more than 4,000 digits, its rest as a group.
+_LONG_INTEGER = re.compile(rb'"(?:[^"\\]|\\.)*+"?|(-?[0-9]{4000})([0-9]++)(?![.eE])', re.DOTALL)
 
 
-def _declared_type(data: bytes) -> str | None:
-    try:
-        name = _ENVELOPE_DECODER.decode(data).event_type
-    except _DECODE_ERRORS:
-        return None
-    return name if isinstance(name, str) else None
+def _shortened(match: re.Match[bytes]) -> bytes:
+    """The first 4,000 digits, out of every column's range as the whole is; and blanks, so that later faults keep their place."""
+    kept, rest = match.groups()
+    return match[0] if kept is None else kept + b" " * len(rest)
 
 
 # The fields of each struct, and the struct that a field holds or lists: {"items": Item, "order_id": None, ...}.
@@ -170,18 +156,20 @@ def _struct_within(info: msgspec.inspect.Type) -> type[msgspec.Struct] | None:
     return info.cls if isinstance(info, msgspec.inspect.StructType) else None
 
 
-def _known_part(value: Any, kind: type[msgspec.Struct], path: str, unknown: list[str]) -> Any:
+def _all_structs(kind: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
+    return {kind}.union(*(_all_structs(inner) for inner in _shape(kind).values() if inner is not None))
+
+
+_SHAPES = {kind: _shape(kind) for event in EVENT_TYPES.values() for kind in _all_structs(event)}
+
+
+def _known_part(value: dict[str, Any], kind: type[msgspec.Struct], path: str, unknown: list[str]) -> dict[str, Any]:
     """``value`` without the fields that ``kind`` does not name, whose paths are added to ``unknown``."""
-    if isinstance(value, list):
-        return [_known_part(element, kind, f"{path}[]", unknown) for element in value]
-    if not isinstance(value, dict):
-        return value
     shape = _SHAPES[kind]
     known = {}
     for name, part in value.items():
         if name in shape:
-            inner = shape[name]
-            known[name] = part if inner is None else _known_part(part, inner, f"{path}.{name}", unknown)
+            known[name] = _known_field(part, shape[name], f"{path}.{name}", unknown)
         elif name == "event_type" and path == "$":
             known[name] = part
         else:
@@ -189,22 +177,25 @@ def _known_part(value: Any, kind: type[msgspec.Struct], path: str, unknown: list
     return known
 
 
-def _all_structs(kind: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
-    return {kind}.union(*(_all_structs(inner) for inner in _shape(kind).values() if inner is not None))
+def _known_field(value: Any, kind: type[msgspec.Struct] | None, path: str, unknown: list[str]) -> Any:
+    """No deeper than the contract itself, however deeply ``value`` is nested."""
+    if kind is None:
+        return value
+    if isinstance(value, list):
+        return [_known_part(one, kind, f"{path}[]", unknown) if isinstance(one, dict) else one for one in value]
+    return _known_part(value, kind, path, unknown) if isinstance(value, dict) else value
 
-
-_SHAPES = {kind: _shape(kind) for event in EVENT_TYPES.values() for kind in _all_structs(event)}
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _ENUM = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _EXPECTED_VALUES = {
-    "status": get_args(OrderStatus),
-    "reason": get_args(StockReason),
-    "activity_type": get_args(ActivityType),
-    "platform": get_args(Platform),
+    field.encode_name: ", ".join(get_args(field.type))
+    for kind in _SHAPES
+    for field in msgspec.structs.fields(kind)
+    if get_origin(field.type) is Literal
 }
-assert {"order": Order, "inventory": Inventory, "user_activity": UserActivity} == EVENT_TYPES
+_TIMESTAMP_FAULTS = ("Invalid RFC3339 encoded datetime", "Expected `datetime` with a timezone component")
 
 
 def _sentence(error: msgspec.ValidationError) -> str:
@@ -215,19 +206,15 @@ def _sentence(error: msgspec.ValidationError) -> str:
     if missing := _MISSING.fullmatch(what):
         return f"{path}.{missing[1]}: required, but missing"
     if wrong := _ENUM.fullmatch(what):
-        values = ", ".join(_EXPECTED_VALUES.get(path.rpartition(".")[2], ()))
-        return f"{path}: expected one of {values}, got {_clipped(wrong[1])}"
-    plain = what.replace("`", "")
+        return f"{path}: expected one of {_EXPECTED_VALUES[path.rpartition('.')[2]]}, got {_clipped(wrong[1])}"
+    if what in _TIMESTAMP_FAULTS:
+        return f"{path}: expected RFC 3339 date-time with an offset or Z"
+    plain = what.replace("`decimal`", "number").replace("`", "")
     return f"{path}: {plain[:1].lower()}{plain[1:]}"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _clipped(text: str) -> str:
-    shown = text if text.startswith("'") else f"'{text}'"
-    return shown if len(shown) <= 60 else f"{shown[:56]}...'"
+def _clipped(quoted: str) -> str:
+    return quoted if len(quoted) <= 60 else f"{quoted[:56]}...{quoted[0]}"
 
 
 def _json_type(value: Any) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -40,6 +41,10 @@ class RunSummary(NamedTuple):
     restarts: int
 
 
+class _BundleFailedError(Exception):
+    """A step, or the finalization of a bundle, raised: its last words."""
+
+
 def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> RunSummary:
     """Run the graph until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest, and return.
 
@@ -51,14 +56,14 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
         began = time.monotonic()
         try:
             _run_once(config, drain)
-        except RuntimeError as error:  # what FnApiRunner makes of any exception in a step
+        except _BundleFailedError as failed:
             reason = failures.take()
             if reason is not None and not isinstance(reason, UnavailableError):
-                raise reason from error
+                raise reason from failed
             pause = _FIRST_PAUSE if time.monotonic() - began > _WELL_AFTER else pause
             restarts += 1
-            on_restart(str(reason) if reason else _last_line(error), pause)
-            log.warning("The pipeline restarts in %.0f s.", pause, exc_info=error)
+            on_restart(str(reason or failed), pause)
+            log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
             drain.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
@@ -76,10 +81,17 @@ def _run_once(config: PipelineConfig, drain: threading.Event) -> None:
     try:
         pipeline = beam.Pipeline(runner=_flat_memory_runner(), options=_options())
         build_graph(pipeline, PullMessages(config), config)
-        pipeline.run().wait_until_finish()
+        _run(pipeline)
     finally:
         ended.set()
         watcher.join()
+
+
+def _run(pipeline: beam.Pipeline) -> None:
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:  # FnApiRunner raises whatever a step raised, its text changed: all of it fails the bundle
+        raise _BundleFailedError(_last_line(error)) from error
 
 
 def _stop_on_drain(drain: threading.Event, ended: threading.Event, stop: Callable[[], None]) -> None:
@@ -110,6 +122,6 @@ def _flat_memory_runner() -> fn_runner.FnApiRunner:
     return fn_runner.FnApiRunner()
 
 
-def _last_line(error: BaseException) -> str:
-    lines: list[Any] = [line for line in str(error).splitlines() if line.strip()]
-    return str(lines[-1]).strip() if lines else type(error).__name__
+def _last_line(error: Exception) -> str:
+    text = "".join(traceback.format_exception_only(error))
+    return text.strip().splitlines()[-1]

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -55,6 +55,7 @@ def run_here(settings: Settings, drain: threading.Event, on_event: Callable[[str
     Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
     """
     with _locked(settings.state_path):
+        (settings.state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
         from ecomflow.pipeline import counters
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.engine import run_until_drained
@@ -77,7 +78,7 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
     if (found := read_status(settings.state_path)).state == "running":
         raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
     log = settings.state_path / LOG_FILE
-    with _log_file(log) as output:
+    with _open_log(log) as output:
         began = log.stat().st_size
         process = subprocess.Popen(
             command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings)],
@@ -95,6 +96,7 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
             return status
         time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
     process.kill()
+    process.wait()
     tail = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
     raise PipelineError("The pipeline ended before it ran. It said:\n" + "\n".join(tail), f"The whole log: {log}")
 
@@ -104,7 +106,8 @@ def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> Pipel
     status = read_status(settings.state_path)
     if status.state != "running" or status.pid is None:
         raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
-    os.kill(status.pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has ended since
+        os.kill(status.pid, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
         if time.monotonic() > give_up:
@@ -115,15 +118,20 @@ def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> Pipel
 
 def read_status(state_path: Path) -> PipelineStatus:
     """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
+    status = _last_told(state_path)
+    if status.state == "running" and not _is_locked(state_path):
+        status = _last_told(state_path)  # it may have told its end in between
+        return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
+    return status
+
+
+def _last_told(state_path: Path) -> PipelineStatus:
     try:
-        status = msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
+        return msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
     except FileNotFoundError:
         return PipelineStatus("none")
     except msgspec.MsgspecError as error:
         raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
-    if status.state == "running" and not _is_locked(state_path):
-        return msgspec.structs.replace(status, state="gone")
-    return status
 
 
 class _Reporter:
@@ -150,18 +158,18 @@ class _Reporter:
 
     def finish(self, state: State, failure: str | None) -> PipelineStatus:
         self._status = msgspec.structs.replace(self._status, state=state, last_failure=failure or self._status.last_failure)
-        self._write()
-        return self._status
+        return self._write()
 
     def _report(self) -> None:
         while not self._ended.wait(_REPORT_SECONDS):
             self._write()
 
-    def _write(self) -> None:
-        self._status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())
+    def _write(self) -> PipelineStatus:
+        status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())
         draft = self._path.with_suffix(".tmp")
-        draft.write_bytes(msgspec.json.encode(self._status))
+        draft.write_bytes(msgspec.json.encode(status))
         draft.replace(self._path)
+        return status
 
 
 @contextmanager
@@ -177,33 +185,34 @@ def _locked(state_path: Path) -> Iterator[None]:
         ) from error
     with file:
         give_up = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(file):
+        while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() > give_up:
                 raise PipelineError("A pipeline runs already under this state folder.", "See: ecomflow job status")
             time.sleep(0.02)  # a reader of the status holds the lock for an instant: the system tells nobody when it lets go
         yield
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def _is_locked(state_path: Path) -> bool:
-    """Whether a pipeline holds the lock."""
-    with (state_path / LOCK_FILE).open("a") as file:
-        return not _try_lock(file)
+    """Whether a pipeline holds the lock. Readers share it, so that none of them takes another for a pipeline."""
+    try:
+        with (state_path / LOCK_FILE).open() as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
 
 
-@contextmanager
-def _log_file(path: Path) -> Iterator[IO[bytes]]:
+def _open_log(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            yield file
+        return path.open("ab")
     except OSError as error:
         raise AccessError(
             f"{path} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."

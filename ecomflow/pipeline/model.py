@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -21,7 +20,7 @@ from ecomflow.events import Inventory, Message, Order, UserActivity
 from ecomflow.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
 from ecomflow.pipeline.decode import StreamBatch
 from ecomflow.rejected import DeadLetter, dead_letter
-from ecomflow.rules import NUMERIC_SCALE, DateRange, first_violation, is_ip_address, line_total, scaled_numeric, streamable_dates
+from ecomflow.rules import DateRange, first_violation, is_ip_address, scaled_line_total, scaled_numeric, streamable_dates
 
 _SCHEMAS = {table: modelled_schema(table) for tables in STREAM_TABLES.values() for table in tables}
 
@@ -121,22 +120,18 @@ def _item_columns(items: list[Any], sources: Any, numeric: _Numeric) -> dict[str
 
 def _line_totals(quantities: list[int], prices: list[Any], price: pa.Array) -> pa.Array:
     """quantity x price, exact. In 64 bits where every product fits there, as it does for any shop; else in Python's integers."""
-    words = np.frombuffer(price.buffers()[1], dtype=np.int64, count=2 * (len(price) + price.offset))[2 * price.offset :].reshape(
-        -1, 2
-    )
-    try:
-        counts = np.array(quantities, dtype=np.int64)
-        small = not words[:, 1].any() and (words[:, 0] >= 0).all() and float(words[:, 0].max()) * float(counts.max()) < 2**62
-    except OverflowError:
-        small = False
-    if small:
+    words = np.frombuffer(price.buffers()[1], dtype=np.int64, count=2 * len(price)).reshape(-1, 2)
+    low, high = words[:, 0], words[:, 1]
+    counts = np.array(quantities, dtype=np.int64)
+    if not high.any() and low.min() >= 0 and float(low.max()) * float(counts.max()) < 2**62:
         totals = np.zeros_like(words)
-        totals[:, 0] = words[:, 0] * counts
+        totals[:, 0] = low * counts
         return pa.Array.from_buffers(NUMERIC, len(totals), [None, pa.py_buffer(totals)])
-    exact = [line_total(quantity, value) for quantity, value in zip(quantities, prices, strict=True)]
-    if None in exact:
+    exact = [scaled_line_total(quantity, value) for quantity, value in zip(quantities, prices, strict=True)]
+    fitting = [total for total in exact if total is not None]
+    if len(fitting) < len(exact):
         raise _SuspectError
-    return pa.array(exact, NUMERIC)
+    return _decimals(fitting)
 
 
 def _build_inventory(events: list[Inventory], event_ids: list[str], dates: DateRange, _: _Numeric) -> list[TableRows]:
@@ -207,15 +202,21 @@ _EPOCH_ORDINAL = 719_163  # date(1970, 1, 1).toordinal()
 
 
 def _fast_numeric(values: list[Any]) -> pa.Array:
-    """Exact decimals; Arrow raises for what is no number, does not fit, or would be rounded."""
+    """Exact decimals; Arrow raises for what is no number, does not fit, or would be rounded, but takes a JSON null."""
     column = pa.array(values, NUMERIC)
-    if pc.min(column).as_py() < 0:
+    if column.null_count or pc.min(column).as_py() < 0:
         raise _SuspectError
     return column
 
 
 def _checked_numeric(values: list[Any]) -> pa.Array:
-    """The same for values that satisfy the rule, however they are written (``1.0000000000`` has ten decimal places, none
-    needed).
+    """The same for values that satisfy the rule, however they are written: ``1.0000000000`` has ten decimal places, none
+    needed.
     """
-    return pa.array([Decimal(scaled_numeric(value)).scaleb(-NUMERIC_SCALE) for value in values], NUMERIC)
+    return _decimals([scaled_numeric(value) for value in values])
+
+
+def _decimals(scaled: Sequence[int]) -> pa.Array:
+    """Decimals from their billionths: 16 bytes each, the low ones first."""
+    words = b"".join([value.to_bytes(16, "little") for value in scaled])
+    return pa.Array.from_buffers(NUMERIC, len(scaled), [None, pa.py_buffer(words)])

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.api_core import exceptions
@@ -63,17 +63,17 @@ class Puller:
         self._deadline = config.ack_deadline_seconds
         self._clock = clock
         self._client = subscriber_client(config.endpoints)
+        self._pulls = subscriber_client(config.endpoints)  # a connection of its own: closing it ends the outstanding pull
         self._changed = threading.Condition()
         self._ready: deque[PulledBatch] = deque()
         self._leased: set[PulledBatch] = set()
         self._stopping = False
+        self._closed = threading.Event()
         self._error: EcomflowError | None = None
-        self._threads = [
-            threading.Thread(target=self._pull_ahead, name="pull", daemon=True),
-            threading.Thread(target=self._extend_leases, name="lease", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._puller = threading.Thread(target=self._pull_ahead, name="pull", daemon=True)
+        self._extender = threading.Thread(target=self._extend_leases, name="lease", daemon=True)
+        self._puller.start()
+        self._extender.start()
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
         """What has been pulled, ``most`` messages or a few more at a time; None where nothing comes within ``wait`` seconds.
@@ -98,13 +98,15 @@ class Puller:
 
     def acknowledge(self, batch: PulledBatch) -> None:
         """Tell Pub/Sub that ``batch`` is done. Where it can't be told, the messages come again."""
+        told = 0
+        try:
+            for ack_ids in _chunks(batch.ack_ids):
+                self._client.acknowledge(subscription=self._subscription, ack_ids=ack_ids, timeout=30)
+                told += len(ack_ids)
+        except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
+            log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
         with self._changed:
             self._leased.discard(batch)
-        for ack_ids in _chunks(batch.ack_ids):
-            try:
-                self._client.acknowledge(subscription=self._subscription, ack_ids=ack_ids, timeout=30)
-            except exceptions.GoogleAPICallError as error:
-                log.warning("%d messages will come again: their acknowledgement failed: %s", len(ack_ids), error)
 
     def release(self) -> None:
         """Give back everything that is not acknowledged, so that it comes again at once."""
@@ -112,27 +114,28 @@ class Puller:
             leased, self._leased = self._leased, set()
             self._ready.clear()
             self._changed.notify_all()
-        for batch in leased:
-            self._set_deadline(batch, 0)
+        self._set_deadline(leased, 0)
 
     def stop(self) -> None:
         """Stop pulling; what is ready is given back, what a reader holds can still be acknowledged."""
         with self._changed:
             self._stopping = True
+            self._changed.notify_all()
+        self._pulls.close()  # first, or the outstanding pull would take what is given back
+        self._puller.join(timeout=_PULL_TIMEOUT)
+        with self._changed:
             unread = list(self._ready)
             self._ready.clear()
             self._leased.difference_update(unread)
-            self._changed.notify_all()
-        for batch in unread:
-            self._set_deadline(batch, 0)
+        self._set_deadline(unread, 0)
 
     def close(self) -> None:
-        """Stop, give back, and close the connection. An outstanding pull ends with the connection."""
+        """Stop, give everything back, and close the connections."""
         self.stop()
         self.release()
+        self._closed.set()
+        self._extender.join(timeout=_PULL_TIMEOUT)
         self._client.close()
-        for thread in self._threads:
-            thread.join(timeout=_PULL_TIMEOUT)
 
     def _joined(self, parts: list[PulledBatch]) -> PulledBatch:
         """One batch of ``parts``, leased in their place."""
@@ -152,7 +155,7 @@ class Puller:
         pause = 0.1
         while self._wait_for_room():
             try:
-                response = self._client.pull(
+                response = self._pulls.pull(
                     PullRequest(subscription=self._subscription, max_messages=PULL_MESSAGES), timeout=_PULL_TIMEOUT, retry=None
                 )
             except exceptions.DeadlineExceeded:
@@ -195,29 +198,32 @@ class Puller:
                 self._leased.add(batch)
                 self._changed.notify_all()
         if not keep:
-            self._set_deadline(batch, 0)
+            self._set_deadline([batch], 0)
 
     def _extend_leases(self) -> None:
-        period = self._deadline / 3
-        while not self._stopping or self._leased:
-            self._pause(period)
-            due = self._clock() - period
-            with self._changed:
-                old = [batch for batch in self._leased if batch.extended_at <= due]
-            for batch in old:
-                self._set_deadline(batch, self._deadline)
-                batch.extended_at = self._clock()
-            if self._stopping and not old:
-                return
+        while not self._closed.wait(self._deadline / 3):
+            self.extend_due()
 
-    def _set_deadline(self, batch: PulledBatch, seconds: int) -> None:
-        for ack_ids in _chunks(batch.ack_ids):
-            try:
+    def extend_due(self) -> None:
+        """Give the whole ack deadline anew to whatever has had it for a third of it."""
+        now = self._clock()
+        with self._changed:
+            due = [batch for batch in self._leased if batch.extended_at <= now - self._deadline / 3]
+        if self._set_deadline(due, self._deadline):
+            for batch in due:
+                batch.extended_at = now
+
+    def _set_deadline(self, batches: Iterable[PulledBatch], seconds: int) -> bool:
+        """Whether Pub/Sub could be told."""
+        try:
+            for ack_ids in _chunks([ack_id for batch in batches for ack_id in batch.ack_ids]):
                 self._client.modify_ack_deadline(
                     subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds, timeout=10, retry=None
                 )
-            except (exceptions.GoogleAPICallError, ValueError) as error:
-                log.info("%d messages keep their ack deadline: %s", len(ack_ids), error)
+        except (exceptions.GoogleAPICallError, ValueError) as error:
+            log.info("Some messages keep their ack deadline: %s", error)
+            return False
+        return True
 
     def _fail(self, error: EcomflowError) -> None:
         with self._changed:

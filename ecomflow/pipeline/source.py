@@ -16,6 +16,7 @@ import apache_beam as beam
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.transforms.core import RestrictionProvider
 
+from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.puller import shared_puller
@@ -53,7 +54,8 @@ class _PullFn(beam.DoFn):  # type: ignore[misc]
         tracker: Any = _BUNDLES,
     ) -> Iterator[MessageBatch]:
         puller = shared_puller(element)
-        batch = puller.take(MESSAGES_PER_BUNDLE, IDLE_SECONDS)
+        with failures.noted():
+            batch = puller.take(MESSAGES_PER_BUNDLE, IDLE_SECONDS)
         if batch is None and puller.stopped:
             tracker.try_claim(_END)  # beyond the range: the source is done, the run ends well
         elif tracker.try_claim(tracker.current_restriction().start):

@@ -24,6 +24,7 @@ __all__ = [
     "Question",
     "TableDefinition",
     "parse_columns",
+    "parse_question",
     "parse_table",
     "qualify",
     "question",
@@ -103,7 +104,8 @@ def question(name: str) -> Question:
 def parse_question(name: str, sql: str) -> Question:
     """``sql`` with its header: the comment lines at the top, ``-- <Key>: <text>``.
 
-    The keys are Question, Counts and Reads, each once, and Parameter, any number. Raises DdlError for a line of another shape, a missing or repeated key, and parameters that are not those of the query.
+    The keys are Question, Counts and Reads, each once, and Parameter, any number. Raises DdlError for a line of another shape, a
+    missing or repeated key, and parameters that are not those of the query.
     """
     header: dict[str, list[str]] = {"Question": [], "Counts": [], "Parameter": [], "Reads": []}
     for line in sql.splitlines():

@@ -1,0 +1,290 @@
+"""A plan's steps flow in; resources are made, changed and deleted. What is there already is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import msgspec
+from google.api_core.exceptions import Conflict, NotFound
+from google.cloud import bigquery, storage
+from google.protobuf import duration_pb2, field_mask_pb2
+from google.pubsub_v1 import types
+
+from ecomflow import sql
+from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.config import Endpoints, Settings
+from ecomflow.infra.differences import Step
+from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, storage_retry
+from ecomflow.infra.resources import DAY_SECONDS, OBJECT_DAYS, OBJECT_PREFIXES, RETENTION_DAYS, Kind
+from ecomflow.sql import Column
+
+_SUBSCRIPTION_FIELDS = {
+    "ack_deadline_seconds": "ack_deadline_seconds",
+    "retention_days": "message_retention_duration",
+    "exactly_once": "enable_exactly_once_delivery",
+    "expires": "expiration_policy",
+}
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """What ``down`` did to one resource, and why it was kept."""
+
+    kind: Kind
+    name: str
+    outcome: Literal["deleted", "absent", "kept"]
+    reason: str | None = None
+
+
+def carry_out(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    """Makes or changes one resource; a ``keep`` is nothing to do."""
+    if step.action in ("create", "change"):
+        _MAKERS[step.kind](step, settings, endpoints)
+
+
+def remove_messaging(settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
+    """Deletes the subscription, then the topic."""
+    service = pubsub_service(settings, endpoints)
+    retry = pubsub_retry(service)
+    with google_errors(service, f"subscription {settings.subscription_path}"), subscriber_client(endpoints) as subscriber:
+        subscription = _removed(
+            "subscription",
+            settings.subscription_path,
+            lambda: subscriber.delete_subscription(subscription=settings.subscription_path, retry=retry, timeout=REQUEST_SECONDS),
+        )
+    with google_errors(service, f"topic {settings.topic_path}"):
+        publisher = publisher_client(endpoints)
+        try:
+            topic = _removed(
+                "topic",
+                settings.topic_path,
+                lambda: publisher.delete_topic(topic=settings.topic_path, retry=retry, timeout=REQUEST_SECONDS),
+            )
+        finally:
+            publisher.transport.close()
+    return subscription, topic
+
+
+def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
+    """Drops our views and tables of those that are ``present``, by name, then the dataset unless it holds something else."""
+    service = bigquery_service(settings, endpoints)
+    resources = [f"{settings.dataset_id}.{name}" for name in sql.TABLES]
+    removals: list[Removal] = []
+    ours: list[tuple[Kind, list[str]]] = [("view", [f"{name}_unique" for name in resources]), ("table", resources)]
+    for kind, names in ours:
+        for name in names:
+            if name in present:
+                # A view is dropped by its own statement: the local BigQuery fails on deleting one by REST.
+                _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", settings, endpoints)
+            removals.append(Removal(kind, name, "deleted" if name in present else "absent"))
+    with google_errors(service, f"dataset {settings.dataset_id}"):
+        return (*removals, _remove_dataset(settings, endpoints))
+
+
+def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
+    """Deletes the objects under our own prefixes, then the bucket unless it holds something else."""
+    service = storage_service(settings, endpoints)
+    with google_errors(service, f"bucket {settings.bucket_name}"):
+        client = storage_client(settings.project_id, endpoints)
+        bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
+        if bucket is None:
+            return Removal("bucket", settings.bucket_name, "absent")
+        for prefix in OBJECT_PREFIXES:
+            _delete_objects(client, bucket, prefix)
+        left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
+        if left:
+            return Removal("bucket", bucket.name, "kept", f"it holds objects that are not ecomflow's, such as {left[0]}")
+        return _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
+
+
+def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    service = pubsub_service(settings, endpoints)
+    topic = types.Topic(name=step.name, message_retention_duration=_retention())
+    with google_errors(service, f"topic {step.name}"):
+        client = publisher_client(endpoints)
+        try:
+            if step.action == "create":
+                client.create_topic(request=topic, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+            else:
+                mask = field_mask_pb2.FieldMask(paths=["message_retention_duration"])
+                client.update_topic(topic=topic, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+        except Conflict:
+            return
+        finally:
+            client.transport.close()
+
+
+def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    service = pubsub_service(settings, endpoints)
+    subscription = types.Subscription(
+        name=step.name,
+        topic=settings.topic_path,
+        ack_deadline_seconds=settings.ack_deadline_seconds,
+        message_retention_duration=_retention(),
+        # A policy without a time to live: never.
+        expiration_policy=types.ExpirationPolicy(),
+        enable_exactly_once_delivery=False,
+    )
+    with google_errors(service, f"subscription {step.name}"), subscriber_client(endpoints) as client:
+        try:
+            if step.action == "create":
+                client.create_subscription(request=subscription, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+            else:
+                mask = field_mask_pb2.FieldMask(
+                    paths=[_SUBSCRIPTION_FIELDS[difference.attribute] for difference in step.differences]
+                )
+                client.update_subscription(
+                    subscription=subscription, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS
+                )
+        except Conflict:
+            return
+
+
+def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    service = storage_service(settings, endpoints)
+    retry = storage_retry(service)
+    with google_errors(service, f"bucket {step.name}"):
+        client = storage_client(settings.project_id, endpoints)
+        if step.action == "change":
+            bucket = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+            _configure(bucket)
+            bucket.patch(retry=retry, timeout=REQUEST_SECONDS)
+            return
+        bucket = client.bucket(step.name)
+        _configure(bucket)
+        try:
+            client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
+        except Conflict:
+            # Made just now by another run, or another project's: then this look is refused.
+            client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+
+
+def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    service = bigquery_service(settings, endpoints)
+    with google_errors(service, f"dataset {step.name}"):
+        dataset = bigquery.Dataset(step.name)
+        dataset.location = settings.location
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        client.create_dataset(dataset, exists_ok=True, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+
+
+def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    name = step.name.rsplit(".", 1)[1]
+    if step.action == "create":
+        _run_ddl(sql.table_ddl(name, settings.dataset_id), f"table {step.name}", settings, endpoints)
+        return
+    definition = sql.table_definition(name)
+    added = {difference.attribute.removeprefix("column ") for difference in step.differences if difference.how == "add"}
+    if added:
+        _add_columns(step.name, [column for column in definition.columns if column.name in added], settings, endpoints)
+    if any(difference.attribute == "clustering" for difference in step.differences):
+        _cluster(step.name, definition.clustering, settings, endpoints)
+
+
+def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    name = step.name.rsplit(".", 1)[1].removesuffix("_unique")
+    _run_ddl(sql.view_ddl(name, settings.dataset_id), f"view {step.name}", settings, endpoints)
+
+
+_MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
+    "topic": _make_topic,
+    "subscription": _make_subscription,
+    "bucket": _make_bucket,
+    "dataset": _make_dataset,
+    "table": _make_table,
+    "view": _make_view,
+}
+
+
+def _run_ddl(statement: str, resource: str, settings: Settings, endpoints: Endpoints) -> None:
+    service = bigquery_service(settings, endpoints)
+    retry = bigquery_retry(service)
+    with google_errors(service, resource):
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        try:
+            client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(
+                retry=retry, timeout=REQUEST_SECONDS
+            )
+        except Conflict:
+            return
+
+
+def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpoints: Endpoints) -> None:
+    """Adds nullable ``columns``, one statement each: the local BigQuery takes no more at once."""
+    for column in columns:
+        description = column.description.replace('"', '\\"')
+        options = f'{column.name} {column.type} OPTIONS (description = "{description}")'
+        _run_ddl(f"ALTER TABLE `{table_id}` ADD COLUMN IF NOT EXISTS {options}", f"table {table_id}", settings, endpoints)
+    service = bigquery_service(settings, endpoints)
+    with google_errors(service, f"table {table_id}"):
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        shown = {field.name for field in table.schema}
+        hidden = [column for column in columns if column.name not in shown]
+        if hidden:
+            # The local BigQuery's table resource does not learn of a new column from the statement, only from this call.
+            table.schema = [*table.schema, *(bigquery.SchemaField(c.name, c.type, description=c.description) for c in hidden)]
+            client.update_table(table, ["schema"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+
+
+def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoints: Endpoints) -> None:
+    """Changes how new rows are clustered; BigQuery sorts the old ones by and by."""
+    service = bigquery_service(settings, endpoints)
+    with google_errors(service, f"table {table_id}"):
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        table.clustering_fields = list(columns)
+        client.update_table(table, ["clustering_fields"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+
+
+def _configure(bucket: storage.Bucket) -> None:
+    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+    bucket.iam_configuration.public_access_prevention = "enforced"
+    ours = {prefix for prefix, _ in OBJECT_DAYS}
+    rules = [dict(rule) for rule in bucket.lifecycle_rules]
+    bucket.lifecycle_rules = [
+        rule for rule in rules if not (is_prefix_rule(rule) and rule["condition"]["matchesPrefix"][0] in ours)
+    ]
+    for prefix, days in OBJECT_DAYS:
+        bucket.add_lifecycle_delete_rule(age=days, matches_prefix=[prefix])
+
+
+def _remove_dataset(settings: Settings, endpoints: Endpoints) -> Removal:
+    retry = bigquery_retry(bigquery_service(settings, endpoints))
+    client = bigquery_client(settings.project_id, endpoints, settings.location)
+    try:
+        left = [table.table_id for table in client.list_tables(settings.dataset_id, max_results=1, retry=retry)]
+    except NotFound:
+        return Removal("dataset", settings.dataset_id, "absent")
+    if left:
+        return Removal("dataset", settings.dataset_id, "kept", f"it holds tables that are not ecomflow's, such as {left[0]}")
+    return _removed(
+        "dataset", settings.dataset_id, lambda: client.delete_dataset(settings.dataset_id, retry=retry, timeout=REQUEST_SECONDS)
+    )
+
+
+def _delete_objects(client: storage.Client, bucket: storage.Bucket, prefix: str) -> None:
+    """One call an object: fake-gcs-server's batch endpoint is broken."""
+
+    def delete(blob: storage.Blob) -> None:
+        try:
+            blob.delete(timeout=REQUEST_SECONDS)
+        except NotFound:
+            return
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(delete, client.list_blobs(bucket, prefix=prefix)))
+
+
+def _removed(kind: Kind, name: str, delete: Callable[[], object]) -> Removal:
+    try:
+        delete()
+    except NotFound:
+        return Removal(kind, name, "absent")
+    return Removal(kind, name, "deleted")
+
+
+def _retention() -> duration_pb2.Duration:
+    return duration_pb2.Duration(seconds=RETENTION_DAYS * DAY_SECONDS)

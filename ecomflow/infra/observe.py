@@ -1,0 +1,242 @@
+"""Endpoints flow in; what exists there flows out, in the same records as what should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from google.api_core.exceptions import NotFound, ServiceUnavailable
+from google.api_core.retry import Retry, if_exception_type
+from google.cloud import bigquery, storage
+from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
+from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
+from google.pubsub_v1 import types
+
+from ecomflow import sql
+from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.config import Endpoints, Settings
+from ecomflow.infra.failures import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.infra.resources import (
+    DAY_SECONDS,
+    OBJECT_DAYS,
+    Bucket,
+    Dataset,
+    Resource,
+    Subscription,
+    Table,
+    Topic,
+    View,
+    canonical_query,
+)
+from ecomflow.sql import Column
+
+# One request to a service that hangs, in seconds.
+REQUEST_SECONDS = 30.0
+
+# The REST API's names of the types that GoogleSQL calls otherwise.
+_SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+
+Observation = Callable[[], Resource | None]
+T = TypeVar("T")
+
+
+def observe(settings: Settings, endpoints: Endpoints) -> dict[str, Resource]:
+    """Every resource of ours that exists, by name. Raises AccessError, UnavailableError, or NotFoundError for the project."""
+    client = _bigquery(settings, endpoints)
+    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
+    views: list[Observation] = [partial(_observe_view, name, settings, endpoints, client) for name in sql.TABLES]
+    observations: list[Observation] = [
+        partial(_observe_topic, settings, endpoints),
+        partial(_observe_subscription, settings, endpoints),
+        partial(_observe_bucket, settings, endpoints),
+        partial(_observe_dataset, settings, endpoints, client),
+        *tables,
+        *views,
+    ]
+    found = _all_of(observations)
+    return {resource.name: resource for resource in found if resource is not None}
+
+
+def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
+    """The fact tables that exist, by name."""
+    client = _bigquery(settings, endpoints)
+    found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES])
+    return {table.name: table for table in found if isinstance(table, Table)}
+
+
+def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
+    """How many rows ``table`` holds, those still in BigQuery's streaming buffer by its own estimate."""
+    service = bigquery_service(settings, endpoints)
+    client = _bigquery(settings, endpoints)
+    with google_errors(service, f"table {table}"):
+        live = client.get_table(table, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+    waiting = live.streaming_buffer.estimated_rows if live.streaming_buffer else 0
+    return int(live.num_rows or 0) + int(waiting or 0)
+
+
+def pubsub_retry(service: Service) -> Retry:
+    return Retry(predicate=if_exception_type(ServiceUnavailable), initial=0.1, maximum=1.0, timeout=service.patience_seconds)
+
+
+def storage_retry(service: Service) -> Any:
+    return STORAGE_RETRY.with_timeout(service.patience_seconds)
+
+
+def bigquery_retry(service: Service) -> Any:
+    return BIGQUERY_RETRY.with_timeout(service.patience_seconds)
+
+
+def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Table | None:
+    """Fact table ``name`` as it is; None where there is none."""
+    table_id = f"{settings.dataset_id}.{name}"
+    live = _get_table(table_id, settings, endpoints, client)
+    if live is None:
+        return None
+    emulated = endpoints.bigquery is not None
+    columns = tuple(column_of(field) for field in live.schema)
+    clustering = tuple(live.clustering_fields or ())
+    return Table(table_id, columns, _partition(live) or (None if emulated else ""), clustering or (None if emulated else ()))
+
+
+def column_of(field: bigquery.SchemaField) -> Column:
+    """A column of the REST API by its GoogleSQL type: INTEGER is INT64, a precision belongs to the type."""
+    column_type = _SQL_TYPES.get(field.field_type, field.field_type)
+    if field.precision is not None:
+        column_type += f"({field.precision}, {field.scale or 0})"
+    if field.mode == "REPEATED":
+        column_type = f"ARRAY<{column_type}>"
+    return Column(field.name, column_type, field.mode == "REQUIRED", field.description or "")
+
+
+def rules_by_prefix(bucket: storage.Bucket) -> dict[str, int]:
+    """The days of the lifecycle rules that delete by age under one prefix; other rules are the user's own."""
+    rules = [rule for rule in bucket.lifecycle_rules if is_prefix_rule(rule)]
+    return {rule["condition"]["matchesPrefix"][0]: rule["condition"]["age"] for rule in rules}
+
+
+def is_prefix_rule(rule: dict[str, Any]) -> bool:
+    condition = rule["condition"]
+    return (
+        rule["action"]["type"] == "Delete" and set(condition) == {"age", "matchesPrefix"} and len(condition["matchesPrefix"]) == 1
+    )
+
+
+def _bigquery(settings: Settings, endpoints: Endpoints) -> bigquery.Client:
+    with google_errors(bigquery_service(settings, endpoints), f"dataset {settings.dataset_id}"):
+        return bigquery_client(settings.project_id, endpoints, settings.location)
+
+
+def _all_of(observations: list[Observation]) -> list[Resource | None]:
+    """What the observations return, in order, made side by side; the first failure cancels those not begun."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        futures = [pool.submit(observation) for observation in observations]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _observe_topic(settings: Settings, endpoints: Endpoints) -> Topic | None:
+    service = pubsub_service(settings, endpoints)
+    with google_errors(service, f"topic {settings.topic_path}"):
+        client = publisher_client(endpoints)
+        try:
+            topic = _if_there(
+                partial(client.get_topic, topic=settings.topic_path, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+            )
+        finally:
+            client.transport.close()
+    if topic is None:
+        return None
+    return Topic(settings.topic_path, _days(types.Topic.pb(topic).message_retention_duration, service))
+
+
+def _observe_subscription(settings: Settings, endpoints: Endpoints) -> Subscription | None:
+    service = pubsub_service(settings, endpoints)
+    with google_errors(service, f"subscription {settings.subscription_path}"), subscriber_client(endpoints) as client:
+        name, retry = settings.subscription_path, pubsub_retry(service)
+        live = _if_there(partial(client.get_subscription, subscription=name, retry=retry, timeout=REQUEST_SECONDS))
+    if live is None:
+        return None
+    raw = types.Subscription.pb(live)
+    return Subscription(
+        name=settings.subscription_path,
+        topic=raw.topic,
+        ack_deadline_seconds=raw.ack_deadline_seconds,
+        retention_days=_days(raw.message_retention_duration, service),
+        filter=raw.filter,
+        exactly_once=raw.enable_exactly_once_delivery,
+        expires=raw.expiration_policy.HasField("ttl"),
+    )
+
+
+def _observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
+    service = storage_service(settings, endpoints)
+    with google_errors(service, f"bucket {settings.bucket_name}"):
+        client = storage_client(settings.project_id, endpoints)
+        bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
+    if bucket is None:
+        return None
+    if service.endpoint is not None:
+        # fake-gcs-server has one location, and neither access settings nor lifecycle rules.
+        return Bucket(settings.bucket_name, None, None, None, None)
+    days = rules_by_prefix(bucket)
+    return Bucket(
+        name=settings.bucket_name,
+        location=bucket.location.upper(),
+        uniform_access=bool(bucket.iam_configuration.uniform_bucket_level_access_enabled),
+        public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
+        delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
+    )
+
+
+def _observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
+    service = bigquery_service(settings, endpoints)
+    with google_errors(service, f"dataset {settings.dataset_id}"):
+        retry = bigquery_retry(service)
+        live = _if_there(partial(client.get_dataset, settings.dataset_id, retry=retry, timeout=REQUEST_SECONDS))
+    if live is None:
+        return None
+    return Dataset(settings.dataset_id, live.location.upper() if live.location else None)
+
+
+def _observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:
+    live = _get_table(f"{settings.dataset_id}.{name}_unique", settings, endpoints, client)
+    if live is None:
+        return None
+    columns = tuple(sorted(field.name for field in live.schema))
+    return View(f"{settings.dataset_id}.{name}_unique", columns, canonical_query(live.view_query) if live.view_query else None)
+
+
+def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> bigquery.Table | None:
+    service = bigquery_service(settings, endpoints)
+    with google_errors(service, f"table {table_id}"):
+        return _if_there(partial(client.get_table, table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS))
+
+
+def _if_there(get: Callable[[], T]) -> T | None:
+    """What ``get`` returns; None where it isn't there. A missing project, which no ``up`` can make, is raised as it is."""
+    try:
+        return get()
+    except NotFound as error:
+        if NO_PROJECT.search(error.message):
+            raise
+        return None
+
+
+def _partition(table: bigquery.Table) -> str:
+    """The column of daily partitions, with any other granularity named."""
+    partitioning = table.time_partitioning
+    if partitioning is None:
+        return ""
+    column = partitioning.field or "ingestion time"
+    return column if partitioning.type_ == "DAY" else f"{column} by {partitioning.type_}"
+
+
+def _days(duration: Any, service: Service) -> int | None:
+    """A protobuf duration in days; not set, an emulator reports nothing and Google Cloud means none."""
+    if not duration.seconds and service.endpoint is not None:
+        return None
+    return int(duration.seconds // DAY_SECONDS)

@@ -1,0 +1,317 @@
+"""The local stack: a state folder comes in; Pub/Sub, GCS and BigQuery run, each as a process of its own, until ``down``.
+
+There is no resident supervisor. ``<state>/stack.json`` says where the services listen (``endpoints``) and which processes they
+are (``services``: pid, start time, ports, log); every call looks at the processes themselves. Data lies in ``<state>/pubsub``,
+``<state>/storage`` and ``<state>/bigquery``, logs in ``<state>/logs``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+
+from ecomflow.config import STACK_FILE, Endpoints
+from ecomflow.errors import AccessError, EcomflowError, UnavailableError
+from ecomflow.local.bigquery import check_installed
+from ecomflow.local.probes import answers
+from ecomflow.local.process import Identity, find, free_port, is_free, spawn, stop
+from ecomflow.local.storage import storage_binary, storage_command
+
+SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
+"""How many ports each service has."""
+
+_VERSION = 1
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+_PROBE_SECONDS = 2.0
+_LOG_LINES = 12
+
+State = Literal["ready", "unresponsive", "down"]
+Progress = Callable[[str], None]
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A service as stack.json has it. ``started`` is the process's start time, seconds since the epoch."""
+
+    pid: int
+    started: float
+    ports: tuple[int, ...]
+    log: str
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """The whole of stack.json."""
+
+    version: int
+    endpoints: Endpoints
+    services: dict[str, Service]
+
+
+class ServiceReport(msgspec.Struct, frozen=True):
+    """A service as it is found. ``endpoint`` and the numbers are None where it is down."""
+
+    name: str
+    state: State
+    pid: int | None
+    endpoint: str | None
+    log: str
+    rss_mb: float | None
+    uptime_seconds: float | None
+
+
+class StackReport(msgspec.Struct, frozen=True):
+    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
+
+    state_path: str
+    ready: bool
+    services: tuple[ServiceReport, ...]
+    endpoints: Endpoints | None
+    started: tuple[str, ...] = ()
+
+
+def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
+    """Brings the stack up and returns when each service answers. Services that are ready stay; the others are replaced, on
+    their old ports where these are free.
+
+    ``on_progress`` gets a sentence at each step. Raises MissingExtraError before anything starts, AccessError for a state folder
+    that cannot be written, and UnavailableError with the end of its log for a service that does not come up.
+    """
+    check_installed()
+    storage_binary()
+    say = on_progress or (lambda _: None)
+    state_path = _make_state_folder(state_path)
+    with _locked(state_path, say):
+        before = _read(state_path)
+        kept = _ready_services(before)
+        if len(kept) == len(SERVICES):
+            return status(state_path)
+        stop([_identity(before[name]) for name in before.keys() - kept.keys()], _STOP_SECONDS)
+        started = _start(state_path, kept, before, say)
+        return msgspec.structs.replace(status(state_path), started=tuple(started))
+
+
+def status(state_path: Path) -> StackReport:
+    """How the stack is now. Takes two seconds at most, and changes nothing."""
+    state_path = state_path.resolve()
+    services = _read(state_path)
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        reports = tuple(pool.map(lambda name: _report(state_path, name, services.get(name)), SERVICES))
+    ready = all(report.state == "ready" for report in reports)
+    return StackReport(str(state_path), ready, reports, _endpoints(services) if ready else None)
+
+
+def down(state_path: Path, *, with_data: bool = False) -> StackReport:
+    """Stops the services and forgets their ports; ``with_data`` removes the data folders that ``up`` has made, too."""
+    state_path = state_path.resolve()
+    if not state_path.is_dir():
+        return status(state_path)
+    with _locked(state_path, lambda _: None):
+        stop([_identity(service) for service in _read(state_path).values()], _STOP_SECONDS)
+        (state_path / STACK_FILE).unlink(missing_ok=True)
+        for name in SERVICES if with_data else ():
+            if _marker(state_path, name).exists():
+                shutil.rmtree(state_path / name, ignore_errors=True)
+                _marker(state_path, name).unlink()
+        return status(state_path)
+
+
+@contextlib.contextmanager
+def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> Iterator[Endpoints]:
+    """The endpoints of a stack that is up inside the ``with`` block and down, its data kept, after it."""
+    try:
+        endpoints = up(state_path, on_progress=on_progress).endpoints
+        if endpoints is None:
+            raise UnavailableError("The local stack stopped as soon as it had started.", f"Read its logs: {state_path / 'logs'}")
+        yield endpoints
+    finally:
+        down(state_path)
+
+
+def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress) -> list[str]:
+    """Starts what is not kept, all at once; stops it again if one of it fails."""
+    log_starts = {}
+    services = dict(kept)
+    try:
+        for name in SERVICES.keys() - kept.keys():
+            log = state_path / "logs" / f"{name}.log"
+            log_starts[name] = log.stat().st_size if log.exists() else 0
+            services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log)
+            # Before they are ready, so that no process is lost track of if this one is killed.
+            _write(state_path, services)
+        _wait_until_ready({name: services[name] for name in log_starts}, log_starts, say)
+    except BaseException:
+        stop([_identity(services[name]) for name in services.keys() - kept.keys()], _STOP_SECONDS)
+        if not kept:
+            (state_path / STACK_FILE).unlink(missing_ok=True)
+        raise
+    return [name for name in SERVICES if name in log_starts]
+
+
+def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Service:
+    data_dir = state_path / name
+    if not data_dir.exists():
+        data_dir.mkdir(mode=0o700)
+        _marker(state_path, name).touch()
+    try:
+        identity = spawn(_command(name, ports, data_dir), log, state_path)
+    except OSError as error:
+        raise UnavailableError(
+            f"{name} cannot be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
+        ) from error
+    return Service(identity.pid, identity.started, ports, str(log))
+
+
+def _command(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
+    # -P: a file in the working folder must not be taken for a module of ours.
+    python = [sys.executable, "-P", "-m", f"ecomflow.local.{name}"]
+    if name == "storage":
+        return storage_command(ports[0], data_dir)
+    if name == "pubsub":
+        return [*python, "--port", str(ports[0]), "--data-dir", str(data_dir)]
+    return [*python, "--http-port", str(ports[0]), "--grpc-port", str(ports[1]), "--data-dir", str(data_dir)]
+
+
+def _choose_ports(name: str, before: Service | None) -> tuple[int, ...]:
+    if before and len(before.ports) == SERVICES[name] and all(is_free(port) for port in before.ports):
+        return before.ports
+    ports: set[int] = set()
+    while len(ports) < SERVICES[name]:
+        ports.add(free_port())
+    return tuple(ports)
+
+
+def _wait_until_ready(services: dict[str, Service], log_starts: dict[str, int], say: Progress) -> None:
+    begin = time.monotonic()
+    with ThreadPoolExecutor(len(services)) as pool:
+        waits = {pool.submit(_wait_for, name, service, begin + _START_SECONDS): name for name, service in services.items()}
+        say(f"Starting {', '.join(services)}")
+        failure = None
+        for wait in as_completed(waits):
+            name = waits[wait]
+            if wait.result():
+                say(f"{name} is ready after {time.monotonic() - begin:.1f} s")
+            else:
+                failure = failure or _failure(name, services[name], log_starts[name])
+    if failure:
+        raise failure
+
+
+def _wait_for(name: str, service: Service, deadline: float) -> bool:
+    """Whether the service answered before it ended or the time was over."""
+    while find(_identity(service)) and time.monotonic() < deadline:
+        if answers(name, service.ports, _PROBE_SECONDS):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _failure(name: str, service: Service, log_start: int) -> EcomflowError:
+    with Path(service.log).open("rb") as log:
+        log.seek(log_start)
+        lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    what = f"did not answer within {_START_SECONDS:.0f} s" if find(_identity(service)) else "ended while it started"
+    end = "".join(f"\n  {line[:300]}" for line in lines) or " nothing"
+    return UnavailableError(f"{name} {what}. The end of its log says:{end}", f"Read the whole log: {service.log}")
+
+
+def _ready_services(services: dict[str, Service]) -> dict[str, Service]:
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        states = pool.map(lambda item: _state(*item), services.items())
+        return {name: services[name] for name, state in zip(services, states, strict=True) if state == "ready"}
+
+
+def _state(name: str, service: Service) -> State:
+    if find(_identity(service)) is None:
+        return "down"
+    return "ready" if answers(name, service.ports, _PROBE_SECONDS) else "unresponsive"
+
+
+def _report(state_path: Path, name: str, service: Service | None) -> ServiceReport:
+    log = str(state_path / "logs" / f"{name}.log")
+    state = _state(name, service) if service else "down"
+    process = find(_identity(service)) if service else None
+    if service is None or process is None:
+        return ServiceReport(name, "down", None, None, log, None, None)
+    try:
+        rss_mb = process.memory_info().rss / 1e6
+    except psutil.NoSuchProcess:
+        return ServiceReport(name, "down", None, None, log, None, None)
+    endpoint = ", ".join(f"127.0.0.1:{port}" for port in service.ports)
+    return ServiceReport(name, state, service.pid, endpoint, log, round(rss_mb, 1), time.time() - service.started)
+
+
+def _identity(service: Service) -> Identity:
+    return Identity(service.pid, service.started)
+
+
+def _endpoints(services: dict[str, Service]) -> Endpoints:
+    hosts = {name: [f"127.0.0.1:{port}" for port in service.ports] for name, service in services.items()}
+    return Endpoints(
+        pubsub=hosts["pubsub"][0] if "pubsub" in hosts else None,
+        storage=f"http://{hosts['storage'][0]}" if "storage" in hosts else None,
+        bigquery=f"http://{hosts['bigquery'][0]}" if "bigquery" in hosts else None,
+        bigquery_storage=hosts["bigquery"][1] if "bigquery" in hosts else None,
+    )
+
+
+def _make_state_folder(state_path: Path) -> Path:
+    try:
+        state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state_path / "logs").mkdir(mode=0o700, exist_ok=True)
+        (state_path / "stack.lock").touch(mode=0o600)
+    except OSError as error:
+        raise _access_error(state_path, error) from error
+    return state_path.resolve()
+
+
+def _access_error(state_path: Path, error: OSError) -> AccessError:
+    remedy = "Work in a folder that you may write to, or set ECOMFLOW_STATE_DIR to one."
+    return AccessError(f"The state folder {state_path} cannot be written: {error.strerror}.", remedy)
+
+
+@contextlib.contextmanager
+def _locked(state_path: Path, say: Progress) -> Iterator[None]:
+    """Holds the stack's lock: one ``up`` or ``down`` at a time; the kernel frees it when the holder dies."""
+    try:
+        lock = (state_path / "stack.lock").open("a")
+    except OSError as error:
+        raise _access_error(state_path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another command starts or stops the local stack: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _marker(state_path: Path, name: str) -> Path:
+    """Present where ``up`` has made the data folder, which ``down`` may then remove."""
+    return state_path / f".{name}-data"
+
+
+def _read(state_path: Path) -> dict[str, Service]:
+    """The services of stack.json; none where it is missing or is not ours to understand."""
+    try:
+        stack = msgspec.json.decode((state_path / STACK_FILE).read_bytes(), type=Stack)
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    known = stack.version == _VERSION and stack.services.keys() <= SERVICES.keys()
+    return stack.services if known else {}
+
+
+def _write(state_path: Path, services: dict[str, Service]) -> None:
+    content = msgspec.json.format(msgspec.json.encode(Stack(_VERSION, _endpoints(services), services)))
+    draft = state_path / f"{STACK_FILE}.new"
+    draft.write_bytes(content)
+    draft.replace(state_path / STACK_FILE)

@@ -1,0 +1,54 @@
+"""What the tests share: one local stack for the whole run, and settings of its own for each test that uses it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ecomflow.config import Endpoints, Settings
+
+for name in list(os.environ):
+    if name.startswith("ECOMFLOW_") or name.endswith("_EMULATOR_HOST"):
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of the stack that the whole run shares."""
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="session")
+def stack(stack_folder: Path) -> Iterator[Endpoints]:
+    """The local services, as processes, for the whole run."""
+    from ecomflow.local.supervisor import running_stack
+
+    with running_stack(stack_folder) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture
+def settings(stack: Endpoints, stack_folder: Path) -> Settings:
+    """Settings whose topic, subscription, bucket and dataset no other test uses; nothing is created yet."""
+    unique = uuid.uuid4().hex[:8]
+    return Settings(
+        topic=f"topic-{unique}",
+        subscription=f"sub-{unique}",
+        bucket=f"bucket-{unique}",
+        dataset=f"dataset_{unique}",
+        ack_deadline_seconds=10,
+        state_dir=str(stack_folder),
+    )
+
+
+@pytest.fixture
+def provisioned(settings: Settings, stack: Endpoints) -> Settings:
+    """The same, with everything created."""
+    from ecomflow import infra
+
+    infra.apply(settings, stack, infra.plan(settings, stack))
+    return settings
