@@ -33,6 +33,24 @@ class Endpoints(msgspec.Struct, frozen=True):
     storage: str | None = None
     bigquery: str | None = None
     bigquery_storage: str | None = None
+    dataflow: str | None = None
+
+
+class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a job runs on Dataflow; None leaves the choice to Dataflow. The table [dataflow] of ecomflow.toml, or flags of deploy."""
+
+    job_name: str = "ecomflow"
+    machine_type: str | None = None
+    workers: int | None = None
+    max_workers: int | None = None
+    service_account: str | None = None
+    network: str | None = None
+    subnetwork: str | None = None
+    kms_key: str | None = None
+    at_least_once: bool = False
+    # The attribute that carries the event's time. Only where every producer sets it: Dataflow fails on a message without it.
+    timestamp_attribute: str | None = None
+    labels: dict[str, str] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dataset: str = "ecomflow"
     ack_deadline_seconds: int = 30
     state_dir: str = ".ecomflow"
+    dataflow: DataflowSettings = DataflowSettings()
 
     @property
     def is_local(self) -> bool:
@@ -103,6 +122,21 @@ COMMENTED_CONFIG = """\
 
 # The folder of the local stack: its data, its logs, and what runs.
 # state_dir = ".ecomflow"
+
+# The job on Dataflow. What is left out is Dataflow's choice.
+# [dataflow]
+# job_name = "ecomflow"
+# machine_type = "n1-standard-2"
+# workers = 1
+# max_workers = 4
+# service_account = "ecomflow-job@my-project.iam.gserviceaccount.com"
+# network = "default"
+# subnetwork = "regions/europe-west1/subnetworks/default"
+# kms_key = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/key"
+# at_least_once = false
+# The attribute of the event's time, only where every producer sets it.
+# timestamp_attribute = "event_timestamp"
+# labels = { team = "shop" }
 """
 
 
@@ -138,13 +172,15 @@ def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.enviro
         storage=_as_url(environ.get("STORAGE_EMULATOR_HOST")) or base.storage,
         bigquery=_as_url(environ.get("BIGQUERY_EMULATOR_HOST")) or base.bigquery,
         bigquery_storage=environ.get("BIGQUERY_STORAGE_EMULATOR_HOST") or base.bigquery_storage,
+        dataflow=_as_url(environ.get("DATAFLOW_EMULATOR_HOST")),
     )
 
 
 def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
     """The endpoints in force. Raises UnavailableError where a service of the local stack is meant and none is known."""
     endpoints = resolve_endpoints(settings, environ)
-    if settings.is_local and None in msgspec.structs.astuple(endpoints):
+    local = (endpoints.pubsub, endpoints.storage, endpoints.bigquery, endpoints.bigquery_storage)
+    if settings.is_local and None in local:
         raise UnavailableError(f"The local stack in {settings.state_path}/ does not run.", "Run: ecomflow infra up")
     return endpoints
 
@@ -173,7 +209,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    names = Settings.__struct_fields__
+    names = [name for name in Settings.__struct_fields__ if name != "dataflow"]
     return {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
 
 

@@ -283,7 +283,7 @@ class FakeBigQuery:
         if isinstance(fault, AnswersError):
             response.error.code, response.error.message = fault.code.value[0], f"told to say {fault.code.name}"
         elif isinstance(fault, AnswersRowErrors):
-            response.row_errors.extend({"index": index, "message": words} for index, words in fault.rows)
+            _add_row_errors(response, fault.rows)
         elif not isinstance(fault, EndsStream) or fault.written:
             self._write(request, response)
         if isinstance(fault, EndsStream):
@@ -292,14 +292,19 @@ class FakeBigQuery:
 
     def _write(self, request: Any, response: Any) -> None:
         rows = rows_of(request)
-        errors = [{"index": index, "message": words} for index, row in enumerate(rows) if (words := self.refuse(row))]
+        errors = [(index, words) for index, row in enumerate(rows) if (words := self.refuse(row))]
         if errors:
             response.error.code, response.error.message = 3, "Errors found while processing rows."
-            response.row_errors.extend(errors)
+            _add_row_errors(response, errors)
             return
         response.append_result.SetInParent()
         with self._lock:
             self.rows[request.write_stream] += rows
+
+
+def _add_row_errors(response: Any, errors: list[tuple[int, str]]) -> None:
+    for index, words in errors:
+        response.row_errors.add(index=index, message=words)
 
 
 def rows_of(request: Any) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
 from ecomflow.infra.failures import Service, translate
 from ecomflow.infra.observe import column_of, rules_by_prefix
-from ecomflow.infra.resources import Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
+from ecomflow.infra.resources import Bucket, Dataset, Kind, Resource, Subscription, Table, Topic, View, desired
 from ecomflow.sql import Column
 
 LOCAL = Settings()
@@ -125,7 +125,7 @@ class TestPlan:
         assert differing(View, query="SELECT 1").action == "change"
 
 
-def step_kind(kind: type[Resource]) -> infra.Kind:
+def step_kind(kind: type[Resource]) -> Kind:
     return plan_step(wanted(kind), None).kind
 
 
@@ -256,7 +256,7 @@ class TestTranslate:
         assert type(translated) is kind
         assert message in translated.message
         assert remedy in str(translated.remedy)
-        assert str(pickle.loads(pickle.dumps(translated))) == str(translated)  # noqa: S301
+        assert str(pickle.loads(pickle.dumps(translated))) == str(translated)
 
 
 def actions(settings: Settings, stack: Endpoints) -> dict[str, str]:
@@ -336,8 +336,9 @@ class TestApply:
         recreate("fact_order_header", "  customer_name ", "  old_name ", provisioned, stack)
         run(sql.view_ddl("fact_order_header", provisioned.dataset_id), provisioned, stack)
         run(
-            "INSERT INTO `DATASET.fact_order_header` (event_id, order_id, customer_id, old_name, order_date, order_timestamp, status,"
-            " shipping_address_street, shipping_address_city, shipping_address_country, total_amount, ingestion_timestamp) VALUES"
+            "INSERT INTO `DATASET.fact_order_header` (event_id, order_id, customer_id, old_name, order_date, order_timestamp,"
+            " status, shipping_address_street, shipping_address_city, shipping_address_country, total_amount,"
+            " ingestion_timestamp) VALUES"
             " ('e', 'o', 'c', 'n', DATE '2025-12-01', TIMESTAMP '2025-12-01', 'shipped', 's', 't', 'DE', 1, CURRENT_TIMESTAMP())",
             provisioned,
             stack,
@@ -351,7 +352,7 @@ class TestApply:
         assert actions(provisioned, stack) == {}
         client = bigquery_client(provisioned.project_id, stack)
         view = f"`{provisioned.dataset_id}.fact_order_header_unique`"
-        rows = client.query(f"SELECT order_id, customer_name, old_name FROM {view}").result()  # noqa: S608
+        rows = client.query(f"SELECT order_id, customer_name, old_name FROM {view}").result()
         assert [tuple(row.values()) for row in rows] == [("o", None, "n")]
 
     def test_clustering_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
@@ -549,7 +550,7 @@ class TestFailures:
         with pytest.raises(UnavailableError, match=r"at (http://)?127.0.0.1:1 does not answer") as caught:
             infra.plan(Settings(), nowhere)
         assert caught.value.remedy == "Bring the local stack up with: ecomflow infra up"
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 12
 
     def test_no_stack(self) -> None:
         """Without a project and without a stack nothing is asked of Google."""

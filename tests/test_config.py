@@ -1,0 +1,216 @@
+"""Settings from flags, environment, file and defaults, and the endpoints that follow."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ecomflow.config import (
+    COMMENTED_CONFIG,
+    DataflowSettings,
+    Endpoints,
+    Settings,
+    load_settings,
+    read_stack_endpoints,
+    resolve_endpoints,
+    running_endpoints,
+)
+from ecomflow.errors import ConfigError, UnavailableError
+
+LOCAL = Endpoints("127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3", "127.0.0.1:4")
+
+
+def write_config(folder: Path, text: str) -> Path:
+    (folder / "ecomflow.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_stack(folder: Path) -> Settings:
+    endpoints = {name: getattr(LOCAL, name) for name in Endpoints.__struct_fields__}
+    (folder / "stack.json").write_text(json.dumps({"endpoints": endpoints, "more": 1}))
+    return Settings(state_dir=str(folder))
+
+
+class TestPrecedence:
+    @pytest.mark.parametrize(
+        ("name", "values", "default"),
+        [
+            ("project", ("file-project", "env-project", "flag-project"), None),
+            ("topic", ("file-topic", "env-topic", "flag-topic"), "ecomflow-events"),
+            ("dataset", ("file_set", "env_set", "flag_set"), "ecomflow"),
+            ("ack_deadline_seconds", (11, 12, 13), 30),
+        ],
+    )
+    def test_a_flag_stands_before_the_environment_before_the_file(
+        self, tmp_path: Path, name: str, values: tuple[Any, Any, Any], default: Any
+    ) -> None:
+        """Each layer counts only where none above it says anything; the default only where none does."""
+        assert getattr(load_settings({}, {}, tmp_path), name) == default
+        write_config(tmp_path, f"{name} = {json.dumps(values[0])}")
+        environ = {f"ECOMFLOW_{name.upper()}": str(values[1])}
+        assert getattr(load_settings({}, {}, tmp_path), name) == values[0]
+        assert getattr(load_settings({}, environ, tmp_path), name) == values[1]
+        assert getattr(load_settings({name: values[2]}, environ, tmp_path), name) == values[2]
+        assert getattr(load_settings({name: None}, environ, tmp_path), name) == values[1]
+
+    def test_layers_are_merged_by_setting(self, tmp_path: Path) -> None:
+        """A flag for one setting leaves the file's others in force."""
+        write_config(tmp_path, 'topic = "t"\nregion = "r"')
+        settings = load_settings({"region": "us-east1"}, {"ECOMFLOW_LOCATION": "US"}, tmp_path)
+        assert (settings.topic, settings.region, settings.location) == ("t", "us-east1", "US")
+
+    def test_an_empty_variable_says_nothing(self, tmp_path: Path) -> None:
+        """ECOMFLOW_PROJECT= is the local stack."""
+        assert load_settings({}, {"ECOMFLOW_PROJECT": ""}, tmp_path).is_local
+
+    def test_other_variables_are_not_ours(self, tmp_path: Path) -> None:
+        """ECOMFLOW_LOG and the like may be another tool's."""
+        assert load_settings({}, {"ECOMFLOW_NO_SUCH": "x", "PROJECT": "y"}, tmp_path) == Settings()
+
+
+class TestWrongSettings:
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('projct = "my-project"', "projct"),
+            ("topic = 5", "Expected `str`, got `int` - at `$.topic`"),
+            ('ack_deadline_seconds = "soon"', "ack_deadline_seconds"),
+            ("topic = ", "not valid TOML"),
+            ('[project]\nname = "x"', "Expected `str | null`, got `object` - at `$.project`"),
+            ('topic = "a"\ntopic = "b"', "not valid TOML"),
+            ('project = "ab"', "'ab' is no project id: expected 6 to 30 lowercase letters, digits and hyphens"),
+            ('project = "My-Project"', "'My-Project' is no project id"),
+            ('project = "1-project"', "'1-project' is no project id"),
+            ('project = "my-project-"', "'my-project-' is no project id"),
+            (f'project = "{"a" * 31}"', "is no project id"),
+            ('project = ""', "'' is no project id"),
+            ('project = "my-project\\n"', "is no project id"),
+            ("ack_deadline_seconds = 9", "ack_deadline_seconds is 9: expected 10 to 600"),
+            ("ack_deadline_seconds = 601", "ack_deadline_seconds is 601: expected 10 to 600"),
+            ('dataset = "my-set"', "'my-set' is no dataset name: expected letters, digits and underscores"),
+            ('dataset = "a`b"', "is no dataset name"),
+            ('dataset = ""', "'' is no dataset name"),
+        ],
+    )
+    def test_the_error_says_what_is_wrong_and_what_to_do(self, tmp_path: Path, text: str, said: str) -> None:
+        """Unknown keys, wrong types, bad TOML, names that Google Cloud refuses: a sentence, a remedy, exit code 2."""
+        with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+            load_settings({}, {}, write_config(tmp_path, text))
+        assert caught.value.remedy
+        assert caught.value.exit_code == 2
+
+    def test_flags_and_variables_are_checked_too(self, tmp_path: Path) -> None:
+        """Whatever layer a wrong value comes from."""
+        for flags, environ in [
+            ({"project": "X"}, {}),
+            ({}, {"ECOMFLOW_PROJECT": "X"}),
+            ({}, {"ECOMFLOW_ACK_DEADLINE_SECONDS": "x"}),
+        ]:
+            with pytest.raises(ConfigError):
+                load_settings(flags, environ, tmp_path)
+
+    def test_a_file_that_is_no_text_is_no_settings_file(self, tmp_path: Path) -> None:
+        """Bytes that are not UTF-8 are an error with the file's name, not a traceback."""
+        (tmp_path / "ecomflow.toml").write_bytes(b'topic = "\xff"')
+        with pytest.raises(ConfigError, match=r"ecomflow\.toml is not valid TOML"):
+            load_settings({}, {}, tmp_path)
+
+    @pytest.mark.parametrize("project", ["abcdef", "my-project-123", "a" * 30, "example.com:my-project"])
+    def test_project_ids_that_google_has(self, tmp_path: Path, project: str) -> None:
+        """6 to 30 characters, and the old ones with a domain before them."""
+        assert load_settings({"project": project}, {}, tmp_path).project == project
+
+
+class TestSettings:
+    def test_names_that_follow_from_others(self) -> None:
+        """Paths and the bucket's default name come from the project; a colon or a dot can't stand in a bucket's name."""
+        settings = Settings(project="example.com:my-project", topic="t", subscription="s", dataset="d")
+        assert (settings.is_local, settings.project_id) == (False, "example.com:my-project")
+        assert settings.bucket_name == "example-com-my-project-ecomflow"
+        assert settings.topic_path == "projects/example.com:my-project/topics/t"
+        assert settings.subscription_path == "projects/example.com:my-project/subscriptions/s"
+        assert settings.dataset_id == "example.com:my-project.d"
+
+    def test_without_a_project_it_is_the_local_stack(self) -> None:
+        """The local project has a name of its own, long enough for Beam's Pub/Sub source."""
+        assert (Settings().is_local, Settings().project_id, Settings().bucket_name) == (
+            True,
+            "ecomflow-local",
+            "ecomflow-local-ecomflow",
+        )
+        assert Settings(bucket="mine").bucket_name == "mine"
+
+
+class TestCommentedConfig:
+    def test_it_changes_nothing_as_it_is(self) -> None:
+        """Every line is a comment."""
+        assert tomllib.loads(COMMENTED_CONFIG) == {}
+
+    def test_uncommented_it_names_every_setting(self, tmp_path: Path) -> None:
+        """Each setting stands there once, those of Dataflow in their table; outside of it with its default where it has one."""
+        text = re.sub(r"^# (\w+ = |\[)", r"\1", COMMENTED_CONFIG, flags=re.MULTILINE)
+        values = tomllib.loads(text)
+        assert sorted(values) == sorted(Settings.__struct_fields__)
+        assert sorted(values["dataflow"]) == sorted(DataflowSettings.__struct_fields__)
+        settings = load_settings({}, {}, write_config(tmp_path, text))
+        assert msgspec.structs.replace(settings, dataflow=DataflowSettings()) == Settings(
+            project="my-project", bucket="my-project-ecomflow"
+        )
+        assert settings.bucket_name == Settings(project="my-project").bucket_name
+
+
+class TestEndpoints:
+    def test_a_running_stack_gives_its_endpoints(self, tmp_path: Path) -> None:
+        """Read from the stack file in the state folder."""
+        settings = write_stack(tmp_path)
+        assert resolve_endpoints(settings, {}) == running_endpoints(settings, {}) == LOCAL
+
+    def test_emulator_variables_are_used_as_given(self, tmp_path: Path) -> None:
+        """They stand before the stack's; a REST host without a scheme is a URL of plain HTTP."""
+        environ = {
+            "PUBSUB_EMULATOR_HOST": "localhost:8085",
+            "STORAGE_EMULATOR_HOST": "localhost:4443",
+            "BIGQUERY_EMULATOR_HOST": "https://bq.test:9050",
+            "BIGQUERY_STORAGE_EMULATOR_HOST": "localhost:9060",
+        }
+        given = Endpoints("localhost:8085", "http://localhost:4443", "https://bq.test:9050", "localhost:9060")
+        assert resolve_endpoints(write_stack(tmp_path), environ) == given
+        assert running_endpoints(Settings(state_dir=str(tmp_path / "none")), environ) == given
+        assert resolve_endpoints(Settings(project="my-project"), environ) == given
+
+    def test_one_variable_replaces_one_endpoint(self, tmp_path: Path) -> None:
+        """The rest stays the stack's; an empty variable says nothing."""
+        environ = {"PUBSUB_EMULATOR_HOST": "localhost:8085", "STORAGE_EMULATOR_HOST": ""}
+        endpoints = resolve_endpoints(write_stack(tmp_path), environ)
+        assert (endpoints.pubsub, endpoints.storage, endpoints.bigquery) == ("localhost:8085", LOCAL.storage, LOCAL.bigquery)
+
+    def test_with_a_project_they_are_googles(self, tmp_path: Path) -> None:
+        """A local stack beside it is not asked."""
+        write_stack(tmp_path)
+        settings = Settings(project="my-project", state_dir=str(tmp_path))
+        assert resolve_endpoints(settings, {}) == running_endpoints(settings, {}) == Endpoints()
+
+    @pytest.mark.parametrize("environ", [{}, {"PUBSUB_EMULATOR_HOST": "localhost:8085"}])
+    def test_without_a_stack_the_error_says_how_to_start_one(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        """No stack, or a part of one only: exit code 4 and the command to run."""
+        with pytest.raises(UnavailableError) as caught:
+            running_endpoints(Settings(state_dir=str(tmp_path)), environ)
+        assert (caught.value.exit_code, caught.value.remedy) == (4, "Run: ecomflow infra up")
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"endpoints": 5}', '{"endpoints": {"pubsub": 5}}'])
+    def test_a_broken_stack_file_is_an_error(self, tmp_path: Path, text: str) -> None:
+        """Half-written or foreign: said by its path, with the command that mends it."""
+        (tmp_path / "stack.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"stack\.json is not a stack file") as caught:
+            read_stack_endpoints(tmp_path)
+        assert caught.value.remedy == "Run: ecomflow infra up"
+
+    def test_no_stack_file_is_no_stack(self, tmp_path: Path) -> None:
+        """Nothing came up here."""
+        assert read_stack_endpoints(tmp_path) is None

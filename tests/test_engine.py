@@ -1,0 +1,225 @@
+"""The local engine with a subscription and writers in memory: when it acknowledges, what it restarts after, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pipeline_support import MemoryWarehouse, ScriptedSubscription, activity, config_for, inventory, message, order
+
+from ecomflow.errors import EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.events import Message
+from ecomflow.pipeline import counters, engine, failures, transforms
+from ecomflow.pipeline.engine import RunSummary, run_until_drained
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    """What happened, in order, to the subscription and to the warehouse."""
+    return []
+
+
+@pytest.fixture
+def warehouse(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryWarehouse]:
+    """Writers in memory; restarts without a wait; counts from nothing."""
+    warehouse = MemoryWarehouse(calls)
+    warehouse.install(monkeypatch)
+    monkeypatch.setattr(engine, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(counters, "_totals", Counter())
+    failures.take()
+    yield warehouse
+    failures.take()
+
+
+@pytest.fixture
+def subscription(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> ScriptedSubscription:
+    """A subscription without messages, whose drain is set when all is acknowledged."""
+    subscription = ScriptedSubscription(calls=calls)
+    subscription.install(monkeypatch)
+    return subscription
+
+
+class Restarts:
+    """What on_restart was told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.pauses: list[float] = []
+
+    def __call__(self, reason: str, pause: float) -> None:
+        self.reasons.append(reason)
+        self.pauses.append(pause)
+
+
+def run(subscription: ScriptedSubscription, *bundles: list[Message], on_restart: Restarts | None = None) -> RunSummary:
+    """Run the engine over ``bundles`` until they are acknowledged."""
+    subscription.waiting.extend(bundles)
+    guard = threading.Timer(30, subscription.drain.set)
+    guard.start()
+    try:
+        return run_until_drained(config_for(), subscription.drain, on_restart or Restarts())
+    finally:
+        guard.cancel()
+
+
+def stock(number: int) -> Message:
+    return message(inventory(number), f"e-{number}")
+
+
+def test_acknowledges_after_everything_is_written(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
+) -> None:
+    """Every table and every dead letter of a bundle comes before its acknowledgement, and that before the next bundle."""
+    mixed = [message(order(1)), stock(2), message(activity(3)), message(b"?"), message(order(4, items=[]))]
+    summary = run(subscription, mixed, [stock(5)])
+    first, second = calls[: calls.index("acknowledge") + 1], calls[calls.index("acknowledge") + 1 :]
+    assert (first[0], first[-1]) == ("take", "acknowledge")
+    assert sorted(first[1:-1]) == [
+        *("dead letters order", "dead letters unknown"),
+        *("write fact_inventory", "write fact_order", "write fact_order_header", "write fact_order_item"),
+        "write fact_user_activity",
+    ]
+    assert second == ["take", "write fact_inventory", "acknowledge"]
+    assert summary.restarts == 0
+    assert summary.counters["received"] == 6
+
+
+def test_drains_when_it_is_told(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """An idle pipeline ends when the event is set; nothing is left running."""
+    drain = threading.Event()
+    threading.Timer(0.5, drain.set).start()
+    assert run_until_drained(config_for(), drain, Restarts()) == RunSummary({}, 0)
+    assert subscription.pullers == {}
+    assert [thread.name for thread in threading.enumerate() if thread.name == "drain"] == []
+
+
+def test_a_drained_engine_does_not_start(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """Where the event is set already, no puller is made and nothing is read."""
+    subscription.drain.set()
+    subscription.waiting.append([stock(1)])
+    run_until_drained(config_for(), subscription.drain, Restarts())
+    assert list(subscription.waiting) == [[stock(1)]]
+
+
+def test_a_failed_write_is_repeated(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restarts with growing pauses that say why; nothing is acknowledged; the messages come again and are written."""
+    warehouse.failures.extend(UnavailableError(f"BigQuery is away {number}.") for number in range(4))
+    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 0.004)
+    restarts = Restarts()
+    summary = run(subscription, [stock(1)], [stock(2)], on_restart=restarts)
+    assert restarts.reasons == [f"BigQuery is away {number}." for number in range(4)]
+    assert restarts.pauses == [0.001, 0.002, 0.004, 0.004]
+    assert summary.restarts == 4
+    assert calls == ["take"] * 5 + ["write fact_inventory", "acknowledge", "take", "write fact_inventory", "acknowledge"]
+    assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
+
+
+def test_a_long_good_run_resets_the_pause(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure after a run that was well is a new one, with the first pause again."""
+    monkeypatch.setattr(engine, "_WELL_AFTER", 0.0)
+    warehouse.failures.extend(UnavailableError("away") for _ in range(3))
+    restarts = Restarts()
+    run(subscription, [stock(1)], on_restart=restarts)
+    assert restarts.pauses == [0.001] * 3
+
+
+@pytest.mark.parametrize("kind", [NotFoundError, SchemaError])
+def test_a_lasting_error_of_a_sink_ends_it(
+    kind: type[EcomflowError], subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
+) -> None:
+    """What no restart mends is raised as it was, at once, with nothing acknowledged."""
+    error = kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")
+    warehouse.failures.append(error)
+    with pytest.raises(kind) as caught:
+        run(subscription, [stock(1)])
+    assert caught.value is error
+    assert calls == ["take"]
+    assert subscription.pullers == {}
+
+
+def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """A missing subscription is raised as it was, not restarted for ever."""
+    error = NotFoundError("Subscription pipeline does not exist.", "Run: ecomflow infra up")
+    subscription.failures.append(error)
+    with pytest.raises(NotFoundError) as caught:
+        run(subscription)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("poison", "words"),
+    [
+        (RuntimeError("told to"), "RuntimeError: told to"),
+        (KeyError("colour"), "KeyError: 'colour"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "told to"), "UnicodeDecodeError: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_fault_of_a_step_restarts_it(
+    poison: Exception,
+    words: str,
+    subscription: ScriptedSubscription,
+    warehouse: MemoryWarehouse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever a step raises, the pipeline restarts, says what and where, and goes on when the fault is gone."""
+    faults = [poison, poison]
+    model = transforms.model_facts
+
+    def poisoned(*arguments: object) -> object:
+        if faults:
+            raise faults.pop()
+        return model(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transforms, "model_facts", poisoned)
+    restarts = Restarts()
+    run(subscription, [stock(1)], on_restart=restarts)
+    assert len(restarts.reasons) == 2
+    for reason in restarts.reasons:
+        assert words in reason
+        assert "Model inventory facts" in reason
+        assert "\n" not in reason
+    assert len(warehouse.rows["fact_inventory"]) == 1
+
+
+def test_a_failed_acknowledgement_restarts_it(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where finalizing a bundle raises, its messages come again: a repeat, and no loss."""
+    puller = subscription.puller(config_for())
+    monkeypatch.setattr(puller, "acknowledge", lambda batch: (_ for _ in ()).throw(RuntimeError("told to")))
+    restarts = Restarts()
+    run(subscription, [stock(1)], on_restart=restarts)
+    assert ["told to" in reason for reason in restarts.reasons] == [True]
+    assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-1"]
+
+
+def test_restarts_leave_no_threads(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """A pipeline that restarts many times does not gather threads."""
+    warehouse.failures.extend(UnavailableError("away") for _ in range(3))
+    run(subscription, [stock(1)])
+    before = threading.active_count()
+    subscription.drain.clear()
+    warehouse.failures.extend(UnavailableError("away") for _ in range(5))
+    run(subscription, [stock(1)])
+    assert threading.active_count() <= before + 1
+
+
+GROWTH = Path(__file__).with_name("engine_growth.py")
+
+
+@pytest.mark.stack
+def test_memory_does_not_grow_with_the_bundles() -> None:
+    """Over hundreds of bundles the process stays as it is; on Beam's runner without the repair it grows by each of them."""
+    run = subprocess.run([sys.executable, str(GROWTH)], capture_output=True, text=True, timeout=120, check=True)
+    repaired, plain = (float(word) for word in run.stdout.split())
+    assert repaired < 5  # KB a bundle
+    assert plain > 20
