@@ -37,7 +37,7 @@ class Endpoints(msgspec.Struct, frozen=True):
 
 
 class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a job runs on Dataflow; None leaves the choice to Dataflow. The table [dataflow] of ecomflow.toml, or flags of deploy."""
+    """How a job runs on Dataflow; None leaves the choice to Dataflow. From [dataflow] in ecomflow.toml, or deploy's flags."""
 
     job_name: str = "ecomflow"
     machine_type: str | None = None
@@ -193,7 +193,7 @@ def read_stack_endpoints(state_path: Path) -> Endpoints | None:
         return None
     try:
         return msgspec.convert(msgspec.json.decode(text)["endpoints"], Endpoints)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{state_path / STACK_FILE} is not a stack file: {error}.", "Run: ecomflow infra up") from error
 
 
@@ -202,10 +202,11 @@ def _from_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}.", "Make it readable, or remove it.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} is not valid TOML: {error}.", "Correct the file, or write a new one with: ecomflow init --force"
-        ) from error
+        remedy = "Correct the file, or write a new one with: ecomflow init --force"
+        raise ConfigError(f"{path} is not valid TOML: {error}.", remedy) from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -21,14 +21,16 @@ from ecomflow.errors import EcomflowError
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x202E: "\\u202e", 0x2066: "\\u2066"}
+# Control characters move the cursor; line separators and bidirectional marks reorder what stands around them.
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {code: f"\\u{code:04x}" for code in _TURNING}
 
 
 def plain(value: Any, width: int | None = None) -> Text:
     """``value`` as inert text, cut to ``width`` characters with an ellipsis."""
     text = "" if value is None else str(value)
-    shown = (text if width is None or len(text) <= width else f"{text[: width - 1]}…").translate(_CONTROL)
-    return Text(shown.encode("utf-8", "replace").decode("utf-8"))
+    shown = text[: None if width is None else width + 1].translate(_CONTROL).encode("utf-8", "replace").decode("utf-8")
+    return Text(shown if width is None or len(shown) <= width else f"{shown[: width - 1]}…")
 
 
 def say(sentence: str) -> None:
@@ -68,6 +70,7 @@ def show_counts(title: str, counts: Mapping[str, int]) -> None:
 
 def show_error(error: EcomflowError) -> None:
     """The sentence, and what to do, on standard error."""
-    err.print(Text.assemble(("Error: ", "bold red"), plain(error.message)), soft_wrap=True)
-    if error.remedy:
-        err.print(plain(error.remedy), soft_wrap=True)
+    first, *more = error.message.splitlines() or [""]
+    err.print(Text.assemble(("Error: ", "bold red"), plain(first)), soft_wrap=True)
+    for line in (*more, *(error.remedy or "").splitlines()):
+        err.print(plain(line), soft_wrap=True)

@@ -89,8 +89,9 @@ class MemoryWarehouse:
     ``refuse`` gives BigQuery's words for a row that it does not take; ``failures`` are raised by the next ``finish`` calls.
     """
 
-    def __init__(self, calls: list[str] | None = None) -> None:
+    def __init__(self, calls: list[str] | None = None, keep: bool = True) -> None:
         self.calls = [] if calls is None else calls
+        self.keep = keep
         self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.letters: dict[str, list[DeadLetter]] = defaultdict(list)
         self.refuse: Callable[[str, dict[str, Any]], str | None] = lambda table, row: None
@@ -112,6 +113,8 @@ class _MemoryTable:
     def finish(self, rows: pa.RecordBatch) -> list[RefusedRow]:
         if self._warehouse.failures:
             raise self._warehouse.failures.popleft()
+        if not self._warehouse.keep:
+            return []
         refused = []
         for index, row in enumerate(rows.to_pylist()):
             words = self._warehouse.refuse(self._table, row)

@@ -48,7 +48,6 @@ class TestPlain:
         """Control characters and escapes are spelled out; markup is not read; other scripts stay."""
         assert plain(value).plain == shown
 
-    @pytest.mark.xfail(strict=True, reason="console._CONTROL knows only two of the characters that turn the direction of text")
     @pytest.mark.parametrize("code", [0x202A, 0x202B, 0x202C, 0x202D, 0x2067, 0x2068, 0x2069, 0x2028, 0x2029])
     def test_no_character_turns_or_breaks_the_line(self, code: int) -> None:
         """Every bidirectional control, and the line and paragraph separators, are spelled out."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, event_id_of
-from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter
+from ecomflow.rejected import DeadLetter, Reason, dead_letter, stream_of
 
 
 class StreamBatch(msgspec.Struct, gc=False):
@@ -69,9 +69,8 @@ def _decode_slowly(message: Message, now: datetime, batch: DecodedBatch) -> Even
     """The event of a message that only has unknown fields, which are counted; else None, with the dead letter filed."""
     outcome = read_document(message.data)
     if isinstance(outcome, Refusal):
-        stream = outcome.event_type if outcome.event_type in EVENT_TYPES else UNKNOWN_STREAM
         letter = dead_letter(message, outcome.reason, outcome.error, outcome.event_type, now)
-        _stream(batch, stream).refused.append(letter)
+        _stream(batch, stream_of(letter)).refused.append(letter)
         return None
     event, unknown = outcome
     name = str(type(event).__struct_config__.tag)
@@ -119,10 +118,10 @@ def _unknown_type(document: dict[str, Any]) -> Refusal:
 
 
 def _parse(data: bytes) -> Any:
-    """The JSON document with every number exact, save integers of more than 4,000 digits, which only stay as long as that."""
+    """The JSON document, every number exact; where an integer is too long for Python to read, those of its kind are cut short."""
     try:
         return _DOCUMENT_DECODER.decode(data)
-    except msgspec.ValidationError:  # Python reads no integer of more than 4,300 digits
+    except msgspec.ValidationError:  # an integer of more than 4,300 digits
         return _DOCUMENT_DECODER.decode(_LONG_INTEGER.sub(_shortened, data))
 
 

@@ -105,8 +105,9 @@ class Puller:
                 told += len(ack_ids)
         except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
             log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
-        with self._changed:
-            self._leased.discard(batch)
+        finally:
+            with self._changed:
+                self._leased.discard(batch)
 
     def release(self) -> None:
         """Give back everything that is not acknowledged, so that it comes again at once."""
