@@ -38,8 +38,21 @@ def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapp
     asked = question(name_or_sql)
     if strangers := set(values) - {parameter.name for parameter in asked.parameters}:
         raise ConfigError(f"'{asked.name}' takes no parameter '{sorted(strangers)[0]}'.", "See: ecomflow query --list")
-    bound = [(parameter, _value(parameter, values.get(parameter.name, parameter.default))) for parameter in asked.parameters]
+    from google.cloud import bigquery
+
+    given = {parameter.name: _value(parameter, values.get(parameter.name, parameter.default)) for parameter in asked.parameters}
+    bound = [
+        bigquery.ScalarQueryParameter(parameter.name, parameter.type, given[parameter.name]) for parameter in asked.parameters
+    ]
     return _run(settings, endpoints, asked.asks, qualify(asked.sql, settings.dataset_id), bound)
+
+
+def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
+    """The rows of a query of ours over the dataset ``ecomflow``; ``ids`` are bound as STRING arrays. Raises as ``ask`` does."""
+    from google.cloud import bigquery
+
+    bound = [bigquery.ArrayQueryParameter(name, "STRING", values) for name, values in ids.items()]
+    return _run(settings, endpoints, "", qualify(sql, settings.dataset_id), bound).rows
 
 
 def _value(parameter: Parameter, text: str) -> Any:
@@ -53,17 +66,16 @@ def _value(parameter: Parameter, text: str) -> Any:
         raise ConfigError(f"'{text}' is no date for '{parameter.name}'.", "Write it as 2025-12-01.") from error
 
 
-def _run(settings: Settings, endpoints: Endpoints, title: str, sql: str, bound: list[tuple[Parameter, Any]]) -> Answer:
+def _run(settings: Settings, endpoints: Endpoints, title: str, sql: str, bound: list[Any]) -> Answer:
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import bigquery
     from requests.exceptions import ConnectionError as HttpConnectionError
 
-    parameters = [bigquery.ScalarQueryParameter(parameter.name, parameter.type, value) for parameter, value in bound]
     try:
         client = bigquery_client(settings.project_id, endpoints, settings.location)
         job = client.query(
-            sql, bigquery.QueryJobConfig(query_parameters=parameters), timeout=_CONNECT_SECONDS, retry=None, job_retry=None
+            sql, bigquery.QueryJobConfig(query_parameters=bound), timeout=_CONNECT_SECONDS, retry=None, job_retry=None
         )
         result = job.result(timeout=_ANSWER_SECONDS)
         columns = tuple(field.name for field in result.schema)

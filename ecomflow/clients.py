@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from ecomflow.config import Endpoints
+from ecomflow.errors import AccessError
 
 if TYPE_CHECKING:
     from google.cloud import bigquery, pubsub_v1, storage
     from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
-# Emulators listen on loopback: a connection is there at once or not at all, and responses may carry a full pull.
-_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+T = TypeVar("T")
+
+# Emulators listen on loopback: a connection is there at once or not at all, so that one which comes back is noticed within two
+# seconds, not after gRPC's usual two minutes; and responses may carry a full pull.
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
 
 
 def publisher_client(endpoints: Endpoints, **options: object) -> pubsub_v1.PublisherClient:
@@ -20,7 +29,7 @@ def publisher_client(endpoints: Endpoints, **options: object) -> pubsub_v1.Publi
     from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
     if endpoints.pubsub is None:
-        return pubsub_v1.PublisherClient(**options)
+        return _signed_in(lambda: pubsub_v1.PublisherClient(**options))
     return pubsub_v1.PublisherClient(transport=PublisherGrpcTransport(channel=_channel(endpoints.pubsub)), **options)
 
 
@@ -29,7 +38,7 @@ def subscriber_client(endpoints: Endpoints) -> pubsub_v1.SubscriberClient:
     from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
     if endpoints.pubsub is None:
-        return pubsub_v1.SubscriberClient()
+        return _signed_in(pubsub_v1.SubscriberClient)
     return pubsub_v1.SubscriberClient(transport=SubscriberGrpcTransport(channel=_channel(endpoints.pubsub)))
 
 
@@ -38,7 +47,7 @@ def storage_client(project: str, endpoints: Endpoints) -> storage.Client:
     from google.cloud import storage
 
     if endpoints.storage is None:
-        return storage.Client(project=project)
+        return _signed_in(lambda: storage.Client(project=project))
     return storage.Client(project=project, credentials=AnonymousCredentials(), client_options={"api_endpoint": endpoints.storage})
 
 
@@ -47,7 +56,7 @@ def bigquery_client(project: str, endpoints: Endpoints, location: str | None = N
     from google.cloud import bigquery
 
     if endpoints.bigquery is None:
-        return bigquery.Client(project=project, location=location)
+        return _signed_in(lambda: bigquery.Client(project=project, location=location))
     return bigquery.Client(
         project=project,
         location=location,
@@ -61,8 +70,19 @@ def bigquery_write_client(endpoints: Endpoints) -> BigQueryWriteClient:
     from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
     if endpoints.bigquery_storage is None:
-        return BigQueryWriteClient()
+        return _signed_in(BigQueryWriteClient)
     return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=_channel(endpoints.bigquery_storage)))
+
+
+def _signed_in(make: Callable[[], T]) -> T:
+    """A client with the user's credentials. Raises AccessError where there are none."""
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        return make()
+    except DefaultCredentialsError as error:
+        sentence = f"There are no usable Google Cloud credentials: {str(error).splitlines()[0]}"
+        raise AccessError(sentence, "Run: gcloud auth application-default login") from error
 
 
 def _channel(target: str) -> object:

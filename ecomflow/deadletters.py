@@ -56,14 +56,15 @@ def newest(
         return list(islice(chosen, limit))
 
 
+def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
+    """Every dead letter in the bucket, newest first. Raises as ``newest`` does."""
+    with _translated(settings):
+        yield from _stored(_bucket(settings, endpoints), STREAMS, None)
+
+
 def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
     """How many dead letters the bucket holds, by (stream, reason). Reads every object."""
-    with _translated(settings):
-        bucket = _bucket(settings, endpoints)
-        counts: Counter[tuple[str, str]] = Counter()
-        for stored in _stored(bucket, STREAMS, None):
-            counts[stream_of(stored.letter), stored.letter.reason] += 1
-        return dict(counts)
+    return dict(Counter((stream_of(stored.letter), stored.letter.reason) for stored in every(settings, endpoints)))
 
 
 def _bucket(settings: Settings, endpoints: Endpoints) -> Bucket:

@@ -18,6 +18,7 @@ from ecomflow.errors import EcomflowError, NotFoundError, SchemaError, Unavailab
 from ecomflow.events import Message
 from ecomflow.pipeline import counters, engine, failures, transforms
 from ecomflow.pipeline.engine import RunSummary, run_until_drained
+from ecomflow.pipeline.model import model_facts
 
 
 @pytest.fixture
@@ -174,12 +175,11 @@ def test_a_fault_of_a_step_restarts_it(
 ) -> None:
     """Whatever a step raises, the pipeline restarts, says what and where, and goes on when the fault is gone."""
     faults = [poison, poison]
-    model = transforms.model_facts
 
     def poisoned(*arguments: object) -> object:
         if faults:
             raise faults.pop()
-        return model(*arguments)  # type: ignore[arg-type]
+        return model_facts(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(transforms, "model_facts", poisoned)
     restarts = Restarts()
@@ -229,14 +229,14 @@ def test_memory_does_not_grow_with_the_bundles() -> None:
 
 def print_growth() -> None:
     """Kilobytes a bundle by which this process grows: with the repair, then without, so that no memory freed before hides it."""
-    repaired = _growth(300)
+    repaired = _growth(150)
     fold_into_copies = fn_runner.consolidate_monitoring_infos
     engine._flat_memory_runner = fn_runner.FnApiRunner
     fn_runner.consolidate_monitoring_infos = fold_into_copies.folds
-    print(repaired, _growth(300))
+    print(repaired, _growth(150))
 
 
-def _growth(bundles: int, warm_up: int = 100) -> float:
+def _growth(bundles: int, warm_up: int = 50) -> float:
     """Kilobytes a bundle of ``bundles`` that come after ``warm_up`` others."""
     subscription = ScriptedSubscription(*[[message(order(1)), stock(2), message(activity(3))]] * (warm_up + bundles))
     begun: list[int] = []
@@ -255,4 +255,4 @@ def _growth(bundles: int, warm_up: int = 100) -> float:
 
 
 def _resident() -> int:
-    return psutil.Process().memory_info().rss
+    return int(psutil.Process().memory_info().rss)

@@ -95,10 +95,11 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
         if status.state == "running" and status.pid == process.pid:
             return status
         time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
+    what = "ended before it ran" if process.poll() is not None else f"did not run within {_START_SECONDS:.0f} s and was ended"
     process.kill()
     process.wait()
     tail = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
-    raise PipelineError("The pipeline ended before it ran. It said:\n" + "\n".join(tail), f"The whole log: {log}")
+    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"The whole log: {log}")
 
 
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
@@ -130,6 +131,10 @@ def _last_told(state_path: Path) -> PipelineStatus:
         return msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
     except FileNotFoundError:
         return PipelineStatus("none")
+    except OSError as error:
+        raise AccessError(
+            f"{state_path / STATUS_FILE} can't be read: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
+        ) from error
     except msgspec.MsgspecError as error:
         raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
 
