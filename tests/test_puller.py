@@ -82,7 +82,7 @@ def test_take_joins_what_was_pulled(clients: Clients, puller: Puller) -> None:
     for start in range(0, 2500, 500):
         clients.publish(*(b"%d" % number for number in range(start, start + 500)))
     wait_until(lambda: outstanding(clients) == 2500)
-    wait_until(lambda: len(puller._ready) * puller_module.PULL_MESSAGES >= 2500)
+    wait_until(lambda: sum(len(batch.messages) for batch in puller._ready) == 2500)
     batch = take(puller)
     assert sorted(int(message.data) for message in batch.messages) == list(range(2500))
     assert len(batch.ack_ids) == 2500

@@ -18,7 +18,8 @@ _UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --projec
 def up(project: Project = None, as_json: AsJson = False) -> None:
     """Start the local stack where no project is configured; create what is missing, change what has drifted.
 
-    A second time it changes nothing and says so.
+    In a project it also enables the APIs, and shows the roles that the job's service account needs. A second time it changes nothing
+    and says so.
     """
     from ecomflow import infra
     from ecomflow.console import err, note, say, show_json
@@ -32,18 +33,25 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
         endpoints = running_endpoints(settings)
         planned = infra.plan(settings, endpoints)
         done = infra.apply(settings, endpoints, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
+    grants = () if settings.is_local else infra.job_grants(settings)
     if as_json:
-        show_json(done)
-    elif done.steps:
+        show_json({"steps": done.steps, "grants": grants})
+        return
+    if done.steps:
         _show_steps(done)
         say(f"{len(done.steps)} of {len(planned.steps)} resources created or changed.")
     else:
         say(f"All {len(planned.steps)} resources are as they should be; nothing was changed.")
+    if grants:
+        _show_grants(grants)
 
 
 @app.command(epilog="Examples:\n\n  ecomflow infra plan\n\n  ecomflow infra plan --project my-project")
 def plan(project: Project = None, as_json: AsJson = False) -> None:
-    """Show what infra up would create, change and keep, and what it would refuse. Changes nothing."""
+    """Show what infra up would create (+), change (~) and keep (=), and what it would refuse (!), by resource and column.
+
+    Changes nothing.
+    """
     from ecomflow import infra
     from ecomflow.console import say, show_json
 
@@ -53,7 +61,7 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
         show_json(planned)
         return
     say(target_line(settings))
-    _show_steps(planned)
+    _show_diff(planned)
 
 
 @app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
@@ -99,20 +107,21 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop the local stack, or delete topic and subscription in a project. Data stays unless --with-data."""
-    from ecomflow.console import say
+    from ecomflow.console import err, say
 
     settings = settings_of(project)
     say(target_line(settings))
     if (with_data or not settings.is_local) and not yes:
-        what = "topic, subscription, tables and bucket" if with_data else "topic and subscription"
+        what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, with the messages in them,"
         typer.confirm(f"Delete {what} of {settings.project_id}?", abort=True)
     if settings.is_local:
         _stop_stack(settings, with_data)
         return
     from ecomflow import infra
 
-    infra.down(settings, running_endpoints(settings), with_data=with_data)
-    say("Deleted." if with_data else "Topic and subscription are deleted; tables and bucket are kept.")
+    with err.status("Deleting…"):
+        removals = infra.down(settings, running_endpoints(settings), with_data=with_data)
+    _show_removals(removals)
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:
@@ -160,9 +169,61 @@ def _count(rows: int | None) -> str:
 def _show_steps(plan: Any) -> None:
     from ecomflow.console import show_table
 
-    rows = [(step.action, step.kind, short(step.name), "; ".join(map(_difference, step.differences))) for step in plan.steps]
+    rows = [
+        (
+            step.action,
+            step.kind,
+            short(step.name),
+            "; ".join(map(_difference, step.differences)) if step.action == "change" else "",
+        )
+        for step in plan.steps
+    ]
     show_table("", ("action", "kind", "name", "what differs"), rows)
 
 
+_SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!", "add": "+", "note": "=", None: " "}
+_STYLES = {"+": "green", "~": "yellow", "=": "dim", "!": "bold red"}
+
+
+def _show_diff(plan: Any) -> None:
+    """The plan as a diff: a line for each resource, and below it one for each column and attribute that differs."""
+    from collections import Counter
+
+    from rich.text import Text
+
+    from ecomflow.console import out, plain, say
+
+    for step in plan.steps:
+        sign = _SIGNS[step.action]
+        out.print(Text(f"{sign} {step.action:<6} {step.kind:<12} {short(step.name)}", style=_STYLES[sign]))
+        for difference in step.differences:
+            sign = _SIGNS[difference.how]
+            out.print(Text(f"    {sign} ", style=_STYLES[sign]).append_text(plain(_difference(difference))), soft_wrap=True)
+            if difference.remedy:
+                out.print(Text("      ").append_text(plain(difference.remedy)), soft_wrap=True)
+    amounts = Counter(step.action for step in plan.steps)
+    say(", ".join(f"{amounts[action]} to {action}" for action in ("create", "change", "refuse", "keep") if amounts[action]) + ".")
+
+
 def _difference(difference: Any) -> str:
-    return f"{difference.attribute}: {difference.live or 'none'} -> {difference.wanted or 'none'}"
+    if difference.live is None:
+        return f"{difference.attribute}: {difference.wanted}"
+    if difference.how == "note":
+        return f"{difference.attribute}: {difference.live} (only here; it is left alone)"
+    return f"{difference.attribute}: {difference.live} -> {difference.wanted or 'none'}"
+
+
+def _show_grants(grants: Any) -> None:
+    from ecomflow.console import out, plain, say
+
+    say("\nThe job's service account needs no more than these roles. Grant those that it lacks (ecomflow doctor shows which):")
+    for grant in grants:
+        say(f"\n# {grant.resource}: {grant.reason}")
+        out.print(plain(grant.command), soft_wrap=True)
+
+
+def _show_removals(removals: Any) -> None:
+    from ecomflow.console import show_table
+
+    rows = [(removal.outcome, removal.kind, short(removal.name), removal.reason or "") for removal in removals]
+    show_table("", ("outcome", "kind", "name", "why"), rows)

@@ -7,6 +7,7 @@ project that does not exist.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -14,13 +15,28 @@ import msgspec
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
-from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_steps
-from ecomflow.infra.resources import Kind, Table, desired
+from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
+from ecomflow.infra.resources import Kind, Table, apis, dead_letter_subscription, dead_letter_topic, desired
+from ecomflow.infra.roles import Grant, job_grants
 
 if TYPE_CHECKING:
     from ecomflow.infra.changes import Removal
 
-__all__ = ["Difference", "Plan", "ResourceStatus", "Step", "apply", "check_tables", "down", "plan", "status"]
+__all__ = [
+    "Difference",
+    "Grant",
+    "Plan",
+    "ResourceStatus",
+    "Step",
+    "apply",
+    "check_tables",
+    "down",
+    "job_grants",
+    "plan",
+    "status",
+]
+
+_PROPAGATION_SECONDS = 180.0
 
 _STATES: dict[str, Literal["missing", "drifted", "exists"]] = {
     "create": "missing",
@@ -41,28 +57,41 @@ class ResourceStatus(msgspec.Struct, frozen=True):
 
 
 def plan(settings: Settings, endpoints: Endpoints) -> Plan:
-    """What ``apply`` would do, a step for each resource. Changes nothing."""
+    """What ``apply`` would do, a step for each resource, in a project at Google after one for its APIs. Changes nothing."""
     from ecomflow.infra.observe import observe
+    from ecomflow.infra.services import has_apis, observe_apis
 
-    _require_stack(settings, endpoints)
-    return plan_steps(desired(settings), observe(settings, endpoints))
+    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
+    if not has_apis(settings, endpoints):
+        return plan_steps(desired(settings), observe(settings, endpoints))
+    step = plan_step(apis(settings), observe_apis(settings))
+    live = observe(settings, endpoints, frozenset(difference.attribute for difference in step.differences))
+    return Plan((step, *plan_steps(desired(settings), live).steps))
 
 
 def apply(settings: Settings, endpoints: Endpoints, plan: Plan, on_progress: Callable[[Step], None] | None = None) -> Plan:
     """Carries ``plan`` out and returns the steps that did something: none when everything was there.
 
     ``on_progress`` is called after each step, also one with nothing to do. A resource that another run made meanwhile counts as
-    made. Raises SchemaError, before anything is changed, where the plan has a step that can't be made.
+    made. Where APIs had to be enabled, the rest is planned again, for what a disabled service holds can't be seen. Raises
+    SchemaError, before anything else is changed, where the plan has a step that can't be made.
     """
     from ecomflow.infra.changes import carry_out
 
-    _require_stack(settings, endpoints)
+    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
     _raise_refusals(plan)
-    for step in plan.steps:
+    report = on_progress or (lambda step: None)
+    done: list[Step] = []
+    steps = plan.steps
+    if steps and steps[0].kind == "apis" and steps[0].action == "change":
+        carry_out(steps[0], settings, endpoints)
+        report(steps[0])
+        done.append(steps[0])
+        steps = _steps_after_enabling(settings, endpoints)
+    for step in steps:
         carry_out(step, settings, endpoints)
-        if on_progress is not None:
-            on_progress(step)
-    return Plan(tuple(step for step in plan.steps if step.action != "keep"))
+        report(step)
+    return Plan((*done, *(step for step in steps if step.action != "keep")))
 
 
 def status(settings: Settings, endpoints: Endpoints) -> tuple[ResourceStatus, ...]:
@@ -71,20 +100,30 @@ def status(settings: Settings, endpoints: Endpoints) -> tuple[ResourceStatus, ..
 
 
 def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[Removal, ...]:
-    """Deletes the subscription and the topic with the messages in them; tables, dataset and bucket only ``with_data``.
+    """Deletes the pipeline's subscription and the topic with the messages in them; all else only ``with_data``.
 
-    A dataset or bucket that holds something that is not ecomflow's is kept, and its Removal says so.
+    Dead-lettered messages count as data. A dataset or bucket that holds something that is not ecomflow's is kept, and its Removal
+    says so. APIs stay enabled: others may use them.
     """
-    from ecomflow.infra.changes import Removal, remove_bucket, remove_messaging, remove_warehouse
+    from ecomflow.infra.changes import Removal, remove_bucket, remove_subscription, remove_topic, remove_warehouse
     from ecomflow.infra.observe import observe
 
-    _require_stack(settings, endpoints)
+    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
     present = set(observe(settings, endpoints))
-    removals = remove_messaging(settings, endpoints)
-    if with_data:
-        return (*removals, *remove_warehouse(present, settings, endpoints), remove_bucket(settings, endpoints))
-    data = [step for step in plan_steps(desired(settings), {}).steps if step.kind not in ("topic", "subscription")]
-    return (*removals, *(Removal(step.kind, step.name, "kept", "it holds data") for step in data if step.name in present))
+    removals = (
+        remove_subscription(settings.subscription_path, settings, endpoints),
+        remove_topic(settings.topic_path, settings, endpoints),
+    )
+    if not with_data:
+        data = [step for step in plan_steps(desired(settings), {}).steps if step.name not in {gone.name for gone in removals}]
+        return (*removals, *(Removal(step.kind, step.name, "kept", "it holds data") for step in data if step.name in present))
+    return (
+        *removals,
+        remove_subscription(dead_letter_subscription(settings), settings, endpoints),
+        remove_topic(dead_letter_topic(settings), settings, endpoints),
+        *remove_warehouse(present, settings, endpoints),
+        remove_bucket(settings, endpoints),
+    )
 
 
 def check_tables(settings: Settings, endpoints: Endpoints) -> None:
@@ -95,7 +134,7 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
     """
     from ecomflow.infra.observe import observe_tables
 
-    _require_stack(settings, endpoints)
+    _require_target(settings, endpoints.bigquery)
     live = observe_tables(settings, endpoints)
     tables = [resource for resource in desired(settings) if isinstance(resource, Table)]
     if missing := [table.name for table in tables if table.name not in live]:
@@ -103,27 +142,51 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
         raise NotFoundError(f"{sentence} not exist.", "Run: ecomflow infra up")
     found = [(table.name, compare_columns(table.name, table.columns, live[table.name].columns)) for table in tables]
     if wrong := [
-        f"{name}: {_tell(difference)}" for name, differences in found for difference in differences if difference.how != "note"
+        f"{name}: {tell(difference)}" for name, differences in found for difference in differences if difference.how != "note"
     ]:
         raise SchemaError(
             f"The tables are not as their DDL has them. {'; '.join(wrong)}.", "See what can be done with: ecomflow infra plan"
         )
 
 
-def _require_stack(settings: Settings, endpoints: Endpoints) -> None:
-    """Without a project and without an endpoint, Google's clients would speak to Google Cloud."""
-    if settings.is_local and None in (endpoints.pubsub, endpoints.storage, endpoints.bigquery):
+def _require_target(settings: Settings, *used: str | None) -> None:
+    """That there is something to speak to at the endpoints used: the local stack, or Google with credentials that work."""
+    if None not in used:
+        return
+    if settings.is_local:
         raise UnavailableError("The local stack does not run.", "Run: ecomflow infra up")
+    from ecomflow.infra.credentials import find_credentials
+
+    find_credentials()
 
 
-def _harmful(table: Table, live: Table) -> list[Difference]:
-    return [difference for difference in compare_columns(table.name, table.columns, live.columns) if difference.how != "note"]
+def _steps_after_enabling(
+    settings: Settings,
+    endpoints: Endpoints,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Step, ...]:
+    """The steps for all but the APIs. Google says for a while that an API just enabled is not."""
+    from ecomflow.infra.failures import DisabledApiError
+    from ecomflow.infra.observe import observe
+
+    give_up = clock() + _PROPAGATION_SECONDS
+    while True:
+        try:
+            rest = plan_steps(desired(settings), observe(settings, endpoints))
+        except DisabledApiError:
+            if clock() > give_up:
+                raise
+            sleep(5.0)
+        else:
+            _raise_refusals(rest)
+            return rest.steps
 
 
 def _raise_refusals(plan: Plan) -> None:
     refused = [(step, difference) for step in plan.steps for difference in step.differences if difference.how == "refuse"]
     if refused:
-        sentences = "; ".join(f"{step.kind} {step.name}: {_tell(difference)}" for step, difference in refused)
+        sentences = "; ".join(f"{step.kind} {step.name}: {tell(difference)}" for step, difference in refused)
         remedies = dict.fromkeys(difference.remedy for _, difference in refused if difference.remedy)
         raise SchemaError(f"Nothing was changed, for this can't be: {sentences}.", "\n".join(remedies))
 
@@ -132,10 +195,5 @@ def _status(step: Step, settings: Settings, endpoints: Endpoints) -> ResourceSta
     from ecomflow.infra.observe import observe_rows
 
     rows = observe_rows(step.name, settings, endpoints) if step.kind == "table" and step.action != "create" else None
-    return ResourceStatus(step.kind, step.name, _STATES[step.action], rows, "; ".join(map(_tell, step.differences)))
-
-
-def _tell(difference: Difference) -> str:
-    """``column quantity is STRING, expected INT64 NOT NULL``."""
-    live = "is missing" if difference.live is None else f"is {difference.live}"
-    return f"{difference.attribute} {live}, expected {difference.wanted or 'none'}"
+    detail = "" if step.action == "create" else "; ".join(map(tell, step.differences))
+    return ResourceStatus(step.kind, step.name, _STATES[step.action], rows, detail)

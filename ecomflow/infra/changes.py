@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from google.api_core.exceptions import Conflict, NotFound
@@ -18,14 +18,19 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.infra.differences import Step
 from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, storage_retry
-from ecomflow.infra.resources import DAY_SECONDS, OBJECT_DAYS, OBJECT_PREFIXES, RETENTION_DAYS, Kind
+from ecomflow.infra.resources import DAY_SECONDS, OBJECT_DAYS, OBJECT_PREFIXES, Kind, Subscription, Topic, desired
+from ecomflow.infra.services import enable_apis
 from ecomflow.sql import Column
+
+T = TypeVar("T", Topic, Subscription)
 
 _SUBSCRIPTION_FIELDS = {
     "ack_deadline_seconds": "ack_deadline_seconds",
     "retention_days": "message_retention_duration",
     "exactly_once": "enable_exactly_once_delivery",
     "expires": "expiration_policy",
+    "backoff_seconds": "retry_policy",
+    "dead_letter_topic": "dead_letter_policy",
 }
 
 
@@ -44,27 +49,27 @@ def carry_out(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         _MAKERS[step.kind](step, settings, endpoints)
 
 
-def remove_messaging(settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
-    """Deletes the subscription, then the topic."""
+def remove_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
+    """Deletes the subscription with what it holds."""
     service = pubsub_service(settings, endpoints)
     retry = pubsub_retry(service)
-    with google_errors(service, f"subscription {settings.subscription_path}"), subscriber_client(endpoints) as subscriber:
-        subscription = _removed(
-            "subscription",
-            settings.subscription_path,
-            lambda: subscriber.delete_subscription(subscription=settings.subscription_path, retry=retry, timeout=REQUEST_SECONDS),
+    with google_errors(service, f"subscription {name}"), subscriber_client(endpoints) as client:
+        return _removed(
+            "subscription", name, lambda: client.delete_subscription(subscription=name, retry=retry, timeout=REQUEST_SECONDS)
         )
-    with google_errors(service, f"topic {settings.topic_path}"):
-        publisher = publisher_client(endpoints)
+
+
+def remove_topic(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
+    """Deletes the topic; other subscriptions to it are left without one."""
+    service = pubsub_service(settings, endpoints)
+    with google_errors(service, f"topic {name}"):
+        client = publisher_client(endpoints)
         try:
-            topic = _removed(
-                "topic",
-                settings.topic_path,
-                lambda: publisher.delete_topic(topic=settings.topic_path, retry=retry, timeout=REQUEST_SECONDS),
+            return _removed(
+                "topic", name, lambda: client.delete_topic(topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
             )
         finally:
-            publisher.transport.close()
-    return subscription, topic
+            client.transport.close()
 
 
 def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
@@ -99,9 +104,14 @@ def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
         return _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
 
 
+def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    enable_apis([difference.attribute for difference in step.differences], settings)
+
+
 def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
-    topic = types.Topic(name=step.name, message_retention_duration=_retention())
+    wanted = _wanted(Topic, step, settings)
+    topic = types.Topic(name=step.name, message_retention_duration=_duration(wanted.retention_days))
     with google_errors(service, f"topic {step.name}"):
         client = publisher_client(endpoints)
         try:
@@ -118,15 +128,7 @@ def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 
 def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
-    subscription = types.Subscription(
-        name=step.name,
-        topic=settings.topic_path,
-        ack_deadline_seconds=settings.ack_deadline_seconds,
-        message_retention_duration=_retention(),
-        # A policy without a time to live: never.
-        expiration_policy=types.ExpirationPolicy(),
-        enable_exactly_once_delivery=False,
-    )
+    subscription = _subscription_of(_wanted(Subscription, step, settings))
     with google_errors(service, f"subscription {step.name}"), subscriber_client(endpoints) as client:
         try:
             if step.action == "create":
@@ -140,6 +142,21 @@ def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> 
                 )
         except Conflict:
             return
+
+
+def _subscription_of(wanted: Subscription) -> types.Subscription:
+    """The request that makes ``wanted``; what is left out of it (filter, delivery, dead-letter policy) means none."""
+    backoff = [duration_pb2.Duration(seconds=seconds) for seconds in wanted.backoff_seconds]
+    return types.Subscription(
+        name=wanted.name,
+        topic=wanted.topic,
+        ack_deadline_seconds=wanted.ack_deadline_seconds,
+        message_retention_duration=_duration(wanted.retention_days),
+        # A policy without a time to live: never.
+        expiration_policy=types.ExpirationPolicy(),
+        enable_exactly_once_delivery=wanted.exactly_once,
+        retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
+    )
 
 
 def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
@@ -189,6 +206,7 @@ def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 
 
 _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
+    "apis": _enable_apis,
     "topic": _make_topic,
     "subscription": _make_subscription,
     "bucket": _make_bucket,
@@ -286,5 +304,10 @@ def _removed(kind: Kind, name: str, delete: Callable[[], object]) -> Removal:
     return Removal(kind, name, "deleted")
 
 
-def _retention() -> duration_pb2.Duration:
-    return duration_pb2.Duration(seconds=RETENTION_DAYS * DAY_SECONDS)
+def _wanted(kind: type[T], step: Step, settings: Settings) -> T:
+    (found,) = [resource for resource in desired(settings) if resource.name == step.name and isinstance(resource, kind)]
+    return found
+
+
+def _duration(days: int | None) -> duration_pb2.Duration | None:
+    return duration_pb2.Duration(seconds=days * DAY_SECONDS) if days else None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.infra.resources import KINDS, Kind, Resource, Subscription, Table, View
+from ecomflow.infra.resources import KINDS, Apis, Kind, Resource, Subscription, Table, View
 from ecomflow.sql import Column
 
 
@@ -26,7 +26,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What ``up`` does, or would do, to one resource, and why."""
+    """What ``up`` does, or would do, to one resource, and why. The differences of a ``create`` are all that it gets."""
 
     kind: Kind
     name: str
@@ -49,7 +49,10 @@ def plan_step(wanted: Resource, live: Resource | None) -> Step:
     """The step for one resource; ``live`` None: it isn't there."""
     kind = KINDS[type(wanted)]
     if live is None:
-        return Step(kind, wanted.name, "create")
+        return Step(kind, wanted.name, "create", _additions(wanted))
+    if isinstance(wanted, Apis) and isinstance(live, Apis):
+        disabled = _disabled_apis(wanted, live)
+        return Step(kind, wanted.name, "change" if disabled else "keep", disabled)
     differences = compare_attributes(wanted, live)
     if isinstance(wanted, Table) and isinstance(live, Table):
         differences += compare_columns(wanted.name, wanted.columns, live.columns)
@@ -59,6 +62,23 @@ def plan_step(wanted: Resource, live: Resource | None) -> Step:
     if "refuse" in hows:
         return Step(kind, wanted.name, "refuse", differences)
     return Step(kind, wanted.name, "change" if hows & {"add", "change"} else "keep", differences)
+
+
+def _disabled_apis(wanted: Apis, live: Apis) -> tuple[Difference, ...]:
+    if wanted.enabled is None or live.enabled is None:
+        return ()
+    return tuple(Difference(api, "disabled", "enabled", "change") for api in wanted.enabled if api not in live.enabled)
+
+
+def _additions(wanted: Resource) -> tuple[Difference, ...]:
+    """Every attribute and column that says anything of a resource that isn't there; a view's columns are those of its table."""
+    attributes = [name for name in wanted.__struct_fields__ if name not in ("name", "columns", "query")]
+    values = [(name, getattr(wanted, name)) for name in attributes]
+    columns = wanted.columns if isinstance(wanted, Table) else ()
+    return (
+        *(Difference(f"column {column.name}", None, describe(column), "add") for column in columns),
+        *(Difference(name, None, _show(value), "add") for name, value in values if value not in ("", (), 0)),
+    )
 
 
 def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
@@ -94,6 +114,12 @@ def describe(column: Column) -> str:
     return f"{column.type} NOT NULL" if column.required else column.type
 
 
+def tell(difference: Difference) -> str:
+    """``column quantity is STRING, expected INT64 NOT NULL``."""
+    live = "is missing" if difference.live is None else f"is {difference.live}"
+    return f"{difference.attribute} {live}, expected {difference.wanted or 'none'}"
+
+
 def _difference(wanted: Resource, attribute: str, before: Any, after: Any) -> Difference:
     remedy = _remedy(wanted, attribute, _show(before))
     return Difference(attribute, _show(before), _show(after), "change" if remedy is None else "refuse", remedy)
@@ -105,9 +131,10 @@ def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
         return f"A location is fixed for good: set location to {live}, or name another {KINDS[type(wanted)]} in the settings."
     if attribute == "partition":
         return f"Partitioning is fixed for good: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
-    if isinstance(wanted, Subscription) and attribute in ("topic", "filter"):
+    if isinstance(wanted, Subscription) and attribute in ("topic", "filter", "delivery"):
+        fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} is fixed for good"
         return (
-            f"A subscription's {attribute} is fixed for good: name another subscription in the settings, or delete this one with"
+            f"A subscription's {fixed}: name another subscription in the settings, or delete this one with"
             f" what it holds: gcloud pubsub subscriptions delete {wanted.name}"
         )
     return None

@@ -22,6 +22,14 @@ _DISABLED = re.compile(r"SERVICE_DISABLED|has not been used in project|API .{0,4
 _LOGIN = "Run: gcloud auth application-default login"
 
 
+class DeniedError(AccessError):
+    """A service knows this account and lets it not do what it asks."""
+
+
+class DisabledApiError(AccessError):
+    """A service's API is not enabled in the project, or was so just now."""
+
+
 class Service(msgspec.Struct, frozen=True):
     """A Google Cloud service, the role that lets an account make and change its resources, and where it listens.
 
@@ -85,11 +93,11 @@ def translate(error: Exception, service: Service, resource: str) -> EcomflowErro
 def _denied(text: str, service: Service, resource: str) -> AccessError:
     if _DISABLED.search(text):
         remedy = f"Run: gcloud services enable {service.api} --project {service.project}"
-        return AccessError(f"{service.title} is not enabled in project {service.project}.", remedy)
+        return DisabledApiError(f"{service.title} is not enabled in project {service.project}.", remedy)
     remedy = f"Grant this account {service.role} on project {service.project}. Google says: {_sentence(text)}"
     if resource.startswith("bucket "):
         remedy += " Bucket names are shared by all of Google Cloud: if another project has this one, set another bucket."
-    return AccessError(f"Access to {resource} is denied.", remedy)
+    return DeniedError(f"Access to {resource} is denied.", remedy)
 
 
 def _unavailable(text: str, service: Service) -> UnavailableError:

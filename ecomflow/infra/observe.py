@@ -29,6 +29,8 @@ from ecomflow.infra.resources import (
     Topic,
     View,
     canonical_query,
+    dead_letter_subscription,
+    dead_letter_topic,
 )
 from ecomflow.sql import Column
 
@@ -42,26 +44,41 @@ Observation = Callable[[], Resource | None]
 T = TypeVar("T")
 
 
-def observe(settings: Settings, endpoints: Endpoints) -> dict[str, Resource]:
-    """Every resource of ours that exists, by name. Raises AccessError, UnavailableError, or NotFoundError for the project."""
-    client = _bigquery(settings, endpoints)
-    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
-    views: list[Observation] = [partial(_observe_view, name, settings, endpoints, client) for name in sql.TABLES]
-    observations: list[Observation] = [
-        partial(_observe_topic, settings, endpoints),
-        partial(_observe_subscription, settings, endpoints),
-        partial(_observe_bucket, settings, endpoints),
-        partial(_observe_dataset, settings, endpoints, client),
-        *tables,
-        *views,
-    ]
+def observe(settings: Settings, endpoints: Endpoints, disabled: frozenset[str] = frozenset()) -> dict[str, Resource]:
+    """Every resource of ours that exists, by name. Raises AccessError, UnavailableError, or NotFoundError for the project.
+
+    Services whose API is among the ``disabled`` ("pubsub.googleapis.com") show nothing and are not asked.
+    """
+    observations: list[Observation] = []
+    if pubsub_service(settings, endpoints).api not in disabled:
+        observations += _messaging(settings, endpoints)
+    if storage_service(settings, endpoints).api not in disabled:
+        observations.append(partial(observe_bucket, settings, endpoints))
+    if bigquery_service(settings, endpoints).api not in disabled:
+        observations += _warehouse(settings, endpoints)
     found = _all_of(observations)
     return {resource.name: resource for resource in found if resource is not None}
 
 
+def _messaging(settings: Settings, endpoints: Endpoints) -> list[Observation]:
+    topics = (settings.topic_path, dead_letter_topic(settings))
+    subscriptions = (settings.subscription_path, dead_letter_subscription(settings))
+    return [
+        *(partial(observe_topic, name, settings, endpoints) for name in topics),
+        *(partial(observe_subscription, name, settings, endpoints) for name in subscriptions),
+    ]
+
+
+def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
+    client = bigquery_for(settings, endpoints)
+    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
+    views: list[Observation] = [partial(observe_view, name, settings, endpoints, client) for name in sql.TABLES]
+    return [partial(observe_dataset, settings, endpoints, client), *tables, *views]
+
+
 def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
     """The fact tables that exist, by name."""
-    client = _bigquery(settings, endpoints)
+    client = bigquery_for(settings, endpoints)
     found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES])
     return {table.name: table for table in found if isinstance(table, Table)}
 
@@ -69,7 +86,7 @@ def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]
 def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
     """How many rows ``table`` holds, those still in BigQuery's streaming buffer by its own estimate."""
     service = bigquery_service(settings, endpoints)
-    client = _bigquery(settings, endpoints)
+    client = bigquery_for(settings, endpoints)
     with google_errors(service, f"table {table}"):
         live = client.get_table(table, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
     waiting = live.streaming_buffer.estimated_rows if live.streaming_buffer else 0
@@ -123,7 +140,7 @@ def is_prefix_rule(rule: dict[str, Any]) -> bool:
     )
 
 
-def _bigquery(settings: Settings, endpoints: Endpoints) -> bigquery.Client:
+def bigquery_for(settings: Settings, endpoints: Endpoints) -> bigquery.Client:
     with google_errors(bigquery_service(settings, endpoints), f"dataset {settings.dataset_id}"):
         return bigquery_client(settings.project_id, endpoints, settings.location)
 
@@ -138,41 +155,45 @@ def _all_of(observations: list[Observation]) -> list[Resource | None]:
             pool.shutdown(cancel_futures=True)
 
 
-def _observe_topic(settings: Settings, endpoints: Endpoints) -> Topic | None:
+def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic | None:
+    """Topic ``projects/P/topics/T`` as it is; None where there is none."""
     service = pubsub_service(settings, endpoints)
-    with google_errors(service, f"topic {settings.topic_path}"):
+    with google_errors(service, f"topic {name}"):
         client = publisher_client(endpoints)
         try:
-            topic = _if_there(
-                partial(client.get_topic, topic=settings.topic_path, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-            )
+            topic = _if_there(partial(client.get_topic, topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS))
         finally:
             client.transport.close()
     if topic is None:
         return None
-    return Topic(settings.topic_path, _days(types.Topic.pb(topic).message_retention_duration, service))
+    return Topic(name, _days(types.Topic.pb(topic).message_retention_duration, service))
 
 
-def _observe_subscription(settings: Settings, endpoints: Endpoints) -> Subscription | None:
+def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
+    """Subscription ``projects/P/subscriptions/S`` as it is; None where there is none."""
     service = pubsub_service(settings, endpoints)
-    with google_errors(service, f"subscription {settings.subscription_path}"), subscriber_client(endpoints) as client:
-        name, retry = settings.subscription_path, pubsub_retry(service)
-        live = _if_there(partial(client.get_subscription, subscription=name, retry=retry, timeout=REQUEST_SECONDS))
+    with google_errors(service, f"subscription {name}"), subscriber_client(endpoints) as client:
+        live = _if_there(
+            partial(client.get_subscription, subscription=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+        )
     if live is None:
         return None
     raw = types.Subscription.pb(live)
     return Subscription(
-        name=settings.subscription_path,
+        name=name,
         topic=raw.topic,
+        delivery=_delivery(raw),
         ack_deadline_seconds=raw.ack_deadline_seconds,
         retention_days=_days(raw.message_retention_duration, service),
         filter=raw.filter,
         exactly_once=raw.enable_exactly_once_delivery,
         expires=raw.expiration_policy.HasField("ttl"),
+        backoff_seconds=_backoff(raw),
+        dead_letter_topic=raw.dead_letter_policy.dead_letter_topic,
     )
 
 
-def _observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
+def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     service = storage_service(settings, endpoints)
     with google_errors(service, f"bucket {settings.bucket_name}"):
         client = storage_client(settings.project_id, endpoints)
@@ -192,7 +213,7 @@ def _observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     )
 
 
-def _observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
+def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
     service = bigquery_service(settings, endpoints)
     with google_errors(service, f"dataset {settings.dataset_id}"):
         retry = bigquery_retry(service)
@@ -202,7 +223,7 @@ def _observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.
     return Dataset(settings.dataset_id, live.location.upper() if live.location else None)
 
 
-def _observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:
+def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:
     live = _get_table(f"{settings.dataset_id}.{name}_unique", settings, endpoints, client)
     if live is None:
         return None
@@ -233,6 +254,28 @@ def _partition(table: bigquery.Table) -> str:
         return ""
     column = partitioning.field or "ingestion time"
     return column if partitioning.type_ == "DAY" else f"{column} by {partitioning.type_}"
+
+
+_EXPORTS = {"bigquery_config": "bigquery", "cloud_storage_config": "cloud storage", "bigtable_config": "bigtable"}
+
+
+def _delivery(raw: Any) -> str:
+    """How a subscription delivers: to whoever pulls, or by itself to somewhere."""
+    if raw.detached:
+        return "detached"
+    if raw.push_config.push_endpoint:
+        return "push"
+    return next((_EXPORTS[field.name] for field, _ in raw.ListFields() if field.name in _EXPORTS), "pull")
+
+
+def _backoff(raw: Any) -> tuple[int, ...]:
+    if not raw.HasField("retry_policy"):
+        return ()
+    policy = raw.retry_policy
+    # What is not set is Pub/Sub's own choice: https://cloud.google.com/pubsub/docs/handling-failures
+    shortest = policy.minimum_backoff.seconds if policy.HasField("minimum_backoff") else 10
+    longest = policy.maximum_backoff.seconds if policy.HasField("maximum_backoff") else 600
+    return int(shortest), int(longest)
 
 
 def _days(duration: Any, service: Service) -> int | None:

@@ -6,6 +6,7 @@ the emulators leave out much of what Google Cloud reports.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -19,32 +20,66 @@ DAY_SECONDS = 86_400
 # Long enough to mend a pipeline that broke over a weekend; the longest that a subscription keeps by default.
 RETENTION_DAYS = 7
 
+# The longest that a subscription keeps a message: https://cloud.google.com/pubsub/docs/subscription-properties
+DEAD_LETTER_DAYS = 31
+
+# Seconds from the first and the longest wait before a message that was not acknowledged comes again: soon after a restart, and at
+# most a minute after what was broken is mended. Dataflow has its own redelivery and passes this by.
+BACKOFF_SECONDS = (1, 60)
+
+# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine.
+APIS = (
+    "pubsub.googleapis.com",
+    "dataflow.googleapis.com",
+    "compute.googleapis.com",
+    "bigquery.googleapis.com",
+    "bigquerystorage.googleapis.com",
+    "storage.googleapis.com",
+)
+
 # Days after which objects are deleted, by prefix: what a job staged, and dead letters that nobody replayed.
 OBJECT_DAYS = (("temp/", 7), ("dlq/", 90))
 
 # Every prefix under which ecomflow writes objects.
 OBJECT_PREFIXES = ("dlq/", "temp/", "staging/")
 
-Kind = Literal["topic", "subscription", "bucket", "dataset", "table", "view"]
+_COMMENT = re.compile(r"--[^\n]*")
+
+Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "view"]
+
+
+class Apis(msgspec.Struct, frozen=True):
+    """The APIs enabled in ``projects/<project>``, of those that ecomflow needs; None where this account may not ask."""
+
+    name: str
+    enabled: tuple[str, ...] | None
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``."""
+    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``; ``retention_days`` 0: it keeps nothing for later subscriptions."""
 
     name: str
     retention_days: int | None
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """A pull subscription. ``filter`` '' lets every message through; ``expires`` False: never for want of a subscriber."""
+    """A subscription. ``filter`` '' lets every message through; ``expires`` False: never for want of a subscriber.
+
+    ``delivery`` is pull, push, bigquery, cloud storage, bigtable or detached. ``backoff_seconds`` holds the shortest and the
+    longest wait before a message comes again, () none. ``dead_letter_topic`` '' means that every message comes again until it is
+    acknowledged.
+    """
 
     name: str
     topic: str
+    delivery: str
     ack_deadline_seconds: int
     retention_days: int | None
     filter: str | None
     exactly_once: bool | None
     expires: bool | None
+    backoff_seconds: tuple[int, ...]
+    dead_letter_topic: str
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -81,9 +116,10 @@ class View(msgspec.Struct, frozen=True):
     query: str | None
 
 
-Resource = Topic | Subscription | Bucket | Dataset | Table | View
+Resource = Apis | Topic | Subscription | Bucket | Dataset | Table | View
 
 KINDS: dict[type, Kind] = {
+    Apis: "apis",
     Topic: "topic",
     Subscription: "subscription",
     Bucket: "bucket",
@@ -93,6 +129,11 @@ KINDS: dict[type, Kind] = {
 }
 
 
+def apis(settings: Settings) -> Apis:
+    """The APIs that must be enabled, on Google Cloud, before anything else can be made."""
+    return Apis(f"projects/{settings.project_id}", APIS)
+
+
 def desired(settings: Settings) -> tuple[Resource, ...]:
     """What should exist: each before those that need it."""
     tables = tuple(_table(name, settings) for name in sql.TABLES)
@@ -100,6 +141,8 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
     return (
         Topic(settings.topic_path, RETENTION_DAYS),
         _subscription(settings),
+        Topic(dead_letter_topic(settings), 0),
+        _dead_letter_subscription(settings),
         Bucket(settings.bucket_name, settings.location.upper(), True, "enforced", OBJECT_DAYS),
         Dataset(settings.dataset_id, settings.location.upper()),
         *tables,
@@ -107,15 +150,46 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
     )
 
 
+def dead_letter_topic(settings: Settings) -> str:
+    """The topic for what another subscription to our topic (a BigQuery subscription, a push endpoint) can't deliver.
+
+    The pipeline's own subscription does not use it: see docs/adr.
+    """
+    return f"{settings.topic_path}-dead-letter"
+
+
+def dead_letter_subscription(settings: Settings) -> str:
+    """The subscription that keeps what is sent to the dead-letter topic: without one it would be lost."""
+    return f"projects/{settings.project_id}/subscriptions/{settings.topic}-dead-letter"
+
+
 def _subscription(settings: Settings) -> Subscription:
     return Subscription(
         name=settings.subscription_path,
         topic=settings.topic_path,
+        delivery="pull",
         ack_deadline_seconds=settings.ack_deadline_seconds,
         retention_days=RETENTION_DAYS,
         filter="",
         exactly_once=False,
         expires=False,
+        backoff_seconds=BACKOFF_SECONDS,
+        dead_letter_topic="",
+    )
+
+
+def _dead_letter_subscription(settings: Settings) -> Subscription:
+    return Subscription(
+        name=dead_letter_subscription(settings),
+        topic=dead_letter_topic(settings),
+        delivery="pull",
+        ack_deadline_seconds=60,
+        retention_days=DEAD_LETTER_DAYS,
+        filter="",
+        exactly_once=False,
+        expires=False,
+        backoff_seconds=(),
+        dead_letter_topic="",
     )
 
 
@@ -131,5 +205,5 @@ def _view(name: str, settings: Settings) -> View:
 
 
 def canonical_query(query: str) -> str:
-    """``query`` as one line, without backticks and closing semicolon: BigQuery may give it back laid out otherwise."""
-    return " ".join(query.replace("`", "").split()).rstrip("; ")
+    """``query`` as BigQuery may give it back, made alike: one line, without comments, backticks and closing semicolon."""
+    return " ".join(_COMMENT.sub("", query).replace("`", "").split()).rstrip("; ")

@@ -127,7 +127,7 @@ class _Connection:
 
 
 class TableWriter:
-    """Appends to one table's default stream. Safe for several threads."""
+    """Appends rows of one schema to one table's default stream. Safe for several threads."""
 
     def __init__(
         self,
@@ -173,14 +173,14 @@ class TableWriter:
             connection.close()
 
     def _send(self, append: _Append) -> None:
-        while not self._open_connection().send(append):
+        while not self._open_connection(append.rows.schema).send(append):
             pass  # it ended in between: the next one is new
 
-    def _open_connection(self) -> _Connection:
+    def _open_connection(self, schema: pa.Schema) -> _Connection:
         with self._lock:
             if self._connection is None or not self._connection.is_open:
                 stream = f"{self._config.table_path(self._table)}/streams/_default"
-                self._connection = _Connection(self._client, stream, SCHEMAS[self._table])
+                self._connection = _Connection(self._client, stream, schema)
             return self._connection
 
     def _settle(self, append: _Append) -> list[RefusedRow]:
