@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from ecomflow.config import Endpoints, Settings
 
@@ -11,27 +15,37 @@ METRIC = "pubsub.googleapis.com/subscription/num_undelivered_messages"
 # Monitoring samples Pub/Sub every minute and shows a sample after up to four.
 # https://cloud.google.com/monitoring/api/metrics_gcp_p_z#gcp-pubsub
 _WINDOW = timedelta(minutes=10)
+_LOCAL_PAUSE, _CLOUD_PAUSE = 0.2, 15.0  # seconds between two looks
 
 
-def count_waiting(settings: Settings, endpoints: Endpoints) -> int | None:
-    """The unacknowledged messages of the subscription, those held by a pipeline included; None where Monitoring has no sample.
+class Waiting(msgspec.Struct, frozen=True):
+    """The unacknowledged messages, those held by a pipeline included. ``sampled_at`` None: counted just now."""
+
+    messages: int
+    sampled_at: datetime | None = None
+
+
+def count_waiting(settings: Settings, endpoints: Endpoints) -> Waiting | None:
+    """What waits in the subscription; None where Cloud Monitoring has no sample of the last ten minutes.
 
     On Google Cloud the figure is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
     """
     if endpoints.pubsub is not None:
         from ecomflow.local.pubsub import read_backlog
 
-        return read_backlog(endpoints.pubsub, settings.subscription_path).num_undelivered_messages
+        return Waiting(read_backlog(endpoints.pubsub, settings.subscription_path).num_undelivered_messages)
     from google.cloud import monitoring_v3
 
+    from ecomflow.infra.credentials import find_credentials
     from ecomflow.infra.failures import Service, google_errors
 
     service = Service("Cloud Monitoring", "monitoring.googleapis.com", "roles/monitoring.viewer", settings.project_id, None)
     with google_errors(service, f"the backlog of {settings.subscription_path}"):
-        return newest_sample(monitoring_v3.MetricServiceClient(), settings, datetime.now(UTC))
+        client = monitoring_v3.MetricServiceClient(credentials=find_credentials())
+        return newest_sample(client, settings, datetime.now(UTC))
 
 
-def newest_sample(client: Any, settings: Settings, now: datetime) -> int | None:
+def newest_sample(client: Any, settings: Settings, now: datetime) -> Waiting | None:
     """The newest sample of the metric up to ``now``, by a ``monitoring_v3.MetricServiceClient``."""
     from google.cloud import monitoring_v3
 
@@ -41,4 +55,31 @@ def newest_sample(client: Any, settings: Settings, now: datetime) -> int | None:
         interval=monitoring_v3.TimeInterval(start_time=now - _WINDOW, end_time=now),
     )
     points = [point for series in client.list_time_series(request=request, timeout=30) for point in series.points]
-    return max(points, key=lambda point: point.interval.end_time).value.int64_value if points else None
+    if not points:
+        return None
+    newest = max(points, key=lambda point: point.interval.end_time)
+    return Waiting(int(newest.value.int64_value), datetime.fromtimestamp(newest.interval.end_time.timestamp(), UTC))
+
+
+def wait_until_empty(
+    read: Callable[[], Waiting | None],
+    seconds: float,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether ``read`` (``count_waiting``) told within ``seconds`` that nothing waits.
+
+    A sample counts once it is younger than this call: an older one knows nothing of what was published just before.
+    """
+    started = now()
+    while True:
+        waiting = read()
+        is_young = waiting is not None and (waiting.sampled_at is None or waiting.sampled_at >= started)
+        if waiting is not None and waiting.messages == 0 and is_young:
+            return True
+        left = seconds - (now() - started).total_seconds()
+        if left <= 0:
+            return False
+        counted = waiting is not None and waiting.sampled_at is None
+        sleep(min(left, _LOCAL_PAUSE if counted else _CLOUD_PAUSE))  # neither service tells when it is empty

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ecomflow import __version__
-from ecomflow.commands import infra, look, publish, run, start
+from ecomflow.commands import doctor, infra, job, look, publish, reconcile, run, start
 from ecomflow.errors import EcomflowError
 
 app = typer.Typer(
@@ -20,13 +20,20 @@ app = typer.Typer(
     epilog="Start with: ecomflow demo. Without a project everything runs on this machine, without an account.",
 )
 app.add_typer(infra.app, name="infra")
-app.command(epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach")(run.deploy)
+app.command(epilog="Examples:\n\n  ecomflow doctor\n\n  ecomflow doctor --project my-project --probe")(doctor.doctor)
+app.command(
+    epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach\n\n  ecomflow deploy --project my-project --dry-run\n\n"
+    "  ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30"
+)(run.deploy)
 app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
 app.add_typer(look.dead_letters, name="dlq")
 app.command(epilog="Examples:\n\n  ecomflow query --list\n\n  ecomflow query delivered-orders-per-country --date 2025-12-01")(
     look.query
 )
-app.add_typer(run.jobs, name="job")
+app.add_typer(job.jobs, name="job")
+app.command(epilog="Examples:\n\n  ecomflow reconcile\n\n  ecomflow reconcile --ledger published.jsonl --wait 60")(
+    reconcile.reconcile
+)
 app.command(epilog="Example:\n\n  ecomflow init")(start.init)
 app.command(epilog="Example:\n\n  ecomflow demo --n 500")(start.demo)
 

@@ -24,29 +24,41 @@ err = Console(stderr=True, highlight=False)
 # Control characters move the cursor; line separators and bidirectional marks reorder what stands around them.
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {code: f"\\u{code:04x}" for code in _TURNING}
+_CONTROL_WITHIN_LINES = {code: shown for code, shown in _CONTROL.items() if code != ord("\n")}
+# JSON escapes those below 32 by itself; a terminal takes U+009B for the start of an escape sequence as well.
+_CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in (*range(127, 160), *_TURNING)}
 
 
 def plain(value: Any, width: int | None = None) -> Text:
     """``value`` as inert text, cut to ``width`` characters with an ellipsis."""
     text = "" if value is None else str(value)
-    shown = text[: None if width is None else width + 1].translate(_CONTROL).encode("utf-8", "replace").decode("utf-8")
+    shown = _inert(text[: None if width is None else width + 1], _CONTROL)
     return Text(shown if width is None or len(shown) <= width else f"{shown[: width - 1]}…")
 
 
+def plain_lines(value: str) -> Text:
+    """``value`` as inert text of several lines."""
+    return Text(_inert(value, _CONTROL_WITHIN_LINES))
+
+
+def _inert(text: str, control: dict[int, str]) -> str:
+    return text.translate(control).encode("utf-8", "replace").decode("utf-8")
+
+
 def say(sentence: str) -> None:
-    """A sentence of ours on standard output."""
-    out.print(Text(sentence))
+    """A sentence of ours on standard output. What it quotes is shown as text."""
+    out.print(plain_lines(sentence))
 
 
 def note(sentence: str) -> None:
-    """A sentence of ours on standard error, where it does not disturb what a program reads."""
-    err.print(Text(sentence))
+    """A sentence of ours on standard error, where it does not disturb what a program reads. What it quotes is shown as text."""
+    err.print(plain_lines(sentence))
 
 
 def show_json(value: Any) -> None:
-    """``value`` as one indented JSON document."""
+    """``value`` as one indented JSON document, with control characters escaped."""
     encoded = msgspec.json.encode(value, enc_hook=str)
-    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode().translate(_CONTROL_IN_JSON) + "\n")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
@@ -55,7 +67,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     filled = [index for index in range(len(columns)) if not kept or any(len(row[index]) for row in kept)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index in filled:
-        table.add_column(columns[index], justify="right" if columns[index] in right else "left", overflow="fold")
+        table.add_column(plain(columns[index]), justify="right" if columns[index] in right else "left", overflow="fold")
     for row in kept:
         table.add_row(*(row[index] for index in filled))
     if title:

@@ -29,11 +29,22 @@ _LEVELS = 5  # year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
 
 
+# What an object of ours never reaches: a bundle of 64 MB whose every byte is escaped. A larger one is somebody else's.
+MAX_OBJECT_BYTES = 512 * 2**20
+
+
 class StoredLetter(msgspec.Struct, frozen=True):
     """A dead letter and the object that holds it."""
 
     letter: DeadLetter
     object_name: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An object under ``dlq/``, or a line of it, that is no dead letter: somebody else's, or damaged."""
+
+    object_name: str
+    error: str
 
 
 def newest(
@@ -44,22 +55,23 @@ def newest(
     streams: Iterable[str] = STREAMS,
     reason: str | None = None,
     since: datetime | None = None,
+    unreadable: list[Unreadable] | None = None,
 ) -> list[StoredLetter]:
     """At most ``limit`` dead letters of ``streams``, newest first, of one ``reason`` and failed at or after ``since`` where
-    given.
+    given. Objects that hold none are added to ``unreadable`` where it is given.
 
-    Raises NotFoundError (bucket), AccessError and UnavailableError.
+    Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
+    object that holds no dead letters.
     """
     with _translated(settings):
-        bucket = _bucket(settings, endpoints)
-        chosen = (stored for stored in _stored(bucket, streams, since) if reason is None or stored.letter.reason == reason)
-        return list(islice(chosen, limit))
+        found = _readable(_stored(_bucket(settings, endpoints), streams, since), unreadable)
+        return list(islice((stored for stored in found if reason is None or stored.letter.reason == reason), limit))
 
 
 def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
-    """Every dead letter in the bucket, newest first. Raises as ``newest`` does."""
+    """Every dead letter in the bucket, newest first. Raises as ``newest`` does: whoever counts them must miss none."""
     with _translated(settings):
-        yield from _stored(_bucket(settings, endpoints), STREAMS, None)
+        yield from _readable(_stored(_bucket(settings, endpoints), STREAMS, None), None)
 
 
 def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
@@ -71,14 +83,40 @@ def _bucket(settings: Settings, endpoints: Endpoints) -> Bucket:
     return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
 
 
-def _stored(bucket: Bucket, streams: Iterable[str], since: datetime | None) -> Iterator[StoredLetter]:
+def _readable(found: Iterable[StoredLetter | Unreadable], unreadable: list[Unreadable] | None) -> Iterator[StoredLetter]:
+    for stored in found:
+        if isinstance(stored, StoredLetter):
+            yield stored
+        elif unreadable is None:
+            raise EcomflowError(f"{stored.object_name} is unreadable: {stored.error}.", "Move the object out of dlq/.")
+        else:
+            unreadable.append(stored)
+
+
+def _stored(bucket: Bucket, streams: Iterable[str], since: datetime | None) -> Iterator[StoredLetter | Unreadable]:
     by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", since) for stream in streams]
     objects = heapq.merge(*by_stream, key=_time_key, reverse=True)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         while page := list(islice(objects, _DOWNLOADS_AT_ONCE)):
-            for blob, data in zip(page, pool.map(lambda blob: blob.download_as_bytes(timeout=30), page), strict=True):
-                letters = sorted(_letters(blob.name, data), key=lambda letter: letter.failed_at, reverse=True)
+            for blob, content in zip(page, pool.map(_download, page), strict=True):
+                letters, error = _letters(content) if isinstance(content, bytes) else ([], content)
+                if error is not None:
+                    yield Unreadable(blob.name, error)
+                letters.sort(key=lambda letter: letter.failed_at, reverse=True)
                 yield from (StoredLetter(letter, blob.name) for letter in letters if since is None or letter.failed_at >= since)
+
+
+def _download(blob: Blob) -> bytes | str:
+    """The object's content, or why it can't be one of ours. One that was deleted since it was listed has none."""
+    from google.api_core.exceptions import NotFound
+
+    if (blob.size or 0) > MAX_OBJECT_BYTES:
+        return f"{blob.size} bytes are more than any object of dead letters has"
+    try:
+        # Raw: another's object may claim to be compressed, and then not be.
+        return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
+    except NotFound:
+        return b""
 
 
 def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, level: int = 0) -> Iterator[Blob]:
@@ -103,12 +141,17 @@ def _time_key(blob: Any) -> str:
     return str(blob.name).split("/", 2)[2]
 
 
-def _letters(name: str, data: bytes) -> Iterator[DeadLetter]:
-    for number, line in enumerate(data.splitlines(), start=1):
+def _letters(content: bytes) -> tuple[list[DeadLetter], str | None]:
+    """The dead letters in an object, and what is wrong with the first line that is none."""
+    letters: list[DeadLetter] = []
+    errors: list[str] = []
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
-            yield from_line(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise EcomflowError(f"Line {number} of {name} is no dead letter: {error}", "Move the object out of dlq/.") from error
+            letters.append(from_line(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            errors.append(f"line {number} is no dead letter: {str(error)[:200]}")
+    more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
+    return letters, f"{errors[0]}{more}" if errors else None
 
 
 @contextmanager

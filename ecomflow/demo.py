@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from ecomflow import answers, balance, deadletters, infra
+from ecomflow import answers, balance, deadletters, infra, reconcile
+from ecomflow.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.facts import SCHEMAS
 from ecomflow.generator import publisher, rounds
+from ecomflow.ledger import default_ledger
 from ecomflow.local import supervisor
-from ecomflow.local.pubsub import read_backlog
 from ecomflow.pipeline import launch
 
 _QUESTION = "sales-per-product"
@@ -28,8 +28,11 @@ _SETTLE_SECONDS = 300.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
+    """``lines``: what landed, by place and number; ``equation``: the same by event type and id."""
+
     published: publisher.PublishSummary
     lines: tuple[balance.Line, ...]
+    equation: reconcile.Reconciliation
     answer: answers.Answer
 
 
@@ -46,13 +49,13 @@ def run(n: int, seed: int, on_progress: Callable[[str], None]) -> Outcome:
             try:
                 on_progress(f"Publishing {n} rounds: a valid and an invalid event of each type")
                 events = rounds.generate(n, seed=seed, now=datetime.now(UTC))
-                published = publisher.publish(settings, endpoints, events)
+                published = publisher.publish(settings, endpoints, events, ledger=default_ledger(settings, endpoints))
                 on_progress("Waiting until every message is acknowledged")
                 _wait_until_empty(settings, endpoints)
             finally:
                 on_progress("Draining the pipeline")
                 launch.drain_detached(settings)
-            on_progress("Counting rows and dead letters")
+            on_progress("Counting rows and dead letters, and following every event by its id")
             return _outcome(settings, endpoints, published)
 
 
@@ -61,6 +64,7 @@ def check(outcome: Outcome) -> None:
     if not balance.adds_up(outcome.lines):
         wrong = ", ".join(line.place for line in outcome.lines if line.expected != line.found)
         raise ImbalanceError(f"What was published is not what landed: {wrong}.", "This is a fault of ecomflow: please report it.")
+    reconcile.check(outcome.equation)
 
 
 def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary) -> Outcome:
@@ -68,7 +72,8 @@ def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.Publ
     for (_, reason), amount in deadletters.count_by_stream_and_reason(settings, endpoints).items():
         letters[reason] += amount
     lines = balance.compare(published.valid, published.order_items, published.reasons, count_rows(settings, endpoints), letters)
-    return Outcome(published, lines, answers.ask(settings, endpoints, _QUESTION, {}))
+    equation = reconcile.reconcile(settings, endpoints)
+    return Outcome(published, lines, equation, answers.ask(settings, endpoints, _QUESTION, {}))
 
 
 def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
@@ -79,17 +84,16 @@ def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
 
 
 def _wait_until_empty(settings: Settings, endpoints: Endpoints) -> None:
-    give_up = time.monotonic() + _SETTLE_SECONDS
-    while waiting := read_backlog(str(endpoints.pubsub), settings.subscription_path).num_undelivered_messages:
-        if launch.read_status(settings.state_path).state != "running":
+    def read() -> Waiting | None:
+        waiting = count_waiting(settings, endpoints)
+        if waiting and waiting.messages and launch.read_status(settings.state_path).state != "running":
             raise UnavailableError(
                 "The pipeline ended before the subscription was empty.", f"Its log: {settings.state_path / launch.LOG_FILE}"
             )
-        if time.monotonic() > give_up:
-            raise UnavailableError(
-                f"{waiting} messages still wait after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer: --n 10"
-            )
-        time.sleep(0.1)  # the subscription can't be waited on
+        return waiting
+
+    if not wait_until_empty(read, _SETTLE_SECONDS):
+        raise UnavailableError(f"Messages still wait after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer: --n 10")
 
 
 @contextmanager

@@ -3,134 +3,231 @@
 Fact tables are seen through their ``_unique`` views, dead letters in the bucket, what waits in the subscription, and what was
 published in the publisher's ledger. With a ledger every event is followed by its id. Without one the places are held against each
 other: an order without its items, or an event that both landed and was refused, is found all the same.
+
+The order of reading makes it true while a pipeline runs: first the ledger, then what waits, then the tables in one query, then
+the bucket. An event of the ledger then either waited when that was counted, or had been acknowledged, and so lies where it is
+looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from ecomflow import deadletters
 from ecomflow.answers import select
-from ecomflow.backlog import count_waiting
+from ecomflow.backlog import Waiting, count_waiting
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import ConfigError, ImbalanceError
+from ecomflow.errors import ImbalanceError
 from ecomflow.facts import STREAM_TABLES
 from ecomflow.generator.publisher import LedgerEntry
+from ecomflow.ledger import default_ledger, read_ledger
 from ecomflow.rejected import EVENT_STREAMS, STREAMS, stream_of
 
-_IDS_PER_QUERY = 5_000
+# A request to BigQuery takes 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs); an id in it has some 50 bytes. As many
+# as fit, because event_id is no partition: each query reads that column whole, however few ids it asks for.
+_IDS_PER_QUERY = 50_000
 _NAMED = 20  # how many ids an error names
+
+_TABLES = tuple(table for tables in STREAM_TABLES.values() for table in tables)
+# How many rows each table of _TABLES has of an event.
+Shape = tuple[int, ...]
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One event type of the equation, in events, each counted once. ``published`` None: there is no ledger."""
+    """One event type of the equation, in events, each counted once.
+
+    ``published``, ``waiting`` and ``adds_up`` are None where there is no ledger. ``waiting``: in no place yet, or in one in part.
+    """
 
     event_type: str
     published: int | None
     facts: int
     dead_letters: int
+    waiting: int | None
+    adds_up: bool | None
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """The whole equation. ``waiting`` counts messages of all types; None where the service does not tell.
+    """The whole equation. ``waiting``: the messages of all types in the subscription; None where the service does not tell.
 
-    ``missing``: in the ledger, but nowhere; ``incomplete``: in some of its tables, or with other than its rows; ``doubled``: both
-    a fact and a dead letter. All by event id.
+    By event id: ``missing``: in the ledger, but nowhere; ``incomplete``: in some of its tables, or with other rows than its own;
+    ``doubled``: whole in the tables and a dead letter as well; ``unpublished``: landed, but not in the stack's own ledger.
+    ``adds_up``: each event is in one place, or can be among those that wait.
     """
 
+    ledger: str | None
     lines: tuple[Line, ...]
-    waiting: int | None
+    waiting: Waiting | None
     missing: tuple[str, ...]
     incomplete: tuple[str, ...]
     doubled: tuple[str, ...]
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether every event is in one place, those that still wait aside."""
-        return not self.incomplete and not self.doubled and len(self.missing) <= (self.waiting or 0)
+    unpublished: tuple[str, ...]
+    adds_up: bool
 
 
-# Rows by event id, of one table.
-Rows = Mapping[str, int]
+def reconcile(settings: Settings, endpoints: Endpoints, ledger: Path | None = None) -> Reconciliation:
+    """Ask every place, and do the sum over the events of ``ledger``.
+
+    Without ``ledger``, over the local stack's own where there is one: what landed and is not in that one is named too. Raises
+    ConfigError for a ledger that can't be read, and what the places raise.
+    """
+    own = default_ledger(settings, endpoints)
+    path = ledger or (own if own is not None and own.exists() else None)
+    if path is None:
+        return _without_ledger(settings, endpoints)
+    entries = read_ledger(path)
+    waiting = count_waiting(settings, endpoints)
+    shapes, letters = _shapes(settings, endpoints, entries), _letters(settings, endpoints)
+    outcome = balance_by_id(entries, shapes, letters, waiting)
+    unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
+    if unpublished:  # what was published since the ledger was read may have landed, and is in it by now
+        known = read_ledger(path)
+        unpublished = tuple(key for key in unpublished if key not in known)
+    adds_up = outcome.adds_up and not unpublished
+    return msgspec.structs.replace(outcome, ledger=str(path), unpublished=unpublished, adds_up=adds_up)
 
 
-def reconcile(settings: Settings, endpoints: Endpoints, ledger: Path | None) -> Reconciliation:
-    """Ask every place, and do the sum. Raises ConfigError for a ledger that can't be read, and what the places raise."""
-    waiting = count_waiting(settings, endpoints)  # first: what lands meanwhile is then counted as waiting, never as missing
-    entries = read_ledger(ledger) if ledger is not None else None
-    ids = None if entries is None else sorted({_key(entry) for entry in entries})
-    rows = {table: _rows_by_id(settings, endpoints, table, ids) for tables in STREAM_TABLES.values() for table in tables}
-    letters = _letters_by_id(settings, endpoints)
-    return balance_by_id(entries, rows, letters, waiting)
+def _without_ledger(settings: Settings, endpoints: Endpoints) -> Reconciliation:
+    amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, _sql("COUNT(*)"))}
+    odd = [shape for shape in amounts if type_of(shape) is None]
+    suspects = _ids_of(settings, endpoints, odd)
+    letters = _letters(settings, endpoints)
+    # Once more, after what waits: what was on its way into the tables is whole by now, or still waits.
+    waiting = count_waiting(settings, endpoints)
+    return balance_places(amounts, _shapes(settings, endpoints, {*suspects, *letters}), suspects, letters, waiting)
 
 
 def check(outcome: Reconciliation) -> None:
     """Raise ImbalanceError, with the first ids, where the equation does not hold."""
     if outcome.adds_up:
         return
-    kinds = (("missing", outcome.missing), ("incomplete", outcome.incomplete), ("doubled", outcome.doubled))
-    told = "; ".join(f"{len(ids)} {kind}: {', '.join(ids[:_NAMED])}" for kind, ids in kinds if ids)
-    raise ImbalanceError(f"What was published is not what landed. {told}", "Every id: ecomflow reconcile --json")
+    kinds = {
+        "missing": outcome.missing,
+        "incomplete": outcome.incomplete,
+        "doubled": outcome.doubled,
+        "not in the ledger": outcome.unpublished,
+    }
+    told = "; ".join(f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids)
+    remedy = "Every id: ecomflow reconcile --json"
+    if outcome.unpublished:
+        remedy += f"\nWithout what others have published: ecomflow reconcile --ledger {outcome.ledger}"
+    raise ImbalanceError(f"What was published is not what landed. {told}.", remedy)
 
 
-def read_ledger(path: Path) -> list[LedgerEntry]:
-    """The entries of a publisher's ledger."""
-    try:
-        return [msgspec.json.decode(line, type=LedgerEntry) for line in path.read_bytes().splitlines()]
-    except OSError as error:
-        raise ConfigError(f"The ledger {path} can't be read: {error.strerror}.", "Name another with --ledger.") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no ledger: {error}.", "Name one that ecomflow publish --ledger wrote.") from error
+def _named(ids: tuple[str, ...]) -> str:
+    return ", ".join(ids[:_NAMED]) + (", …" if len(ids) > _NAMED else "")
 
 
 def balance_by_id(
-    entries: Sequence[LedgerEntry] | None, rows: Mapping[str, Rows], letters: Mapping[str, str], waiting: int | None
+    entries: Mapping[str, LedgerEntry], shapes: Mapping[str, Shape], letters: Mapping[str, str], waiting: Waiting | None
 ) -> Reconciliation:
-    """The equation from what each place holds. ``letters``: the stream of each dead letter, by event id. Pure."""
-    items = None if entries is None else {_key(entry): entry.items for entry in entries if entry.fault is None}
-    incomplete = sorted(_incomplete(rows, items))
-    landed = {event_type: set(rows[tables[0]]) for event_type, tables in STREAM_TABLES.items()}
-    doubled = sorted(set(letters) & set().union(*landed.values()))
-    if entries is None:
-        lines = [_line(name, None, landed.get(name, set()), {key for key in letters if letters[key] == name}) for name in STREAMS]
-        return Reconciliation(tuple(lines), waiting, (), tuple(incomplete), tuple(doubled))
-    slots = {_key(entry): entry.event_type for entry in entries}
-    published = {name: {key for key, slot in slots.items() if slot == name} for name in EVENT_STREAMS}
-    lines = [_line(name, ids, landed[name] & ids, ids & set(letters)) for name, ids in published.items()]
-    missing = sorted(set(slots) - set(letters) - set().union(*landed.values()))
-    return Reconciliation(tuple(lines), waiting, tuple(missing), tuple(incomplete), tuple(doubled))
+    """The equation of a ledger's events. ``letters``: the stream of each dead letter, by event id. Pure.
+
+    An event that BigQuery took in part is its dead letter. One that is in its place and waits as well was delivered twice.
+    """
+    landed = {key for key, entry in entries.items() if _is_whole(shapes.get(key, ()), entry)}
+    refused = letters.keys() & entries.keys()
+    open_ids = entries.keys() - landed - refused
+    covered = len(open_ids) <= (waiting.messages if waiting else 0)
+    incomplete = open_ids & shapes.keys()
+    lines = []
+    for name in EVENT_STREAMS:
+        published = {key for key, entry in entries.items() if entry.event_type == name}
+        facts, dead, late = len(published & landed), len(published & refused), len(published & open_ids) if covered else 0
+        lines.append(Line(name, len(published), facts, dead, late, len(published) == facts + dead + late))
+    return Reconciliation(
+        None,
+        tuple(lines),
+        waiting,
+        missing=_sorted(open_ids - incomplete),
+        incomplete=_sorted(incomplete),
+        doubled=_sorted(landed & refused),
+        unpublished=(),
+        adds_up=covered and not landed & refused,
+    )
 
 
-def _line(event_type: str, published: set[str] | None, facts: set[str], letters: set[str]) -> Line:
-    return Line(event_type, None if published is None else len(published), len(facts), len(letters))
+def balance_places(
+    amounts: Mapping[Shape, int],
+    shapes: Mapping[str, Shape],
+    suspects: Iterable[str],
+    letters: Mapping[str, str],
+    waiting: Waiting | None,
+) -> Reconciliation:
+    """What the places say of each other where there is no ledger. Pure.
+
+    ``amounts``: how many events have each shape; ``shapes``: of ``suspects``, which were incomplete, and of ``letters``.
+    """
+    facts: Counter[str | None] = Counter()
+    for shape, amount in amounts.items():
+        facts[type_of(shape)] += amount
+    dead = Counter(letters.values())
+    incomplete = {key for key in suspects if key not in letters and type_of(shapes.get(key, ())) is None}
+    doubled = {key for key in letters if type_of(shapes.get(key, ())) is not None}
+    adds_up = not doubled and len(incomplete) <= (waiting.messages if waiting else 0)
+    lines = tuple(Line(name, None, facts[name], dead[name], None, None) for name in STREAMS)
+    return Reconciliation(None, lines, waiting, (), _sorted(incomplete), _sorted(doubled), (), adds_up)
 
 
-def _incomplete(rows: Mapping[str, Rows], items: Mapping[str, int] | None) -> set[str]:
-    """Ids with other rows than an event makes: one in the first table of its type, one an item in an order's others."""
-    header, *lines = STREAM_TABLES["order"]
-    wrong = {key for tables in STREAM_TABLES.values() for key, count in rows[tables[0]].items() if count != 1}
-    for table in lines:
-        for key in {*rows[header], *rows[table]}:
-            expected = rows[lines[0]].get(key, 0) if items is None else items.get(key, 0)
-            if key not in rows[header] or rows[table].get(key, 0) != expected or expected == 0:
-                wrong.add(key)
-    return wrong
+def type_of(shape: Shape, items: int | None = None) -> str | None:
+    """The event type whose rows these are, all of them and no others; None where there is none.
+
+    An event has one row in its type's first table. In an order's other tables it has one an item: ``items`` of them where that is
+    known, else as many in each.
+    """
+    counts = iter(shape)
+    filled = {name: part for name, tables in STREAM_TABLES.items() if any(part := [next(counts, 0) for _ in tables])}
+    if len(filled) != 1:
+        return None
+    name, (first, *others) = filled.popitem()
+    is_whole = first == 1 and all(0 < amount == (items or others[0]) for amount in others)
+    return name if is_whole else None
 
 
-def _rows_by_id(settings: Settings, endpoints: Endpoints, table: str, ids: list[str] | None) -> Rows:
-    select_all = f"SELECT event_id, COUNT(*) FROM ecomflow.{table}_unique"  # noqa: S608  # a table's name of ours
-    if ids is None:
-        return dict(select(settings, endpoints, f"{select_all} GROUP BY event_id"))
-    found: dict[str, int] = {}
-    for part in _parts(ids):
-        found.update(select(settings, endpoints, f"{select_all} WHERE event_id IN UNNEST(@ids) GROUP BY event_id", ids=part))
-    return found
+def _is_whole(shape: Shape, entry: LedgerEntry) -> bool:
+    if entry.fault is not None:  # what a pipeline makes of it in spite of that is no matter of counting
+        return type_of(shape) is not None
+    return type_of(shape, entry.items) == entry.event_type
 
 
-def _letters_by_id(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
+def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
+    """``wanted`` of the events of each shape: of those that ``inner`` lets in by id, and ``outer`` by shape.
+
+    One query over all tables, so that it sees one moment of them.
+    """
+    rows = " UNION ALL ".join(f"SELECT event_id, {n} AS place FROM ecomflow.{table}_unique" for n, table in enumerate(_TABLES))  # noqa: S608  # our names
+    counts = ", ".join(f"COUNTIF(place = {n}) AS n{n}" for n in range(len(_TABLES)))
+    shape = ", ".join(f"n{n}" for n in range(len(_TABLES)))
+    events = f"SELECT event_id, {counts} FROM ({rows}) {inner} GROUP BY event_id"  # noqa: S608
+    return f"SELECT {shape}, {wanted} FROM ({events}) {outer} GROUP BY {shape}"  # noqa: S608
+
+
+def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str]) -> dict[str, Shape]:
+    """The shape of each event of ``ids`` that is in any table; on the local stack of every event, which is faster there."""
+    wanted = "ARRAY_AGG(event_id)"
+    if settings.is_local:
+        answers = [select(settings, endpoints, _sql(wanted))]
+    else:
+        sql = _sql(wanted, inner="WHERE event_id IN UNNEST(@ids)")
+        answers = [select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids))]
+    return {key: tuple(shape) for rows in answers for *shape, keys in rows for key in keys}
+
+
+def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> set[str]:
+    """The ids of all events that have one of ``shapes``."""
+    if not shapes:
+        return set()
+    having = " OR ".join("(" + " AND ".join(f"n{n} = {amount}" for n, amount in enumerate(shape)) + ")" for shape in shapes)
+    rows = select(settings, endpoints, _sql("ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
+    return {key for *_, keys in rows for key in keys}
+
+
+def _letters(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
+    """The stream of every dead letter in the bucket, by the id that its event would have in the tables."""
     letters = (stored.letter for stored in deadletters.every(settings, endpoints))
     return {str(letter.event_id or letter.message_id): stream_of(letter) for letter in letters}
 
@@ -140,5 +237,5 @@ def _parts(ids: list[str]) -> Iterator[list[str]]:
         yield ids[start : start + _IDS_PER_QUERY]
 
 
-def _key(entry: LedgerEntry) -> str:
-    return entry.event_id or entry.message_id
+def _sorted(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(ids))

@@ -25,6 +25,10 @@ _BILLIONTHS = 10**NUMERIC_SCALE
 YEARS_BACK = 10
 YEARS_AHEAD = 1
 
+# fact_order repeats an order's header on each of its items, so that a message of 10 MB could become rows of many gigabytes. No
+# order of a shop comes near this: 10,000 items with a header of 1.6 KB.
+MAX_REPEATED_BYTES = 16 * 2**20
+
 # The longest text of an address: six groups of four digits, and an IPv4 address in full.
 _LONGEST_ADDRESS = 45
 
@@ -49,10 +53,10 @@ def streamable_dates(today: date) -> DateRange:
     return DateRange(_shift_years(today, -YEARS_BACK), _shift_years(today, YEARS_AHEAD))
 
 
-def first_violation(event: Event, dates: DateRange) -> Violation | None:
-    """The first rule that ``event`` breaks, or None."""
+def first_violation(event: Event, dates: DateRange, event_id: str = "") -> Violation | None:
+    """The first rule that ``event`` breaks, or None. Its ``event_id`` stands on each of its rows, as an order's header does."""
     if isinstance(event, Order):
-        return _order_violation(event, dates)
+        return _order_violation(event, dates) or _size_violation(event, event_id)
     if isinstance(event, Inventory):
         if event.quantity_change == 0:
             return _contract("$.quantity_change", "int other than 0", 0)
@@ -112,6 +116,22 @@ def _order_violation(order: Order, dates: DateRange) -> Violation | None:
     if not is_numeric(order.total_amount):
         return _contract("$.total_amount", _NUMERIC_RULE, order.total_amount)
     return _date_violation("$.order_date", order.order_date, dates)
+
+
+def _size_violation(order: Order, event_id: str) -> Violation | None:
+    header = repeated_bytes(order, event_id)
+    items = len(order.items)
+    if header * items <= MAX_REPEATED_BYTES:
+        return None
+    most = MAX_REPEATED_BYTES // header
+    return Violation("out_of_range", f"$.items: expected at most {most} items with a header of {header} bytes, got {items}")
+
+
+def repeated_bytes(order: Order, event_id: str) -> int:
+    """The bytes of text that stand on each row of ``order`` in fact_order."""
+    address = order.shipping_address
+    texts = (event_id, order.order_id, order.customer_id, order.customer_name or "", order.status)
+    return sum(len(text.encode()) for text in (*texts, address.street, address.city, address.country))
 
 
 def _date_violation(path: str, moment: datetime, dates: DateRange) -> Violation | None:

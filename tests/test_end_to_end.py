@@ -12,20 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_support import ecomflow, start
+from reference_support import assert_landed, expected_rows, rows_of, sort_key
 
-from ecomflow import answers, deadletters
+from ecomflow import deadletters
 from ecomflow.config import Endpoints, Settings
-from ecomflow.facts import SCHEMAS
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub import read_backlog
-from ecomflow.rejected import original, stream_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -61,72 +58,6 @@ def own_state(settings: Settings, stack: Endpoints, folder: Path) -> Settings:
     return msgspec.structs.replace(settings, state_dir=str(folder))
 
 
-def rows_of(settings: Settings, stack: Endpoints, table: str) -> list[dict[str, Any]]:
-    """The rows of ``table`` without ``ingestion_timestamp``."""
-    answer = answers.ask(settings, stack, f"SELECT * EXCEPT (ingestion_timestamp) FROM ecomflow.{table}", {})
-    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-
-
-# The reference: rows made from the published events once more, in plain json and Decimal, sharing nothing with the pipeline.
-
-
-def expected_rows(events: list[rounds.GeneratedEvent]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table that the valid ones of ``events`` must make."""
-    rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SCHEMAS}
-    for event in events:
-        if event.fault is None:
-            body = json.loads(event.data, parse_float=Decimal)
-            {"order": add_order, "inventory": add_inventory, "user_activity": add_activity}[body["event_type"]](
-                rows, body, event.attributes["event_id"]
-            )
-    return rows
-
-
-def moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def add_order(rows: dict[str, list[dict[str, Any]]], body: dict[str, Any], event_id: str) -> None:
-    when = moment(body["order_date"])
-    key = {"event_id": event_id, "order_id": body["order_id"]}
-    times = {"order_date": when.date(), "order_timestamp": when}
-    address = {f"shipping_address_{name}": body["shipping_address"][name] for name in ("street", "city", "country")}
-    header = {"customer_id": body["customer_id"], "customer_name": body.get("customer_name"), "status": body["status"], **address}
-    total = Decimal(body["total_amount"])
-    rows["fact_order_header"].append({**key, **times, **header, "total_amount": total})
-    for number, item in enumerate(body["items"], start=1):
-        price = Decimal(item["price"])
-        line = {
-            "line_number": number,
-            "product_id": item["product_id"],
-            "product_name": item["product_name"],
-            "quantity": item["quantity"],
-            "price": price,
-            "total_amount": price * item["quantity"],
-        }
-        rows["fact_order_item"].append({**key, **times, **line})
-        rows["fact_order"].append({**key, **times, **header, **line, "order_total_amount": total})
-
-
-def add_inventory(rows: dict[str, list[dict[str, Any]]], body: dict[str, Any], event_id: str) -> None:
-    when = moment(body["timestamp"])
-    names = ("inventory_id", "product_id", "warehouse_id", "quantity_change", "reason")
-    times = {"event_date": when.date(), "event_timestamp": when}
-    rows["fact_inventory"].append({"event_id": event_id, **{name: body[name] for name in names}, **times})
-
-
-def add_activity(rows: dict[str, list[dict[str, Any]]], body: dict[str, Any], event_id: str) -> None:
-    when = moment(body["timestamp"])
-    names = ("user_id", "activity_type", "ip_address", "user_agent")
-    session = {name: body["metadata"][name] for name in ("session_id", "platform")}
-    times = {"event_date": when.date(), "event_timestamp": when}
-    rows["fact_user_activity"].append({"event_id": event_id, **{name: body.get(name) for name in names}, **session, **times})
-
-
-def sort_key(row: dict[str, Any]) -> tuple[str, int]:
-    return row["event_id"], row.get("line_number", 0)
-
-
 class TestAThousandRounds:
     """``ecomflow publish --n 1000 --seed 7``: every event in its place, and nothing else."""
 
@@ -142,18 +73,7 @@ class TestAThousandRounds:
             wait_until(lambda: backlog(settings, stack) == 0)
         events = list(rounds.generate(1000, seed=7, now=datetime.now(UTC), event_date=yesterday))
         assert json.loads(published.stdout)["summary"]["total"] == len(events) == 6000
-
-        for table, expected in expected_rows(events).items():
-            found = rows_of(settings, stack, table)
-            assert sorted(found, key=sort_key) == sorted(expected, key=sort_key), table
-        self.check_dead_letters(settings, stack, [event for event in events if event.fault is not None])
-
-    @staticmethod
-    def check_dead_letters(settings: Settings, stack: Endpoints, invalid: list[rounds.GeneratedEvent]) -> None:
-        letters = [stored.letter for stored in deadletters.newest(settings, stack, limit=10_000)]
-        found = [(letter.event_id, stream_of(letter), letter.reason, *original(letter)) for letter in letters]
-        expected = [(e.attributes["event_id"], e.expected_stream, e.expected_reason, e.data, e.attributes) for e in invalid]
-        assert sorted(found, key=itemgetter(0)) == sorted(expected, key=itemgetter(0))
+        assert_landed(settings, stack, events)
 
 
 class TestKilledInMidStream:
@@ -162,7 +82,6 @@ class TestKilledInMidStream:
         settings = own_state(provisioned, stack, tmp_path)
         events = list(rounds.generate(3000, seed=11, now=datetime.now(UTC)))
         publisher.publish(settings, stack, events)
-        log = tmp_path / "pipeline.log"
         for _ in range(3):
             self.kill_at_work(settings, stack, tmp_path)
         with deployed(settings, tmp_path):
@@ -173,7 +92,6 @@ class TestKilledInMidStream:
             assert sorted(found, key=sort_key) == sorted(expected, key=sort_key), table
         letters = {stored.letter.event_id for stored in deadletters.newest(settings, stack, limit=100_000)}
         assert letters == {event.attributes["event_id"] for event in events if event.fault is not None}
-
 
     @staticmethod
     def kill_at_work(settings: Settings, stack: Endpoints, folder: Path) -> None:
@@ -226,7 +144,7 @@ class TestCommandsOnTheStack:
         """With everything there, infra up keeps it."""
         result = ecomflow("infra", "up", settings=provisioned, folder=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[-1] == "All 14 resources are as they should be; nothing was changed."
+        assert result.stdout.splitlines()[-1] == "All 16 resources are as they should be; nothing was changed."
 
     def test_a_missing_table_stops_the_deploy_before_it_starts(
         self, settings: Settings, stack: Endpoints, tmp_path: Path

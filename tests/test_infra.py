@@ -18,6 +18,8 @@ import pytest
 from google.api_core import exceptions as google
 from google.auth import exceptions as auth
 from google.cloud import bigquery, storage
+from google.protobuf import duration_pb2, field_mask_pb2
+from google.pubsub_v1 import types
 
 from ecomflow import infra, sql
 from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
@@ -27,7 +29,21 @@ from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
 from ecomflow.infra.failures import Service, translate
 from ecomflow.infra.observe import column_of, rules_by_prefix
-from ecomflow.infra.resources import Bucket, Dataset, Kind, Resource, Subscription, Table, Topic, View, desired
+from ecomflow.infra.resources import (
+    APIS,
+    Bucket,
+    Dataset,
+    Kind,
+    Resource,
+    Subscription,
+    Table,
+    Topic,
+    View,
+    apis,
+    canonical_query,
+    dead_letter_subscription,
+    desired,
+)
 from ecomflow.sql import Column
 
 LOCAL = Settings()
@@ -49,7 +65,7 @@ class TestPlan:
     def test_order(self) -> None:
         """Each resource comes after those it needs."""
         kinds = [step.kind for step in plan_steps(desired(LOCAL), {}).steps]
-        assert kinds == ["topic", "subscription", "bucket", "dataset", *["table"] * 5, *["view"] * 5]
+        assert kinds == [*["topic", "subscription"] * 2, "bucket", "dataset", *["table"] * 5, *["view"] * 5]
 
     def test_nothing_there(self) -> None:
         """With nothing there, everything is created."""
@@ -68,6 +84,9 @@ class TestPlan:
             (Subscription, "retention_days", 1, ("1", "7")),
             (Subscription, "exactly_once", True, ("True", "False")),
             (Subscription, "expires", True, ("True", "False")),
+            (Subscription, "backoff_seconds", (), ("none", "1, 60")),
+            (Subscription, "backoff_seconds", (10, 600), ("10, 600", "1, 60")),
+            (Subscription, "dead_letter_topic", "projects/p/topics/t", ("projects/p/topics/t", "none")),
             (Bucket, "uniform_access", False, ("False", "True")),
             (Bucket, "public_access_prevention", "inherited", ("inherited", "enforced")),
             (Bucket, "delete_after_days", (("temp/", 7),), ("temp/ 7 days", "temp/ 7 days, dlq/ 90 days")),
@@ -90,6 +109,7 @@ class TestPlan:
                 "gcloud pubsub subscriptions delete projects/ecomflow-local/subscriptions/",
             ),
             (Subscription, "filter", 'attributes.a = "b"', "name another subscription in the settings"),
+            (Subscription, "delivery", "push", "delivery may be in use by others: name another subscription in the settings"),
             (Bucket, "location", "US", "set location to US, or name another bucket in the settings"),
             (Dataset, "location", "US", "set location to US, or name another dataset in the settings"),
             (Table, "partition", "order_date by MONTH", "Partitioning is fixed for good"),
@@ -123,6 +143,30 @@ class TestPlan:
     def test_view_of_another_query(self) -> None:
         """A view with another SELECT is made again."""
         assert differing(View, query="SELECT 1").action == "change"
+
+    def test_view_as_bigquery_gives_it_back(self) -> None:
+        """The same SELECT laid out otherwise, with or without backticks, comments and a closing semicolon, is the same."""
+        sent = "-- once\nSELECT *\nFROM `p.d.t`\nWHERE a = 1;\n"
+        assert {
+            canonical_query(query) for query in (sent, "SELECT * FROM p.d.t\r\n  WHERE a = 1 -- all\n", sent.rstrip(";\n"))
+        } == {"SELECT * FROM p.d.t WHERE a = 1"}
+
+    def test_creation_by_attribute_and_column(self) -> None:
+        """What is to be created shows each of its columns and attributes."""
+        step = plan_step(wanted(Table), None)
+        assert step.differences[0] == Difference("column event_id", None, "STRING NOT NULL", "add")
+        assert step.differences[-2:] == (
+            Difference("partition", None, "order_date", "add"),
+            Difference("clustering", None, "shipping_address_country, status", "add"),
+        )
+        assert {d.attribute for d in plan_step(wanted(View), None).differences} == set()
+
+    def test_apis(self) -> None:
+        """An API that is not enabled is a change of its own; where nobody may ask, there is none."""
+        step = plan_step(apis(LOCAL), msgspec.structs.replace(apis(LOCAL), enabled=APIS[1:]))
+        assert (step.kind, step.action) == ("apis", "change")
+        assert step.differences == (Difference("pubsub.googleapis.com", "disabled", "enabled", "change"),)
+        assert plan_step(apis(LOCAL), msgspec.structs.replace(apis(LOCAL), enabled=None)).action == "keep"
 
 
 def step_kind(kind: type[Resource]) -> Kind:
@@ -253,7 +297,8 @@ class TestTranslate:
     def test_sentence_and_remedy(self, error: Exception, kind: type[EcomflowError], message: str, remedy: str) -> None:
         """Each failure becomes one sentence that names the resource, and what to do."""
         translated = translate(error, CLOUD, "table t")
-        assert type(translated) is kind
+        assert isinstance(translated, kind)
+        assert translated.exit_code == kind.exit_code
         assert message in translated.message
         assert remedy in str(translated.remedy)
         assert str(pickle.loads(pickle.dumps(translated))) == str(translated)
@@ -298,6 +343,9 @@ class TestApply:
         assert subscription.topic == provisioned.topic_path
         assert subscription.ack_deadline_seconds == 10
         assert subscription.message_retention_duration.total_seconds() == 7 * 86_400
+        assert subscription.retry_policy.minimum_backoff.total_seconds() == 1
+        assert subscription.retry_policy.maximum_backoff.total_seconds() == 60
+        assert subscription.dead_letter_policy.dead_letter_topic == ""
         topic = publisher_client(stack).get_topic(topic=provisioned.topic_path)
         assert topic.message_retention_duration.total_seconds() == 7 * 86_400
         client = bigquery_client(provisioned.project_id, stack)
@@ -327,6 +375,42 @@ class TestApply:
         assert [step.differences for step in changed] == [(Difference("ack_deadline_seconds", "10", "60", "change"),)]
         infra.apply(longer, stack, plan)
         assert actions(longer, stack) == {}
+
+    def test_dead_letters_are_kept(self, provisioned: Settings, stack: Endpoints) -> None:
+        """What another subscription sends to the dead-letter topic waits in a subscription that keeps it for a month."""
+        publisher_client(stack).publish(f"{provisioned.topic_path}-dead-letter", b"lost?").result(timeout=10)
+        with subscriber_client(stack) as subscriber:
+            name = dead_letter_subscription(provisioned)
+            kept = subscriber.get_subscription(subscription=name)
+            assert kept.message_retention_duration.total_seconds() == 31 * 86_400
+            pulled = subscriber.pull(subscription=name, max_messages=10, timeout=10)
+            assert [received.message.data for received in pulled.received_messages] == [b"lost?"]
+
+    def test_policies_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Another retry policy, an expiration and a dead-letter policy on the pipeline's subscription are taken back."""
+        path = provisioned.subscription_path
+        drifted = types.Subscription(
+            name=path,
+            topic=provisioned.topic_path,
+            retry_policy=types.RetryPolicy(),
+            expiration_policy=types.ExpirationPolicy(ttl=duration_pb2.Duration(seconds=86_400)),
+            dead_letter_policy=types.DeadLetterPolicy(dead_letter_topic=f"{provisioned.topic_path}-dead-letter"),
+        )
+        mask = field_mask_pb2.FieldMask(paths=["retry_policy", "expiration_policy", "dead_letter_policy"])
+        with subscriber_client(stack) as subscriber:
+            subscriber.update_subscription(subscription=drifted, update_mask=mask)
+            plan = infra.plan(provisioned, stack)
+            (step,) = [step for step in plan.steps if step.action != "keep"]
+            assert step.differences == (
+                Difference("expires", "True", "False", "change"),
+                Difference("backoff_seconds", "10, 600", "1, 60", "change"),
+                Difference("dead_letter_topic", f"{provisioned.topic_path}-dead-letter", "none", "change"),
+            )
+            infra.apply(provisioned, stack, plan)
+            assert actions(provisioned, stack) == {}
+            mended = types.Subscription.pb(subscriber.get_subscription(subscription=path))
+        assert not mended.HasField("dead_letter_policy")
+        assert not mended.expiration_policy.HasField("ttl")
 
     def test_column_added(self, provisioned: Settings, stack: Endpoints) -> None:
         """A nullable column that the live table lacks is added with its rows kept, and the view on it is made again.
@@ -429,13 +513,14 @@ class TestDown:
     """Taking it away again."""
 
     def test_keeps_data(self, provisioned: Settings, stack: Endpoints) -> None:
-        """Without the word for it, only topic and subscription go; a second time there is nothing to do."""
+        """Without the word for it, only topic and subscription go, not the dead letters' own; a second time nothing does."""
         removals = infra.down(provisioned, stack, with_data=False)
         assert [(r.kind, r.outcome) for r in removals if r.outcome != "kept"] == [
             ("subscription", "deleted"),
             ("topic", "deleted"),
         ]
-        assert {r.kind for r in removals if r.outcome == "kept"} == {"bucket", "dataset", "table", "view"}
+        assert [r.name.split("/")[-1] for r in removals if r.outcome == "kept"][:2] == [f"{provisioned.topic}-dead-letter"] * 2
+        assert {r.kind for r in removals[4:] if r.outcome == "kept"} == {"bucket", "dataset", "table", "view"}
         assert actions(provisioned, stack) == {provisioned.topic: "create", provisioned.subscription: "create"}
         again = infra.down(provisioned, stack, with_data=False)
         assert [r.outcome for r in again[:2]] == ["absent", "absent"]

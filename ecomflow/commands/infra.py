@@ -18,8 +18,8 @@ _UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --projec
 def up(project: Project = None, as_json: AsJson = False) -> None:
     """Start the local stack where no project is configured; create what is missing, change what has drifted.
 
-    In a project it also enables the APIs, and shows the roles that the job's service account needs. A second time it changes nothing
-    and says so.
+    In a project it also enables the APIs, and shows the roles that the job's service account needs. A second time it changes
+    nothing and says so.
     """
     from ecomflow import infra
     from ecomflow.console import err, note, say, show_json

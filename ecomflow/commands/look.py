@@ -19,6 +19,8 @@ Reason = Annotated[str | None, typer.Option(help="Such as contract_violation.", 
 Since = Annotated[str | None, typer.Option(help="Not older than: 10m, 2h, 3d.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, help="How many.")]
 
+_MOST_UNREADABLE = 10
+
 _EXAMPLES = "Examples:\n\n  ecomflow dlq inspect\n\n  ecomflow dlq inspect --stream order --reason out_of_range --since 2h --full"
 
 
@@ -32,21 +34,33 @@ def inspect(
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show dead letters, newest first: when, which stream, why, and the payload."""
+    """Show dead letters, newest first: when, which stream, why, and the payload. Fails, after showing the others, where an
+    object in their place can't be read.
+    """
     from ecomflow import deadletters
     from ecomflow.console import err, say, show_json
+    from ecomflow.errors import EcomflowError
 
     settings = settings_of(project)
     streams, chosen, earliest = _streams(stream), _reason(reason), _moment(since)
     endpoints = running_endpoints(settings)
+    unreadable: list[deadletters.Unreadable] = []
     with err.status("Reading dead letters…"):
-        found = deadletters.newest(settings, endpoints, limit=limit, streams=streams, reason=chosen, since=earliest)
+        found = deadletters.newest(
+            settings, endpoints, limit=limit, streams=streams, reason=chosen, since=earliest, unreadable=unreadable
+        )
     if as_json:
         show_json([{"object_name": item.object_name, "letter": item.letter} for item in found])
     elif not found:
         say("There are no dead letters of that kind.")
     else:
         _show_letters(found, full)
+    if unreadable:
+        named = [f"{item.object_name}: {item.error}" for item in unreadable[:_MOST_UNREADABLE]]
+        sentence = (
+            f"Not dead letters, but foreign or damaged, and not shown: {len(unreadable)} objects under dlq/, the newest being"
+        )
+        raise EcomflowError("\n".join((sentence, *named)), "Move them out of dlq/.")
 
 
 def query(
@@ -109,6 +123,8 @@ def _show_letters(found: list[Any], full: bool) -> None:
             out.print(plain(f"{name}: {value}"), soft_wrap=True)
         out.print(plain(f"payload ({letter.payload_encoding}): {letter.payload}"), soft_wrap=True)
         out.print(plain(f"object: {item.object_name}"), soft_wrap=True)
+        for line in (letter.traceback or "").splitlines():
+            out.print(plain(line), soft_wrap=True)
 
 
 def _letter_row(item: Any) -> tuple[Any, ...]:
@@ -151,7 +167,8 @@ def _moment(since: str | None) -> datetime | None:
     if match is None:
         raise ConfigError(f"'{since}' is no length of time.", "Write it as 30s, 10m, 2h or 3d.")
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
+    now, epoch = datetime.now(UTC), datetime.fromtimestamp(0, UTC)
+    return now - min(timedelta(**{unit: int(match[1])}), now - epoch)
 
 
 def _show_questions(as_json: bool) -> None:

@@ -19,6 +19,14 @@ Rate = Annotated[
 ]
 Day = Annotated[str | None, typer.Option("--date", help="Let all events happen on this UTC date.", show_default=False)]
 
+Ledger = Annotated[
+    Path | None,
+    typer.Option(
+        help="Append a JSON line for every confirmed event, for ecomflow reconcile. Without it: to the local stack's own ledger.",
+        show_default=False,
+    ),
+]
+
 
 def publish(
     n: Rounds = 100,
@@ -28,7 +36,7 @@ def publish(
     valid_only: Annotated[bool, typer.Option("--valid-only", help="No invalid events.")] = False,
     date: Day = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines; publish nothing.")] = False,
-    ledger: Annotated[Path | None, typer.Option(help="Append a JSON line for every confirmed event.", show_default=False)] = None,
+    ledger: Ledger = None,
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +74,7 @@ def _with_progress(settings: Any, events: Any, total: int, rate: float | None, l
 
     from ecomflow.console import err, note, say
     from ecomflow.generator import publisher
+    from ecomflow.ledger import default_ledger
 
     endpoints = running_endpoints(settings)
     (note if quiet else say)(target_line(settings))
@@ -77,7 +86,7 @@ def _with_progress(settings: Any, events: Any, total: int, rate: float | None, l
             endpoints,
             events,
             rate=rate,
-            ledger=ledger,
+            ledger=ledger or default_ledger(settings, endpoints),
             on_progress=lambda confirmed: bar.update(task, completed=confirmed),
         )
 

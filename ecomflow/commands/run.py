@@ -1,4 +1,4 @@
-"""``ecomflow deploy`` and ``ecomflow job``: the pipeline's life."""
+"""``ecomflow deploy``: the pipeline's start, on this machine or on Dataflow."""
 
 from __future__ import annotations
 
@@ -6,31 +6,121 @@ import signal
 import threading
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
-
-jobs = typer.Typer(no_args_is_help=True, help="The pipeline that runs: its state, and its end.")
+from ecomflow.config import Settings
 
 DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
-Runner = Annotated[str, typer.Option("--runner", help=f"{DIRECT}: this machine.")]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="Run in the background; see: ecomflow job status.")]
+Runner = Annotated[
+    str | None,
+    typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: the default with a project.", show_default=False),
+]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine, run in the background.")]
+JobName = Annotated[str | None, typer.Option(help="The job's name, which one running job has.", show_default=False)]
+MachineType = Annotated[str | None, typer.Option(help="The workers' machine type.", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="The least workers, and how many start.", show_default=False)]
+MaxWorkers = Annotated[int | None, typer.Option(help="The most workers.", show_default=False)]
+ServiceAccount = Annotated[str | None, typer.Option(help="Whom the workers act as.", show_default=False)]
+Network = Annotated[str | None, typer.Option(help="The workers' network.", show_default=False)]
+Subnetwork = Annotated[str | None, typer.Option(help="regions/REGION/subnetworks/NAME.", show_default=False)]
+KmsKey = Annotated[str | None, typer.Option(help="The key that encrypts the job's state.", show_default=False)]
+AtLeastOnce = Annotated[
+    bool | None,
+    typer.Option("--at-least-once/--exactly-once", help="Cheaper, without the removal of repeats.", show_default=False),
+]
+Labels = Annotated[list[str] | None, typer.Option("--label", help="A label, as key=value. May be repeated.", show_default=False)]
+TimestampAttribute = Annotated[
+    str | None, typer.Option(help="The attribute of the event's time, where every message has it.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate offline, and print the graph and the options; start nothing.")]
+BeamOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- BEAM OPTIONS]", help="More of Beam's options, as --name=value.")
+]
 
 
-def deploy(project: Project = None, runner: Runner = DIRECT, detach: Detach = False) -> None:
-    """Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket. Ctrl-C drains it.
+def deploy(
+    project: Project = None,
+    runner: Runner = None,
+    detach: Detach = False,
+    job_name: JobName = None,
+    machine_type: MachineType = None,
+    workers: Workers = None,
+    max_workers: MaxWorkers = None,
+    service_account: ServiceAccount = None,
+    network: Network = None,
+    subnetwork: Subnetwork = None,
+    kms_key: KmsKey = None,
+    at_least_once: AtLeastOnce = None,
+    label: Labels = None,
+    timestamp_attribute: TimestampAttribute = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    beam_options: BeamOptions = None,
+) -> None:
+    """Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket.
 
-    It runs on this machine, on Beam's FnApiRunner. Draining finishes the batch in hand, acknowledges it, and gives back the rest.
+    With a project it is submitted to Dataflow, which goes on when this command has ended. Without one it runs on this machine, on
+    Beam's FnApiRunner: Ctrl-C drains, which finishes the batch in hand, acknowledges it, and gives back the rest.
     """
-    from ecomflow.console import err, say
+    settings = settings_of(project)
+    flags = {
+        "job_name": job_name,
+        "machine_type": machine_type,
+        "workers": workers,
+        "max_workers": max_workers,
+        "service_account": service_account,
+        "network": network,
+        "subnetwork": subnetwork,
+        "kms_key": kms_key,
+        "at_least_once": at_least_once,
+        "labels": {**settings.dataflow.labels, **_labels(label)} if label else None,
+        "timestamp_attribute": timestamp_attribute,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    if _is_here(settings, runner):
+        _check_here(given, {"--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
+        _run_here(settings, detach)
+        return
+    settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, **given))
+    _submit(settings, beam_options or [], detach=detach, dry_run=dry_run, as_json=as_json)
+
+
+def _is_here(settings: Settings, runner: str | None) -> bool:
     from ecomflow.errors import ConfigError
+
+    if runner not in (None, DIRECT, DATAFLOW):
+        raise ConfigError(f"The runner {runner} is unknown; expected {DIRECT} or {DATAFLOW}.", f"Write: --runner {DIRECT}")
+    return runner == DIRECT or (runner is None and settings.is_local)
+
+
+def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
+    from ecomflow.errors import ConfigError
+
+    flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
+    if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
+        raise ConfigError(
+            f"{strangers[0]} is for Dataflow, and the pipeline would run on this machine.",
+            f"Leave it out, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",
+        )
+
+
+def _labels(pairs: list[str] | None) -> dict[str, str]:
+    from ecomflow.errors import ConfigError
+
+    for pair in pairs or []:
+        if "=" not in pair:
+            raise ConfigError(f"'{pair}' is no label: expected key=value.", "Write: --label team=shop")
+    return dict(pair.split("=", 1) for pair in pairs or [])
+
+
+def _run_here(settings: Settings, detach: bool) -> None:
+    from ecomflow.commands.job_tables import show_local
+    from ecomflow.console import err, say
     from ecomflow.pipeline import launch
 
-    if runner != DIRECT:
-        known = "is not built yet" if runner == DATAFLOW else "is unknown"
-        raise ConfigError(f"The runner {runner} {known}; expected {DIRECT}.", f"Run: ecomflow deploy --runner {DIRECT}")
-    settings = settings_of(project)
     say(target_line(settings))
     launch.check_ready(settings)
     if detach:
@@ -42,48 +132,54 @@ def deploy(project: Project = None, runner: Runner = DIRECT, detach: Detach = Fa
     say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
     with _drained_by_signals() as drain:
         ended = launch.run_here(settings, drain, say)
-    _show(ended)
+    show_local(ended)
 
 
-@jobs.command(epilog="Examples:\n\n  ecomflow job status\n\n  ecomflow job status --json")
-def status(as_json: AsJson = False) -> None:
-    """How the local pipeline fares: its state, its counters, its restarts."""
-    from ecomflow.console import show_json
-    from ecomflow.pipeline.launch import read_status
+def _submit(settings: Settings, extra: list[str], *, detach: bool, dry_run: bool, as_json: bool) -> None:
+    from ecomflow.config import resolve_endpoints
+    from ecomflow.console import err, note, say, show_json
+    from ecomflow.doctor import preflight, require
+    from ecomflow.errors import ConfigError
 
-    found = read_status(settings_of(None).state_path)
+    if detach:
+        raise ConfigError("--detach is for a pipeline on this machine: a Dataflow job is always detached.", "Leave it out.")
+    note(target_line(settings)) if as_json else say(target_line(settings))
+    with err.status("Making the graph…"):  # and importing Beam, which takes most of the time
+        from ecomflow.pipeline import dataflow
+    endpoints = resolve_endpoints(settings)
+    dataflow.check(settings, endpoints, extra)
+    if dry_run:
+        planned = dataflow.dry_run(settings, extra)
+        show_json(planned) if as_json else _show_plan(planned)
+        return
+    with err.status("Checking…"):
+        require(preflight(settings, endpoints, for_dataflow=True))
+    with err.status("Staging and submitting…"):
+        job = dataflow.submit(settings, endpoints, extra=extra)
     if as_json:
-        show_json(found)
-    else:
-        _show(found)
-    if found.state in ("none", "gone", "failed"):
-        raise typer.Exit(4)
+        show_json(job)
+        return
+    say(f"Dataflow has taken the job {job.name} ({job.job_id}); it is {job.state}.")
+    say(job.url)
+    say("Look at it with: ecomflow job status. Its errors: ecomflow job logs. End it well with: ecomflow job drain")
 
 
-@jobs.command(epilog="Example:\n\n  ecomflow job drain")
-def drain() -> None:
-    """Let the local pipeline finish what it has in hand, then end it."""
-    from ecomflow.console import err
-    from ecomflow.pipeline.launch import drain_detached
+def _show_plan(planned: Any) -> None:
+    from rich.tree import Tree
 
-    with err.status("Draining…"):
-        ended = drain_detached(settings_of(None))
-    _show(ended)
+    from ecomflow.console import out, plain, say
 
+    def grow(branch: Tree, steps: Any) -> Tree:
+        for step in steps:
+            label = plain(step.name).append(f"  {', '.join(step.parts)}", style="dim")
+            grow(branch.add(label), step.then)
+        return branch
 
-def _show(status: Any) -> None:
-    from ecomflow.console import say, show_counts
-
-    if status.counters:
-        show_counts("Counters of this run", dict(sorted(status.counters.items())))
-    sentences = {
-        "running": f"The pipeline runs as process {status.pid}.",
-        "drained": "The pipeline is drained.",
-        "failed": f"The pipeline failed: {status.last_failure}",
-        "gone": f"The pipeline (process {status.pid}) was killed; what it had not acknowledged comes again. Run: ecomflow deploy",
-        "none": "There is no local pipeline. Run: ecomflow deploy",
-    }
-    say(sentences[status.state] + (f" It restarted {status.restarts} times." if status.restarts else ""))
+    out.print(grow(Tree("The graph, each step followed by those that read its output", style="default"), planned.graph))
+    say("\nThe options:")
+    for option in planned.options:
+        say(f"  {option}")
+    say("\nNothing was started.")
 
 
 class _drained_by_signals:  # noqa: N801  # a context manager, used like a function

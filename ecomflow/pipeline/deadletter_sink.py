@@ -4,6 +4,7 @@ of its own.
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections import defaultdict
@@ -21,12 +22,19 @@ from ecomflow.errors import AccessError, EcomflowError, NotFoundError, Unavailab
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.rejected import ROOT, DeadLetter, to_lines
 
+log = logging.getLogger(__name__)
+
 _UPLOADS_AT_ONCE = 4
 _TIMEOUT = 30.0
 
+
+def _say_that_it_waits(error: Exception) -> None:
+    log.warning("Waiting for the bucket to take dead letters: %s", error)
+
+
 # A name is used once, so an upload may be repeated whatever became of the first try. The predicate is the library's own: within
 # an upload its errors are not yet those of google.api_core.
-_RETRY = DEFAULT_RETRY.with_delay(initial=0.2, maximum=10.0).with_timeout(120.0)
+_RETRY = Retry(DEFAULT_RETRY._predicate, initial=0.2, maximum=10.0, timeout=120.0, on_error=_say_that_it_waits)
 
 
 def object_name(stream: str, failed_at: datetime, unique: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args, get_origin
@@ -38,6 +38,26 @@ class DecodedBatch(msgspec.Struct):
 
 # What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, exponents that no decimal holds.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation)
+
+
+# How much is decoded at a time: the events of a message can take twenty times its bytes while they wait to become rows.
+PORTION_BYTES = 8 * 2**20
+
+# Distinct unknown fields that a batch names; a message of 10 MB has room for a million. The rest is counted as one of its type.
+MAX_UNKNOWN_PATHS = 1_000
+OTHER_PATHS = "other"
+
+
+def portions(messages: list[Message]) -> Iterator[list[Message]]:
+    """``messages`` in their order, in lists of ``PORTION_BYTES`` of data, or of a single larger message."""
+    first = size = 0
+    for index, message in enumerate(messages):
+        size += len(message.data)
+        if size > PORTION_BYTES and index > first:
+            yield messages[first:index]
+            first, size = index, len(message.data)
+    if first < len(messages):
+        yield messages[first:]
 
 
 def decode_messages(messages: Iterable[Message], now: datetime) -> DecodedBatch:
@@ -74,7 +94,9 @@ def _decode_slowly(message: Message, now: datetime, batch: DecodedBatch) -> Even
         return None
     event, unknown = outcome
     name = str(type(event).__struct_config__.tag)
-    batch.drift.update((name, path) for path in unknown)
+    for path in unknown:
+        key = (name, path)
+        batch.drift[key if key in batch.drift or len(batch.drift) < MAX_UNKNOWN_PATHS else (name, OTHER_PATHS)] += 1
     return event
 
 

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import metrics_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from ecomflow.errors import UnavailableError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.pipeline import counters, failures
 from ecomflow.pipeline.bigquery_sink import close_writers
 from ecomflow.pipeline.config import PipelineConfig
@@ -32,6 +32,11 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 # A run that lasted this long was well: the next failure is a new one, with the first pause again.
 _WELL_AFTER = 60.0
+
+# What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
+# meanwhile, for the messages stay in the subscription. See docs/adr/0008-wait-for-what-a-person-mends.md.
+MEND_SECONDS = 600.0
+_MENDABLE = (NotFoundError, SchemaError, AccessError)
 
 
 class RunSummary(NamedTuple):
@@ -49,18 +54,22 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
     """Run the graph until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest, and return.
 
     A failed bundle restarts the pipeline: ``on_restart`` is told why and after how many seconds, and the messages come again.
-    Raises the EcomflowError that no restart mends: a missing table, a schema that does not fit, a missing role.
+    Raises the EcomflowError that no restart mends: at once, or where a person may mend it (a missing table, a schema that does
+    not fit, a missing role) after ``MEND_SECONDS`` of it.
     """
     pause, restarts = _FIRST_PAUSE, 0
+    mend_until: float | None = None
     while not drain.is_set():
         began = time.monotonic()
         try:
             _run_once(config, drain)
         except _BundleFailedError as failed:
-            reason = failures.take()
-            if reason is not None and not isinstance(reason, UnavailableError):
+            reason, now = failures.take(), time.monotonic()
+            if now - began > _WELL_AFTER:
+                pause, mend_until = _FIRST_PAUSE, None
+            mend_until = _give_up_at(reason, mend_until, now)
+            if mend_until is not None and now >= mend_until and reason is not None:
                 raise reason from failed
-            pause = _FIRST_PAUSE if time.monotonic() - began > _WELL_AFTER else pause
             restarts += 1
             on_restart(str(reason or failed), pause)
             log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
@@ -71,6 +80,15 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
             close_writers(config)
             close_dead_letter_writer(config)
     return RunSummary(counters.totals(), restarts)
+
+
+def _give_up_at(reason: EcomflowError | None, before: float | None, now: float) -> float | None:
+    """When a failure for ``reason`` ends the engine: None for never. ``before``: what the failure before it gave."""
+    if reason is None or isinstance(reason, UnavailableError):
+        return None
+    if not isinstance(reason, _MENDABLE):
+        return now
+    return now + MEND_SECONDS if before is None else before
 
 
 def _run_once(config: PipelineConfig, drain: threading.Event) -> None:

@@ -7,6 +7,7 @@ One pipeline runs under a state folder at a time. It holds a lock there for as l
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ import msgspec
 
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import AccessError, EcomflowError, PipelineError
+
+log = logging.getLogger(__name__)
 
 STATUS_FILE = "pipeline.json"
 LOCK_FILE = "pipeline.lock"
@@ -77,9 +80,9 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
     """
     if (found := read_status(settings.state_path)).state == "running":
         raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
-    log = settings.state_path / LOG_FILE
-    with _open_log(log) as output:
-        began = log.stat().st_size
+    log_path = settings.state_path / LOG_FILE
+    with _open_log(log_path) as output:
+        began = log_path.stat().st_size
         process = subprocess.Popen(
             command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings)],
             stdin=subprocess.DEVNULL,
@@ -98,8 +101,8 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
     what = "ended before it ran" if process.poll() is not None else f"did not run within {_START_SECONDS:.0f} s and was ended"
     process.kill()
     process.wait()
-    tail = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
-    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"The whole log: {log}")
+    tail = log_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
+    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"The whole log: {log_path}")
 
 
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
@@ -140,12 +143,16 @@ def _last_told(state_path: Path) -> PipelineStatus:
 
 
 class _Reporter:
-    """Writes the status file every second while the pipeline runs."""
+    """Writes the status file every second while the pipeline runs.
+
+    A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
+    """
 
     def __init__(self, settings: Settings, totals: Callable[[], dict[str, int]]) -> None:
         self._path = settings.state_path / STATUS_FILE
         self._totals = totals
         self._status = PipelineStatus("running", os.getpid(), settings.subscription_path)
+        self._writable = True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, name="status", daemon=True)
 
@@ -172,8 +179,15 @@ class _Reporter:
     def _write(self) -> PipelineStatus:
         status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())
         draft = self._path.with_suffix(".tmp")
-        draft.write_bytes(msgspec.json.encode(status))
-        draft.replace(self._path)
+        try:
+            draft.write_bytes(msgspec.json.encode(status))
+            draft.replace(self._path)
+        except OSError as error:
+            if self._writable:
+                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", self._path, error.strerror)
+            self._writable = False
+            return status
+        self._writable = True
         return status
 
 

@@ -20,7 +20,15 @@ from ecomflow.events import Inventory, Message, Order, UserActivity
 from ecomflow.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
 from ecomflow.pipeline.decode import StreamBatch
 from ecomflow.rejected import DeadLetter, dead_letter
-from ecomflow.rules import DateRange, first_violation, is_ip_address, scaled_line_total, scaled_numeric, streamable_dates
+from ecomflow.rules import (
+    MAX_REPEATED_BYTES,
+    DateRange,
+    first_violation,
+    is_ip_address,
+    scaled_line_total,
+    scaled_numeric,
+    streamable_dates,
+)
 
 _SCHEMAS = {table: modelled_schema(table) for tables in STREAM_TABLES.values() for table in tables}
 
@@ -46,8 +54,19 @@ class _SuspectError(Exception):
     """Some event of the batch breaks a rule; which one is not known."""
 
 
+class TooManyRowsError(Exception):
+    """The rows of a batch would exceed ``MAX_REPEATED_BATCH_BYTES``. A batch of one event never does."""
+
+
+# Four of the largest orders: more than any batch of a shop, and little beside a worker's memory.
+MAX_REPEATED_BATCH_BYTES = 4 * MAX_REPEATED_BYTES
+
+
 def model_facts(batch: StreamBatch, now: datetime) -> FactBatch:
-    """The fact rows of ``batch``; an event that breaks a rule becomes a dead letter failed at ``now``."""
+    """The fact rows of ``batch``; an event that breaks a rule becomes a dead letter failed at ``now``.
+
+    Raises TooManyRowsError where the batch must be halved first.
+    """
     dates = streamable_dates(now.date())
     build = _BUILDERS.get(batch.stream)
     if build is None or not batch.events:
@@ -63,7 +82,7 @@ def model_facts(batch: StreamBatch, now: datetime) -> FactBatch:
 def _without_violations(batch: StreamBatch, dates: DateRange, now: datetime) -> StreamBatch:
     good = StreamBatch(batch.stream, [], [], [], list(batch.refused))
     for event, event_id, message in zip(batch.events, batch.event_ids, batch.messages, strict=True):
-        violation = first_violation(event, dates)
+        violation = first_violation(event, dates, event_id)
         if violation is None:
             good.events.append(event)
             good.event_ids.append(event_id)
@@ -92,7 +111,9 @@ def _build_orders(orders: list[Order], event_ids: list[str], dates: DateRange, n
         "shipping_address_country": _strings([order.shipping_address.country for order in orders]),
         "total_amount": numeric([order.total_amount for order in orders]),
     }
-    sources = np.repeat(np.arange(len(orders)), [len(order.items) for order in orders])
+    lines = np.array([len(order.items) for order in orders])
+    _check_repeated(header, lines)
+    sources = np.repeat(np.arange(len(orders)), lines)
     item = _item_columns([item for order in orders for item in order.items], sources, numeric)
     repeated = {name: column.take(pa.array(sources)) for name, column in header.items()}
     line = {**repeated, **item, "order_total_amount": repeated["total_amount"]}
@@ -101,6 +122,16 @@ def _build_orders(orders: list[Order], event_ids: list[str], dates: DateRange, n
         _rows("fact_order_item", line, sources),
         _rows("fact_order", line, sources),
     ]
+
+
+def _check_repeated(header: dict[str, pa.Array], lines: Any) -> None:
+    """Refuse what its header, repeated on each of its lines, would make too large: an order, or the batch."""
+    texts = [column for column in header.values() if pa.types.is_string(column.type)]
+    repeated = lines * sum(pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64) for column in texts)
+    if repeated.max() > MAX_REPEATED_BYTES:
+        raise _SuspectError
+    if repeated.sum() > MAX_REPEATED_BATCH_BYTES:
+        raise TooManyRowsError
 
 
 def _item_columns(items: list[Any], sources: Any, numeric: _Numeric) -> dict[str, pa.Array]:

@@ -17,16 +17,35 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ecomflow.events import Message
 from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import DeadLetterBatch, MessageBatch
 from ecomflow.pipeline.bigquery_sink import RefusedRow, shared_writer, with_ingestion_time
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import count, count_drift
 from ecomflow.pipeline.deadletter_sink import shared_dead_letter_writer
-from ecomflow.pipeline.decode import StreamBatch, decode_messages
+from ecomflow.pipeline.decode import StreamBatch, decode_messages, portions
 from ecomflow.pipeline.model import FactBatch, TableRows, model_facts
+from ecomflow.pipeline.quarantine import (
+    Failure,
+    failed_letter,
+    halves_of_events,
+    halves_of_letters,
+    halves_of_messages,
+    halves_of_rows,
+    isolate,
+    refuse_events,
+    refuse_messages,
+    replace_letter,
+    without_sources,
+)
 from ecomflow.pipeline.repeats import seen_ids
 from ecomflow.rejected import STREAMS, DeadLetter, dead_letter
+
+# How much is under way to BigQuery before a bundle waits for it. A bundle of a shop's events stays far below.
+MAX_UNSETTLED_BYTES = 128 * 2**20
+# How many of a message's refused rows its dead letter quotes.
+MAX_ROW_ERRORS = 10
 
 
 def _now() -> datetime:
@@ -46,8 +65,19 @@ class DecodeEvents(beam.PTransform):  # type: ignore[misc]  # Beam is untyped
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: MessageBatch) -> Iterator[Any]:
         with failures.noted():
-            decoded = decode_messages(batch.messages, _now())
-            count("received", len(batch.messages))
+            now = _now()
+            for messages in portions(batch.messages):
+                count("received", len(messages))
+                yield from self._outputs(messages, now)
+
+    @staticmethod
+    def _outputs(messages: list[Message], now: datetime) -> Iterator[Any]:
+        for decoded in isolate(
+            messages,
+            lambda part: decode_messages(part, now),
+            halves_of_messages,
+            lambda part, failure: refuse_messages(part, failure, now),
+        ):
             count_drift(decoded.drift)
             for stream, part in decoded.streams.items():
                 count(f"decoded/{stream}", len(part.events))
@@ -65,7 +95,13 @@ class ModelFacts(beam.PTransform):  # type: ignore[misc]
 class _ModelFn(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
         with failures.noted():
-            yield model_facts(batch, _now())
+            now = _now()
+            yield from isolate(
+                batch,
+                lambda part: model_facts(part, now),
+                halves_of_events,
+                lambda part, failure: refuse_events(part, failure, now),
+            )
 
 
 class WriteFacts(beam.PTransform):  # type: ignore[misc]
@@ -83,45 +119,109 @@ class WriteFacts(beam.PTransform):  # type: ignore[misc]
         return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config)).with_output_types(DeadLetterBatch)
 
 
+class _Writing:
+    """A batch on its way: what was sent, and which of its messages can't be, by their index in it."""
+
+    def __init__(self, batch: FactBatch) -> None:
+        self.batch = batch
+        self.sent: list[tuple[TableRows, Any]] = []
+        self.refused: list[tuple[TableRows, list[RefusedRow]]] = []
+        self.failed: dict[int, Failure] = {}
+
+
 class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, config: PipelineConfig) -> None:
         self._config = config
 
     def start_bundle(self) -> None:
-        self._started: list[tuple[FactBatch, TableRows, Any]] = []
+        self._begin()
 
     def process(self, batch: FactBatch) -> Iterator[DeadLetterBatch]:
         with failures.noted():
-            now = _now()
+            writing = _Writing(batch)
+            self._writings.append(writing)
             for part in batch.tables:
-                writer = shared_writer(self._config, part.table)
-                self._started.append((batch, part, writer.start(with_ingestion_time(part.rows, part.table, now))))
+                self._send(writing, part)
             if batch.refused:
                 yield DeadLetterBatch(batch.stream, batch.refused)
+            if self._unsettled_bytes > MAX_UNSETTLED_BYTES:
+                yield from self._settle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         with failures.noted():
-            refused: dict[int, tuple[FactBatch, list[tuple[TableRows, list[RefusedRow]]]]] = {}
-            for batch, part, appends in self._started:
-                rows = shared_writer(self._config, part.table).finish(appends)
-                count(f"rows/{part.table}", part.rows.num_rows - len(rows))
-                if rows:
-                    refused.setdefault(id(batch), (batch, []))[1].append((part, rows))
-            for batch, parts in refused.values():
-                letters = refused_by_bigquery(batch, parts, _now())
-                yield WindowedValue(DeadLetterBatch(batch.stream, letters), MIN_TIMESTAMP, (GlobalWindow(),))
+            for letters in self._settle():
+                yield WindowedValue(letters, MIN_TIMESTAMP, (GlobalWindow(),))
+
+    def _begin(self) -> None:
+        self._writings: list[_Writing] = []
+        self._unsettled_bytes = 0
+
+    def _send(self, writing: _Writing, part: TableRows) -> None:
+        """Begin to append ``part``, without the messages that failed at an earlier table."""
+        part = without_sources(part, set(writing.failed))
+        for sent in isolate(part, lambda piece: (piece, self._start(piece)), halves_of_rows, _rows_failed):
+            if isinstance(sent[1], Failure):
+                writing.failed[int(sent[0].sources[0])] = sent[1]
+            else:
+                writing.sent.append(sent)
+                self._unsettled_bytes += sent[0].rows.nbytes
+
+    def _start(self, part: TableRows) -> Any:
+        return shared_writer(self._config, part.table).start(with_ingestion_time(part.rows, part.table, _now()))
+
+    def _settle(self) -> Iterator[DeadLetterBatch]:
+        """Wait until all that was sent is written or refused; what is refused, a batch of letters a batch of facts."""
+        writings = self._writings
+        self._begin()
+        for writing in writings:
+            for part, appends in writing.sent:
+                self._finish(writing, part, appends)
+            if letters := _letters_of(writing, _now()):
+                yield DeadLetterBatch(writing.batch.stream, letters)
+
+    def _finish(self, writing: _Writing, part: TableRows, appends: Any) -> None:
+        """Wait for ``appends`` of ``part``. Where the waiting itself raises, parts of it are sent once more: at least once."""
+        begun = [appends]
+
+        def finish(piece: TableRows) -> tuple[TableRows, Any]:
+            return piece, shared_writer(self._config, piece.table).finish(begun.pop() if begun else self._start(piece))
+
+        for piece, rows in isolate(part, finish, halves_of_rows, _rows_failed):
+            if isinstance(rows, Failure):
+                writing.failed.setdefault(int(piece.sources[0]), rows)
+                continue
+            count(f"rows/{piece.table}", piece.rows.num_rows - len(rows))
+            if rows:
+                writing.refused.append((piece, rows))
+
+
+def _rows_failed(part: TableRows, failure: Failure) -> tuple[TableRows, Any]:
+    return part, failure
+
+
+def _letters_of(writing: _Writing, now: datetime) -> list[DeadLetter]:
+    """One dead letter a message: of the step's own failure where there was one, else in BigQuery's words."""
+    batch, failed = writing.batch, writing.failed
+    letters = [failed_letter(batch.messages[source], "write", failed[source], batch.stream, now) for source in sorted(failed)]
+    others = [(part, [row for row in rows if int(part.sources[row.row]) not in failed]) for part, rows in writing.refused]
+    return letters + refused_by_bigquery(batch, others, now)
 
 
 def refused_by_bigquery(batch: FactBatch, parts: list[tuple[TableRows, list[RefusedRow]]], now: datetime) -> list[DeadLetter]:
-    """One dead letter a message, however many of its rows were refused: each row's table and BigQuery's words."""
+    """One dead letter a message, however many of its rows were refused: the table and BigQuery's words of the first of them."""
     errors: dict[int, list[str]] = {}
     for part, rows in parts:
         for row in rows:
             errors.setdefault(int(part.sources[row.row]), []).append(f"{part.table}: {row.error}")
     return [
-        dead_letter(batch.messages[source], "rejected_by_bigquery", f"$: {'; '.join(words)}", batch.stream, now)
+        dead_letter(batch.messages[source], "rejected_by_bigquery", _sentence(words), batch.stream, now)
         for source, words in sorted(errors.items())
     ]
+
+
+def _sentence(words: list[str]) -> str:
+    more = len(words) - MAX_ROW_ERRORS
+    return f"$: {'; '.join(words[:MAX_ROW_ERRORS])}" + (f"; and {more} more rows" if more > 0 else "")
 
 
 class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
@@ -144,9 +244,18 @@ class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: DeadLetterBatch) -> None:
         with failures.noted():
-            for reason, amount in Counter(letter.reason for letter in batch.letters).items():
-                count(f"refused/{reason}", amount)
-            self._uploads += shared_dead_letter_writer(self._config).start(batch.stream, batch.letters)
+            for letters, uploads in isolate(
+                batch.letters,
+                lambda part: self._start(batch.stream, part),
+                halves_of_letters,
+                lambda part, failure: self._start(batch.stream, [replace_letter(letter, failure) for letter in part]),
+            ):
+                for reason, amount in Counter(letter.reason for letter in letters).items():
+                    count(f"refused/{reason}", amount)
+                self._uploads += uploads
+
+    def _start(self, stream: str, letters: list[DeadLetter]) -> tuple[list[DeadLetter], list[Any]]:
+        return letters, shared_dead_letter_writer(self._config).start(stream, letters)
 
     def finish_bundle(self) -> None:
         with failures.noted():

@@ -1,0 +1,109 @@
+"""Question 2: the Beam graph without I/O on FnApiRunner.
+
+Subjects: ``ecomflow`` (its graph on batches, writers that take everything at once); ``per-element`` (the same pure functions as one Map a
+step and an element); ``loop`` (a plain Python loop over the same pure functions).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from benchmarks.events import NOW, messages
+from ecomflow.config import Endpoints
+from ecomflow.events import Message
+from ecomflow.pipeline import transforms
+from ecomflow.pipeline.batches import MessageBatch
+from ecomflow.pipeline.bigquery_sink import with_ingestion_time
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.decode import StreamBatch, decode_messages
+from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.model import FactBatch, model_facts
+
+BATCH = 10_000
+CONFIG = PipelineConfig("bench-project", "projects/bench-project/subscriptions/s", "bucket", "dataset", Endpoints(), 30)
+
+
+class _TakesAll:
+    """A writer of rows or dead letters that is done at once."""
+
+    def start(self, *_: Any) -> list[Any]:
+        return []
+
+    def finish(self, *_: Any) -> list[Any]:
+        return []
+
+
+class _Batches(beam.PTransform):  # type: ignore[misc]
+    """The events in batches, one bundle each, as the puller gives them."""
+
+    def __init__(self, batches: list[MessageBatch]) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def expand(self, root: Any) -> Any:
+        made = root | beam.Create(range(len(self._batches)), reshuffle=False) | beam.Map(lambda index: _HELD[index])
+        made.element_type = MessageBatch
+        return made
+
+
+_HELD: list[MessageBatch] = []
+
+
+def ecomflow(events: list[Message]) -> None:
+    transforms.shared_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
+    transforms.shared_dead_letter_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
+    _HELD[:] = [MessageBatch(events[start : start + BATCH]) for start in range(0, len(events), BATCH)]
+    pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(["--no_auth"]))
+    build_graph(pipeline, _Batches(_HELD), CONFIG)
+    pipeline.run().wait_until_finish()
+
+
+def per_element(events: list[Message]) -> None:
+    """Each message through a Map a step: decode, model, one row batch a table, written one by one."""
+    held = events
+    pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(["--no_auth"]))
+    (
+        pipeline
+        | beam.Create(range(len(held)), reshuffle=False)
+        | "Read" >> beam.Map(lambda index: held[index])
+        | "Decode" >> beam.FlatMap(lambda message: decode_messages([message], NOW).streams.values())
+        | "Model" >> beam.Map(lambda part: model_facts(part, NOW))
+        | "Write" >> beam.Map(_stamped)
+    )
+    pipeline.run().wait_until_finish()
+
+
+def loop(events: list[Message]) -> None:
+    for start in range(0, len(events), BATCH):
+        parts: list[StreamBatch] = list(decode_messages(events[start : start + BATCH], NOW).streams.values())
+        for part in parts:
+            _stamped(model_facts(part, NOW))
+
+
+def _stamped(facts: FactBatch) -> int:
+    return sum(with_ingestion_time(part.rows, part.table, NOW).num_rows for part in facts.tables)
+
+
+SUBJECTS = {"ecomflow": (ecomflow, 300_000), "per-element": (per_element, 20_000), "loop": (loop, 300_000)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--subject", choices=SUBJECTS, required=True)
+    subject, count = SUBJECTS[parser.parse_args().subject]
+    events = messages(30_000) * (count // 30_000) or messages(count)
+    subject(events[:1000])
+    began = time.perf_counter()
+    subject(events)
+    print(json.dumps({"rate": len(events) / (time.perf_counter() - began)}))
+
+
+if __name__ == "__main__":
+    main()

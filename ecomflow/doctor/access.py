@@ -1,0 +1,228 @@
+"""Settings flow in; whether this account and the job's service account may do what they must flow out, and what can't be told.
+
+This account's permissions are asked for as such. The service account's are not shown to others: its roles are looked for in the
+policies of each resource and of the project. Roles that come by a group, a folder or an organisation don't stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from ecomflow.clients import storage_client, subscriber_client
+from ecomflow.config import Endpoints, Settings
+from ecomflow.doctor.records import Check, not_checked, passed
+from ecomflow.errors import AccessError, EcomflowError
+from ecomflow.infra.failures import (
+    DeniedError,
+    DisabledApiError,
+    Service,
+    bigquery_service,
+    google_errors,
+    pubsub_service,
+    storage_service,
+)
+from ecomflow.infra.observe import bigquery_for
+from ecomflow.infra.roles import Grant, job_grants
+from ecomflow.infra.services import granted_on_project, has_project_policy, project_number, project_policy
+
+_SECONDS = 10.0
+
+# This account may not look, or the project never enabled the API that shows roles, which no pipeline needs.
+_NOT_SHOWN = (DeniedError, DisabledApiError)
+
+# Which predefined roles hold all that the role of a grant is wanted for: https://cloud.google.com/iam/docs/roles-permissions
+# WRITER and OWNER are BigQuery's own names in a dataset's access list.
+_ALL_OF_IT = frozenset({"roles/editor", "roles/owner"})
+_PUBSUB = _ALL_OF_IT | {"roles/pubsub.editor", "roles/pubsub.admin"}
+_SUFFICIENT: dict[str, frozenset[str]] = {
+    "roles/pubsub.subscriber": _PUBSUB | {"roles/pubsub.subscriber"},
+    "roles/pubsub.viewer": _PUBSUB | {"roles/pubsub.viewer", "roles/viewer"},
+    "roles/pubsub.editor": _PUBSUB,
+    "roles/bigquery.dataEditor": _ALL_OF_IT
+    | {"roles/bigquery.dataEditor", "roles/bigquery.dataOwner", "roles/bigquery.admin", "WRITER", "OWNER"},
+    "roles/storage.objectUser": frozenset({"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}),
+    "roles/dataflow.worker": _ALL_OF_IT | {"roles/dataflow.worker"},
+}
+
+
+class Binding(NamedTuple):
+    """A role and one who holds it, as ``user:``, ``serviceAccount:``, ``group:`` and so on."""
+
+    role: str
+    member: str
+
+
+class _UnknownError(Exception):
+    """It can't be told, for the reason given."""
+
+
+def lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[tuple[str, Callable[[], Check]]]:
+    """The checks of a project at Google; none for the local stack and for emulators, which know no access policies."""
+    if not has_project_policy(settings, endpoints):
+        return []
+    own = _own_permissions(settings, endpoints, for_dataflow)
+    grants = job_grants(settings) if for_dataflow else ()
+    return [
+        *((name, partial(_check_own, name, asked)) for name, asked in own),
+        *((_name(grant), partial(_check_grant, grant, settings, endpoints)) for grant in grants),
+    ]
+
+
+_Asked = tuple[Sequence[str], Callable[[Sequence[str]], set[str]], str]
+
+
+def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[tuple[str, _Asked]]:
+    """The permissions that whoever runs this needs: to start a job, or else to be the pipeline."""
+    objects = ("storage.objects.create", "storage.objects.get", "storage.objects.list")
+    bucket: _Asked = (objects, partial(_granted_on_bucket, settings, endpoints), "roles/storage.objectUser")
+    if for_dataflow:
+        jobs = ("dataflow.jobs.create", "dataflow.jobs.get", "dataflow.jobs.list", "dataflow.jobs.updateContents")
+        project: _Asked = (jobs, lambda permissions: granted_on_project(permissions, settings), "roles/dataflow.developer")
+        return [("your access to Dataflow", project), ("your access to the bucket", bucket)]
+    consume: _Asked = (
+        ("pubsub.subscriptions.consume",),
+        partial(_granted_on_subscription, settings, endpoints),
+        "roles/pubsub.subscriber",
+    )
+    append: _Asked = (
+        ("bigquery.tables.updateData", "bigquery.tables.get"),
+        partial(_granted_on_table, settings, endpoints),
+        "roles/bigquery.dataEditor",
+    )
+    return [
+        ("your access to the subscription", consume),
+        ("your access to the tables", append),
+        ("your access to the bucket", bucket),
+    ]
+
+
+def _check_own(name: str, asked: _Asked) -> Check:
+    permissions, ask, role = asked
+    try:
+        granted = ask(permissions)
+    except _UnknownError as reason:
+        return not_checked(name, str(reason))
+    except _NOT_SHOWN as error:
+        return not_checked(name, error.message.rstrip("."))
+    lacking = [permission for permission in permissions if permission not in granted]
+    if lacking:
+        raise AccessError(f"This account lacks {', '.join(lacking)}.", f"Have {role} granted to it.")
+    return passed(name, f"It has {', '.join(permissions)}.")
+
+
+def _granted_on_subscription(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
+    request = {"resource": settings.subscription_path, "permissions": list(permissions)}
+    with subscriber_client(endpoints) as client:
+        read = partial(client.test_iam_permissions, request=request, timeout=_SECONDS)
+        return set(_ask(pubsub_service(settings, endpoints), f"subscription {settings.subscription}", read).permissions)
+
+
+def _granted_on_bucket(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
+    bucket = storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
+    read = partial(bucket.test_iam_permissions, list(permissions), timeout=_SECONDS, retry=None)
+    return set(_ask(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", read))
+
+
+def _granted_on_table(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
+    """On one of the fact tables: they share their dataset's roles."""
+    client = bigquery_for(settings, endpoints)
+    table = f"{settings.dataset_id}.fact_order"
+    read = partial(client.test_iam_permissions, table, list(permissions), timeout=_SECONDS, retry=None)
+    return set(_ask(bigquery_service(settings, endpoints), f"table {table}", read).get("permissions", []))
+
+
+def _name(grant: Grant) -> str:
+    return f"{grant.role} on {grant.resource}"
+
+
+def _check_grant(grant: Grant, settings: Settings, endpoints: Endpoints) -> Check:
+    try:
+        account = settings.dataflow.service_account or _default_account(settings)
+        on_resource = _policy_reader(grant, settings, endpoints)() if not grant.resource.startswith("project ") else []
+        bindings = [*on_resource, *_on_project(settings)]
+    except _UnknownError as reason:
+        return not_checked(_name(grant), f"{reason}. If the job fails for want of it: {grant.command}")
+    return judge(grant, account, bindings)
+
+
+def judge(grant: Grant, account: str, bindings: Sequence[Binding]) -> Check:
+    """Whether ``account`` has the grant by ``bindings``, those of its resource and of the project. Pure.
+
+    A custom role of its own, or a group that holds a sufficient role, may give it what is wanted: then it can't be told. Raises
+    AccessError, with the command that grants the role, where nothing seen does.
+    """
+    sufficient = _SUFFICIENT[grant.role]
+    own = [binding.role for binding in bindings if binding.member == f"serviceAccount:{account}"]
+    if holding := [role for role in own if role in sufficient]:
+        return passed(_name(grant), f"{account} has {holding[0]}.")
+    custom = [role for role in own if role.startswith(("projects/", "organizations/"))]
+    groups = [b.member for b in bindings if b.role in sufficient and b.member.startswith(("group:", "domain:", "principalSet:"))]
+    if custom or groups:
+        return not_checked(
+            _name(grant), f"{account} may have it by {', '.join([*custom, *groups])}, which is not shown from here"
+        )
+    seen = f"{account} has no such role there (one by a group, folder or organisation is not seen)"
+    raise AccessError(f"{seen}; it is needed because: {grant.reason}.", f"Run: {grant.command}")
+
+
+def _default_account(settings: Settings) -> str:
+    try:
+        return f"{project_number(settings)}-compute@developer.gserviceaccount.com"
+    except _NOT_SHOWN as error:
+        raise _UnknownError("no service account is set, and this account may not see the project's own") from error
+
+
+def _on_project(settings: Settings) -> list[Binding]:
+    try:
+        return _bindings(project_policy(settings))
+    except _NOT_SHOWN as error:
+        raise _UnknownError(error.message.rstrip(".")) from error
+
+
+def _policy_reader(grant: Grant, settings: Settings, endpoints: Endpoints) -> Callable[[], list[Binding]]:
+    readers = {"subscription": _on_subscription, "bucket": _on_bucket, "dataset": _on_dataset}
+    return partial(readers[grant.resource.split(" ", 1)[0]], settings, endpoints)
+
+
+def _on_subscription(settings: Settings, endpoints: Endpoints) -> list[Binding]:
+    service = pubsub_service(settings, endpoints)
+    with subscriber_client(endpoints) as client:
+        request = {"resource": settings.subscription_path}
+        policy = _ask(
+            service, f"subscription {settings.subscription}", partial(client.get_iam_policy, request=request, timeout=_SECONDS)
+        )
+    return [Binding(binding.role, member) for binding in policy.bindings for member in binding.members]
+
+
+def _on_bucket(settings: Settings, endpoints: Endpoints) -> list[Binding]:
+    bucket = storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
+    read = partial(bucket.get_iam_policy, requested_policy_version=3, timeout=_SECONDS, retry=None)
+    return _bindings(_ask(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", read).bindings)
+
+
+def _on_dataset(settings: Settings, endpoints: Endpoints) -> list[Binding]:
+    """A dataset's access list names accounts by address, and groups and domains by entries of their own."""
+    client = bigquery_for(settings, endpoints)
+    read = partial(client.get_dataset, settings.dataset_id, timeout=_SECONDS, retry=None)
+    entries = _ask(bigquery_service(settings, endpoints), f"dataset {settings.dataset}", read).access_entries
+    prefixes = {"userByEmail": "serviceAccount:", "groupByEmail": "group:", "domain": "domain:"}
+    return [Binding(str(e.role), f"{prefixes.get(e.entity_type, '')}{e.entity_id}") for e in entries if e.role]
+
+
+def _bindings(policy: Sequence[dict[str, Any]]) -> list[Binding]:
+    return [Binding(binding["role"], member) for binding in policy for member in binding.get("members", ())]
+
+
+def _ask(service: Service, resource: str, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns. Raises _UnknownError where this account may not see it, or an emulator has no such thing."""
+    try:
+        with google_errors(service, resource):
+            return read()
+    except _NOT_SHOWN as error:
+        raise _UnknownError(f"this account may not read the roles on {resource}") from error
+    except EcomflowError as error:
+        if service.endpoint is None:
+            raise
+        raise _UnknownError(f"{service.title} at {service.endpoint} knows no roles") from error

@@ -1,0 +1,189 @@
+"""Settings and endpoints flow in; a check for each thing that a pipeline needs flows out, within seconds whatever answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from ecomflow import errors
+from ecomflow.config import Endpoints, Settings
+from ecomflow.doctor.records import Check, failed, not_checked, passed
+from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.infra.differences import plan_step, tell
+from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
+
+# For all the checks together, which run side by side.
+PREFLIGHT_SECONDS = 12.0
+
+# APIs that only a job on Dataflow needs.
+_DATAFLOW_APIS = ("dataflow.googleapis.com", "compute.googleapis.com")
+
+Line = tuple[str, Callable[[], Check]]
+
+_KINDS = {
+    kind.exit_code: kind
+    for kind in (
+        errors.ConfigError,
+        errors.NotFoundError,
+        errors.UnavailableError,
+        errors.AccessError,
+        errors.SchemaError,
+        errors.PipelineError,
+    )
+}
+
+
+def preflight(settings: Settings, endpoints: Endpoints, *, for_dataflow: bool) -> tuple[Check, ...]:
+    """Whether all that a pipeline needs is there and as it should be; changes nothing.
+
+    ``for_dataflow``: also what only a job on Dataflow needs. Without credentials, where some service is Google's own, nothing
+    else is looked at. Checks that have no answer after ``PREFLIGHT_SECONDS`` fail.
+    """
+    credentials = _credentials(settings, endpoints, for_dataflow)
+    if any(not check.ok for check in credentials):
+        return credentials
+    from ecomflow.doctor import access
+
+    lines = [*_api_lines(settings, endpoints, for_dataflow), *_resource_lines(settings, endpoints)]
+    lines += access.lines(settings, endpoints, for_dataflow)
+    return (*credentials, *side_by_side(lines, PREFLIGHT_SECONDS))
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Raises the first failure as the error that it stands for, with the names of the others and what mends them all."""
+    wrong = [check for check in checks if not check.ok]
+    if not wrong:
+        return
+    others = "".join(f" Also wrong: {check.name}." for check in wrong[1:])
+    remedies = dict.fromkeys(check.remedy for check in wrong if check.remedy)
+    kind = _KINDS.get(wrong[0].exit_code, EcomflowError)
+    raise kind(f"{wrong[0].name}: {wrong[0].message}{others}", "\n".join(remedies) or None)
+
+
+def side_by_side(lines: Sequence[Line], seconds: float) -> tuple[Check, ...]:
+    """What each line finds, in their order; one that has no answer after ``seconds`` fails, and is left to end by itself."""
+    give_up = time.monotonic() + seconds
+    started = [(name, _started(partial(_look, name, look))) for name, look in lines]
+    return tuple(_answer(name, future, give_up, seconds) for name, future in started)
+
+
+def _look(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except EcomflowError as error:
+        return failed(name, error)
+
+
+def _started(look: Callable[[], Check]) -> Future[Check]:
+    """A thread of its own, which the end of the process doesn't wait for, as it would for that of a pool."""
+    future: Future[Check] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(look())
+        except BaseException as error:  # noqa: BLE001  # raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="preflight", daemon=True).start()
+    return future
+
+
+def _answer(name: str, future: Future[Check], give_up: float, seconds: float) -> Check:
+    try:
+        return future.result(timeout=max(0.0, give_up - time.monotonic()))
+    except TimeoutError:
+        return failed(name, UnavailableError(f"No answer within {seconds:.0f} s.", "Check the network, then run the same again."))
+
+
+def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> tuple[Check, ...]:
+    used = [endpoints.pubsub, endpoints.storage, endpoints.bigquery, endpoints.bigquery_storage]
+    if for_dataflow:
+        used.append(endpoints.dataflow)
+    if None not in used or settings.is_local:
+        return ()
+    from ecomflow.infra.credentials import account_of, find_credentials
+
+    try:
+        return (passed("credentials", f"They work: {account_of(find_credentials())}."),)
+    except EcomflowError as error:
+        return (failed("credentials", error),)
+
+
+def _api_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[Line]:
+    from ecomflow.infra.services import has_apis
+
+    return [("APIs", partial(_check_apis, settings, for_dataflow))] if has_apis(settings, endpoints) else []
+
+
+def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
+    from ecomflow.infra.resources import APIS
+    from ecomflow.infra.services import observe_apis
+
+    needed = [api for api in APIS if for_dataflow or api not in _DATAFLOW_APIS]
+    enabled = observe_apis(settings).enabled
+    if enabled is None:
+        return not_checked("APIs", "this account may not ask which are enabled; roles/serviceusage.serviceUsageViewer lets it")
+    disabled = [api for api in needed if api not in enabled]
+    if disabled:
+        command = f"Run: gcloud services enable {' '.join(disabled)} --project {settings.project_id}"
+        raise AccessError(f"Not enabled in project {settings.project_id}: {', '.join(disabled)}.", command)
+    return passed("APIs", f"{', '.join(api.removesuffix('.googleapis.com') for api in needed)} are enabled.")
+
+
+def _resource_lines(settings: Settings, endpoints: Endpoints) -> list[Line]:
+    """A line for each resource of ``desired``; the clients are made here, so that threads import nothing at once."""
+    from ecomflow.infra.observe import (
+        bigquery_for,
+        observe_bucket,
+        observe_dataset,
+        observe_subscription,
+        observe_table,
+        observe_topic,
+        observe_view,
+    )
+
+    try:
+        # Two, for one keeps no more than ten connections, and complains of the eleventh.
+        for_tables, for_the_rest = bigquery_for(settings, endpoints), bigquery_for(settings, endpoints)
+    except EcomflowError as error:
+        return [("BigQuery", partial(failed, "BigQuery", error))]
+
+    def observe(wanted: Resource) -> Resource | None:
+        table = wanted.name.rsplit(".", 1)[-1]
+        match wanted:
+            case Topic():
+                return observe_topic(wanted.name, settings, endpoints)
+            case Subscription():
+                return observe_subscription(wanted.name, settings, endpoints)
+            case Bucket():
+                return observe_bucket(settings, endpoints)
+            case Dataset():
+                return observe_dataset(settings, endpoints, for_the_rest)
+            case Table():
+                return observe_table(table, settings, endpoints, for_tables)
+            case _:
+                return observe_view(table.removesuffix("_unique"), settings, endpoints, for_the_rest)
+
+    return [(_name(wanted), partial(_check_resource, wanted, partial(observe, wanted))) for wanted in desired(settings)]
+
+
+def _name(wanted: Resource) -> str:
+    return f"{KINDS[type(wanted)]} {wanted.name.rsplit('/', 1)[-1].rsplit('.', 1)[-1]}"
+
+
+def _check_resource(wanted: Resource, observe: Callable[[], Resource | None]) -> Check:
+    step = plan_step(wanted, observe())
+    if step.action == "create":
+        raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
+    told = f"{'; '.join(map(tell, step.differences))}."
+    # A bucket that others set up takes dead letters all the same.
+    if isinstance(wanted, Bucket) and step.action == "change":
+        return passed(_name(wanted), f"It is in reach, though {told}")
+    if step.action == "keep":
+        return passed(_name(wanted), "It is in reach." if isinstance(wanted, Bucket | Dataset) else "It is as it should be.")
+    remedies = dict.fromkeys(difference.remedy for difference in step.differences if difference.remedy)
+    kind = SchemaError if isinstance(wanted, Table | View) else ConfigError
+    raise kind(f"{told[0].upper()}{told[1:]}", "\n".join(remedies) or "Run: ecomflow infra up")

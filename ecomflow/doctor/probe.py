@@ -1,0 +1,287 @@
+"""Settings and endpoints flow in; what became of rows, a message and an object, written and read back, flows out.
+
+Everything is written to a table, topic, subscription or object of its own, named ``probe`` and a random part, and removed again
+however it ends. What is left where that fails expires by itself: tables after an hour, the subscription after a day, the object
+after the days that the bucket's lifecycle gives ``temp/``.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from google.api_core.exceptions import DeadlineExceeded, PreconditionFailed
+from google.cloud import bigquery
+from google.protobuf import duration_pb2
+from google.pubsub_v1 import PublisherClient, types
+
+from ecomflow import sql
+from ecomflow.clients import bigquery_write_client, publisher_client, storage_client, subscriber_client
+from ecomflow.config import Endpoints, Settings
+from ecomflow.doctor.records import Check
+from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaError
+from ecomflow.facts import NUMERIC, SCHEMAS
+from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
+from ecomflow.pipeline.bigquery_sink import TableWriter
+from ecomflow.pipeline.config import pipeline_config
+
+# How long what was just made or written may take to be found.
+_APPEAR_SECONDS = 30.0
+_PULL_SECONDS = 5.0
+
+# Values that a wrong type on the way would change: no float holds the numbers, and a time without its zone or microseconds is
+# another.
+_TEXT = 'ecomflow probe: "ä€😀"\n'
+_INTEGER = 2**53 + 1
+_NUMERIC = Decimal("12345678901234567890123456789.123456789")
+_MICROSECONDS = 123_457
+
+
+def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None) -> tuple[Check, ...]:
+    """Writes and reads back a row of every fact table, a message and an object, side by side; a check with its time for each.
+
+    ``now`` is the time of the rows, which must lie in a partition that can be streamed into.
+    """
+    unique = uuid.uuid4().hex[:12]
+    moment = (now or datetime.now(UTC)).replace(microsecond=_MICROSECONDS)
+    probes = [partial(_probe_table, table, f"probe_{unique}_{table}", moment, settings, endpoints) for table in sql.TABLES]
+    probes += [
+        partial(_probe_messages, f"probe-{unique}", settings, endpoints),
+        partial(_probe_objects, f"temp/probe-{unique}", settings, endpoints),
+    ]
+    with ThreadPoolExecutor(len(probes)) as pool:
+        return tuple(future.result() for future in [pool.submit(probe) for probe in probes])
+
+
+def sample_row(schema: pa.Schema, moment: datetime) -> dict[str, Any]:
+    """A value for each column, as BigQuery's client would read it back: NULL wherever the column takes it. Pure."""
+    return {field.name: None if field.nullable else _sample(field.type, moment) for field in schema}
+
+
+def differences(wrote: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
+    """The columns whose values are not the same, in value and in type. Pure."""
+    columns = dict.fromkeys([*wrote, *read])
+    pairs = [(name, wrote.get(name, "no column"), read.get(name, "no column")) for name in columns]
+    return [
+        f"{name}: wrote {before!r}, read {after!r}"
+        for name, before, after in pairs
+        if type(before) is not type(after) or before != after
+    ]
+
+
+def _sample(kind: pa.DataType, moment: datetime) -> Any:
+    if pa.types.is_timestamp(kind):
+        return moment
+    if pa.types.is_date(kind):
+        return moment.date()
+    return _NUMERIC if kind == NUMERIC else _INTEGER if pa.types.is_integer(kind) else _TEXT
+
+
+def _attempt(name: str, work: Callable[[], str], remove: Mapping[str, Callable[[], object]]) -> Check:
+    """``work``, timed, and then every removal whatever became of it; what could not be removed is a failure too."""
+    began = time.monotonic()
+    message, error = "", None
+    try:
+        message = work()
+    except EcomflowError as raised:
+        error = raised
+    finally:
+        left = [told for what, removal in remove.items() if (told := _left_behind(what, removal))]
+    seconds = round(time.monotonic() - began, 3)
+    if error is None and not left:
+        return Check(name, True, message, seconds=seconds)
+    error = error or PipelineError(message)
+    return Check(name, False, " ".join([error.message, *left]), error.remedy, error.exit_code, seconds=seconds)
+
+
+def _left_behind(what: str, removal: Callable[[], object]) -> str | None:
+    try:
+        removal()
+    except NotFoundError:  # it was never made
+        return None
+    except EcomflowError as error:
+        return f"The probe's {what} is left behind: {error.message}"
+    return None
+
+
+def _probe_table(table: str, name: str, moment: datetime, settings: Settings, endpoints: Endpoints) -> Check:
+    service = bigquery_service(settings, endpoints)
+    table_id = f"{settings.dataset_id}.{name}"
+
+    def work() -> str:
+        with google_errors(service, f"table {table_id}"):
+            _create_table(table, table_id, settings, endpoints)
+            row = sample_row(SCHEMAS[table], moment)
+            _append(row, SCHEMAS[table], name, settings, endpoints)
+            wrong = differences(row, _read_row(table_id, settings, endpoints))
+        if wrong:
+            raise SchemaError(f"What is read is not what was written: {'; '.join(wrong)}.", "Report this as a fault of ecomflow.")
+        return f"A row of {len(row)} columns was appended by the Storage Write API and read back equal."
+
+    def remove() -> None:
+        with google_errors(service, f"table {table_id}"):
+            client = bigquery_for(settings, endpoints)
+            client.delete_table(table_id, not_found_ok=True, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+
+    return _attempt(f"rows of {table}", work, {f"table {name}": remove})
+
+
+def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endpoints) -> None:
+    """By the table's own DDL under another name, to expire in an hour."""
+    client = bigquery_for(settings, endpoints)
+    retry = bigquery_retry(bigquery_service(settings, endpoints))
+    statement = sql.table_ddl(table, settings.dataset_id).replace(f"`{settings.dataset_id}.{table}`", f"`{table_id}`")
+    client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(retry=retry, timeout=REQUEST_SECONDS)
+    created = client.get_table(table_id, retry=retry, timeout=REQUEST_SECONDS)
+    created.expires = datetime.now(UTC) + timedelta(hours=1)
+    client.update_table(created, ["expires"], retry=retry, timeout=REQUEST_SECONDS)
+
+
+def _append(row: Mapping[str, Any], schema: pa.Schema, name: str, settings: Settings, endpoints: Endpoints) -> None:
+    """As the pipeline does. The Storage Write API may take some seconds to learn of a table that was just made."""
+    naive = {column: _without_zone(value) for column, value in row.items()}
+    rows = pa.RecordBatch.from_pylist([naive], schema=schema)
+    config = msgspec.structs.replace(pipeline_config(settings), endpoints=endpoints)
+    client = bigquery_write_client(endpoints)
+    writer = TableWriter(config, name, client)
+    try:
+        refused = _once_found(lambda: writer.finish(writer.start(rows)))
+    finally:
+        writer.close()
+        client.transport.close()
+    if refused:
+        raise SchemaError(f"BigQuery refuses the row: {refused[0].error}")
+
+
+def _once_found(work: Callable[[], Any]) -> Any:
+    give_up = time.monotonic() + _APPEAR_SECONDS
+    while True:
+        try:
+            return work()
+        except NotFoundError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1.0)
+
+
+def _without_zone(value: Any) -> Any:
+    return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
+
+
+def _read_row(table_id: str, settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
+    client: bigquery.Client = bigquery_for(settings, endpoints)
+    retry = bigquery_retry(bigquery_service(settings, endpoints))
+    give_up = time.monotonic() + _APPEAR_SECONDS
+    while True:
+        job = client.query(f"SELECT * FROM `{table_id}`", retry=retry, timeout=REQUEST_SECONDS)  # noqa: S608  # a name of ours
+        rows = [dict(row.items()) for row in job.result(retry=retry, timeout=REQUEST_SECONDS)]
+        if len(rows) == 1:
+            return rows[0]
+        if rows or time.monotonic() > give_up:
+            raise PipelineError(
+                f"One row was written and taken, and {len(rows)} are read.", "Report this as a fault of ecomflow."
+            )
+        time.sleep(0.5)
+
+
+def _probe_messages(name: str, settings: Settings, endpoints: Endpoints) -> Check:
+    service = pubsub_service(settings, endpoints)
+    retry = pubsub_retry(service)
+    topic = f"projects/{settings.project_id}/topics/{name}"
+    subscription = f"projects/{settings.project_id}/subscriptions/{name}"
+    message = types.PubsubMessage(data=_TEXT.encode(), attributes={"event_id": name, "text": _TEXT})
+
+    def work() -> str:
+        with google_errors(service, f"topic {topic}"), subscriber_client(endpoints) as subscriber:
+            publisher = publisher_client(endpoints)
+            try:
+                publisher.create_topic(name=topic, retry=retry, timeout=REQUEST_SECONDS)
+                subscriber.create_subscription(request=_short_lived(subscription, topic), retry=retry, timeout=REQUEST_SECONDS)
+                # pubsub_v1's client replaces the request method that it inherits by one for batches of its own timing.
+                PublisherClient.publish(publisher, topic=topic, messages=[message], retry=retry, timeout=REQUEST_SECONDS)
+            finally:
+                publisher.transport.close()
+            read = _pull_one(subscriber, subscription)
+        if read.data != message.data or dict(read.attributes) != dict(message.attributes):
+            raise PipelineError(f"The message came back otherwise: {read.data!r}, {dict(read.attributes)}.")
+        return "A message with attributes was published, pulled and acknowledged."
+
+    def remove_subscription() -> None:
+        with google_errors(service, f"subscription {subscription}"), subscriber_client(endpoints) as subscriber:
+            subscriber.delete_subscription(subscription=subscription, retry=retry, timeout=REQUEST_SECONDS)
+
+    def remove_topic() -> None:
+        with google_errors(service, f"topic {topic}"):
+            publisher = publisher_client(endpoints)
+            try:
+                publisher.delete_topic(topic=topic, retry=retry, timeout=REQUEST_SECONDS)
+            finally:
+                publisher.transport.close()
+
+    return _attempt("a message", work, {f"subscription {name}": remove_subscription, f"topic {name}": remove_topic})
+
+
+def _short_lived(subscription: str, topic: str) -> types.Subscription:
+    """The shortest that a subscription may live without a subscriber is a day."""
+    ttl = types.ExpirationPolicy(ttl=duration_pb2.Duration(seconds=86_400))
+    return types.Subscription(
+        name=subscription,
+        topic=topic,
+        expiration_policy=ttl,
+        message_retention_duration=duration_pb2.Duration(seconds=3_600),
+    )
+
+
+def _pull_one(subscriber: Any, subscription: str) -> types.PubsubMessage:
+    give_up = time.monotonic() + _APPEAR_SECONDS
+    while time.monotonic() < give_up:
+        try:
+            response = subscriber.pull(subscription=subscription, max_messages=1, timeout=_PULL_SECONDS)
+        except DeadlineExceeded:  # nothing came so far
+            continue
+        if response.received_messages:
+            received = response.received_messages[0]
+            subscriber.acknowledge(subscription=subscription, ack_ids=[received.ack_id], timeout=REQUEST_SECONDS)
+            return received.message
+    raise PipelineError(f"The message was published and did not come within {_APPEAR_SECONDS:.0f} s.")
+
+
+def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check:
+    service = storage_service(settings, endpoints)
+    retry = storage_retry(service)
+
+    def blob() -> Any:
+        return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name).blob(name)
+
+    def work() -> str:
+        with google_errors(service, f"bucket {settings.bucket_name}"):
+            written = blob()
+            written.upload_from_string(_TEXT, if_generation_match=0, timeout=REQUEST_SECONDS, retry=retry)
+            if written.download_as_bytes(timeout=REQUEST_SECONDS, retry=retry) != _TEXT.encode():
+                raise PipelineError("The object is not read as it was written.")
+            if _overwrites(blob()):
+                raise PipelineError("An object that must not be written over was: dead letters could be lost.")
+        return "An object was written, read, not written over, and deleted."
+
+    def remove() -> None:
+        with google_errors(service, f"object {name}"):
+            blob().delete(timeout=REQUEST_SECONDS, retry=retry)
+
+    return _attempt("an object", work, {f"object {name}": remove})
+
+
+def _overwrites(blob: Any) -> bool:
+    try:
+        blob.upload_from_string("other", if_generation_match=0, timeout=REQUEST_SECONDS, retry=None)
+    except PreconditionFailed:
+        return False
+    return True

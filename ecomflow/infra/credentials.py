@@ -1,0 +1,74 @@
+"""Nothing flows in; the user's Google Cloud credentials, known to work, flow out: or an AccessError within seconds."""
+
+from __future__ import annotations
+
+import http.client
+import os
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import google.auth
+import google.auth.exceptions
+from google.auth.transport.requests import Request
+
+from ecomflow.errors import AccessError, UnavailableError
+
+# The scope of all that ecomflow does: https://developers.google.com/identity/protocols/oauth2/scopes
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_REFRESH_SECONDS = 5.0
+_METADATA_SECONDS = 1.0
+_LOGIN = "Run: gcloud auth application-default login"
+
+
+@cache
+def find_credentials() -> Any:
+    """google.auth's default credentials, refreshed once, so that a login that has lapsed is told here.
+
+    ``google.auth.default`` asks the metadata server of Compute Engine as the last of its sources, three times over some ten to
+    twenty seconds where there is none. So where no other source is set up, one request of a second tells first whether there is
+    one. Raises AccessError, or UnavailableError where Google's token service doesn't answer.
+    """
+    if not (_other_sources() or _answers_as_metadata_server()):
+        raise AccessError("There are no Google Cloud credentials on this machine.", _LOGIN)
+    try:
+        credentials, _ = google.auth.default(scopes=_SCOPES)
+        credentials.refresh(partial(Request(), timeout=_REFRESH_SECONDS))
+    except google.auth.exceptions.TransportError as error:
+        raise UnavailableError(f"Google's token service does not answer: {_line(error)}", "Check the network.") from error
+    except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
+        raise AccessError(f"The Google Cloud credentials do not work: {_line(error)}", _LOGIN) from error
+    return credentials
+
+
+def account_of(credentials: Any) -> str:
+    """Whose the credentials are, for a person to read: a service account's address, or what kind they are."""
+    address = getattr(credentials, "service_account_email", None)
+    return str(address) if address and address != "default" else f"{type(credentials).__module__.rsplit('.', 1)[-1]} credentials"
+
+
+def _other_sources() -> bool:
+    """https://cloud.google.com/docs/authentication/application-default-credentials"""
+    if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or os.environ.get("APPENGINE_RUNTIME"):
+        return True
+    folder = os.environ.get("CLOUDSDK_CONFIG") or str(Path("~/.config/gcloud").expanduser())
+    return (Path(folder) / "application_default_credentials.json").is_file()
+
+
+def _answers_as_metadata_server() -> bool:
+    """https://cloud.google.com/compute/docs/metadata/querying-metadata: the server says what it is in a header."""
+    if os.environ.get("NO_GCE_CHECK") == "true":
+        return False
+    host = os.environ.get("GCE_METADATA_HOST", "169.254.169.254")
+    connection = http.client.HTTPConnection(host, timeout=_METADATA_SECONDS)
+    try:
+        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _line(error: Exception) -> str:
+    return f"{(str(error).strip().splitlines() or ['no reason given'])[0][:300].rstrip('. ')}."

@@ -1,0 +1,129 @@
+"""Projects flow in; the APIs enabled in them, and who holds which role on them, flow out, by Google's REST APIs for both.
+
+Neither has an emulator: where every service is one, nothing is asked. SERVICEUSAGE_EMULATOR_HOST and
+CLOUDRESOURCEMANAGER_EMULATOR_HOST name other endpoints, as the emulator variables of the other services do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import requests
+from google.api_core.exceptions import from_http_response
+from google.auth.credentials import AnonymousCredentials
+from google.auth.transport.requests import AuthorizedSession
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import AccessError, UnavailableError
+from ecomflow.infra.credentials import find_credentials
+from ecomflow.infra.failures import DeniedError, Service, google_errors
+from ecomflow.infra.resources import APIS, Apis
+
+_REQUEST_SECONDS = 10.0
+# Enabling takes Google seconds to a few minutes.
+_ENABLE_SECONDS = 300.0
+
+_SERVICE_USAGE, _RESOURCE_MANAGER = "serviceusage", "cloudresourcemanager"
+_ROLES = {_SERVICE_USAGE: "roles/serviceusage.serviceUsageAdmin", _RESOURCE_MANAGER: "roles/browser"}
+
+
+def has_apis(settings: Settings, endpoints: Endpoints) -> bool:
+    """Whether there is a project at Google whose APIs can be asked for."""
+    return not settings.is_local and (at_google(endpoints) or _endpoint(_SERVICE_USAGE) is not None)
+
+
+def has_project_policy(settings: Settings, endpoints: Endpoints) -> bool:
+    """Whether there is a project at Google whose roles can be asked for."""
+    return not settings.is_local and (at_google(endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
+
+
+def at_google(endpoints: Endpoints) -> bool:
+    """Whether some service that provisioning speaks to is Google's own."""
+    return None in (endpoints.pubsub, endpoints.storage, endpoints.bigquery)
+
+
+def observe_apis(settings: Settings) -> Apis:
+    """Which of ``APIS`` are enabled in the project. Raises AccessError, UnavailableError, or NotFoundError for the project.
+
+    Where this account may not ask, ``enabled`` is None: what else it does will show what is missing.
+    """
+    names = [("names", f"projects/{settings.project_id}/services/{api}") for api in APIS]
+    try:
+        answer = _call(_SERVICE_USAGE, "GET", f"v1/projects/{settings.project_id}/services:batchGet", settings, params=names)
+    except DeniedError:
+        return Apis(f"projects/{settings.project_id}", None)
+    states = {service["name"].rsplit("/", 1)[-1]: service.get("state") for service in answer.get("services", [])}
+    return Apis(f"projects/{settings.project_id}", tuple(api for api in APIS if states.get(api) == "ENABLED"))
+
+
+def enable_apis(
+    apis: Sequence[str],
+    settings: Settings,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Enables ``apis`` and waits until that is done. Raises as ``observe_apis``, also for what Google refuses to enable."""
+    body = {"serviceIds": list(apis)}
+    path = f"v1/projects/{settings.project_id}/services:batchEnable"
+    operation = _call(_SERVICE_USAGE, "POST", path, settings, body=body)
+    give_up = clock() + _ENABLE_SECONDS
+    while not operation.get("done"):
+        if clock() > give_up:
+            raise UnavailableError(f"Google has not enabled the APIs within {_ENABLE_SECONDS:.0f} s.", "Run the same again.")
+        sleep(1.0)
+        operation = _call(_SERVICE_USAGE, "GET", f"v1/{operation['name']}", settings)
+    if "error" in operation:
+        reason = str(operation["error"].get("message", "no reason given")).rstrip(". ")
+        raise AccessError(
+            f"Google does not enable the APIs in project {settings.project_id}: {reason}.",
+            f"Enable them yourself: gcloud services enable {' '.join(apis)} --project {settings.project_id}",
+        )
+
+
+def project_number(settings: Settings) -> str:
+    """The project's number, which names its default service accounts."""
+    answer = _call(_RESOURCE_MANAGER, "GET", f"v1/projects/{settings.project_id}", settings)
+    return str(answer["projectNumber"])
+
+
+def project_policy(settings: Settings) -> list[dict[str, Any]]:
+    """The bindings (role, members, condition) on the project itself; those on its folder or organisation are not among them."""
+    path = f"v1/projects/{settings.project_id}:getIamPolicy"
+    body = {"options": {"requestedPolicyVersion": 3}}
+    return list(_call(_RESOURCE_MANAGER, "POST", path, settings, body=body).get("bindings", []))
+
+
+def granted_on_project(permissions: Sequence[str], settings: Settings) -> set[str]:
+    """Those of ``permissions`` that this account has on the project, however it came by them."""
+    path = f"v1/projects/{settings.project_id}:testIamPermissions"
+    answer = _call(_RESOURCE_MANAGER, "POST", path, settings, body={"permissions": list(permissions)})
+    return set(answer.get("permissions", []))
+
+
+def _call(
+    name: str,
+    method: str,
+    path: str,
+    settings: Settings,
+    *,
+    params: list[tuple[str, str]] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    endpoint = _endpoint(name)
+    api = f"{name}.googleapis.com"
+    service = Service(api, api, _ROLES[name], settings.project_id, endpoint)
+    credentials = AnonymousCredentials() if endpoint else find_credentials()
+    with google_errors(service, f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
+        url = f"{endpoint or f'https://{api}'}/{path}"
+        response: requests.Response = session.request(method, url, params=params, json=body, timeout=_REQUEST_SECONDS)
+        if not response.ok:
+            raise from_http_response(response)
+        return dict(response.json())
+
+
+def _endpoint(name: str) -> str | None:
+    host = os.environ.get(f"{name.upper()}_EMULATOR_HOST")
+    return host if not host or "://" in host else f"http://{host}"

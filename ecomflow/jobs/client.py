@@ -1,0 +1,122 @@
+"""Calls of the Dataflow Jobs API go out through Google's client; its messages, or ecomflow's own errors, come in.
+
+Each call is tried again while the service says that it is busy, for a bounded time, so that every command ends within seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from google.api_core import exceptions as google
+from google.api_core.retry import Retry, if_transient_error
+from google.auth import exceptions as auth
+from requests.exceptions import RequestException
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.infra.credentials import find_credentials
+from ecomflow.infra.failures import NO_PROJECT, Service, translate
+
+_GOOGLE_PATIENCE_SECONDS = 20.0
+_STUB_PATIENCE_SECONDS = 2.0
+_PAGE = 1000
+# The REST transport puts the request before what the service says.
+_REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
+
+
+class JobsApi:
+    """Dataflow's jobs in one region of one project. Every method raises what fails as an EcomflowError."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
+        from google.cloud import dataflow_v1beta3 as dataflow
+
+        self.project, self.region = settings.project_id, settings.region
+        self._types = dataflow
+        self._service = Service(
+            "Dataflow", "dataflow.googleapis.com", "roles/dataflow.developer", self.project, endpoints.dataflow
+        )
+        self._place = {"project_id": self.project, "location": self.region}
+        patience = _GOOGLE_PATIENCE_SECONDS if endpoints.dataflow is None else _STUB_PATIENCE_SECONDS
+        retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
+        self._options: dict[str, Any] = {"retry": retry, "timeout": patience}
+        with self._errors("Dataflow"):
+            access = _access(endpoints)
+            self._jobs = dataflow.JobsV1Beta3Client(transport="rest", **access)
+            self._messages = dataflow.MessagesV1Beta3Client(transport="rest", **access)
+            self._metrics = dataflow.MetricsV1Beta3Client(transport="rest", **access)
+
+    def jobs(self, name: str | None = None) -> list[Any]:
+        """The summaries of all jobs, of those named ``name`` where given; in the service's order."""
+        request = self._types.ListJobsRequest(**self._place, name=name, page_size=_PAGE)
+        with self._errors(f"the jobs of {self.project} in {self.region}"):
+            found = list(self._jobs.list_jobs(request=request, **self._options))
+        return [job for job in found if name is None or job.name == name]
+
+    def job(self, job_id: str) -> Any:
+        """The whole of a job, with the description of its steps once it runs."""
+        request = self._types.GetJobRequest(**self._place, job_id=job_id, view=self._types.JobView.JOB_VIEW_ALL)
+        with self._errors(f"job {job_id}"):
+            return self._jobs.get_job(request=request, **self._options)
+
+    def request_state(self, job_id: str, state: str) -> None:
+        """Ask that the job become drained or cancelled."""
+        wanted = self._types.Job(requested_state=self._types.JobState[f"JOB_STATE_{state.upper()}"])
+        request = self._types.UpdateJobRequest(**self._place, job_id=job_id, job=wanted)
+        with self._errors(f"job {job_id}"):
+            self._jobs.update_job(request=request, **self._options)
+
+    def messages(self, job_id: str, level: str, since: datetime | None) -> tuple[list[Any], list[Any]]:
+        """The job's messages of ``level`` and above, oldest first, and its autoscaling events; both from ``since`` on."""
+        least = self._types.JobMessageImportance[f"JOB_MESSAGE_{level.upper()}"]
+        request = self._types.ListJobMessagesRequest(
+            **self._place, job_id=job_id, minimum_importance=least, start_time=since, page_size=_PAGE
+        )
+        with self._errors(f"job {job_id}"):
+            pages = list(self._messages.list_job_messages(request=request, **self._options).pages)
+        return [m for page in pages for m in page.job_messages], [e for page in pages for e in page.autoscaling_events]
+
+    def metrics(self, job_id: str) -> list[Any]:
+        """Every metric of the job, as last reported."""
+        request = self._types.GetJobMetricsRequest(**self._place, job_id=job_id)
+        with self._errors(f"job {job_id}"):
+            return list(self._metrics.get_job_metrics(request=request, **self._options).metrics)
+
+    @contextmanager
+    def _errors(self, resource: str) -> Iterator[None]:
+        try:
+            yield
+        except (google.GoogleAPIError, auth.GoogleAuthError, RequestException) as error:
+            raise self._translated(error, resource) from error
+
+    def _translated(self, error: Exception, resource: str) -> EcomflowError:
+        cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
+        if isinstance(cause, google.GoogleAPICallError):
+            cause = type(cause)(_REQUEST.sub("", cause.message or ""))
+            if isinstance(cause, google.NotFound) and not NO_PROJECT.search(cause.message):
+                sentence = f"{resource[0].upper()}{resource[1:]} is not in {self.project}, {self.region}."
+                return NotFoundError(sentence, "See: ecomflow job list --all. Another region: --region")
+            if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(error):
+                return PipelineError(f"Dataflow refuses to change {resource}: {cause.message}", "See: ecomflow job status")
+        translated = translate(cause, self._service, resource)
+        if isinstance(translated, UnavailableError) and self._service.endpoint is not None:
+            return UnavailableError(translated.message, "Check DATAFLOW_EMULATOR_HOST.")
+        return translated
+
+
+def _is_precondition(error: Exception) -> bool:
+    """Over REST a failed precondition is a plain 400; only its body tells it from a malformed request."""
+    response = getattr(error, "response", None)
+    return response is not None and getattr(response, "status_code", 0) == 400 and "FAILED_PRECONDITION" in response.text
+
+
+def _access(endpoints: Endpoints) -> dict[str, Any]:
+    """Credentials, found once for all three clients, and the endpoint where it is not Google's own."""
+    from google.auth.credentials import AnonymousCredentials
+
+    if endpoints.dataflow is not None:
+        return {"credentials": AnonymousCredentials(), "client_options": {"api_endpoint": endpoints.dataflow}}
+    return {"credentials": find_credentials()}

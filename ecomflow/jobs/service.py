@@ -1,0 +1,248 @@
+"""A job on Dataflow, by its name or id: its records flow out; requests to drain or cancel it flow in."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ecomflow.errors import NotFoundError, PipelineError
+from ecomflow.jobs.client import JobsApi
+from ecomflow.jobs.records import TERMINAL, Job, JobDetail, Level, Message, Metrics
+
+Sleep = Callable[[float], None]
+Now = Callable[[], datetime]
+
+# What marks ecomflow's own: jobs by their names and labels, metrics by their namespace (that of ``pipeline.counters``, which
+# would bring all of Beam with it).
+MARK = "ecomflow"
+_JOB_ID = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}_\d{2}_\d{2}-\d+")
+_POLL_SECONDS = 5.0
+_RECENT = timedelta(days=1)
+_RECENT_ERRORS = 5
+# Watermarks are microseconds since the epoch, per stage; a negative one says that there is none, or that the stage is done.
+# The names are those that Beam's own test runner for Dataflow reads (TestDataflowRunner.java), with their older form.
+_DATA_WATERMARKS = ("DataWatermark", "windmill-data-watermark")
+_SYSTEM_WATERMARKS = ("SystemWatermark", "windmill-system-watermark")
+# The service repeats a distribution as four scalars, for its own pages only.
+_DISTRIBUTION_PARTS = ("_MIN", "_MAX", "_MEAN", "_COUNT")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def jobs(api: JobsApi, *, job_name: str, everything: bool = False, now: Now = utc_now) -> list[Job]:
+    """ecomflow's jobs of the region, newest first: named ``job_name``, or with its mark in name or labels; or ``everything``."""
+    found = sorted((_job(raw, now()) for raw in api.jobs()), key=_newest, reverse=True)
+    return [job for job in found if everything or _is_ours(job, job_name)]
+
+
+def find(api: JobsApi, name_or_id: str, *, now: Now = utc_now) -> Job:
+    """The job with this id, or the newest of this name: of those that are active, where there are any. Raises NotFoundError."""
+    if _JOB_ID.fullmatch(name_or_id):
+        return _job(api.job(name_or_id), now())
+    found = sorted((_job(raw, now()) for raw in api.jobs(name_or_id)), key=_newest, reverse=True)
+    if not found:
+        sentence = f"There is no job named {name_or_id} in {api.project}, {api.region}."
+        raise NotFoundError(sentence, "Start it with: ecomflow deploy --runner DataflowRunner. See: ecomflow job list --all")
+    return next((job for job in found if job.state not in TERMINAL), found[0])
+
+
+def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sleep: Sleep = time.sleep) -> JobDetail:
+    """How ``job`` fares. Its throughput is the mean since it began, or over the next ``over`` seconds."""
+    before, raw = 0, api.metrics(job.id)
+    seconds = job.age_seconds
+    if over > 0:
+        before, seconds = _own_counters(raw).get("received", 0), over
+        sleep(over)
+        raw = api.metrics(job.id)
+    counters = _own_counters(raw)
+    received = counters.get("received")
+    workers, target = _workers(api, job, now())
+    return JobDetail(
+        job=job,
+        workers=workers,
+        target_workers=target,
+        events_per_second=(received - before) / seconds if received is not None and seconds else None,
+        throughput_seconds=seconds if received is not None else None,
+        system_lag_seconds=_behind(raw, _SYSTEM_WATERMARKS, now()),
+        data_freshness_seconds=_behind(raw, _DATA_WATERMARKS, now()),
+        counters=counters,
+        errors=tuple(messages(api, job, "error", now() - _RECENT)[-_RECENT_ERRORS:]),
+    )
+
+
+def messages(api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None) -> list[Message]:
+    """What the service said of ``job``, oldest first."""
+    return [_message(raw) for raw in api.messages(job.id, level, since)[0]]
+
+
+def follow(
+    api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None, *, sleep: Sleep = time.sleep
+) -> Iterator[Message]:
+    """The messages as they come, until the job has ended."""
+    shown: set[Message] = set()
+    while True:
+        ended = _state(api.job(job.id)) in TERMINAL  # asked first, so that nothing said before the end is missed
+        for message in messages(api, job, level, since):
+            if message not in shown:
+                yield message
+            since = message.time
+            shown.add(message)
+        shown = {message for message in shown if message.time == since}  # the service's start is inclusive
+        if ended:
+            return
+        sleep(_POLL_SECONDS)
+
+
+def metrics(api: JobsApi, job: Job) -> Metrics:
+    """Every counter of ``job``, by name."""
+    raw = api.metrics(job.id)
+    system = {_label(metric): float(value) for metric, value in _settled(raw) if not _is_own(metric)}
+    return Metrics(_own_counters(raw), dict(sorted(system.items())))
+
+
+def drain(api: JobsApi, job: Job) -> Job:
+    """Ask that ``job`` take nothing new and finish what it has. Raises PipelineError where it is neither active nor draining."""
+    return _end(api, job, "drained", already=("draining",))
+
+
+def cancel(api: JobsApi, job: Job) -> Job:
+    """Ask that ``job`` stop at once: what it had not acknowledged comes again. Raises PipelineError where it has ended."""
+    return _end(api, job, "cancelled", already=("cancelling",))
+
+
+def wait_for(
+    api: JobsApi,
+    job: Job,
+    goal: str,
+    timeout: float,
+    *,
+    sleep: Sleep = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    now: Now = utc_now,
+) -> Job:
+    """``job`` once its state is ``goal``. Raises PipelineError where it ends otherwise, or isn't there in ``timeout`` seconds."""
+    give_up = clock() + timeout
+    while True:
+        seen = _job(api.job(job.id), now())
+        if seen.state == goal:
+            return seen
+        if seen.state in TERMINAL:
+            raise PipelineError(f"{named(seen)} has ended as {seen.state}, not as {goal}.", f"See: ecomflow job logs {seen.id}")
+        if clock() >= give_up:
+            raise PipelineError(
+                f"{named(seen)} is {seen.state} after {timeout:.0f} s, not {goal} yet; it goes on.",
+                f"Look at it with: ecomflow job status {seen.id}",
+            )
+        sleep(_POLL_SECONDS)
+
+
+def named(job: Job) -> str:
+    """How sentences name a job."""
+    return f"Job {job.name} ({job.id})"
+
+
+def _end(api: JobsApi, job: Job, goal: str, already: tuple[str, ...]) -> Job:
+    if job.state in already:
+        return job
+    if job.state in TERMINAL or job.state == "cancelling":
+        raise PipelineError(
+            f"{named(job)} is {job.state}: only a job that runs can be {goal}.", "Start one with: ecomflow deploy"
+        )
+    api.request_state(job.id, goal)
+    return msgspec.structs.replace(job, state=already[0])
+
+
+def _job(raw: Any, now: datetime) -> Job:
+    created = raw.create_time
+    return Job(
+        id=raw.id,
+        name=raw.name,
+        state=_state(raw),
+        kind=raw.type_.name.removeprefix("JOB_TYPE_").lower(),
+        region=raw.location,
+        created=_plain(created),
+        state_since=_plain(raw.current_state_time),
+        age_seconds=None if created is None else (now - created).total_seconds(),
+        labels=dict(raw.labels),
+    )
+
+
+def _state(raw: Any) -> str:
+    return str(raw.current_state.name).removeprefix("JOB_STATE_").lower()
+
+
+def _plain(moment: datetime | None) -> datetime | None:
+    """A datetime of the standard library's own class: records are encoded as JSON."""
+    return None if moment is None else datetime.fromtimestamp(moment.timestamp(), UTC)
+
+
+def _newest(job: Job) -> datetime:
+    return job.created or datetime.fromtimestamp(0, UTC)
+
+
+def _is_ours(job: Job, job_name: str) -> bool:
+    labelled = any(key.startswith(MARK) for key in job.labels)
+    return job.name == job_name or job.name.startswith(MARK) or labelled
+
+
+def _message(raw: Any) -> Message:
+    level = raw.message_importance.name.removeprefix("JOB_MESSAGE_").lower()
+    return Message(_plain(raw.time) or datetime.fromtimestamp(0, UTC), level, raw.message_text)
+
+
+def _workers(api: JobsApi, job: Job, now: datetime) -> tuple[int | None, int | None]:
+    """Workers now, and as wanted, by the last autoscaling event; of the last day where it has one, since old errors are many."""
+    events = api.messages(job.id, "error", now - _RECENT)[1] or api.messages(job.id, "error", None)[1]
+    if not events:
+        return None, None
+    last = max(events, key=lambda event: event.time)
+    return last.current_num_workers, last.target_num_workers
+
+
+def _settled(raw: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """The metrics with a number: of each, the committed one where there is one, else the tentative one."""
+    chosen: dict[tuple[Any, ...], Any] = {}
+    for metric in raw:
+        context = dict(metric.name.context)
+        tentative = context.pop("tentative", "false") == "true"
+        key = (metric.name.origin, metric.name.name, *sorted(context.items()))
+        is_number = isinstance(metric.scalar, int | float) and not isinstance(metric.scalar, bool)
+        if is_number and not metric.name.name.endswith(_DISTRIBUTION_PARTS) and not (tentative and key in chosen):
+            chosen[key] = metric
+    return [(metric, metric.scalar) for metric in chosen.values()]
+
+
+def _is_own(metric: Any) -> bool:
+    return bool(metric.name.origin == "user" and metric.name.context.get("namespace") == MARK)
+
+
+def _own_counters(raw: Iterable[Any]) -> dict[str, int]:
+    totals: dict[str, int] = defaultdict(int)
+    for metric, value in _settled(raw):
+        if _is_own(metric):
+            totals[metric.name.name] += int(value)
+    return dict(sorted(totals.items()))
+
+
+def _label(metric: Any) -> str:
+    """A system metric's name, with the step or collection that it belongs to."""
+    belongs = [value for key, value in sorted(metric.name.context.items()) if key != "tentative"]
+    return " ".join([metric.name.name, *belongs])
+
+
+def _behind(raw: Iterable[Any], names: tuple[str, ...], now: datetime) -> float | None:
+    """Seconds by which the oldest watermark of ``names`` was behind the time of its report; None where there is none."""
+    found = [(metric, value) for metric, value in _settled(raw) if metric.name.name.endswith(names) and value >= 0]
+    if not found:
+        return None
+    metric, oldest = min(found, key=lambda pair: float(pair[1]))
+    reported = metric.update_time or now
+    return max(0.0, float(reported.timestamp()) - float(oldest) / 1e6)

@@ -1,0 +1,260 @@
+"""Settings and the user's own Beam options in; the one list of Beam options that a Dataflow job is submitted with out.
+
+What Google would refuse minutes later is refused here, offline. An option that follows from a setting is taken from the setting
+only, and one that Beam does not know is an error: Beam itself would pass over it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
+from ecomflow import __version__
+from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.errors import ConfigError
+
+AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
+VERSION_LABEL = "ecomflow-version"
+
+# Beam's options that ecomflow sets itself, with what sets them.
+_FROM_SETTINGS = {
+    "project": "--project",
+    "region": "region in ecomflow.toml",
+    "job_name": "--job-name",
+    "machine_type": "--machine-type",
+    "worker_machine_type": "--machine-type",
+    "num_workers": "--workers",
+    "max_num_workers": "--max-workers",
+    "service_account_email": "--service-account",
+    "network": "--network",
+    "subnetwork": "--subnetwork",
+    "dataflow_kms_key": "--kms-key",
+    "label": "--label",
+    "labels": "--label",
+    "runner": "--runner",
+    "dry_run": "--dry-run",
+    "update": "ecomflow job update",
+    "transform_name_mapping": "ecomflow job update",
+    "staging_location": "bucket in ecomflow.toml",
+    "temp_location": "bucket in ecomflow.toml",
+    "dataflow_endpoint": "DATAFLOW_EMULATOR_HOST",
+    "no_auth": "DATAFLOW_EMULATOR_HOST",
+}
+_FIXED = {
+    "streaming": "the pipeline always streams",
+    "save_main_session": "the package is shipped as a wheel",
+    "no_save_main_session": "the package is shipped as a wheel",
+    "requirements_file": "the package is shipped as a wheel that names what it needs",
+    "setup_file": "the package is shipped as a wheel",
+    "template_location": "templates are not supported",
+}
+_OPTION = re.compile(r"--(?P<name>[A-Za-z0-9_]+)(?:=.*)?", re.DOTALL)
+
+# The job's name: https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.jobs#Job
+_JOB_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+# Labels: the same page; letters are lowercase or of a script without case, and 128 bytes are the most that either part may have.
+_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+_MOST_LABELS = 64
+_MOST_LABEL_BYTES = 128
+
+
+def beam_options(
+    settings: Settings,
+    wheel: Path,
+    extra: Sequence[str] = (),
+    *,
+    endpoint: str | None = None,
+    update: bool = False,
+    transform_name_mapping: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The options as ``--name=value``. ``endpoint`` is the URL of an emulator of the Dataflow API.
+
+    Raises ConfigError for a setting or an option of ``extra`` that can't stand.
+    """
+    check_settings(settings)
+    _check_extra(extra)
+    mapping = json.dumps(dict(transform_name_mapping)) if transform_name_mapping else None
+    options = [
+        *_job_options(settings, wheel),
+        *_worker_options(settings.dataflow),
+        *(["--update"] if update else []),
+        *_given({"transform_name_mapping": mapping}),
+        *extra,
+    ]
+    _check_with_beam(options)
+    return [*options, *_emulator_options(endpoint)]
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ConfigError where a setting of the job breaks one of Google's rules."""
+    job = settings.dataflow
+    if settings.project is None:
+        raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it: ecomflow deploy --project my-project")
+    if not _JOB_NAME.fullmatch(job.job_name):
+        raise ConfigError(
+            f"'{job.job_name}' is no job name: expected 1 to 63 lowercase letters, digits and hyphens, first a letter, last no "
+            "hyphen.",
+            "Choose another with --job-name.",
+        )
+    for name, number in (("workers", job.workers), ("max_workers", job.max_workers)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is {number}: expected 1 or more.", f"Correct --{name.replace('_', '-')}.")
+    if job.workers is not None and job.max_workers is not None and job.workers > job.max_workers:
+        raise ConfigError(f"workers is {job.workers}, and max_workers only {job.max_workers}.", "Raise --max-workers.")
+    _check_labels(job.labels)
+
+
+def check_endpoints(endpoints: Endpoints) -> None:
+    """Raise ConfigError where workers at Google would be told to speak to an emulator on this machine."""
+    if endpoints.dataflow is not None:
+        return
+    variables = {
+        "PUBSUB_EMULATOR_HOST": endpoints.pubsub,
+        "STORAGE_EMULATOR_HOST": endpoints.storage,
+        "BIGQUERY_EMULATOR_HOST": endpoints.bigquery,
+        "BIGQUERY_STORAGE_EMULATOR_HOST": endpoints.bigquery_storage,
+    }
+    for variable, value in variables.items():
+        if value is not None:
+            raise ConfigError(
+                f"{variable} is set to {value}, which the workers of Dataflow can't reach.",
+                f"Unset {variable}, or run the pipeline here: ecomflow deploy --runner DirectRunner",
+            )
+
+
+def _job_options(settings: Settings, wheel: Path) -> list[str]:
+    bucket = f"gs://{settings.bucket_name}"
+    labels = {**settings.dataflow.labels, VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
+    return [
+        *_given(
+            {
+                "runner": "DataflowRunner",
+                "project": settings.project_id,
+                "region": settings.region,
+                "job_name": settings.dataflow.job_name,
+                "staging_location": f"{bucket}/staging",
+                "temp_location": f"{bucket}/temp",
+                "extra_package": wheel,
+            }
+        ),
+        "--streaming",
+        "--no_save_main_session",  # on Dataflow it is saved by default; the wheel holds all that the steps need
+        # Beam would run pip freeze, and stage the list of whatever is installed here.
+        "--experiments=disable_logging_submission_environment",
+        *(f"--labels={key}={value}" for key, value in sorted(labels.items())),
+    ]
+
+
+def _worker_options(job: DataflowSettings) -> list[str]:
+    # num_workers is only how many start: without a least number, autoscaling may go below it.
+    # https://cloud.google.com/dataflow/docs/horizontal-autoscaling
+    least = None if job.workers is None else f"min_num_workers={job.workers}"
+    return [
+        *_given(
+            {
+                "machine_type": job.machine_type,
+                "num_workers": job.workers,
+                "max_num_workers": job.max_workers,
+                "service_account_email": job.service_account,
+                "network": job.network,
+                "subnetwork": job.subnetwork,
+                "dataflow_kms_key": job.kms_key,
+                "dataflow_service_options": least,
+            }
+        ),
+        *([f"--dataflow_service_options={AT_LEAST_ONCE}"] if job.at_least_once else []),
+    ]
+
+
+def _emulator_options(endpoint: str | None) -> list[str]:
+    if endpoint is None:
+        return []
+    # Beam speaks REST, as emulators do, only where the endpoint says localhost.
+    return [f"--dataflow_endpoint={endpoint.replace('127.0.0.1', 'localhost')}", "--no_auth"]
+
+
+def _given(values: Mapping[str, Any]) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) >= _MOST_LABELS:
+        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {_MOST_LABELS}.", "Leave some out.")
+    for key, value in labels.items():
+        if key == VERSION_LABEL:
+            raise ConfigError(f"The label {key} is set by ecomflow.", "Choose another key.")
+        if not _fits(key, _LABEL_KEY):
+            raise ConfigError(
+                f"'{key}' is no label: expected 1 to 63 lowercase letters, digits, _ and -, first a letter.", "Correct --label."
+            )
+        if not _fits(value, _LABEL_VALUE):
+            raise ConfigError(
+                f"'{value}' is no value for the label {key}: expected 63 lowercase letters, digits, _ and - at most.",
+                "Correct --label.",
+            )
+
+
+def _fits(text: str, pattern: re.Pattern[str]) -> bool:
+    return bool(pattern.fullmatch(text)) and text == text.lower() and len(text.encode()) <= _MOST_LABEL_BYTES
+
+
+def _check_extra(extra: Iterable[str]) -> None:
+    known: set[str] | None = None
+    for option in extra:
+        found = _OPTION.fullmatch(option)
+        if found is None:
+            raise ConfigError(f"'{option}' is no Beam option.", "Write Beam options after -- as --name=value.")
+        name = found["name"]
+        if name in _FROM_SETTINGS:
+            raise ConfigError(f"--{name} is set by ecomflow.", f"Use {_FROM_SETTINGS[name]} instead.")
+        if name in _FIXED:
+            raise ConfigError(f"--{name} is set by ecomflow: {_FIXED[name]}.", "Leave it out.")
+        known = known or _known_names()
+        if name not in known:
+            raise ConfigError(f"Beam knows no option --{name}.", _suggestion(name, known))
+
+
+def _known_names() -> set[str]:
+    names: set[str] = set()
+
+    def collect(parser: Any) -> None:
+        names.update(text.removeprefix("--") for action in parser._actions for text in action.option_strings)
+
+    PipelineOptions([]).get_all_options(add_extra_args_fn=collect)
+    return names - {"help"}
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    listing = "See https://cloud.google.com/dataflow/docs/reference/pipeline-options"
+    return f"Did you mean --{close[0]}?" if close else listing
+
+
+def _check_with_beam(options: list[str]) -> None:
+    """Let Beam read and validate the options as it does for the real service: an emulator's endpoint would switch that off.
+
+    As a dry run, or Beam would ask for the bucket's soft delete policy: without credentials that takes minutes.
+    """
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):  # argparse prints its usage, which is every option of Beam
+            parsed = PipelineOptions([*options, "--dry_run=true"])
+            parsed.get_all_options()
+            errors = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
+    except SystemExit as error:
+        words = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise ConfigError(f"Beam can't read the options: {words}.", "Write Beam options after -- as --name=value.") from error
+    if errors:
+        raise ConfigError(f"Beam refuses the options: {errors[0]}", "Correct the option or the setting that it names.")

@@ -1,0 +1,189 @@
+"""A step's work and its batch in; what the work makes of the batch out, without the messages that make it raise: those become
+dead letters.
+
+Only a fault of our own makes a pure step raise, for what a message may be is refused by value. Such a message would come again
+for ever and hold up the stream; so the batch is halved until the message stands alone, it is refused as ``processing_error``
+with the traceback, and the rest flows. What a service says (it does not answer, a table is missing) says nothing about a
+message: that passes through, and the bundle comes again.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+from grpc import RpcError
+
+from ecomflow.errors import EcomflowError
+from ecomflow.events import Message
+from ecomflow.pipeline.decode import DecodedBatch, StreamBatch
+from ecomflow.pipeline.model import FactBatch, TableRows
+from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, dead_letter, original
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# How often a message is tried by itself, after every larger batch that held it has failed.
+ATTEMPTS = 2
+MAX_MESSAGE = 300
+MAX_TRACEBACK = 8_000
+_FRAMES = 25
+
+# A service or the machine (OSError: sockets, files) is ill, and no message can be blamed for it.
+_NOT_THE_MESSAGE = (EcomflowError, GoogleAPIError, GoogleAuthError, RpcError, OSError)
+
+
+class Failure(NamedTuple):
+    """What was raised: the exception's type and words on one line, and the traceback; both bounded, without folders of this
+    machine.
+    """
+
+    error: str
+    traceback: str
+
+
+def isolate(
+    batch: T, work: Callable[[T], R], halves: Callable[[T], tuple[T, T] | None], refuse: Callable[[T, Failure], R]
+) -> Iterator[R]:
+    """``work(batch)``; where that raises, the same of its halves, in their order, and ``refuse`` of a part that has none.
+
+    A batch of n messages with one that raises is worked on in some 2 log2(n) parts. Raises what speaks of a service
+    (EcomflowError and Google's own errors), and whatever is no Exception.
+    """
+    parts = halves(batch)
+    failure = None
+    for _ in range(ATTEMPTS if parts is None else 1):
+        try:
+            result = work(batch)
+        except _NOT_THE_MESSAGE:
+            raise
+        except Exception as error:  # noqa: BLE001  # the one place that does: a bug must not stop the stream for ever
+            failure = _failure(error) if parts is None else None
+        else:
+            yield result
+            return
+    if parts is not None:
+        for part in parts:
+            yield from isolate(part, work, halves, refuse)
+    elif failure is not None:
+        log.error("A message is refused as a processing_error: %s\n%s", failure.error, failure.traceback)
+        yield refuse(batch, failure)
+
+
+# Decode: a list of messages becomes a DecodedBatch.
+
+
+def halves_of_messages(messages: list[Message]) -> tuple[list[Message], list[Message]] | None:
+    """``messages`` in two parts; None where there is but one."""
+    return _halves(messages)
+
+
+def refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
+    """Of stream unknown: a message that can't be decoded has no type."""
+    letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
+    return DecodedBatch({UNKNOWN_STREAM: StreamBatch(UNKNOWN_STREAM, [], [], [], letters)}, Counter())
+
+
+# Model: a StreamBatch becomes a FactBatch.
+
+
+def halves_of_events(batch: StreamBatch) -> tuple[StreamBatch, StreamBatch] | None:
+    """``batch`` in two parts, what was refused with the first; None where it has but one event."""
+    middle = len(batch.events) // 2
+    if not middle:
+        return None
+    left, right = slice(None, middle), slice(middle, None)
+    return (
+        StreamBatch(batch.stream, batch.events[left], batch.event_ids[left], batch.messages[left], batch.refused),
+        StreamBatch(batch.stream, batch.events[right], batch.event_ids[right], batch.messages[right], []),
+    )
+
+
+def refuse_events(batch: StreamBatch, failure: Failure, now: datetime) -> FactBatch:
+    letters = [failed_letter(message, "model", failure, batch.stream, now) for message in batch.messages]
+    return FactBatch(batch.stream, [], [], [*batch.refused, *letters])
+
+
+# Write: rows of a table become appends, letters become uploads.
+
+
+def halves_of_rows(part: TableRows) -> tuple[TableRows, TableRows] | None:
+    """``part`` in two, the rows of a message together; None where they are all of one."""
+    sources = np.unique(part.sources)
+    if len(sources) < 2:
+        return None
+    cut = int(np.searchsorted(part.sources, sources[len(sources) // 2]))
+    return (
+        TableRows(part.table, part.rows.slice(0, cut), part.sources[:cut]),
+        TableRows(part.table, part.rows.slice(cut), part.sources[cut:]),
+    )
+
+
+def without_sources(part: TableRows, sources: set[int]) -> TableRows:
+    """``part`` without the rows of the messages at ``sources``."""
+    if not sources:
+        return part
+    keep = ~np.isin(part.sources, list(sources))
+    return TableRows(part.table, part.rows.filter(pa.array(keep)), part.sources[keep])
+
+
+def replace_letter(letter: DeadLetter, failure: Failure) -> DeadLetter:
+    """In the place of a letter that can't be written: the same message, in base64."""
+    return msgspec.structs.replace(
+        letter,
+        reason="processing_error",
+        error=f"$: expected a dead letter ({letter.reason}) that can be written, but {failure.error}",
+        payload=base64.b64encode(original(letter)[0]).decode("ascii"),
+        payload_encoding="base64",
+        traceback=failure.traceback,
+    )
+
+
+def halves_of_letters(letters: list[DeadLetter]) -> tuple[list[DeadLetter], list[DeadLetter]] | None:
+    """``letters`` in two parts; None where there is but one."""
+    return _halves(letters)
+
+
+def failed_letter(message: Message, step: str, failure: Failure, event_type: str | None, now: datetime) -> DeadLetter:
+    """The dead letter of a message that makes ``step`` raise."""
+    error = f"$: expected a message that the {step} step can process, but it raised {failure.error}"
+    return dead_letter(message, "processing_error", error, event_type, now, failure.traceback)
+
+
+def _failure(error: Exception) -> Failure:
+    words = _words(error)
+    frames = "".join(traceback.format_tb(error.__traceback__, -_FRAMES))
+    shown = f"Traceback (most recent call last):\n{_FOLDERS.sub(_ENTRY, frames)}"[: MAX_TRACEBACK - len(words) - 1]
+    return Failure(words, f"{shown.rstrip()}\n{words}")
+
+
+def _words(error: Exception) -> str:
+    """The exception's type and words as traceback prints them, on one line, with no folder of this machine in it."""
+    printed = traceback.format_exception_only(error)[-1][: 4 * MAX_MESSAGE]
+    line = " ".join(_PATH.sub("", printed).encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 1]}…"
+
+
+# A frame names its file: the package and the module are enough.
+_FOLDERS = re.compile(r'^  File "(?:[^"\n]*/)?((?:[^"/\n]+/){0,2}[^"/\n]+)"', re.MULTILINE)
+_ENTRY = r'  File "\1"'
+# The folders of an absolute path.
+_PATH = re.compile(r"(?<![\w/.:])/(?:[^/\s'\"]+/)+")
+
+
+def _halves(items: list[T]) -> tuple[list[T], list[T]] | None:
+    middle = len(items) // 2
+    return (items[:middle], items[middle:]) if middle else None

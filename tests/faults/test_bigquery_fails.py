@@ -1,0 +1,145 @@
+"""BigQuery fails in every way that it documents, before a pipeline that runs: nothing is lost, nothing is written off."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cli_support import ecomflow
+from google.cloud.bigquery_storage_v1 import types
+from pipeline_support import rows_of
+
+from ecomflow import deadletters
+from ecomflow.answers import select
+from ecomflow.backlog import count_waiting
+from ecomflow.clients import bigquery_client
+from ecomflow.config import Endpoints, Settings
+from ecomflow.generator.rounds import GeneratedEvent
+from faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
+from faults.support import Fronts, Pipeline, equation_holds, events, publish, wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+_Request, _Response = types.AppendRowsRequest.pb(), types.AppendRowsResponse.pb()
+
+
+def fail_next(fronts: Fronts, *faults: Fault) -> deque[Fault]:
+    """The next appends meet ``faults``, one each; what is left of them is returned, and changes as they are met."""
+    left = deque(faults)
+    fronts.bigquery.plan = lambda method, request: left.popleft() if method == "AppendRows" and left else None
+    return left
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Refuse(grpc.StatusCode.UNAVAILABLE),
+        Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED),
+        Refuse(grpc.StatusCode.ABORTED),
+        Refuse(grpc.StatusCode.DEADLINE_EXCEEDED),
+        Close(),
+        LoseAnswer(),
+    ],
+    ids=["unavailable", "resource_exhausted", "aborted", "deadline_exceeded", "closed_stream", "answer_lost"],
+)
+def test_a_passing_fault_is_waited_for(
+    fault: Fault, shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """The pipeline says that it waits, sends the rows again, and does not restart; every event is seen once."""
+    said, restarts = len(pipeline.said()), pipeline.status().restarts
+    left = fail_next(fronts, *[fault] * 8)
+    publish(shop, stack, events(5, seed=1), ledger)
+    equation_holds(shop, stack, ledger)
+    assert not left
+    pipeline.says("Waiting for BigQuery to take rows of", since=said)
+    assert pipeline.status().restarts == restarts
+
+
+def test_rows_whose_answer_was_lost_are_there_twice_but_seen_once(
+    shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """A table that was written and did not say so is written again: the view alone shows each event once."""
+    fail_next(fronts, LoseAnswer())
+    batch = events(5, seed=77, types=["inventory"], valid_only=True)
+    publish(shop, stack, batch, ledger)
+    equation_holds(shop, stack, ledger)
+    ids = [event.attributes["event_id"] for event in batch]
+    counted = "SELECT COUNT(*) FROM ecomflow.fact_inventory{} WHERE event_id IN UNNEST(@ids)"
+    ((rows,),) = select(shop, stack, counted.format(""), ids=ids)
+    ((seen,),) = select(shop, stack, counted.format("_unique"), ids=ids)
+    assert (rows, seen) == (10, 5)
+
+
+def refusing(ids: set[str]) -> Any:
+    """A plan that answers, like the service, with row errors for the rows of ``ids``, and writes nothing of their request."""
+
+    def plan(method: str, request: bytes) -> Fault | None:
+        if method != "AppendRows":
+            return None
+        rows = rows_of(_Request.FromString(request))
+        found = [index for index, row in enumerate(rows) if row["event_id"] in ids]
+        if not found:
+            return None
+        response = _Response()
+        response.error.code, response.error.message = 3, "Errors found while processing rows."
+        for index in found:
+            response.row_errors.add(index=index, message="told to refuse this row")
+        return Answer(response.SerializeToString())
+
+    return plan
+
+
+def test_rows_refused_inside_a_batch(
+    shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """The refused become dead letters with the table and BigQuery's words; the rest of their request is written."""
+    batch = events(20, seed=5, types=["inventory"], valid_only=True)
+    refused = {event.attributes["event_id"] for event in batch[3::7]}
+    fronts.bigquery.plan = refusing(refused)
+    publish(shop, stack, [_as_refused(event, refused) for event in batch], ledger)
+    equation_holds(shop, stack, ledger)
+    letters = {stored.letter.event_id: stored.letter for stored in deadletters.every(shop, stack)}
+    told = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
+    assert told == {("rejected_by_bigquery", "$: fact_inventory: told to refuse this row")}
+
+
+def _as_refused(event: GeneratedEvent, refused: set[str]) -> GeneratedEvent:
+    """The ledger then expects a dead letter."""
+    import msgspec
+
+    if event.attributes["event_id"] not in refused:
+        return event
+    return msgspec.structs.replace(event, fault="refused", expected_reason="rejected_by_bigquery")
+
+
+def test_a_table_dropped_and_made_again(
+    shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """The pipeline names the table and what to run, keeps everything unacknowledged, and goes on when the table is there."""
+    bigquery_client(shop.project_id, stack).delete_table(f"{shop.dataset_id}.fact_inventory")
+    said = len(pipeline.said())
+    publish(shop, stack, events(5, seed=21), ledger)
+    pipeline.says(f"Table {shop.dataset_id}.fact_inventory does not exist", since=said)
+    pipeline.says("Run: ecomflow infra up", since=said)
+    assert count_waiting(shop, stack) == 30
+    wait_until(lambda: "fact_inventory does not exist" in str(pipeline.status().last_failure), "job status says it too")
+    made = ecomflow("infra", "up", settings=shop)
+    assert made.returncode == 0, made.stderr
+    equation_holds(shop, stack, ledger)
+
+
+def test_a_column_dropped_and_made_again(
+    shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """The sentence names the table and the column that it lacks; with the column back the rows are written."""
+    select(shop, stack, "ALTER TABLE ecomflow.fact_user_activity DROP COLUMN user_agent")
+    said = len(pipeline.said())
+    publish(shop, stack, events(5, seed=22), ledger)
+    pipeline.says(f"BigQuery refuses the rows of {shop.dataset_id}.fact_user_activity", since=said)
+    pipeline.says("'user_agent'", since=said)
+    assert count_waiting(shop, stack) == 30
+    select(shop, stack, "ALTER TABLE ecomflow.fact_user_activity ADD COLUMN user_agent STRING")
+    equation_holds(shop, stack, ledger)
