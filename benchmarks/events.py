@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from ecomflow.events import Message
 from ecomflow.generator.rounds import generate
 
 SEED = 7
 NOW = datetime(2025, 12, 10, tzinfo=UTC)
+
+
+# What a graph under measurement reads, by index: a list of this module is shared with Beam's steps, one of theirs would be pickled.
+HELD: list[Any] = []
+
+
+def held(index: int) -> Any:
+    return HELD[index]
 
 
 def messages(count: int) -> list[Message]:

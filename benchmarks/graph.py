@@ -15,7 +15,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from benchmarks.events import NOW, messages
+from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints
 from ecomflow.events import Message
 from ecomflow.pipeline import transforms
@@ -41,38 +41,31 @@ class _TakesAll:
 
 
 class _Batches(beam.PTransform):  # type: ignore[misc]
-    """The events in batches, one bundle each, as the puller gives them."""
-
-    def __init__(self, batches: list[MessageBatch]) -> None:
-        super().__init__()
-        self._batches = batches
+    """What is held, element by element."""
 
     def expand(self, root: Any) -> Any:
-        made = root | beam.Create(range(len(self._batches)), reshuffle=False) | beam.Map(lambda index: _HELD[index])
+        made = root | beam.Create(range(len(HELD)), reshuffle=False) | beam.Map(held)
         made.element_type = MessageBatch
         return made
-
-
-_HELD: list[MessageBatch] = []
 
 
 def ecomflow(events: list[Message]) -> None:
     transforms.shared_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
     transforms.shared_dead_letter_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
-    _HELD[:] = [MessageBatch(events[start : start + BATCH]) for start in range(0, len(events), BATCH)]
+    HELD[:] = [MessageBatch(events[start : start + BATCH]) for start in range(0, len(events), BATCH)]
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(["--no_auth"]))
-    build_graph(pipeline, _Batches(_HELD), CONFIG)
+    build_graph(pipeline, _Batches(), CONFIG)
     pipeline.run().wait_until_finish()
 
 
 def per_element(events: list[Message]) -> None:
     """Each message through a Map a step: decode, model, one row batch a table, written one by one."""
-    held = events
+    HELD[:] = events
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(["--no_auth"]))
     (
         pipeline
-        | beam.Create(range(len(held)), reshuffle=False)
-        | "Read" >> beam.Map(lambda index: held[index])
+        | beam.Create(range(len(HELD)), reshuffle=False)
+        | "Read" >> beam.Map(held)
         | "Decode" >> beam.FlatMap(lambda message: decode_messages([message], NOW).streams.values())
         | "Model" >> beam.Map(lambda part: model_facts(part, NOW))
         | "Write" >> beam.Map(_stamped)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -385,13 +387,19 @@ class TestSubmission:
         assert (request.body["replaceJobId"], request.body["transformNameMapping"]) == (old, mapping)
         assert stub.jobs[old]["replacedByJobId"] == new.job_id
 
-    def test_nothing_of_it_stays_in_the_process(self, bucket_only: Settings, endpoints: Endpoints) -> None:
-        """Beam's patience, its logging and the environment are afterwards as they were before."""
-        import os
+    def test_nothing_of_it_stays(
+        self, bucket_only: Settings, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beam's patience, its logging and the environment are afterwards as they were before; no temporary folder is left."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-        sleep, disabled, environment = beam_retry.Clock.sleep, logging.root.manager.disable, dict(os.environ)
+        def state() -> tuple[Any, ...]:
+            return beam_retry.Clock.sleep, logging.root.manager.disable, dict(os.environ), tempfile.tempdir
+
+        before = state()
         dataflow.submit(bucket_only, endpoints)
-        assert (beam_retry.Clock.sleep, logging.root.manager.disable, dict(os.environ)) == (sleep, disabled, environment)
+        assert state() == before
+        assert [path.name for path in tmp_path.iterdir() if path.name != "beam-requirements-cache"] == []
 
 
 Arrange = Callable[[DataflowStub], Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from ecomflow.generator import publisher, rounds
 from ecomflow.generator.publisher import LedgerEntry
 from ecomflow.ledger import default_ledger, read_ledger
 from ecomflow.pipeline import launch
-from ecomflow.reconcile import Line, Reconciliation, balance_by_id, balance_places, check, reconcile, type_of
+from ecomflow.reconcile import Line, Reconciliation, _without_ledger, balance_by_id, balance_places, check, reconcile, type_of
 
 ORDER, MOVE, VISIT = (1, 2, 2, 0, 0), (0, 0, 0, 1, 0), (0, 0, 0, 0, 1)
 HEADER_ONLY = (1, 0, 0, 0, 0)
@@ -247,8 +248,10 @@ def deployed(settings: Settings) -> Iterator[None]:
 
 @pytest.fixture
 def loaded(provisioned: Settings, stack: Endpoints) -> Iterator[tuple[Settings, Path]]:
-    """Ten rounds published by the command and drained by a pipeline; the settings, and the ledger that the command kept."""
-    assert ecomflow("publish", "--n", "10", "--seed", "5", settings=provisioned).returncode == 0
+    """Ten rounds published twice by the command and loaded by a pipeline; the settings, and the ledger that the command kept."""
+    for _ in range(2):
+        published = ecomflow("publish", "--n", "10", "--seed", "5", "--date", "2026-01-05", settings=provisioned)
+        assert published.returncode == 0, published.stderr
     with deployed(provisioned):
         assert wait_until_empty(lambda: count_waiting(provisioned, stack), 60)
     ledger = default_ledger(provisioned, stack)
@@ -273,7 +276,10 @@ def cells(result: CompletedProcess[str], event_type: str) -> list[str]:
 @pytest.mark.stack
 class TestOnTheStack:
     def test_it_adds_up_until_something_is_taken_or_added(self, loaded: tuple[Settings, Path], stack: Endpoints) -> None:
-        """A lost dead letter, a lost row, a row too many and an event that nobody published are named, these and no others."""
+        """What was published twice counts once.
+
+        A lost dead letter, a lost row, a row too many and an event that nobody published are named, these and no others.
+        """
         settings, ledger = loaded
         shown = ecomflow("reconcile", "--wait", "30", settings=settings)
         assert shown.returncode == 0, shown.stderr
@@ -281,8 +287,7 @@ class TestOnTheStack:
         assert shown.stdout.splitlines()[-1] == "It adds up: every event is in one place."
 
         orders, moves = self._valid(ledger, "order"), self._valid(ledger, "inventory")
-        letter = next(deadletters.every(settings, stack))
-        lost = self._lose_letters(settings, stack, letter.object_name)
+        lost = self._lose_a_letter(settings, stack)
         self._run(settings, stack, "DELETE FROM ecomflow.fact_order_item WHERE event_id = '{}' AND line_number = 1", orders[0])
         self._run(settings, stack, "DELETE FROM ecomflow.fact_inventory WHERE event_id = '{}'", moves[0])
         self._run(settings, stack, _COPY_OF.format(id="'stranger'", date="event_date"), moves[1])
@@ -290,7 +295,7 @@ class TestOnTheStack:
 
         result, outcome = reconciled(settings)
         assert result.returncode == 7
-        assert outcome["missing"] == sorted([*lost, moves[0]])
+        assert outcome["missing"] == sorted({*lost, moves[0]})
         assert outcome["incomplete"] == sorted([orders[0], moves[2]])
         assert (outcome["doubled"], outcome["unpublished"]) == ([], ["stranger"])
         assert "2 incomplete: " in result.stderr
@@ -306,16 +311,6 @@ class TestOnTheStack:
         assert (unaided.incomplete, unaided.doubled, unaided.adds_up) == (followed.incomplete, (), False)
         assert unaided.lines[0].facts == 9
 
-    def test_a_second_publishing_of_the_same_events_counts_once(self, provisioned: Settings, stack: Endpoints) -> None:
-        """Repeats are in the ledger and in the tables twice, and in the equation once."""
-        for _ in range(2):
-            again = ecomflow("publish", "--n", "2", "--seed", "5", "--date", "2026-01-05", settings=provisioned)
-            assert again.returncode == 0, again.stderr
-        with deployed(provisioned):
-            shown = ecomflow("reconcile", "--wait", "30", settings=provisioned)
-        assert (shown.returncode, shown.stderr) == (0, "")
-        assert cells(shown, "inventory") == ["4", "2", "2", "0", "yes"]
-
     def test_with_no_pipeline_all_waits(self, provisioned: Settings) -> None:
         """It adds up, and says what it rests on; --wait ends after its time."""
         assert ecomflow("publish", "--n", "2", settings=provisioned).returncode == 0
@@ -327,6 +322,19 @@ class TestOnTheStack:
             "It adds up if all of the 12 events that are in no place yet are among those. Wait for them with: --wait 60"
         )
 
+    def test_it_adds_up_at_any_moment(self, provisioned: Settings, stack: Endpoints) -> None:
+        """While a publisher publishes and a pipeline loads, with its ledger and without, nothing is named that is only on its way."""
+        ledger = default_ledger(provisioned, stack)
+        events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
+        with deployed(provisioned), ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(publisher.publish, provisioned, stack, events, rate=1500, ledger=ledger)
+            outcomes = []
+            while not publishing.done():
+                outcomes += [reconcile(provisioned, stack), reconcile(provisioned, stack, ledger)]
+                outcomes.append(_without_ledger(provisioned, stack))
+        assert [outcome for outcome in outcomes if not outcome.adds_up] == []
+        assert any(line.waiting for outcome in outcomes for line in outcome.lines)
+
     def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, stack: Endpoints) -> None:
         """Events that no command published: only facts and dead letters are counted, and the output says so."""
         publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
@@ -334,7 +342,7 @@ class TestOnTheStack:
             shown = ecomflow("reconcile", "--wait", "30", settings=provisioned)
         assert shown.returncode == 0, shown.stderr
         assert "There is no ledger of what was published" in shown.stdout
-        assert (cells(shown, "event"), cells(shown, "inventory")) == (["type", "facts", "dead", "letters"], ["2", "2"])
+        assert (cells(shown, "event"), cells(shown, "inventory")[0]) == (["type", "facts", "dead", "letters"], "2")
         assert shown.stdout.splitlines()[-1] == "No event is incomplete, or both a fact and a dead letter."
 
     @staticmethod
@@ -342,10 +350,14 @@ class TestOnTheStack:
         return [key for key, item in read_ledger(ledger).items() if item.event_type == event_type and item.fault is None]
 
     @staticmethod
-    def _lose_letters(settings: Settings, stack: Endpoints, object_name: str) -> list[str]:
-        lost = [stored.letter.event_id for stored in deadletters.every(settings, stack) if stored.object_name == object_name]
-        storage_client(settings.project_id, stack).bucket(settings.bucket_name).blob(object_name).delete()
-        return [str(event_id) for event_id in lost]
+    def _lose_a_letter(settings: Settings, stack: Endpoints) -> set[str]:
+        """Delete the objects that hold one event's dead letter; the ids of all that are lost with it."""
+        before = list(deadletters.every(settings, stack))
+        bucket = storage_client(settings.project_id, stack).bucket(settings.bucket_name)
+        for name in {stored.object_name for stored in before if stored.letter.event_id == before[0].letter.event_id}:
+            bucket.blob(name).delete()
+        after = {stored.letter.event_id for stored in deadletters.every(settings, stack)}
+        return {str(stored.letter.event_id) for stored in before} - after
 
     @staticmethod
     def _run(settings: Settings, stack: Endpoints, sql: str, event_id: str) -> None:

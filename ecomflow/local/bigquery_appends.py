@@ -152,7 +152,9 @@ def append_service(handler: Any) -> Any:
             cursor.register("ecomflow_rows", rows)
             try:
                 cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM ecomflow_rows")  # noqa: S608  # quoted and checked
-            except (duckdb.TransactionException, duckdb.CatalogException, duckdb.BinderException) as error:
+            except duckdb.BinderException as error:  # ALTER TABLE by a query changes the table, but not bqemulator's catalog
+                raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"Input schema does not fit the table: {error}") from error
+            except (duckdb.TransactionException, duckdb.CatalogException) as error:
                 raise Refusal(grpc.StatusCode.ABORTED, f"The table changed while rows were appended: {error}") from error
             finally:
                 cursor.unregister("ecomflow_rows")

@@ -83,8 +83,8 @@ def submit(
     of the name runs (or, to be updated, doesn't), NotFoundError, AccessError or UnavailableError where Google's services refuse.
     """
     check_endpoints(endpoints)
-    with tempfile.TemporaryDirectory(prefix="ecomflow-") as folder, _patient_for_seconds(), _quiet():
-        wheel = build_wheel(Path(folder))
+    with _scratch() as folder, _patient_for_seconds(), _quiet():
+        wheel = build_wheel(folder)
         arguments = beam_options(
             settings,
             wheel,
@@ -105,8 +105,8 @@ def submit(
 
 def dry_run(settings: Settings, extra: Sequence[str] = ()) -> DryRun:
     """The options and the graph that ``submit`` would send, validated offline. Raises ConfigError."""
-    with tempfile.TemporaryDirectory(prefix="ecomflow-") as folder, _quiet():
-        wheel = build_wheel(Path(folder))
+    with _scratch() as folder, _quiet():
+        wheel = build_wheel(folder)
         arguments = beam_options(settings, wheel, extra)
         result = _pipeline(settings, Endpoints(), PipelineOptions([*arguments, "--dry_run=true"])).run()
     shown = tuple(argument.replace(f"{folder}/", "") for argument in arguments)
@@ -206,6 +206,18 @@ def _pipeline(settings: Settings, endpoints: Endpoints, options: PipelineOptions
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
     build_graph(pipeline, source, config)
     return pipeline
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for the time of a submission, for Beam's own temporary folders too: it leaves them behind."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="ecomflow-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager
