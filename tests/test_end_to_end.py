@@ -111,7 +111,7 @@ class TestTheReadme:
         block = re.search(r"## By hand\n\n```console\n(.*?)```", text, re.DOTALL)
         assert block is not None
         commands = [shlex.split(line[2:], comments=True) for line in block[1].splitlines()]
-        assert len(commands) == 7
+        assert len(commands) == 8
         printed = {}
         try:
             for command in commands:

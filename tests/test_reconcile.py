@@ -323,7 +323,7 @@ class TestOnTheStack:
         )
 
     def test_it_adds_up_at_any_moment(self, provisioned: Settings, stack: Endpoints) -> None:
-        """While a publisher publishes and a pipeline loads, with its ledger and without, nothing is named that is only on its way."""
+        """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""
         ledger = default_ledger(provisioned, stack)
         events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
         with deployed(provisioned), ThreadPoolExecutor(1) as pool:

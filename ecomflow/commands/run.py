@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -130,9 +131,29 @@ def _run_here(settings: Settings, detach: bool) -> None:
         say("Look at it with: ecomflow job status. Drain it with: ecomflow job drain")
         return
     say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
-    with _drained_by_signals() as drain:
-        ended = launch.run_here(settings, drain, say)
+    with _drained_by_signals() as drain, err.status("Starting…") as line:
+        ended = launch.run_here(settings, drain, say, _live(line))
     show_local(ended)
+
+
+def _live(line: Any) -> Callable[[Any], None]:
+    """Keeps one line of the terminal up to date: what came in, and at what rate; what went where."""
+    from ecomflow.console import plain
+
+    last = [0, 0.0]
+
+    def show(status: Any) -> None:
+        received = status.counters.get("received", 0)
+        pace = (received - last[0]) / (status.updated - last[1]) if last[1] else 0.0
+        last[:] = [received, status.updated]
+        rows, refused = (_sum_of(status.counters, kind) for kind in ("rows/", "refused/"))
+        line.update(plain(f"{received:,} events received ({pace:,.0f} a second), {rows:,} rows written, {refused:,} refused"))
+
+    return show
+
+
+def _sum_of(counters: dict[str, int], prefix: str) -> int:
+    return sum(amount for name, amount in counters.items() if name.startswith(prefix))
 
 
 def _submit(settings: Settings, extra: list[str], *, detach: bool, dry_run: bool, as_json: bool) -> None:

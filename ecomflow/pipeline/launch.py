@@ -52,8 +52,15 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     updated: float | None = None
 
 
-def run_here(settings: Settings, drain: threading.Event, on_event: Callable[[str], None]) -> PipelineStatus:
-    """Run the local pipeline in this process until ``drain`` is set; ``on_event`` gets a sentence about each restart.
+def run_here(
+    settings: Settings,
+    drain: threading.Event,
+    on_event: Callable[[str], None],
+    on_report: Callable[[PipelineStatus], None] = lambda _: None,
+) -> PipelineStatus:
+    """Run the local pipeline in this process until ``drain`` is set.
+
+    ``on_event`` gets a sentence about each restart, ``on_report`` each second how the pipeline fares.
 
     Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
     """
@@ -63,7 +70,7 @@ def run_here(settings: Settings, drain: threading.Event, on_event: Callable[[str
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.engine import run_until_drained
 
-        reporter = _Reporter(settings, counters.totals)
+        reporter = _Reporter(settings, counters.totals, on_report)
         try:
             with reporter:
                 run_until_drained(pipeline_config(settings), drain, lambda why, pause: on_event(reporter.restarting(why, pause)))
@@ -148,7 +155,10 @@ class _Reporter:
     A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
     """
 
-    def __init__(self, settings: Settings, totals: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, settings: Settings, totals: Callable[[], dict[str, int]], on_report: Callable[[PipelineStatus], None]
+    ) -> None:
+        self._on_report = on_report
         self._path = settings.state_path / STATUS_FILE
         self._totals = totals
         self._status = PipelineStatus("running", os.getpid(), settings.subscription_path)
@@ -174,7 +184,7 @@ class _Reporter:
 
     def _report(self) -> None:
         while not self._ended.wait(_REPORT_SECONDS):
-            self._write()
+            self._on_report(self._write())
 
     def _write(self) -> PipelineStatus:
         status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())

@@ -1,0 +1,129 @@
+"""The state folder is full, read-only, or wanted by two commands at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cli_support import ecomflow, environment
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.local import supervisor
+from faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+
+
+def obey_permissions() -> None:
+    """Runs in a child before its program: from then on root, too, is held to the permissions of files."""
+    if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "root can't give up CAP_DAC_OVERRIDE here, so no folder is read-only to it")
+
+
+def ecomflow_that_obeys(*arguments: str, settings: Settings) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ecomflow", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(settings),
+        preexec_fn=obey_permissions,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [("infra", "up"), ("deploy",), ("deploy", "--detach")], ids=" ".join)
+def test_a_folder_that_is_read_only(command: tuple[str, ...], own_shop: Settings) -> None:
+    """The command says in a sentence which path can't be written and what to set, and ends with the code of a missing access."""
+    own_shop.state_path.chmod(0o555)
+    try:
+        result = ecomflow_that_obeys(*command, settings=own_shop)
+    finally:
+        own_shop.state_path.chmod(0o755)
+    assert result.returncode == 5, result.stderr
+    assert own_shop.state_dir in result.stderr
+    assert "Permission denied" in result.stderr
+    assert "ECOMFLOW_STATE_DIR" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_under_a_pipeline_that_runs(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
+    """It says that it can't tell how it fares, and goes on; with room again job status is up to date."""
+    with running(own_shop) as pipeline:
+        draft = own_shop.state_path / "pipeline.tmp"
+        wait_until(lambda: _linked(draft, Path("/dev/full")), "the disk is full for the status file")
+        pipeline.says("can't tell how it fares")
+        pipeline.says("No space left on device")
+        publish(own_shop, stack, events(5, seed=1), ledger)
+        equation_holds(own_shop, stack, ledger)
+        draft.unlink()
+        room = time.time()
+        wait_until(lambda: (pipeline.status().updated or 0) > room, "job status is up to date")
+        assert pipeline.status().counters["received"] == 30
+        assert pipeline.said().count("can't tell how it fares") == 1
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Whether ``path`` is a link to ``target`` now: a draft that is being written stands in the way."""
+    try:
+        path.symlink_to(target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def test_two_deploys_under_one_folder(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
+    """Of two that start at once one runs and the other says that one runs; nothing is lost to their meeting."""
+    pipelines = [Pipeline(own_shop).start(), Pipeline(own_shop).start()]
+    try:
+        wait_until(lambda: any(_has_ended(pipeline) for pipeline in pipelines), "one of them ends")
+        (loser,), (winner,) = ([p for p in pipelines if _has_ended(p) is ended] for ended in (True, False))
+        assert loser.process is not None
+        assert loser.process.returncode == 9
+        assert "A pipeline runs already" in loser.said()
+        publish(own_shop, stack, events(5, seed=2), ledger)
+        equation_holds(own_shop, stack, ledger)
+        winner.drain()
+    finally:
+        for pipeline in pipelines:
+            pipeline.end()
+
+
+def _has_ended(pipeline: Pipeline) -> bool:
+    return pipeline.process is not None and pipeline.process.poll() is not None
+
+
+def test_two_deploys_on_one_subscription(own_shop: Settings, stack: Endpoints, tmp_path: Path, ledger: Path) -> None:
+    """Two pipelines with folders of their own share a subscription: each event is seen once."""
+    one, two = (settings_in(tmp_path / name, own_shop, stack) for name in ("one", "two"))
+    with running(one) as first, running(two) as second:
+        for seed in range(10):
+            publish(own_shop, stack, events(20, seed=seed), ledger)
+        equation_holds(own_shop, stack, ledger)
+        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have told what they received")
+
+
+def _received(pipeline: Pipeline) -> int:
+    return pipeline.status().counters.get("received", 0)
+
+
+def test_two_infra_ups_at_once(tmp_path: Path) -> None:
+    """Both end well, and there is one stack, with everything on it."""
+    settings = Settings(state_dir=str(tmp_path / "state"))
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            results = [told.result() for told in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
+        assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
+        third = ecomflow("infra", "up", settings=settings)
+        assert third.stdout.splitlines()[-1] == "All 14 resources are as they should be; nothing was changed."
+        assert supervisor.status(settings.state_path).ready
+    finally:
+        supervisor.down(settings.state_path)
