@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types test-fast lock clean
+.PHONY: help install demo test check lint types test-fast lock audit clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra dev -o requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
+
+audit: $(INSTALLED) ## Ask the registry for known vulnerabilities of the locked dependencies; fails where it knows of one, or can't tell
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 clean: ## Remove .venv and what the tools leave behind
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

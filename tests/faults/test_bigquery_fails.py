@@ -22,7 +22,7 @@ from ecomflow.generator.rounds import GeneratedEvent
 from faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
 from faults.support import Fronts, Pipeline, equation_holds, events, publish, wait_until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack]
 
 _Request, _Response = types.AppendRowsRequest.pb(), types.AppendRowsResponse.pb()
 

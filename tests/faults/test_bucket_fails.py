@@ -12,7 +12,7 @@ from ecomflow.config import Endpoints, Settings
 from faults.fronts import Hold, HttpHold
 from faults.support import Fronts, Pipeline, equation_holds, events, publish, wait_until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

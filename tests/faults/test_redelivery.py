@@ -13,7 +13,7 @@ from ecomflow.config import Endpoints, Settings
 from faults.fronts import Answer, Fault, Instead
 from faults.support import Fronts, Pipeline, equation_holds, events, publish, running, settings_in, wait_until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack]
 
 _Acknowledge, _ModifyAckDeadline = AcknowledgeRequest.pb(), ModifyAckDeadlineRequest.pb()
 _MODIFY = "/google.pubsub.v1.Subscriber/ModifyAckDeadline"

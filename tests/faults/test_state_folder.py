@@ -17,7 +17,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
 from faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack]
 
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
