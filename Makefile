@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types test-fast lock audit clean
+.PHONY: help install demo test check lint types test-fast faults soak lock audit clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,12 @@ check: lint types test-fast ## The same without the tests that start the local s
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not stack" -q
+
+faults: $(INSTALLED) ## What make test leaves out: kills, dead services, full disks, a slow BigQuery (under ten minutes)
+	$(BIN)/python -m pytest -m faults tests/faults
+
+soak: $(INSTALLED) ## Ten minutes of load with a kill every 30 s; SOAK_SECONDS=3600 make soak for an hour
+	PYTHONPATH=tests $(BIN)/python -m faults.soak
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check ecomflow tests

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import Any
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ecomflow.clients import bigquery_client
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.sql import QUESTIONS, Parameter, qualify, question
+from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.sql import qualify, question
+from ecomflow.sql.anyones import parameters_of, qualify_anyones
+
+if TYPE_CHECKING:
+    from google.cloud import bigquery
+
+    from ecomflow.infra.failures import Service
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A query parameter: ``@name`` in the SQL, of the GoogleSQL ``type``, with its value."""
+
+    name: str
+    type: str
+    value: Any
+
+
+class Query(msgspec.Struct, frozen=True):
+    """What is asked, ready to be sent. ``chart`` names the column that a chart draws, where the question says so."""
+
+    title: str
+    sql: str
+    parameters: tuple[Bound, ...]
+    chart: str | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """BigQuery's answer while it is read: ``total`` rows in all, and each as it comes. No columns: a statement without rows."""
+
+    query: Query
+    columns: tuple[str, ...]
+    total: int
+    rows: Iterator[tuple[Any, ...]]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -23,80 +59,191 @@ class Answer(msgspec.Struct, frozen=True):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    chart: str | None = None
 
 
 def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapping[str, str]) -> Answer:
-    """The answer to a question by its name, or to GoogleSQL that contains a space.
-
-    ``values`` are the question's parameters as text; those left out have their default. Raises NotFoundError for an unknown
-    question or table, ConfigError for a value that does not fit or SQL that BigQuery refuses.
-    """
-    if " " in name_or_sql.strip() and name_or_sql not in QUESTIONS:
-        if values:
-            raise ConfigError("SQL of your own takes no parameters here.", "Write the values into it, or ask a named question.")
-        return _run(settings, endpoints, "", qualify(name_or_sql, settings.dataset_id), [])
-    asked = question(name_or_sql)
-    if strangers := set(values) - {parameter.name for parameter in asked.parameters}:
-        raise ConfigError(f"'{asked.name}' takes no parameter '{sorted(strangers)[0]}'.", "See: ecomflow query --list")
-    from google.cloud import bigquery
-
-    given = {parameter.name: _value(parameter, values.get(parameter.name, parameter.default)) for parameter in asked.parameters}
-    bound = [
-        bigquery.ScalarQueryParameter(parameter.name, parameter.type, given[parameter.name]) for parameter in asked.parameters
-    ]
-    return _run(settings, endpoints, asked.asks, qualify(asked.sql, settings.dataset_id), bound)
+    """The whole answer to a question by its name, or to GoogleSQL. Raises as ``prepare`` and ``send`` do."""
+    return taken(send(settings, endpoints, prepare(settings, name_or_sql, values)))
 
 
 def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
-    """The rows of a query of ours over the dataset ``ecomflow``; ``ids`` are bound as STRING arrays. Raises as ``ask`` does."""
-    from google.cloud import bigquery
-
-    bound = [bigquery.ArrayQueryParameter(name, "STRING", values) for name, values in ids.items()]
-    return _run(settings, endpoints, "", qualify(sql, settings.dataset_id), bound).rows
+    """The rows of a query of ours over the dataset ``ecomflow``; ``ids`` are bound as STRING arrays. Raises as ``send`` does."""
+    bound = tuple(Bound(name, "ARRAY<STRING>", values) for name, values in ids.items())
+    return tuple(send(settings, endpoints, Query("", qualify(sql, settings.dataset_id), bound)).rows)
 
 
-def _value(parameter: Parameter, text: str) -> Any:
-    if parameter.type != "DATE":
-        return text
-    if text == "today":
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"'{text}' is no date for '{parameter.name}'.", "Write it as 2025-12-01.") from error
+def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> Query:
+    """A question by its name, or GoogleSQL (which has a space or a line break), with its parameters. Nothing is sent.
+
+    ``values`` are texts by name, or by ``name:TYPE``. A question knows its types, and has a default for what is left out; in
+    GoogleSQL a parameter is a STRING where no type stands, and none may be left out. Raises NotFoundError for an unknown
+    question, ConfigError for a parameter that is missing, unknown, of another type, or does not fit its type.
+    """
+    given = {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
+    if len(name_or_sql.split()) > 1:
+        needed = dict.fromkeys(parameters_of(name_or_sql), ("", ""))
+        query = Query("", qualify_anyones(name_or_sql, settings.dataset_id), _bound(needed, given, "The query"))
+    else:
+        asked = question(name_or_sql.strip())
+        needed = {parameter.name: (parameter.type, parameter.default) for parameter in asked.parameters}
+        bound = _bound(needed, given, f"'{asked.name}'")
+        query = Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart)
+    return query
 
 
-def _run(settings: Settings, endpoints: Endpoints, title: str, sql: str, bound: list[Any]) -> Answer:
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud import bigquery
-    from requests.exceptions import ConnectionError as HttpConnectionError
+def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
+    """How many bytes BigQuery would read for ``query``, and of clustered tables may read at most, by a dry run, which is free."""
+    with _query_errors(_service(settings, endpoints)) as service:
+        job = _started(settings, endpoints, query, service, dry_run=True)
+        return int(job.total_bytes_processed or 0)
 
-    try:
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        job = client.query(
-            sql, bigquery.QueryJobConfig(query_parameters=bound), timeout=_CONNECT_SECONDS, retry=None, job_retry=None
-        )
-        result = job.result(timeout=_ANSWER_SECONDS)
+
+def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:
+    """The answer to ``query``, its rows read as they are taken.
+
+    BigQuery itself refuses, at no cost, what it would bill for more than ``max_bytes``. Raises ConfigError for that and for SQL
+    that it refuses, NotFoundError for a missing table, AccessError and UnavailableError.
+    """
+    limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
+    with _query_errors(_service(settings, endpoints)) as service:
+        result = _result(_started(settings, endpoints, query, service, **limit))
         columns = tuple(field.name for field in result.schema)
-        return Answer(title, columns, tuple(tuple(row.values()) for row in result))
-    except (exceptions.GoogleAPIError, GoogleAuthError, HttpConnectionError) as error:
-        raise _translated(error) from error
+        return Reply(query, columns, result.total_rows or 0, _rows(result, service))
 
 
-def _translated(error: Exception) -> EcomflowError:
+def taken(reply: Reply, most: int | None = None) -> Answer:
+    """The first ``most`` rows of a reply, or all."""
+    return Answer(reply.query.title, reply.columns, tuple(islice(reply.rows, most)), reply.query.chart)
+
+
+def _bound(needed: Mapping[str, tuple[str, str]], given: Mapping[str, tuple[str, str]], what: str) -> tuple[Bound, ...]:
+    """A value for each parameter in ``needed`` (by name: its type and default, "" where it has none)."""
+    if strangers := sorted(given.keys() - needed.keys()):
+        raise ConfigError(f"{what} takes no parameter '{strangers[0]}'.", "See: ecomflow query --list")
+    bound = []
+    for name, (kind, default) in sorted(needed.items()):
+        said, text = given.get(name, ("", default))
+        if name not in given and not default:
+            raise ConfigError(f"{what} needs a value for @{name}.", f"Give it with: --param {name}=VALUE")
+        if kind and said and said != kind:
+            raise ConfigError(f"@{name} is a {kind}, not a {said}.", f"Write: --param {name}={text}")
+        bound.append(_parsed(name, kind or said or "STRING", text))
+    return tuple(bound)
+
+
+def _parsed(name: str, kind: str, text: str) -> Bound:
+    if kind not in _READERS:
+        raise ConfigError(f"A parameter can't be a {kind} here.", f"Choose one of: {', '.join(_READERS)}.")
+    read, example = _READERS[kind]
+    try:
+        return Bound(name, kind, read(text))
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(f"'{text}' is no {kind} for @{name}.", f"Write it as {example}.") from error
+
+
+def _day(text: str) -> date:
+    return datetime.now(UTC).date() if text == "today" else date.fromisoformat(text)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    if not value.is_finite():
+        raise ValueError(text)
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+# How a parameter's text becomes a value of each type, and an example of one.
+_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "STRING": (str, "text"),
+    "INT64": (int, "42"),
+    "FLOAT64": (_float, "0.5"),
+    "NUMERIC": (_decimal, "12.50"),
+    "BOOL": (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    "DATE": (_day, "2025-12-01"),
+    "TIMESTAMP": (_moment, "2025-12-01T08:30:00Z"),
+}
+
+
+def _service(settings: Settings, endpoints: Endpoints) -> Service:
+    from ecomflow.infra.failures import bigquery_service
+
+    role = "roles/bigquery.jobUser and roles/bigquery.dataViewer"
+    return msgspec.structs.replace(bigquery_service(settings, endpoints), role=role)
+
+
+def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
+    from google.cloud import bigquery
+    from google.cloud.bigquery.retry import DEFAULT_RETRY
+
+    bound = [
+        bigquery.ArrayQueryParameter(one.name, "STRING", one.value)
+        if one.type == "ARRAY<STRING>"
+        else bigquery.ScalarQueryParameter(one.name, one.type, one.value)
+        for one in query.parameters
+    ]
+    client = bigquery_client(settings.project_id, endpoints, settings.location)
+    config = bigquery.QueryJobConfig(query_parameters=bound, **options)
+    # An emulator answers at once or is not there.
+    retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
+    return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
+
+
+def _result(job: bigquery.QueryJob) -> Any:
+    try:
+        return job.result(timeout=_ANSWER_SECONDS)
+    except (TimeoutError, KeyboardInterrupt):
+        # What nobody waits for any more should not be paid for.
+        job.cancel(retry=None, timeout=_CONNECT_SECONDS)
+        raise
+
+
+def _rows(result: Any, service: Service) -> Iterator[tuple[Any, ...]]:
+    with _query_errors(service):
+        for row in result:
+            yield tuple(row.values())
+
+
+@contextmanager
+def _query_errors(service: Service) -> Iterator[Service]:
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    try:
+        yield service
+    except TimeoutError as error:
+        sentence = f"BigQuery has not answered within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
+        raise UnavailableError(sentence, "Ask for less at a time.") from error
+    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+        raise _translated(error, service) from error
+
+
+def _translated(error: Exception, service: Service) -> EcomflowError:
+    """What is said of a query where ``failures.translate`` would speak of a setting; its words for all the rest."""
     from google.api_core import exceptions
+
+    from ecomflow.infra.failures import NO_PROJECT, translate
 
     # BigQuery's sentence stands first; reason, location and job id follow it.
     words = str(getattr(error, "message", error)).split("; reason:")[0].splitlines()[0]
-    if isinstance(error, exceptions.NotFound):
+    if "bytes billed" in words:
+        # BigQuery reports it as a 500.
+        return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: 10 MB are billed at least of each table.")
+    if isinstance(error, exceptions.NotFound) and not NO_PROJECT.search(words):
         return NotFoundError(f"The warehouse lacks what the question reads: {words}", "Run: ecomflow infra up")
     if isinstance(error, exceptions.BadRequest):
         return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
-    if isinstance(error, exceptions.GoogleAPICallError) and not isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
-        return UnavailableError(f"BigQuery does not answer the question: {words}", "Look at it with: ecomflow infra status")
-    if isinstance(error, exceptions.GoogleAPICallError):
-        return AccessError(
-            f"The question was refused: {words}", "Grant the roles roles/bigquery.jobUser and roles/bigquery.dataViewer."
-        )
-    return UnavailableError(f"BigQuery can't be reached: {words}", "Look at it with: ecomflow infra status")
+    return translate(error, service, "what the query reads")

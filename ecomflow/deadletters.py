@@ -1,4 +1,4 @@
-"""The bucket's dead letters in, newest first, a page or all of them, out.
+"""The bucket's dead letters in; newest first, a page or all of them, or each as it comes, out.
 
 Objects lie by stream and minute, so the newest are found by walking the folders backwards in time: no listing of the whole
 bucket.
@@ -7,11 +7,12 @@ bucket.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import msgspec
 from ecomflow.clients import storage_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.fingerprints import fingerprint
 from ecomflow.rejected import ROOT, STREAMS, DeadLetter, from_line, stream_of
 
 if TYPE_CHECKING:
@@ -28,9 +30,30 @@ if TYPE_CHECKING:
 _LEVELS = 5  # year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
 
+# A letter's minute is that of its refusal; its object comes when its bundle is written, which a bucket that does not answer can
+# delay by the two minutes of the writer's patience, and more by a pipeline under load.
+_LATE = timedelta(minutes=10)
+_POLL_SECONDS = 1.0
 
 # What an object of ours never reaches: a bundle of 64 MB whose every byte is escaped. A larger one is somebody else's.
 MAX_OBJECT_BYTES = 512 * 2**20
+
+OnProgress = Callable[[int], None]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which dead letters are meant; None: of any kind. ``event_id`` is the id that the event has, or would have, in the tables;
+    ``fingerprint`` a Fingerprint's ``id``; ``since`` the earliest ``failed_at``.
+    """
+
+    streams: tuple[str, ...] = STREAMS
+    reason: str | None = None
+    since: datetime | None = None
+    event_id: str | None = None
+    fingerprint: str | None = None
+
+
+ANY = Choice()
 
 
 class StoredLetter(msgspec.Struct, frozen=True):
@@ -47,31 +70,114 @@ class Unreadable(msgspec.Struct, frozen=True):
     error: str
 
 
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object under ``dlq/``: its lines as they are, and those of them that are dead letters, each with its line's number from
+    0. ``error``: what else is in it, or why it can't be read.
+    """
+
+    name: str
+    generation: int
+    lines: list[bytes]
+    letters: list[tuple[int, DeadLetter]]
+    error: str | None
+
+
 def newest(
     settings: Settings,
     endpoints: Endpoints,
     *,
     limit: int,
-    streams: Iterable[str] = STREAMS,
-    reason: str | None = None,
-    since: datetime | None = None,
+    choice: Choice = ANY,
     unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[StoredLetter]:
-    """At most ``limit`` dead letters of ``streams``, newest first, of one ``reason`` and failed at or after ``since`` where
-    given. Objects that hold none are added to ``unreadable`` where it is given.
-
-    Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
-    object that holds no dead letters.
-    """
-    with _translated(settings):
-        found = _readable(_stored(_bucket(settings, endpoints), streams, since), unreadable)
-        return list(islice((stored for stored in found if reason is None or stored.letter.reason == reason), limit))
+    """At most ``limit`` dead letters of ``choice``, newest first. Raises as ``letters`` does."""
+    return list(islice(letters(settings, endpoints, choice, unreadable=unreadable, on_progress=on_progress), limit))
 
 
 def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
-    """Every dead letter in the bucket, newest first. Raises as ``newest`` does: whoever counts them must miss none."""
-    with _translated(settings):
-        yield from _readable(_stored(_bucket(settings, endpoints), STREAMS, None), None)
+    """Every dead letter in the bucket, newest first. Raises as ``letters`` does: whoever counts them must miss none."""
+    return letters(settings, endpoints, ANY)
+
+
+def letters(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[StoredLetter]:
+    """The dead letters of ``choice``, newest first, a few objects in memory at a time.
+
+    Objects that hold none are added to ``unreadable`` where it is given. ``on_progress`` gets the number of objects read so far.
+    Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
+    object that holds no dead letters.
+    """
+    for stored in objects(settings, endpoints, choice, unreadable=unreadable, on_progress=on_progress):
+        chosen = [letter for _, letter in stored.letters if is_chosen(letter, choice)]
+        chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
+        yield from (StoredLetter(letter, stored.name) for letter in chosen)
+
+
+def objects(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[StoredObject]:
+    """The objects that can hold letters of ``choice``, those of later minutes first. Otherwise as ``letters``."""
+    with reading(settings):
+        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice), start=1):
+            if stored.error is not None:
+                _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
+            yield stored
+            if on_progress is not None:
+                on_progress(number)
+
+
+def is_chosen(letter: DeadLetter, choice: Choice) -> bool:
+    """Whether ``letter``, found in one of its streams, is of ``choice``."""
+    return (
+        (choice.reason is None or letter.reason == choice.reason)
+        and (choice.since is None or letter.failed_at >= choice.since)
+        and (choice.event_id is None or choice.event_id == (letter.event_id or letter.message_id))
+        and (choice.fingerprint is None or choice.fingerprint == fingerprint(letter).id)
+    )
+
+
+def follow(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    limit: int,
+    unreadable: list[Unreadable],
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[StoredLetter]:
+    """The last ``limit`` dead letters of ``choice``, the oldest of them first; then each as it comes, for ever.
+
+    One listing a stream and second, of the minutes in which an object can still appear. Raises as ``letters`` does.
+    """
+    bucket = bucket_of(settings, endpoints)
+    with reading(settings):
+        seen = {blob.name for blob in _since(bucket, choice.streams, now() - _LATE)}
+    first = newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable)
+    seen |= {stored.object_name for stored in first}
+    yield from reversed(first)
+    while True:
+        with reading(settings):
+            listed = list(_since(bucket, choice.streams, now() - _LATE))
+            arrived = [_object(blob, _download(blob)) for blob in sorted(listed, key=_time_key) if blob.name not in seen]
+        seen = {blob.name for blob in listed}
+        for stored in arrived:
+            if stored.error is not None:
+                unreadable.append(Unreadable(stored.name, stored.error))
+            yield from (StoredLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, choice))
+        sleep(_POLL_SECONDS)
 
 
 def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
@@ -79,31 +185,31 @@ def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict
     return dict(Counter((stream_of(stored.letter), stored.letter.reason) for stored in every(settings, endpoints)))
 
 
-def _bucket(settings: Settings, endpoints: Endpoints) -> Bucket:
+def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
+    """The bucket of the dead letters. Nothing is asked of the service yet."""
     return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
 
 
-def _readable(found: Iterable[StoredLetter | Unreadable], unreadable: list[Unreadable] | None) -> Iterator[StoredLetter]:
-    for stored in found:
-        if isinstance(stored, StoredLetter):
-            yield stored
-        elif unreadable is None:
-            raise EcomflowError(f"{stored.object_name} is unreadable: {stored.error}.", "Move the object out of dlq/.")
-        else:
-            unreadable.append(stored)
+def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> None:
+    if unreadable is None:
+        raise EcomflowError(f"{found.object_name} is unreadable: {found.error}.", "Move the object out of dlq/.")
+    unreadable.append(found)
 
 
-def _stored(bucket: Bucket, streams: Iterable[str], since: datetime | None) -> Iterator[StoredLetter | Unreadable]:
-    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", since) for stream in streams]
-    objects = heapq.merge(*by_stream, key=_time_key, reverse=True)
+def _objects(bucket: Bucket, choice: Choice) -> Iterator[StoredObject]:
+    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since) for stream in choice.streams]
+    found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        while page := list(islice(objects, _DOWNLOADS_AT_ONCE)):
+        while page := list(islice(found, _DOWNLOADS_AT_ONCE)):
             for blob, content in zip(page, pool.map(_download, page), strict=True):
-                letters, error = _letters(content) if isinstance(content, bytes) else ([], content)
-                if error is not None:
-                    yield Unreadable(blob.name, error)
-                letters.sort(key=lambda letter: letter.failed_at, reverse=True)
-                yield from (StoredLetter(letter, blob.name) for letter in letters if since is None or letter.failed_at >= since)
+                yield _object(blob, content)
+
+
+def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[Blob]:
+    """The objects of ``streams`` whose minute is that of ``moment`` or a later one."""
+    for stream in streams:
+        first = f"{ROOT}/{stream}/{moment.astimezone(UTC):%Y/%m/%d/%H/%M}/"
+        yield from bucket.list_blobs(prefix=f"{ROOT}/{stream}/", start_offset=first, timeout=30)
 
 
 def _download(blob: Blob) -> bytes | str:
@@ -141,21 +247,25 @@ def _time_key(blob: Any) -> str:
     return str(blob.name).split("/", 2)[2]
 
 
-def _letters(content: bytes) -> tuple[list[DeadLetter], str | None]:
+def _object(blob: Blob, content: bytes | str) -> StoredObject:
     """The dead letters in an object, and what is wrong with the first line that is none."""
-    letters: list[DeadLetter] = []
+    if isinstance(content, str):
+        return StoredObject(blob.name, blob.generation, [], [], content)
+    lines = content.splitlines()
+    found: list[tuple[int, DeadLetter]] = []
     errors: list[str] = []
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(lines):
         try:
-            letters.append(from_line(line))
+            found.append((number, from_line(line)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append(f"line {number} is no dead letter: {str(error)[:200]}")
+            errors.append(f"line {number + 1} is no dead letter: {str(error)[:200]}")
     more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-    return letters, f"{errors[0]}{more}" if errors else None
+    return StoredObject(blob.name, blob.generation, lines, found, f"{errors[0]}{more}" if errors else None)
 
 
 @contextmanager
-def _translated(settings: Settings) -> Iterator[None]:
+def reading(settings: Settings) -> Iterator[None]:
+    """What fails within, while the bucket is read, as an error of ours."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
     from requests.exceptions import ConnectionError as HttpConnectionError

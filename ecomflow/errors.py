@@ -70,3 +70,9 @@ class PipelineError(EcomflowError):
     """The pipeline stopped for a reason that a restart does not mend."""
 
     exit_code = 9
+
+
+class ContractError(EcomflowError):
+    """Events are not those of the contract, or a contract would refuse what the one before it took."""
+
+    exit_code = 10

@@ -104,18 +104,19 @@ def scaled_numeric(value: int | Decimal) -> int:
     return value * _BILLIONTHS if isinstance(value, int) else int(value.scaleb(NUMERIC_SCALE, _EXACT))
 
 
-def _order_violation(order: Order, dates: DateRange) -> Violation | None:
+def money_violation(order: Order) -> Violation | None:
+    """The first amount of ``order`` that no NUMERIC column holds, or None."""
     for index, item in enumerate(order.items):
         if not is_numeric(item.price):
             return _contract(f"$.items[{index}].price", _NUMERIC_RULE, item.price)
         if scaled_line_total(item.quantity, item.price) is None:
-            return Violation(
-                "out_of_range",
-                f"$.items[{index}]: expected quantity x price below 1e29, got {_shown(item.quantity)} x {_shown(item.price)}",
-            )
-    if not is_numeric(order.total_amount):
-        return _contract("$.total_amount", _NUMERIC_RULE, order.total_amount)
-    return _date_violation("$.order_date", order.order_date, dates)
+            shown = f"{_shown(item.quantity)} x {_shown(item.price)}"
+            return Violation("out_of_range", f"$.items[{index}]: expected quantity x price below 1e29, got {shown}")
+    return None if is_numeric(order.total_amount) else _contract("$.total_amount", _NUMERIC_RULE, order.total_amount)
+
+
+def _order_violation(order: Order, dates: DateRange) -> Violation | None:
+    return money_violation(order) or _date_violation("$.order_date", order.order_date, dates)
 
 
 def _size_violation(order: Order, event_id: str) -> Violation | None:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from contract_support import (
@@ -26,11 +27,11 @@ from contract_support import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecomflow.events import Message
+from ecomflow.events import Event, Message
 from ecomflow.facts import SCHEMAS, STREAM_TABLES
 from ecomflow.generator.faults import BY_NAME
 from ecomflow.generator.rounds import generate
-from ecomflow.pipeline.decode import StreamBatch, decode_messages
+from ecomflow.pipeline.decode import StreamBatch, decode_messages, exact_number
 from ecomflow.pipeline.model import model_facts
 from ecomflow.rejected import stream_of
 from ecomflow.rules import first_violation, streamable_dates
@@ -306,6 +307,9 @@ def reference_rows(data: bytes, event_id: str) -> dict[str, list[Body]]:
     return _flat_rows(STREAM_TABLES[body["event_type"]][0], body, event_id)
 
 
+# The events with their very digits, wider than Arrow reads: what the rules say of them is what must come of them.
+EXACT_DECODER = msgspec.json.Decoder(Event, float_hook=exact_number)
+
 DIGITS = st.text("0123456789", min_size=1, max_size=31).map(lambda digits: digits.lstrip("0") or "0")
 MONEY = st.one_of(
     st.integers(0, 10_000).map(lambda cents: f"{cents // 100}.{cents % 100:02}"),
@@ -338,13 +342,10 @@ class TestAgainstTheReference:
         messages = [message(body, f"M-{index}") for index, body in enumerate(bodies)]
         decoded = decode_messages(messages, NOW)
         dates = streamable_dates(NOW.date())
+        judged = {one.message_id: (one, first_violation(EXACT_DECODER.decode(one.data), dates)) for one in messages}
         for batch in decoded.streams.values():
-            assert batch.refused == []
-            broken = {
-                one.message_id: violation
-                for event, one in zip(batch.events, batch.messages, strict=True)
-                if (violation := first_violation(event, dates))
-            }
+            mine = [*(one.message_id for one in batch.messages), *(letter.message_id for letter in batch.refused)]
+            broken = {name: violation for name, (_, violation) in judged.items() if name in mine and violation}
             facts = model_facts(batch, NOW)
             assert {letter.message_id: (letter.reason, letter.error) for letter in facts.refused} == broken
             kept = [one for one in batch.messages if one.message_id not in broken]

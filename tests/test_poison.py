@@ -174,9 +174,9 @@ class TestFailures:
         return quarantine._failure(caught.value)
 
     def test_words_are_one_line_without_folders(self) -> None:
-        """Type and message, no absolute path, no line break, no lone surrogate."""
-        failure = self.failure_of(ValueError("cannot read '/home/jane/.secret/key.json':\n  bad \ud800"))
-        assert failure.error == "ValueError: cannot read 'key.json': bad ?"
+        """Type and message, no absolute path, no line break, no lone surrogate, nothing that a terminal obeys."""
+        failure = self.failure_of(ValueError("cannot read '/home/jane/.secret/key.json':\n  \x1b[2J\u202e \ud800 é"))
+        assert failure.error == r"ValueError: cannot read 'key.json': \x1b[2J\u202e \ud800 é"
         failure.traceback.encode()
 
     def test_a_traceback_names_modules_not_folders(self) -> None:
@@ -245,6 +245,7 @@ class TestPoisonInAStep:
         assert letter.event_type == (None if step == "decode" else stream)
         assert original(letter) == (sent[20].data, sent[20].attributes)
         assert letter.traceback is not None
+        assert 'File "ecomflow/pipeline/quarantine.py"' in letter.traceback
         assert "in bug" in letter.traceback
 
         expected = Counter(f"e-{number}" for number in [*range(20), *range(21, 33), 90])

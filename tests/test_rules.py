@@ -7,12 +7,13 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 from contract_support import MONEY_RULE, activity, inventory, item, message, number, order, property_test
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecomflow.events import EVENT_DECODER, Event
+from ecomflow.events import Event
 from ecomflow.rules import (
     DateRange,
     Violation,
@@ -28,8 +29,12 @@ from ecomflow.rules import (
 DATES = DateRange(date(2015, 12, 10), date(2026, 12, 10))
 
 
+EXACT_DECODER = msgspec.json.Decoder(Event, float_hook=Decimal)
+
+
 def event(body: Any) -> Event:
-    return EVENT_DECODER.decode(message(body).data)
+    """The event with its very digits, also those that the decoder of the fast path refuses."""
+    return EXACT_DECODER.decode(message(body).data)
 
 
 class TestIsNumeric:

@@ -52,7 +52,7 @@ def _step(spinner: Any, text: str) -> None:
 
 
 def _show(outcome: Any) -> None:
-    from ecomflow.commands.look import show_answer
+    from ecomflow.commands.query import show_answer
     from ecomflow.console import say, show_table
 
     summary = outcome.published

@@ -1,7 +1,6 @@
 """Publishes generated events: an iterator of messages goes in, a summary of what Pub/Sub has confirmed comes out.
 
-Whole publish requests travel, several at a time, through Google's client. Its own batching of single messages is left aside: with
-a future and two locks for each message it takes 70 to 90 microseconds an event, a request of a thousand takes 7 to 9.
+Whole publish requests travel, several at a time.
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import msgspec
 
-from ecomflow.clients import publisher_client
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.errors import AccessError
 from ecomflow.generator.rounds import GeneratedEvent
-
-if TYPE_CHECKING:
-    from google.cloud import pubsub_v1
+from ecomflow.publishing import RequestSender, publish_error, told_so_far, topic_sender
 
 # Pub/Sub takes 1,000 messages and 10 MB a request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has about
 # 500 bytes.
@@ -32,9 +28,6 @@ BATCH_EVENTS = 1000
 _IN_FLIGHT = 3
 # With a rate, this many requests a second at most: small steps rather than bursts.
 _REQUESTS_PER_SECOND = 10
-# Seconds. Something on loopback answers or is not there; Google may take its time.
-_LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
-_CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 
 
 class PublishSummary(msgspec.Struct, frozen=True):
@@ -91,15 +84,13 @@ def publish(
     with _appending(ledger) as file:
         tally = _Tally(file)
         try:
-            with _client(endpoints) as client, ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            with topic_sender(settings, endpoints) as requests, ThreadPoolExecutor(_IN_FLIGHT) as pool:
                 # Leaving the pool waits for what is in flight, which makes an interrupted run's counts true.
-                _send_all(
-                    _Sender(client, settings.topic_path, endpoints, tally), pool, _paced(events, rate, clock, sleep), on_progress
-                )
+                _send_all(_Sender(requests, tally), pool, _paced(events, rate, clock, sleep), on_progress)
         except KeyboardInterrupt:
             interrupted = True
         except (GoogleAPIError, GoogleAuthError) as error:
-            raise _translated(error, settings, endpoints, tally.total) from error
+            raise publish_error(error, settings, endpoints, tally.total) from error
     return tally.summary(clock() - started, interrupted)
 
 
@@ -127,7 +118,7 @@ class _Tally:
         try:
             ledger.write(lines)
         except OSError as error:
-            message = f"The ledger {ledger.name} cannot be written: {error.strerror}.{_told(self.total)}"
+            message = f"The ledger {ledger.name} cannot be written: {error.strerror}.{told_so_far(self.total)}"
             raise AccessError(message, "Make room or choose another path.") from error
 
     def summary(self, elapsed_seconds: float, interrupted: bool) -> PublishSummary:
@@ -147,24 +138,11 @@ class _Tally:
 class _Sender:
     """Sends one batch as one publish request and tells the tally once it is confirmed."""
 
-    def __init__(self, client: pubsub_v1.PublisherClient, topic: str, endpoints: Endpoints, tally: _Tally) -> None:
-        from google.api_core.retry import Retry, if_exception_type
-        from google.api_core.timeout import ConstantTimeout
-        from google.pubsub_v1 import PublisherClient, PublishRequest, PubsubMessage
-
-        attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if endpoints.pubsub is None else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
-        self._client, self._topic, self.tally = client, topic, tally
-        # pubsub_v1's client replaces the request method that it inherits by one for single messages.
-        self._publish = PublisherClient.publish
-        self._request, self._raw_request, self._raw_message = PublishRequest.wrap, PublishRequest.pb(), PubsubMessage.pb()
-        self._timeout = ConstantTimeout(attempt)
-        self._retry = Retry(if_exception_type(*_transient()), initial=0.1, multiplier=2.0, maximum=5.0, timeout=give_up)
+    def __init__(self, requests: RequestSender, tally: _Tally) -> None:
+        self._requests, self.tally = requests, tally
 
     def send(self, batch: list[GeneratedEvent]) -> None:
-        messages = [self._raw_message(data=event.data, attributes=event.attributes) for event in batch]
-        request = self._request(self._raw_request(topic=self._topic, messages=messages))
-        response = self._publish(self._client, request=request, retry=self._retry, timeout=self._timeout)
-        self.tally.confirm(batch, list(response.message_ids))
+        self.tally.confirm(batch, self._requests.send((event.data, event.attributes) for event in batch))
 
 
 def _send_all(
@@ -206,15 +184,6 @@ def _entries(batch: list[GeneratedEvent], message_ids: list[str]) -> list[Ledger
 
 
 @contextmanager
-def _client(endpoints: Endpoints) -> Iterator[pubsub_v1.PublisherClient]:
-    client = publisher_client(endpoints)
-    try:
-        yield client
-    finally:
-        client.transport.close()
-
-
-@contextmanager
 def _appending(path: Path | None) -> Iterator[IO[bytes] | None]:
     """``path`` open for appending, its folder made where it is missing; None for None.
 
@@ -230,49 +199,3 @@ def _appending(path: Path | None) -> Iterator[IO[bytes] | None]:
         raise AccessError(f"The ledger {path} cannot be written: {error.strerror}.", "Choose another path.") from error
     with file:
         yield file
-
-
-def _transient() -> tuple[type[Exception], ...]:
-    from google.api_core import exceptions
-
-    return (
-        exceptions.Aborted,
-        exceptions.DeadlineExceeded,
-        exceptions.InternalServerError,
-        exceptions.ResourceExhausted,
-        exceptions.ServiceUnavailable,
-        exceptions.Unknown,
-    )
-
-
-def _translated(error: Exception, settings: Settings, endpoints: Endpoints, confirmed: int) -> EcomflowError:
-    """The error of ours that stands for one of Google's."""
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-
-    told = _told(confirmed)
-    cause = error.cause if isinstance(error, exceptions.RetryError) and error.cause is not None else error
-    where = endpoints.pubsub or "pubsub.googleapis.com"
-    if isinstance(cause, exceptions.NotFound):
-        return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
-    if isinstance(cause, exceptions.Forbidden | exceptions.Unauthorized):
-        message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
-        return AccessError(
-            message, "Ask for the role roles/pubsub.publisher on the topic, or run: gcloud auth application-default login"
-        )
-    if isinstance(cause, GoogleAuthError):
-        return AccessError(
-            f"Google's credentials do not work: {_detail(cause)}.{told}", "Run: gcloud auth application-default login"
-        )
-    if isinstance(cause, _transient()):
-        remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
-        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
-    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")
-
-
-def _told(confirmed: int) -> str:
-    return f" {confirmed:,} events had been published before." if confirmed else ""
-
-
-def _detail(error: Exception) -> str:
-    return str(getattr(error, "message", error)).rstrip(".")

@@ -10,13 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, event_id_of
+from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, Order, event_id_of, plain_number
 from ecomflow.rejected import DeadLetter, Reason, dead_letter, stream_of
+from ecomflow.rules import money_violation
 
 
 class StreamBatch(msgspec.Struct, gc=False):
@@ -36,8 +37,8 @@ class DecodedBatch(msgspec.Struct):
     drift: Counter[tuple[str, str]]
 
 
-# What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, exponents that no decimal holds.
-_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation)
+# What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, numbers that no amount can be.
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DecimalException)
 
 
 # How much is decoded at a time: the events of a message can take twenty times its bytes while they wait to become rows.
@@ -124,9 +125,12 @@ def read_document(data: bytes) -> tuple[Event, list[str]] | Refusal:
         return _unknown_type(document)
     unknown: list[str] = []
     try:
-        return msgspec.convert(_known_part(document, EVENT_TYPES[name], "$", unknown), Event), unknown
+        event = msgspec.convert(_known_part(document, EVENT_TYPES[name], "$", unknown), Event)
     except msgspec.ValidationError as error:
         return Refusal("contract_violation", _sentence(error), name)
+    if isinstance(event, Order) and (violation := money_violation(event)):
+        return Refusal(violation.reason, violation.error, name)  # here, so that no number too wide for Arrow goes on
+    return event, unknown
 
 
 def _unknown_type(document: dict[str, Any]) -> Refusal:
@@ -147,14 +151,16 @@ def _parse(data: bytes) -> Any:
         return _DOCUMENT_DECODER.decode(_LONG_INTEGER.sub(_shortened, data))
 
 
-def _exact_number(digits: str) -> Decimal:
-    try:
-        return Decimal(digits)
-    except InvalidOperation:
-        return Decimal("Infinity")  # an exponent beyond any decimal: refused wherever the contract names a number
+def exact_number(digits: str) -> Decimal:
+    for read in (plain_number, Decimal):
+        try:
+            return read(digits)
+        except DecimalException:
+            continue
+    return Decimal("Infinity")  # an exponent beyond any decimal: refused wherever the contract names a number
 
 
-_DOCUMENT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=_exact_number)
+_DOCUMENT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=exact_number)
 
 # A whole string, closed or not, so that digits within one stay; or an integer of more than 4,000 digits, its rest as a group.
 _LONG_INTEGER = re.compile(rb'"(?:[^"\\]|\\.)*+"?|(-?[0-9]{4000})([0-9]++)(?![.eE])', re.DOTALL)

@@ -171,14 +171,17 @@ def _failure(error: Exception) -> Failure:
 
 
 def _words(error: Exception) -> str:
-    """The exception's type and words as traceback prints them, on one line, with no folder of this machine in it."""
+    """The exception's type and words as traceback prints them, on one line, with no folder of this machine in it and nothing that
+    a terminal obeys: they may quote the message, and they go to the log.
+    """
     printed = traceback.format_exception_only(error)[-1][: 4 * MAX_MESSAGE]
-    line = " ".join(_PATH.sub("", printed).encode("utf-8", "replace").decode("utf-8").split())
+    words = " ".join(_PATH.sub("", printed).split())
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
     return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 1]}…"
 
 
 # A frame names its file: the package and the module are enough.
-_FOLDERS = re.compile(r'^  File "(?:[^"\n]*/)?((?:[^"/\n]+/){0,2}[^"/\n]+)"', re.MULTILINE)
+_FOLDERS = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/){0,2}[^"/\n]+)"', re.MULTILINE)
 _ENTRY = r'  File "\1"'
 # The folders of an absolute path.
 _PATH = re.compile(r"(?<![\w/.:])/(?:[^/\s'\"]+/)+")

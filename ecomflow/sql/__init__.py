@@ -45,7 +45,7 @@ QUESTIONS = (
     "stock-movement-and-sales",
 )
 
-_HEADER_LINE = re.compile(r"-- (Question|Counts|Parameter|Reads): (\S.*)")
+_HEADER_LINE = re.compile(r"-- (Question|Counts|Parameter|Reads|Chart): (\S.*)")
 _PARAMETER = re.compile(r"(?P<name>\w+) (?P<type>[A-Z0-9]+) = (?P<default>\S+) \((?P<description>.+)\)")
 
 
@@ -62,7 +62,8 @@ class Question(msgspec.Struct, frozen=True):
     """A question of the analysts.
 
     ``asks`` is what it answers, ``counts`` what is counted once or left out, ``reads`` the table and how its partitioning and
-    clustering serve. ``sql`` names the tables under the dataset ``ecomflow``: put another there with ``qualify``.
+    clustering serve, ``chart`` the column of numbers that a chart draws, or None. ``sql`` names the tables under the dataset
+    ``ecomflow``: put another there with ``qualify``.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Question(msgspec.Struct, frozen=True):
     counts: str
     reads: str
     parameters: tuple[Parameter, ...]
+    chart: str | None
     sql: str
 
 
@@ -104,22 +106,25 @@ def question(name: str) -> Question:
 def parse_question(name: str, sql: str) -> Question:
     """``sql`` with its header: the comment lines at the top, ``-- <Key>: <text>``.
 
-    The keys are Question, Counts and Reads, each once, and Parameter, any number. Raises DdlError for a line of another shape, a
-    missing or repeated key, and parameters that are not those of the query.
+    The keys are Question, Counts and Reads, each once, Chart, at most once, and Parameter, any number. Raises DdlError for a line
+    of another shape, a missing or repeated key, and parameters that are not those of the query.
     """
-    header: dict[str, list[str]] = {"Question": [], "Counts": [], "Parameter": [], "Reads": []}
+    header: dict[str, list[str]] = {"Question": [], "Counts": [], "Parameter": [], "Reads": [], "Chart": []}
     for line in sql.splitlines():
         if not line.startswith("--"):
             break
         match = _HEADER_LINE.fullmatch(line)
         if match is None:
-            raise DdlError(f"{name}: expected '-- Question|Counts|Parameter|Reads: ...' in the header, found {line!r}.")
+            raise DdlError(f"{name}: expected '-- Question|Counts|Parameter|Reads|Chart: ...' in the header, found {line!r}.")
         header[match[1]].append(match[2])
     if any(len(header[key]) != 1 for key in ("Question", "Counts", "Reads")):
         raise DdlError(f"{name}: expected one Question, one Counts and one Reads line in the header.")
+    if len(header["Chart"]) > 1:
+        raise DdlError(f"{name}: expected at most one Chart line in the header.")
     parameters = tuple(_parameter(name, text) for text in header["Parameter"])
     _check_parameters(name, parameters, sql)
-    return Question(name, header["Question"][0], header["Counts"][0], header["Reads"][0], parameters, sql)
+    asks, counts, reads = (header[key][0] for key in ("Question", "Counts", "Reads"))
+    return Question(name, asks, counts, reads, parameters, next(iter(header["Chart"]), None), sql)
 
 
 def _parameter(name: str, text: str) -> Parameter:

@@ -1,7 +1,7 @@
 """Fronts before the local services: calls come in; they are passed on to the real service, or meet the fault that a test plans.
 
-``GrpcFront`` stands before Pub/Sub and before the Storage Write API, ``HttpFront`` before Cloud Storage. A plan is a function from
-the call to its fault, or None: it is asked for every message of a call, so that one request of a stream can fail.
+``GrpcFront`` stands before Pub/Sub and before the Storage Write API, ``HttpFront`` before Cloud Storage. A plan is a function
+from the call to its fault, or None: it is asked for every message of a call, so that one request of a stream can fail.
 """
 
 from __future__ import annotations

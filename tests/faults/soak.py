@@ -20,10 +20,9 @@ from typing import NamedTuple
 import psutil
 
 from ecomflow import infra
-from ecomflow.backlog import count_waiting
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
-from faults.support import Load, Pipeline, equation_holds, wait_until
+from faults.support import Load, Pipeline, count_waiting, equation_holds, wait_until
 
 KILL_EVERY = 30.0
 SAMPLE_EVERY = 2.0
@@ -148,7 +147,7 @@ def soak(seconds: float, rate: float, folder: Path) -> None:
     print(f"{behind:,} messages waited when the load ended; they were written in {caught_up:.0f} s.\n")
     print("\n".join(table(watcher.lives)))
     facts, letters = (sum(getattr(line, name) for line in outcome.lines) for name in ("facts", "dead_letters"))
-    print(f"\n{published:,} published = {facts:,} facts + {letters:,} dead letters + {outcome.waiting} waiting.")
+    print(f"\n{published:,} published = {facts:,} facts + {letters:,} dead letters.")
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from typing import Any
 import msgspec
 from cli_support import start
 
-from ecomflow.backlog import count_waiting
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import UnavailableError
 from ecomflow.generator import publisher, rounds
+from ecomflow.ledger import read_ledger
+from ecomflow.local.pubsub import read_backlog
 from ecomflow.pipeline.launch import PipelineStatus, read_status
-from ecomflow.reconcile import Reconciliation, read_ledger, reconcile
+from ecomflow.reconcile import Reconciliation, reconcile
 from faults.fronts import GrpcFront, HttpFront
 
 # Generous, for a machine that others share; a condition that holds ends the wait at once.
@@ -83,8 +84,14 @@ class Pipeline:
     def started(self) -> Pipeline:
         """Started, and waited for until it runs."""
         self.start()
-        wait_until(lambda: self.status().state == "running" and self.status().pid == self.pid, "the pipeline runs")
+        wait_until(self._runs, "the pipeline runs")
         return self
+
+    def _runs(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.said()[-3000:]
+        status = self.status()
+        return status.state == "running" and status.pid == self.pid
 
     @property
     def pid(self) -> int:
@@ -187,17 +194,22 @@ class Load:
             self._failure = failure
 
 
+def count_waiting(settings: Settings, endpoints: Endpoints) -> int:
+    """The messages of the subscription that are not acknowledged."""
+    return read_backlog(str(endpoints.pubsub), settings.subscription_path).num_undelivered_messages
+
+
 def drained_dry(settings: Settings, endpoints: Endpoints, seconds: float = PATIENCE) -> None:
     """Wait until nothing waits in the subscription."""
     wait_until(lambda: count_waiting(settings, endpoints) == 0, "the subscription is empty", seconds)
 
 
 def equation_holds(settings: Settings, endpoints: Endpoints, ledger: Path) -> Reconciliation:
-    """Wait until nothing waits, then do the sum: every event of ``ledger`` once, the valid as facts, the others as dead letters."""
+    """Wait until nothing waits, then do the sum: each event of ``ledger`` once, the valid as facts, the others as dead letters."""
     drained_dry(settings, endpoints)
     outcome = reconcile(settings, endpoints, ledger)
-    assert (outcome.missing, outcome.incomplete, outcome.doubled, outcome.waiting) == ((), (), (), 0)
-    entries = {entry.event_id: entry for entry in read_ledger(ledger)}.values()
+    assert (outcome.missing, outcome.incomplete, outcome.doubled, outcome.adds_up) == ((), (), (), True)
+    entries = read_ledger(ledger).values()
     valid = Counter(entry.event_type for entry in entries if entry.fault is None)
     invalid = Counter(entry.event_type for entry in entries if entry.fault is not None)
     for line in outcome.lines:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from cli_support import ecomflow
 from google.cloud import bigquery
@@ -15,12 +16,11 @@ from pipeline_support import rows_of
 
 from ecomflow import deadletters
 from ecomflow.answers import select
-from ecomflow.backlog import count_waiting
 from ecomflow.clients import bigquery_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.generator.rounds import GeneratedEvent
 from faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
-from faults.support import Fronts, Pipeline, equation_holds, events, publish, wait_until
+from faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
 
 pytestmark = [pytest.mark.stack]
 
@@ -37,14 +37,13 @@ def fail_next(fronts: Fronts, *faults: Fault) -> deque[Fault]:
 @pytest.mark.parametrize(
     "fault",
     [
-        Refuse(grpc.StatusCode.UNAVAILABLE),
-        Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED),
-        Refuse(grpc.StatusCode.ABORTED),
-        Refuse(grpc.StatusCode.DEADLINE_EXCEEDED),
-        Close(),
-        LoseAnswer(),
+        pytest.param(Refuse(grpc.StatusCode.UNAVAILABLE), id="unavailable"),
+        pytest.param(Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED), id="resource_exhausted", marks=pytest.mark.faults),
+        pytest.param(Refuse(grpc.StatusCode.ABORTED), id="aborted", marks=pytest.mark.faults),
+        pytest.param(Refuse(grpc.StatusCode.DEADLINE_EXCEEDED), id="deadline_exceeded", marks=pytest.mark.faults),
+        pytest.param(Close(), id="closed_stream", marks=pytest.mark.faults),
+        pytest.param(LoseAnswer(), id="answer_lost"),
     ],
-    ids=["unavailable", "resource_exhausted", "aborted", "deadline_exceeded", "closed_stream", "answer_lost"],
 )
 def test_a_passing_fault_is_waited_for(
     fault: Fault, shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
@@ -93,9 +92,7 @@ def refusing(ids: set[str]) -> Any:
     return plan
 
 
-def test_rows_refused_inside_a_batch(
-    shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
-) -> None:
+def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path) -> None:
     """The refused become dead letters with the table and BigQuery's words; the rest of their request is written."""
     batch = events(20, seed=5, types=["inventory"], valid_only=True)
     refused = {event.attributes["event_id"] for event in batch[3::7]}
@@ -109,8 +106,6 @@ def test_rows_refused_inside_a_batch(
 
 def _as_refused(event: GeneratedEvent, refused: set[str]) -> GeneratedEvent:
     """The ledger then expects a dead letter."""
-    import msgspec
-
     if event.attributes["event_id"] not in refused:
         return event
     return msgspec.structs.replace(event, fault="refused", expected_reason="rejected_by_bigquery")
@@ -132,6 +127,7 @@ def test_a_table_dropped_and_made_again(
     equation_holds(shop, stack, ledger)
 
 
+@pytest.mark.faults
 def test_a_column_that_is_missing(shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path) -> None:
     """The sentence names the table and the column that it lacks; once the table is whole the rows are written."""
     client, name = bigquery_client(shop.project_id, stack), f"{shop.dataset_id}.fact_user_activity"

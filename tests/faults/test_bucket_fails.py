@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from ecomflow.backlog import count_waiting
 from ecomflow.config import Endpoints, Settings
 from faults.fronts import Hold, HttpHold
-from faults.support import Fronts, Pipeline, equation_holds, events, publish, wait_until
+from faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
 
 pytestmark = [pytest.mark.stack]
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [pytest.param(429, marks=pytest.mark.faults), pytest.param(500, marks=pytest.mark.faults), 503]
+)
 def test_a_passing_status_is_waited_for(
     status: int, shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
 ) -> None:
@@ -42,6 +43,7 @@ def test_a_bucket_that_hangs(shop: Settings, stack: Endpoints, fronts: Fronts, p
     equation_holds(shop, stack, ledger)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("status", "sentence", "remedy"),
     [

@@ -80,9 +80,7 @@ def killer(own_shop: Settings, stack: Endpoints, tmp_path: Path) -> Iterator[Cal
     fronts.close()
 
 
-def kill_under_load(
-    killer: Killer, moments: list[str], settings: Settings, stack: Endpoints, ledger: Path, rate: float
-) -> None:
+def kill_under_load(killer: Killer, moments: list[str], settings: Settings, stack: Endpoints, ledger: Path, rate: float) -> None:
     """Kill the pipeline at each of ``moments`` while events keep coming; then let it finish, and do the sum."""
     with Load(settings, stack, ledger, rate, seed=1):
         for moment in moments:
@@ -91,9 +89,7 @@ def kill_under_load(
         equation_holds(settings, stack, ledger)
 
 
-def test_three_kills_under_load(
-    killer: Callable[[int], Killer], own_shop: Settings, stack: Endpoints, ledger: Path
-) -> None:
+def test_three_kills_under_load(killer: Callable[[int], Killer], own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
     """Killed in an append, after it, and before its acknowledgement, the pipeline loses no event and shows none twice."""
     kill_under_load(killer(1), ["appending", "appended", "acknowledging"], own_shop, stack, ledger, rate=300)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import time
@@ -40,21 +41,22 @@ def ecomflow_that_obeys(*arguments: str, settings: Settings) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("command", [("infra", "up"), ("deploy",), ("deploy", "--detach")], ids=" ".join)
-def test_a_folder_that_is_read_only(command: tuple[str, ...], own_shop: Settings) -> None:
-    """The command says in a sentence which path can't be written and what to set, and ends with the code of a missing access."""
+def test_a_folder_that_is_read_only(own_shop: Settings) -> None:
+    """Each command says in a sentence which path can't be written and what to set, and ends with the code of a missing access."""
     own_shop.state_path.chmod(0o555)
     try:
-        result = ecomflow_that_obeys(*command, settings=own_shop)
+        results = [ecomflow_that_obeys(*words, settings=own_shop) for words in (("infra", "up"), ("deploy",), ("deploy", "-d"))]
     finally:
         own_shop.state_path.chmod(0o755)
-    assert result.returncode == 5, result.stderr
-    assert own_shop.state_dir in result.stderr
-    assert "Permission denied" in result.stderr
-    assert "ECOMFLOW_STATE_DIR" in result.stderr
-    assert "Traceback" not in result.stderr
+    for result in results:
+        assert result.returncode == 5, result.stderr
+        assert own_shop.state_dir in result.stderr
+        assert "Permission denied" in result.stderr
+        assert "ECOMFLOW_STATE_DIR" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
+@pytest.mark.faults
 def test_a_full_disk_under_a_pipeline_that_runs(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
     """It says that it can't tell how it fares, and goes on; with room again job status is up to date."""
     with running(own_shop) as pipeline:
@@ -80,6 +82,7 @@ def _linked(path: Path, target: Path) -> bool:
     return True
 
 
+@pytest.mark.faults
 def test_two_deploys_under_one_folder(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
     """Of two that start at once one runs and the other says that one runs; nothing is lost to their meeting."""
     pipelines = [Pipeline(own_shop).start(), Pipeline(own_shop).start()]
@@ -101,6 +104,7 @@ def _has_ended(pipeline: Pipeline) -> bool:
     return pipeline.process is not None and pipeline.process.poll() is not None
 
 
+@pytest.mark.faults
 def test_two_deploys_on_one_subscription(own_shop: Settings, stack: Endpoints, tmp_path: Path, ledger: Path) -> None:
     """Two pipelines with folders of their own share a subscription: each event is seen once."""
     one, two = (settings_in(tmp_path / name, own_shop, stack) for name in ("one", "two"))
@@ -115,6 +119,7 @@ def _received(pipeline: Pipeline) -> int:
     return pipeline.status().counters.get("received", 0)
 
 
+@pytest.mark.faults
 def test_two_infra_ups_at_once(tmp_path: Path) -> None:
     """Both end well, and there is one stack, with everything on it."""
     settings = Settings(state_dir=str(tmp_path / "state"))
@@ -123,7 +128,7 @@ def test_two_infra_ups_at_once(tmp_path: Path) -> None:
             results = [told.result() for told in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
         assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
         third = ecomflow("infra", "up", settings=settings)
-        assert third.stdout.splitlines()[-1] == "All 14 resources are as they should be; nothing was changed."
+        assert re.search(r"All \d+ resources are as they should be; nothing was changed", third.stdout)
         assert supervisor.status(settings.state_path).ready
     finally:
         supervisor.down(settings.state_path)

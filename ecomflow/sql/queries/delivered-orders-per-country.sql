@@ -2,6 +2,7 @@
 -- Counts: Each order once, however many delivered events it sent; an order that was returned later stays delivered on its day.
 -- Parameter: date DATE = today (order_date of the delivered event, UTC)
 -- Reads: fact_order_header (partition order_date: one day; cluster shipping_address_country, status)
+-- Chart: delivered_orders
 SELECT
   shipping_address_country,
   COUNT(DISTINCT order_id) AS delivered_orders

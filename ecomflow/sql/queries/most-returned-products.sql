@@ -1,6 +1,7 @@
 -- Question: Which products are returned the most?
 -- Counts: Each return event once; returned_items is their net quantity, so that a negative correction takes back an earlier return.
 -- Reads: fact_inventory (partition event_date: every day; cluster product_id, reason)
+-- Chart: returns
 SELECT
   product_id,
   COUNT(*) AS returns,

@@ -1,6 +1,7 @@
 -- Question: How many orders did each customer place, and what revenue did they bring?
 -- Counts: Each order once, at its latest event; gross, and summed over lines, so that it adds up to sales-per-product.
 -- Reads: fact_order (partition order_date: every day; cluster customer_id, order_id)
+-- Chart: revenue
 WITH latest AS (
   SELECT *
   FROM ecomflow.fact_order_unique

@@ -1,6 +1,7 @@
 -- Question: How many orders, items and how much revenue did each product bring?
 -- Counts: Each order once, at its latest event; gross: this table has no status, so cancelled and returned orders are in it.
 -- Reads: fact_order_item (partition order_date: every day; cluster product_id)
+-- Chart: revenue
 WITH latest AS (
   SELECT *
   FROM ecomflow.fact_order_item_unique

@@ -1,6 +1,7 @@
 -- Question: How has each product's stock moved so far, and how much of it was sold?
 -- Counts: Each movement once; each order once, at its latest event, gross. Products with movements only or sales only show with 0.
 -- Reads: fact_order_item (partition order_date: every day; cluster product_id), fact_inventory (partition event_date: every day; cluster product_id, reason)
+-- Chart: stock_movement
 WITH movements AS (
   SELECT
     product_id,

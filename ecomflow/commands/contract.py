@@ -1,0 +1,177 @@
+"""``ecomflow contract``: what producers may publish, whether they do, and what a new version changes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson
+
+contract = typer.Typer(no_args_is_help=True, help="What producers may publish: show it, check events, compare versions.")
+
+STDIN = "-"
+
+
+class EventType(StrEnum):
+    ORDER = "order"
+    INVENTORY = "inventory"
+    USER_ACTIVITY = "user_activity"
+
+
+class Format(StrEnum):
+    JSON_SCHEMA = "json-schema"
+    MARKDOWN = "markdown"
+    EXAMPLE = "example"
+
+
+_SHOW = "Examples:\n\n  ecomflow contract show\n\n  ecomflow contract show order --format markdown"
+_CHECK = (
+    "Examples:\n\n  ecomflow contract check events.jsonl\n\n"
+    "  ecomflow publish --n 10 --valid-only --dry-run | jq -r .data | ecomflow contract check -"
+)
+_DIFF = "Examples:\n\n  ecomflow contract diff order.v1.json\n\n  ecomflow contract diff old.json new.json --json"
+
+
+@contract.command(epilog=_SHOW)
+def show(
+    event_type: Annotated[
+        EventType | None, typer.Argument(help="Which events. Without it: all types.", show_default=False)
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="JSON Schema (2020-12), Markdown, or a valid event.")
+    ] = Format.JSON_SCHEMA,
+) -> None:
+    """Show the contract: what each field of an event must be."""
+    from ecomflow.contracts.page import markdown
+    from ecomflow.contracts.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
+
+    names = list(EXAMPLES) if event_type is None else [event_type.value]
+    if form is Format.JSON_SCHEMA:
+        typer.echo(to_text(whole_schema() if event_type is None else schema_of(event_type.value)), nl=False)
+    elif form is Format.MARKDOWN:
+        typer.echo("\n".join(markdown(schema_of(name), example_of(name)) for name in names), nl=False)
+    else:
+        typer.echo("\n".join(example_of(name).decode() for name in names))
+
+
+@contract.command(epilog=_CHECK)
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Files of JSON lines, an event a line; - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: each refusal, and at last the summary.")] = False,
+) -> None:
+    """Check events before they are published, with the pipeline's own decoder and rules: a line for each that it would refuse.
+
+    Ends with 10 where one is refused, or where there was none to check.
+    """
+    from ecomflow.console import plain
+    from ecomflow.contracts.check import Tally, check_lines
+
+    now, tally = datetime.now(UTC), Tally()
+    for file in files:
+        name = "stdin" if str(file) == STDIN else str(file)
+        for refused in check_lines(_lines_of(file), name, now, tally):
+            line = f"{refused.file}:{refused.line}: {refused.reason} {refused.error}"
+            typer.echo(_json_line(refused) if as_json else plain(line).plain)
+    _show_tally(tally, as_json)
+    _end_check(tally)
+
+
+@contract.command(epilog=_DIFF)
+def diff(
+    old: Annotated[Path, typer.Argument(help="The schema that producers know, as contract show prints it.")],
+    new: Annotated[
+        Path | None, typer.Argument(help="Another. Without it: what this ecomflow accepts.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions of the contract: would messages that were valid under the old one still be taken?
+
+    Ends with 10 where a change is breaking.
+    """
+    from ecomflow.console import say, show_json, show_table
+    from ecomflow.contracts.diff import compare, current_contract, read_contract
+
+    changes = compare(read_contract(old), current_contract() if new is None else read_contract(new))
+    breaking = sum(change.breaking for change in changes)
+    if as_json:
+        show_json({"compatible": not breaking, "changes": changes})
+    elif changes:
+        rows = [
+            (change.event_type, change.path, "BREAKING" if change.breaking else "compatible", change.change) for change in changes
+        ]
+        show_table("Changes", ("event type", "path", "for producers", "change"), rows)
+    else:
+        say("Nothing changed that a message could tell.")
+    _end_diff(breaking, len(changes))
+
+
+def _lines_of(file: Path) -> Iterator[bytes]:
+    from ecomflow.errors import ConfigError
+
+    if str(file) == STDIN:
+        yield from sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        raise ConfigError(
+            f"{file} can't be read: {error.strerror}.", "Name files of JSON lines, or - for standard input."
+        ) from error
+
+
+def _show_tally(tally: Any, as_json: bool) -> None:
+    from ecomflow.console import plain
+
+    drift = [(event_type, path, count) for (event_type, path), count in sorted(tally.drift.items())]
+    if as_json:
+        unknown = [{"event_type": kind, "path": path, "count": count} for kind, path, count in drift]
+        typer.echo(_json_line({"summary": {"accepted": tally.accepted, "refused": tally.refused, "unknown_fields": unknown}}))
+        return
+    for kind, path, count in drift:
+        note = f"note: {kind} {path}: not in the contract, let through and dropped ({count:,} times)"
+        typer.echo(plain(note).plain)
+    accepted, refused = tally.accepted.total(), tally.refused.total()
+    sums = f"{accepted:,} pass{_parts(tally.accepted)}, {refused:,} refused{_parts(tally.refused)}"
+    typer.echo(f"{accepted + refused:,} events: {sums}.")
+
+
+def _parts(counts: Any) -> str:
+    return f" ({', '.join(f'{name} {count:,}' for name, count in sorted(counts.items()))})" if counts else ""
+
+
+def _json_line(value: Any) -> str:
+    """In ASCII: names of unknown fields are the producer's, and may hold what moves a terminal's cursor."""
+    import json
+
+    import msgspec
+
+    return json.dumps(msgspec.to_builtins(value))
+
+
+def _end_check(tally: Any) -> None:
+    from ecomflow.errors import ContractError
+
+    if tally.refused:
+        raise ContractError(
+            f"{tally.refused.total():,} events would become dead letters.",
+            "What is expected: ecomflow contract show --format markdown. One event a line: jq -c . FILE",
+        )
+    if not tally.accepted:
+        raise ContractError("There was no event to check.", "Give at least one line of JSON.")
+
+
+def _end_diff(breaking: int, changes: int) -> None:
+    from ecomflow.errors import ContractError
+
+    if breaking:
+        raise ContractError(
+            f"{breaking} of {changes} changes are breaking: messages that were valid may be refused.",
+            "Keep what was allowed, or publish a new version and tell the producers first.",
+        )

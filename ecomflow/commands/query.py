@@ -1,0 +1,254 @@
+"""``ecomflow query``: what landed, as a table, a chart, CSV or JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson, Project, settings_of
+from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ecomflow.answers import Answer, Query, Reply
+    from ecomflow.sql import Question
+
+EXAMPLES = """Examples:
+
+  ecomflow query --list
+
+  ecomflow query delivered-orders-per-country --date 2025-12-01 --chart
+
+  ecomflow query "SELECT status, COUNT(*) AS events FROM ecomflow.fact_order_header_unique GROUP BY status"
+
+  ecomflow query "SELECT * FROM ecomflow.fact_order WHERE quantity >= @least" --param least:INT64=3 --csv
+
+  ecomflow query sales-per-product --project my-project --max-bytes 1GB"""
+
+_MOST_SHOWN = 200
+_MOST_DRAWN = 10_000
+_UNITS: dict[str, int] = {"": 1, "B": 1} | {
+    f"{letter}{unit}": base**power for power, letter in enumerate("KMGT", start=1) for unit, base in (("B", 1000), ("iB", 1024))
+}
+_SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
+
+
+def query(
+    question: Annotated[str | None, typer.Argument(help="A question's name, or GoogleSQL in quotes.", show_default=False)] = None,
+    date: Annotated[str | None, typer.Option(help="The same as --param date:DATE=….", show_default=False)] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:TYPE]=VALUE", help="The value of @NAME; can be repeated.", show_default=False),
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Show the questions there are.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many rows: 200 in the terminal, else all.", show_default=False)
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV (RFC 4180) instead of a table.")] = False,
+    as_chart: Annotated[bool, typer.Option("--chart", help="Draw bars or a line, where the answer has that shape.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bytes that BigQuery would scan; ask nothing.")] = False,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Refuse what would scan more: 500MB, 1GB, 2TiB.", show_default=False)
+    ] = None,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow). For a
+    project the bytes that BigQuery will scan are shown first.
+    """
+    from ecomflow import answers
+    from ecomflow.console import err
+
+    if as_csv + as_chart + as_json > 1:
+        raise ConfigError("--csv, --chart and --json exclude each other.", "Choose one.")
+    if list_them:
+        _show_questions(as_json)
+        return
+    if question is None:
+        raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
+    settings, most = settings_of(project), _bytes_of(max_bytes) if max_bytes else None
+    endpoints = running_endpoints(settings)
+    asked = answers.prepare(settings, question, _values(date, param or []))
+    if dry_run or most is not None or not settings.is_local:
+        _weigh(settings, endpoints, asked, most, is_dry_run=dry_run, as_json=as_json)
+    if dry_run:
+        return
+    with err.status("Asking the warehouse…"):
+        reply = answers.send(settings, endpoints, asked, most)
+    if as_csv:
+        _write_csv(reply, limit)
+    elif as_json:
+        _write_json(answers.taken(reply, limit))
+    elif as_chart:
+        _draw(answers.taken(reply, limit or _MOST_DRAWN), reply.total)
+    else:
+        show_answer(answers.taken(reply, limit or _MOST_SHOWN), total=reply.total)
+
+
+def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
+    """An answer as a table, numbers to the right; its first ``most`` rows where given, of ``total`` that there are."""
+    from ecomflow.console import say, show_table
+
+    if not answer.columns:
+        say("Done. The statement gives no rows.")
+        return
+    shown = answer.rows[:most]
+    numbers = [
+        name for index, name in enumerate(answer.columns) if any(isinstance(row[index], int | float | Decimal) for row in shown)
+    ]
+    show_table(answer.title, answer.columns, [[_cell(value) for value in row] for row in shown], right=numbers)
+    say(_count(len(shown), len(answer.rows) if total is None else total))
+
+
+def _count(shown: int, total: int) -> str:
+    count = f"{total:,} row{'' if total == 1 else 's'}"
+    return f"{count}." if shown >= total else f"{count}, of which the first {shown:,}. All: --csv or --json; more: --limit."
+
+
+def _cell(value: Any) -> Any:
+    from ecomflow.charts import amount_text
+
+    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return amount_text(value) if is_number else value
+
+
+def _draw(answer: Answer, total: int) -> None:
+    """The chart, or the table where the answer, which may have cost something, has no shape for one."""
+    from ecomflow.charts import chart
+    from ecomflow.console import note, out, plain, plain_lines, say
+
+    try:
+        lines = chart(answer, out.width)
+    except ConfigError as error:
+        note(str(error))
+        show_answer(answer, _MOST_SHOWN, total)
+        return
+    if answer.title:
+        out.print(plain(answer.title), style="bold")
+    out.print(plain_lines("\n".join(lines)), soft_wrap=True)
+    say(f"{total:,} row{'' if total == 1 else 's'}.")
+
+
+def _write_csv(reply: Reply, limit: int | None) -> None:
+    """Rows as they come, so that memory stays flat."""
+    import csv
+    import sys
+    from itertools import islice
+
+    from ecomflow.console import plain
+
+    # A terminal must not obey what stands in a message; a file or a program gets the values as they are.
+    shown = (lambda text: plain(text).plain) if sys.stdout.isatty() else str
+    writer = csv.writer(sys.stdout)
+    writer.writerow(reply.columns)
+    writer.writerows([shown(_field(value)) for value in row] for row in islice(reply.rows, limit))
+
+
+def _field(value: Any) -> str:
+    """A value as BigQuery's own CSV exports have it: NULL is empty, an array or struct is JSON, bytes are base64."""
+    import msgspec
+
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool():
+            return str(value).lower()
+        case Decimal():
+            return f"{value:f}"
+        case int() | float():
+            return str(value)
+    encoded = msgspec.json.encode(value, enc_hook=str).decode()
+    return encoded if isinstance(value, list | dict) else encoded.strip('"')
+
+
+def _write_json(answer: Answer) -> None:
+    from ecomflow.console import show_json
+
+    show_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+
+
+def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
+    """The texts by NAME or NAME:TYPE."""
+    pairs = [] if day is None else [("date:DATE", day)]
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(:\w+)?", name, re.ASCII):
+            raise ConfigError(f"'{text}' is no parameter.", "Write it as NAME=VALUE, or NAME:INT64=VALUE.")
+        pairs.append((name, value))
+    names = [name.partition(":")[0].lower() for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"The parameter '{name}' is given twice.", "Give it once.")
+    return dict(pairs)
+
+
+def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
+    """Say what the query would scan, on standard error where rows follow. Raises ConfigError where it is more than ``most``."""
+    from ecomflow.answers import scanned_bytes
+    from ecomflow.console import err, note, say, show_json
+
+    with err.status("Asking what it would scan…"):
+        scanned = scanned_bytes(settings, endpoints, asked)
+    if settings.is_local:
+        note("The query is valid. The local warehouse charges nothing and counts no bytes.")
+    if is_dry_run and as_json:
+        show_json({"bytes": scanned})
+    else:
+        (say if is_dry_run else note)(f"BigQuery would scan {_size(scanned)}.")
+    if most is not None and scanned > most:
+        sentence = f"The query would scan {_size(scanned)}, which is more than --max-bytes {_size(most)}. It was not run."
+        raise ConfigError(
+            sentence, "Ask for fewer columns, or for fewer days of the table's partition column; or raise the limit."
+        )
+
+
+def _bytes_of(text: str) -> int:
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].lower() not in units:
+        raise ConfigError(f"'{text}' is no amount of bytes.", "Write it as 500MB, 1GB or 2TiB.")
+    return int(match[1]) * units[match[2].lower()]
+
+
+def _size(amount: int) -> str:
+    """1234567 as "1.2 MB (1,234,567 bytes)"."""
+    exact = f"{amount:,} byte{'' if amount == 1 else 's'}"
+    unit = next((unit for unit in ("TB", "GB", "MB", "KB") if amount >= _UNITS[unit]), None)
+    return exact if unit is None else f"{amount / _UNITS[unit]:,.1f} {unit} ({exact})"
+
+
+def _show_questions(as_json: bool) -> None:
+    from rich.padding import Padding
+
+    from ecomflow.console import out, plain, plain_lines, show_json
+    from ecomflow.sql import questions
+
+    found = [_facts(item) for item in questions()]
+    if as_json:
+        show_json(found)
+        return
+    for item in found:
+        out.print(plain(item["name"]), style="bold")
+        said = [f"@{one['name']}: {one['type']}, by default {one['default']}: {one['description']}" for one in item["parameters"]]
+        lines = (item["asks"], item["counts"], f"Reads {item['reads']}", *said, f"$ {item['example']}")
+        out.print(Padding(plain_lines("\n".join(lines)), (0, 0, 1, 2)))
+
+
+def _facts(item: Question) -> dict[str, Any]:
+    import msgspec
+
+    facts: dict[str, Any] = msgspec.to_builtins(item)
+    options = [_example(one.name, one.type, one.default) for one in item.parameters]
+    example = " ".join(["ecomflow query", item.name, *options, *(["--chart"] if item.chart else [])])
+    return {name: value for name, value in facts.items() if name != "sql"} | {"example": example}
+
+
+def _example(name: str, kind: str, default: str) -> str:
+    value = "2025-12-01" if kind == "DATE" else default
+    return f"--date {value}" if name == "date" else f"--param {name}={value}"

@@ -1,0 +1,86 @@
+"""JSON lines flow in; the line, reason and error of each that the pipeline would refuse flow out, and a tally of the rest.
+
+The judges are the pipeline's own: its decoder, and the rules that its model asks of a suspect event. Pure: no Beam, no cloud, no
+Arrow, the clock passed in. Memory stays flat, however many lines come.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import msgspec
+
+from ecomflow.events import Message, event_id_of
+from ecomflow.pipeline.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS, PORTION_BYTES, StreamBatch, decode_messages
+from ecomflow.rejected import Reason
+from ecomflow.rules import DateRange, first_violation, streamable_dates
+
+BATCH_LINES = 1_000
+
+
+class RefusedLine(msgspec.Struct, frozen=True):
+    """A line that would become a dead letter. ``line`` counts from 1; ``event_type`` is what it says of itself, or None."""
+
+    file: str
+    line: int
+    reason: Reason
+    error: str
+    event_type: str | None
+
+
+class Tally(msgspec.Struct):
+    """What was checked: accepted events by type, refused ones by reason, unknown fields by (type, path)."""
+
+    accepted: Counter[str] = msgspec.field(default_factory=Counter)
+    refused: Counter[str] = msgspec.field(default_factory=Counter)
+    drift: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+
+
+def check_lines(lines: Iterable[bytes], file: str, now: datetime, tally: Tally) -> Iterator[RefusedLine]:
+    """The refused ones of ``lines``, in their order, one event a line, as on the day of ``now``; adds all of them to ``tally``.
+
+    Blank lines are passed over. An event without attributes is meant: ``file`` and the line are all that names it.
+    """
+    dates = streamable_dates(now.date())
+    for messages in _batches(lines):
+        decoded = decode_messages(messages, now)
+        _add_drift(tally, decoded.drift)
+        refused = [line for part in decoded.streams.values() for line in _refused(part, file, dates, tally)]
+        tally.refused.update(line.reason for line in refused)
+        yield from sorted(refused, key=lambda line: line.line)
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[list[Message]]:
+    """Lines as messages whose id is the line's number, some thousand or some megabytes at a time."""
+    batch: list[Message] = []
+    size = 0
+    for number, line in enumerate(lines, start=1):
+        if line.isspace():
+            continue
+        batch.append(Message(line.rstrip(b"\r\n"), {}, str(number), 0))
+        size += len(line)
+        if len(batch) == BATCH_LINES or size > PORTION_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _refused(part: StreamBatch, file: str, dates: DateRange, tally: Tally) -> Iterator[RefusedLine]:
+    for letter in part.refused:
+        yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
+    for event, message in zip(part.events, part.messages, strict=True):
+        violation = first_violation(event, dates, event_id_of(message))
+        if violation is None:
+            tally.accepted[part.stream] += 1
+        else:
+            yield RefusedLine(file, int(message.message_id), violation.reason, violation.error, part.stream)
+
+
+def _add_drift(tally: Tally, drift: Counter[tuple[str, str]]) -> None:
+    """Producers choose the names, so their number is bounded, as in the pipeline."""
+    for (event_type, path), amount in drift.items():
+        known = (event_type, path) in tally.drift or len(tally.drift) < MAX_UNKNOWN_PATHS
+        tally.drift[(event_type, path if known else OTHER_PATHS)] += amount
