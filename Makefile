@@ -15,12 +15,12 @@ demo: $(INSTALLED) ## The whole path on this machine, without an account: publis
 	$(BIN)/ecomflow demo
 
 test: lint types ## Lint, types, import contracts and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types test-fast ## The same without the tests that start the local services (under a minute)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not stack" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not faults" -q
 
 faults: $(INSTALLED) ## What make test leaves out: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults

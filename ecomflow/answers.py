@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
+_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -120,7 +122,7 @@ def taken(reply: Reply, most: int | None = None) -> Answer:
 def _bound(needed: Mapping[str, tuple[str, str]], given: Mapping[str, tuple[str, str]], what: str) -> tuple[Bound, ...]:
     """A value for each parameter in ``needed`` (by name: its type and default, "" where it has none)."""
     if strangers := sorted(given.keys() - needed.keys()):
-        raise ConfigError(f"{what} takes no parameter '{strangers[0]}'.", "See: ecomflow query --list")
+        raise ConfigError(f"{what} takes no parameter '{strangers[0]}'.", "Leave it out, or see: ecomflow query --list")
     bound = []
     for name, (kind, default) in sorted(needed.items()):
         said, text = given.get(name, ("", default))
@@ -138,7 +140,7 @@ def _parsed(name: str, kind: str, text: str) -> Bound:
     read, example = _READERS[kind]
     try:
         return Bound(name, kind, read(text))
-    except (ValueError, ArithmeticError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"'{text}' is no {kind} for @{name}.", f"Write it as {example}.") from error
 
 
@@ -237,8 +239,8 @@ def _translated(error: Exception, service: Service) -> EcomflowError:
 
     from ecomflow.infra.failures import NO_PROJECT, translate
 
-    # BigQuery's sentence stands first; reason, location and job id follow it.
-    words = str(getattr(error, "message", error)).split("; reason:")[0].splitlines()[0]
+    # Before BigQuery's sentence stands the request, after it reason, location and job id.
+    words = _REQUEST.sub("", str(getattr(error, "message", error))).split("; reason:")[0].splitlines()[0]
     if "bytes billed" in words:
         # BigQuery reports it as a 500.
         return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: 10 MB are billed at least of each table.")

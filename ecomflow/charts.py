@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -132,7 +132,8 @@ def _line(points: Sequence[Point], width: int) -> list[str]:
     levels = [round((value - bottom) / step) if step else _LINE_HEIGHT // 2 for value in _sampled(kept, columns)]
     rows = [f"{mark:>{margin}} ┤{row}".rstrip() for mark, row in zip(scale, _stroke(levels), strict=True)]
     first, last = str(kept[0][0]), str(kept[-1][0])
-    return [*rows, f"{'':{margin + 2}}{first}{last:>{max(columns - len(first), len(last) + 1)}}"]
+    between = " " * (columns - len(first) - len(last)) or " … "
+    return [*rows, f"{first}{between}{last}".rjust(margin + 2 + columns)]
 
 
 def _sampled(points: Sequence[Point], columns: int) -> list[float]:
@@ -165,7 +166,9 @@ def _stroke(levels: Sequence[int]) -> list[str]:
 
 def _at(point: Point) -> float:
     moment = point[0]
-    return (moment if isinstance(moment, datetime) else datetime.combine(moment, time())).timestamp()
+    at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
+    # A DATE or DATETIME has no zone; this machine's would put its changes of the hour into the line.
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(amount: Any) -> float:

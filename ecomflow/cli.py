@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ecomflow import __version__
-from ecomflow.commands import contract, doctor, infra, job, look, publish, query, reconcile, run, start
+from ecomflow.commands import contract, dlq, doctor, infra, job, publish, query, reconcile, run, start
 from ecomflow.errors import EcomflowError
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app.command(
 )(run.deploy)
 app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
 app.add_typer(contract.contract, name="contract")
-app.add_typer(look.dead_letters, name="dlq")
+app.add_typer(dlq.dlq, name="dlq")
 app.command(epilog=query.EXAMPLES)(query.query)
 app.add_typer(job.jobs, name="job")
 app.command(epilog="Examples:\n\n  ecomflow reconcile\n\n  ecomflow reconcile --ledger published.jsonl --wait 60")(

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.rules import OrderTotals
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bucket: str = ""
     dataset: str = "ecomflow"
     ack_deadline_seconds: int = 30
+    order_totals: OrderTotals = "count"
     state_dir: str = ".ecomflow"
     dataflow: DataflowSettings = DataflowSettings()
 
@@ -115,6 +117,10 @@ COMMENTED_CONFIG = """\
 # Seconds that a pulled message may stay unacknowledged before it comes again, 10 to 600. The local pipeline extends it while it
 # works, so this is how long a killed pipeline's messages wait.
 # ack_deadline_seconds = 30
+
+# Orders whose total_amount is not the sum of quantity x price of their lines: "refuse" them (dead letters), "count" them
+# (the counter order_totals_differ), or "ignore" it. Refuse only where no order has shipping, discounts or taxes in its total.
+# order_totals = "count"
 
 # The bucket of the dead letters. Bucket names are shared by all the world; by default it is <project>-ecomflow.
 # bucket = "my-project-ecomflow"

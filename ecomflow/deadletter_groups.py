@@ -18,6 +18,12 @@ MAX_GROUPS = 1_000
 _DRIFT = "schema_drift/"
 
 
+class Example(msgspec.Struct, frozen=True):
+    event_id: str | None
+    error: str
+    object_name: str
+
+
 class Group(msgspec.Struct, frozen=True):
     """Letters of one stream, reason and fingerprint. ``example`` is the newest of them; ``replay`` the command for all."""
 
@@ -29,12 +35,6 @@ class Group(msgspec.Struct, frozen=True):
     last_seen: datetime
     example: Example
     replay: str
-
-
-class Example(msgspec.Struct, frozen=True):
-    event_id: str | None
-    error: str
-    object_name: str
 
 
 class Groups(msgspec.Struct, frozen=True):

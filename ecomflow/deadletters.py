@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -25,9 +25,9 @@ from ecomflow.fingerprints import fingerprint
 from ecomflow.rejected import ROOT, STREAMS, DeadLetter, from_line, stream_of
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Blob, Bucket
+    from google.cloud.storage import Bucket
 
-_LEVELS = 5  # year, month, day, hour, minute
+_HOURS, _MINUTES = 4, 5  # how many folders below a stream's: year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
 
 # A letter's minute is that of its refusal; its object comes when its bundle is written, which a bucket that does not answer can
@@ -92,7 +92,8 @@ def newest(
     on_progress: OnProgress | None = None,
 ) -> list[StoredLetter]:
     """At most ``limit`` dead letters of ``choice``, newest first. Raises as ``letters`` does."""
-    return list(islice(letters(settings, endpoints, choice, unreadable=unreadable, on_progress=on_progress), limit))
+    found = letters(settings, endpoints, choice, few=True, unreadable=unreadable, on_progress=on_progress)
+    return list(islice(found, limit))
 
 
 def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
@@ -105,16 +106,18 @@ def letters(
     endpoints: Endpoints,
     choice: Choice,
     *,
+    few: bool = False,
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredLetter]:
-    """The dead letters of ``choice``, newest first, a few objects in memory at a time.
+    """The dead letters of ``choice``, newest first, the content of a few objects in memory at a time.
 
+    ``few``: the caller stops after a few; then minutes are listed one by one, and else hours.
     Objects that hold none are added to ``unreadable`` where it is given. ``on_progress`` gets the number of objects read so far.
     Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
     object that holds no dead letters.
     """
-    for stored in objects(settings, endpoints, choice, unreadable=unreadable, on_progress=on_progress):
+    for stored in objects(settings, endpoints, choice, few=few, unreadable=unreadable, on_progress=on_progress):
         chosen = [letter for _, letter in stored.letters if is_chosen(letter, choice)]
         chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
         yield from (StoredLetter(letter, stored.name) for letter in chosen)
@@ -125,12 +128,13 @@ def objects(
     endpoints: Endpoints,
     choice: Choice,
     *,
+    few: bool = False,
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
     """The objects that can hold letters of ``choice``, those of later minutes first. Otherwise as ``letters``."""
     with reading(settings):
-        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice), start=1):
+        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
@@ -164,15 +168,16 @@ def follow(
     """
     bucket = bucket_of(settings, endpoints)
     with reading(settings):
-        seen = {blob.name for blob in _since(bucket, choice.streams, now() - _LATE)}
+        seen = {listed.name for listed in _since(bucket, choice.streams, now() - _LATE)}
     first = newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
         with reading(settings):
-            listed = list(_since(bucket, choice.streams, now() - _LATE))
-            arrived = [_object(blob, _download(blob)) for blob in sorted(listed, key=_time_key) if blob.name not in seen]
-        seen = {blob.name for blob in listed}
+            recent = list(_since(bucket, choice.streams, now() - _LATE))
+            new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
+            arrived = [_object(listed, _download(bucket, listed)) for listed in new]
+        seen = {listed.name for listed in recent}
         for stored in arrived:
             if stored.error is not None:
                 unreadable.append(Unreadable(stored.name, stored.error))
@@ -196,46 +201,64 @@ def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> 
     unreadable.append(found)
 
 
-def _objects(bucket: Bucket, choice: Choice) -> Iterator[StoredObject]:
-    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since) for stream in choice.streams]
+class _Listed(NamedTuple):
+    """What a listing tells of an object: little, for an hour may have thousands."""
+
+    name: str
+    generation: int
+    size: int
+
+
+def _objects(bucket: Bucket, choice: Choice, few: bool) -> Iterator[StoredObject]:
+    # Who looks for one kind of letter may have to look through many.
+    depth = _MINUTES if few and choice.reason is choice.event_id is choice.fingerprint is None else _HOURS
+    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since, depth) for stream in choice.streams]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         while page := list(islice(found, _DOWNLOADS_AT_ONCE)):
-            for blob, content in zip(page, pool.map(_download, page), strict=True):
-                yield _object(blob, content)
+            for listed, content in zip(page, pool.map(lambda one: _download(bucket, one), page), strict=True):
+                yield _object(listed, content)
 
 
-def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[Blob]:
+def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:
     """The objects of ``streams`` whose minute is that of ``moment`` or a later one."""
     for stream in streams:
-        first = f"{ROOT}/{stream}/{moment.astimezone(UTC):%Y/%m/%d/%H/%M}/"
-        yield from bucket.list_blobs(prefix=f"{ROOT}/{stream}/", start_offset=first, timeout=30)
+        yield from _list(bucket, f"{ROOT}/{stream}/", moment)
 
 
-def _download(blob: Blob) -> bytes | str:
-    """The object's content, or why it can't be one of ours. One that was deleted since it was listed has none."""
+def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
+    """The objects anywhere under ``folder``; those of earlier minutes than that of ``since`` are not asked for."""
+    stream = "/".join(folder.split("/", 2)[:2])
+    first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
+    found = bucket.list_blobs(prefix=folder, start_offset=first, timeout=30)
+    return [_Listed(blob.name, blob.generation, blob.size or 0) for blob in found]
+
+
+def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
+    """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
     from google.api_core.exceptions import NotFound
 
-    if (blob.size or 0) > MAX_OBJECT_BYTES:
-        return f"{blob.size} bytes are more than any object of dead letters has"
+    if listed.size > MAX_OBJECT_BYTES:
+        return f"{listed.size} bytes are more than any object of dead letters has"
     try:
         # Raw: another's object may claim to be compressed, and then not be.
+        blob = bucket.blob(listed.name, generation=listed.generation)
         return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
     except NotFound:
         return b""
 
 
-def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, level: int = 0) -> Iterator[Blob]:
+def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
     """The objects under ``folder``, ``level`` folders below a stream's, those of later minutes first."""
-    if level == _LEVELS:
-        yield from sorted(bucket.list_blobs(prefix=folder, timeout=30), key=lambda blob: blob.name, reverse=True)
+    if level == depth:
+        yield from sorted(_list(bucket, folder, since), reverse=True)
         return
     listing = bucket.list_blobs(prefix=folder, delimiter="/", timeout=30)
     for _ in listing:  # the folders are known once the pages are read; objects at this level are not ours
         pass
     for inner in sorted(listing.prefixes, reverse=True):
         if since is None or _time_of(inner) >= since.astimezone(UTC).strftime("%Y/%m/%d/%H/%M")[: len(_time_of(inner))]:
-            yield from _newest_objects(bucket, inner, since, level + 1)
+            yield from _newest_objects(bucket, inner, since, depth, level + 1)
 
 
 def _time_of(folder: str) -> str:
@@ -243,14 +266,14 @@ def _time_of(folder: str) -> str:
     return folder.rstrip("/").split("/", 2)[2]
 
 
-def _time_key(blob: Any) -> str:
-    return str(blob.name).split("/", 2)[2]
+def _time_key(listed: _Listed) -> str:
+    return listed.name.split("/", 2)[2]
 
 
-def _object(blob: Blob, content: bytes | str) -> StoredObject:
+def _object(listed: _Listed, content: bytes | str) -> StoredObject:
     """The dead letters in an object, and what is wrong with the first line that is none."""
     if isinstance(content, str):
-        return StoredObject(blob.name, blob.generation, [], [], content)
+        return StoredObject(listed.name, listed.generation, [], [], content)
     lines = content.splitlines()
     found: list[tuple[int, DeadLetter]] = []
     errors: list[str] = []
@@ -260,7 +283,7 @@ def _object(blob: Blob, content: bytes | str) -> StoredObject:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             errors.append(f"line {number + 1} is no dead letter: {str(error)[:200]}")
     more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-    return StoredObject(blob.name, blob.generation, lines, found, f"{errors[0]}{more}" if errors else None)
+    return StoredObject(listed.name, listed.generation, lines, found, f"{errors[0]}{more}" if errors else None)
 
 
 @contextmanager

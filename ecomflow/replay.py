@@ -31,6 +31,7 @@ from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.quarantine import halves_of_events, halves_of_messages, isolate, refuse_events, refuse_messages
 from ecomflow.publishing import RequestSender, publish_error, topic_sender
 from ecomflow.rejected import ROOT, DeadLetter, from_line, original
+from ecomflow.rules import OrderTotals
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -78,8 +79,8 @@ class ReplayPlan(msgspec.Struct, frozen=True):
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
-    """``published`` is what Pub/Sub has confirmed. ``left``: letters whose object somebody else changed meanwhile, so that they lie
-    where they were, published or not; a further replay settles them.
+    """``published`` is what Pub/Sub has confirmed. ``left``: letters whose object somebody else changed meanwhile, so that they
+    lie where they were, published or not; a further replay settles them.
     """
 
     published: int
@@ -110,7 +111,7 @@ def plan_replay(
         if limit is not None:
             chosen = sorted(chosen, key=lambda one: one[1].failed_at, reverse=True)[: limit - plan.chosen]
         old = [(number, letter) for number, letter in chosen if before is None or letter.failed_at < before]
-        errors = refusals([letter for _, letter in old], moment, patch)
+        errors = refusals([letter for _, letter in old], moment, patch, settings.order_totals)
         passing = frozenset(_digest(stored.lines[number]) for at, (number, _) in enumerate(old) if at not in errors)
         plan = _counted(plan, len(chosen), len(chosen) - len(old), len(old) - len(errors), errors.values())
         if passing:
@@ -120,7 +121,9 @@ def plan_replay(
     return plan
 
 
-def refusals(letters: list[DeadLetter], now: datetime, patch: Mapping[str, Any] | None = None) -> dict[int, tuple[str, str]]:
+def refusals(
+    letters: list[DeadLetter], now: datetime, patch: Mapping[str, Any] | None = None, order_totals: OrderTotals = "ignore"
+) -> dict[int, tuple[str, str]]:
     """The letters that the pipeline would refuse at ``now``: (path, error) by their place in ``letters``. Pure."""
     refused: dict[int, tuple[str, str]] = {}
     messages = []
@@ -131,14 +134,14 @@ def refusals(letters: list[DeadLetter], now: datetime, patch: Mapping[str, Any] 
         else:  # its place in place of its message id, to be told apart in what comes back
             messages.append(msgspec.structs.replace(message, message_id=str(at)))
     for part in portions(messages):
-        for again in _refused_by_steps(part, now):
+        for again in _refused_by_steps(part, now, order_totals):
             refused[int(again.message_id or 0)] = (path_of(again), again.error)
     return refused
 
 
 def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Message | str:
-    """The message to publish for ``letter``: its bytes, or those patched; its attributes, with the ``event_id`` that the event has
-    had from the beginning and one more attempt. A sentence where there can be none.
+    """The message to publish for ``letter``: its bytes, or those patched; its attributes, with the ``event_id`` that the event
+    has had from the beginning and one more attempt. A sentence where there can be none.
     """
     try:
         data, attributes = original(letter)
@@ -279,7 +282,7 @@ def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
     return now - REMEMBERED
 
 
-def _refused_by_steps(messages: list[Message], now: datetime) -> Iterator[DeadLetter]:
+def _refused_by_steps(messages: list[Message], now: datetime, order_totals: OrderTotals) -> Iterator[DeadLetter]:
     """The dead letters that the steps of the pipeline before the tables would make of ``messages``."""
     for decoded in isolate(
         messages,
@@ -290,7 +293,7 @@ def _refused_by_steps(messages: list[Message], now: datetime) -> Iterator[DeadLe
         for batch in decoded.streams.values():
             for facts in isolate(
                 batch,
-                lambda part: model_facts(part, now),
+                lambda part: model_facts(part, now, order_totals),
                 halves_of_events,
                 lambda part, failure: refuse_events(part, failure, now),
             ):

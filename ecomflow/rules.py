@@ -36,6 +36,11 @@ _LONGEST_ADDRESS = 45
 _EXACT = Context(prec=80, traps=[Inexact])
 
 
+# What is done with an order whose total is not the sum of its lines: nothing; it is counted; it is a dead letter. No rule for
+# all, for a shop's total may hold shipping, discounts or taxes.
+OrderTotals = Literal["ignore", "count", "refuse"]
+
+
 class Violation(NamedTuple):
     reason: Literal["contract_violation", "out_of_range"]
     error: str
@@ -64,6 +69,21 @@ def first_violation(event: Event, dates: DateRange, event_id: str = "") -> Viola
     if event.ip_address is not None and not is_ip_address(event.ip_address):
         return _contract("$.ip_address", "IPv4 or IPv6 address", event.ip_address)
     return _date_violation("$.timestamp", event.timestamp, dates)
+
+
+def total_violation(order: Order) -> Violation | None:
+    """Where ``total_amount`` is not the sum of quantity x price, exactly. ``order`` must satisfy all other rules."""
+    total = sum(item.quantity * scaled_numeric(item.price) for item in order.items)
+    if total == scaled_numeric(order.total_amount):
+        return None
+    found, lines = _shown(order.total_amount), _shown(_amount(total))
+    return Violation("contract_violation", f"$.total_amount: expected the sum of its lines, got {found} instead of {lines}")
+
+
+def _amount(scaled: int) -> Decimal:
+    """Billionths as an amount, with two decimal places or as many as it needs."""
+    amount = Decimal(scaled).scaleb(-NUMERIC_SCALE, _EXACT).normalize(_EXACT)
+    return amount if int(amount.as_tuple().exponent) < -2 else amount.quantize(Decimal("0.01"), context=_EXACT)
 
 
 def is_ip_address(text: str) -> bool:

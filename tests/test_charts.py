@@ -22,7 +22,7 @@ def answer(columns: str, *rows: tuple[Any, ...], drawn: str | None = None) -> An
 class TestBars:
     def test_a_bar_is_as_long_as_its_amount(self) -> None:
         """The greatest amount fills the width, the others their share in eighths of a cell, and labels and amounts line up."""
-        assert chart(answer("country orders", ("DE", 1600), ("FR", 700), ("Italy", 0)), 30) == [
+        assert chart(answer("country orders", ("DE", 1600), ("FR", 700), ("Italy", 0)), 29) == [
             "orders by country",
             "DE     1,600 ████████████████",
             "FR       700 ███████",
@@ -34,7 +34,7 @@ class TestBars:
         rows = (("pen", -50), ("cup", 100), ("hat", Decimal("0.001")), ("bag", Decimal("-0.001")))
         assert chart(answer("product stock", *rows), 42) == [
             "stock by product",
-            "pen     -50 ██████████│",
+            "pen     -50 ▐█████████│",
             "cup     100           │███████████████████",
             "hat   0.001           │▏",
             "bag  -0.001          ▐│",
@@ -59,7 +59,7 @@ class TestBars:
 
     def test_missing_values_are_named(self) -> None:
         """NULL as a label or an amount is drawn as such, without a bar."""
-        assert chart(answer("p n", (None, 4), ("b", None)), 20)[1:] == ["NULL     4 █████████", "b     NULL"]
+        assert chart(answer("p n", (None, 4), ("b", None)), 20)[1:] == ["NULL     4 ██████████", "b     NULL"]
 
     def test_long_labels_are_clipped(self) -> None:
         """A label takes a third of the width at most, and wide characters count as two cells."""
@@ -83,7 +83,9 @@ class TestBars:
         assert chart(answer("p orders revenue", *rows, drawn="revenue"), 20)[:2] == ["revenue by p", "a  20 ██████████████"]
 
     @given(
-        strategies.lists(strategies.tuples(strategies.text(), strategies.decimals(-10**9, 10**9, places=2)), unique_by=lambda r: r[0]),
+        strategies.lists(
+            strategies.tuples(strategies.text(), strategies.decimals(-(10**9), 10**9, places=2)), unique_by=lambda r: r[0]
+        ),
         strategies.integers(50, 200),
     )
     @settings(max_examples=60, deadline=None)
@@ -100,7 +102,7 @@ class TestLine:
         assert lines[0] == "orders by day"
         assert lines[1] == "11 ┤ ╭───────────"
         assert lines[2:12] == ["   ┤ │"] * 10
-        assert lines[12:] == [" 0 ┤─╯", "    2025-12-01 2025-12-13"]
+        assert lines[12:] == [" 0 ┤─╯", "2025-12-01 … 2025-12-13"]
 
     def test_a_flat_line(self) -> None:
         """Equal amounts are a line in the middle."""

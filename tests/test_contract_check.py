@@ -143,6 +143,7 @@ class TestCommand:
         assert summary["summary"] == {
             "accepted": {"inventory": 1},
             "refused": {"contract_violation": 1},
+            "order_totals_differ": 0,
             "unknown_fields": [{"event_type": "inventory", "path": "$.\x9b31m", "count": 1}],
         }
         assert result.stdout.isascii()

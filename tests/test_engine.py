@@ -14,11 +14,10 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from pipeline_support import MemoryWarehouse, ScriptedSubscription, activity, config_for, inventory, message, order
 
-from ecomflow.errors import EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.events import Message
 from ecomflow.pipeline import counters, engine, failures, transforms
 from ecomflow.pipeline.engine import RunSummary, run_until_drained
-from ecomflow.pipeline.model import model_facts
 
 
 @pytest.fixture
@@ -135,25 +134,56 @@ def test_a_long_good_run_resets_the_pause(
     assert restarts.pauses == [0.001] * 3
 
 
-@pytest.mark.parametrize("kind", [NotFoundError, SchemaError])
-def test_a_lasting_error_of_a_sink_ends_it(
+MENDABLE = [NotFoundError, SchemaError, AccessError]
+
+
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_a_person_mends_is_waited_for(
     kind: type[EcomflowError], subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
 ) -> None:
-    """What no restart mends is raised as it was, at once, with nothing acknowledged."""
-    error = kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")
-    warehouse.failures.append(error)
+    """It restarts, saying what is wrong and what to run, with nothing acknowledged; once mended it goes on."""
+    warehouse.failures.extend([kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")] * 2)
+    restarts = Restarts()
+    summary = run(subscription, [stock(1)], on_restart=restarts)
+    assert restarts.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
+    assert summary.restarts == 2
+    assert calls == [*["take"] * 3, "write fact_inventory", "acknowledge"]
+
+
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_nobody_mends_ends_it(
+    kind: type[EcomflowError],
+    subscription: ScriptedSubscription,
+    warehouse: MemoryWarehouse,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the time to mend it is over, the error is raised as it was, with nothing acknowledged."""
+    monkeypatch.setattr(engine, "MEND_SECONDS", 0.002)
+    errors = [kind(f"Table shop.fact_inventory does not fit {number}.", "Run: ecomflow infra up") for number in range(20)]
+    warehouse.failures.extend(errors)
     with pytest.raises(kind) as caught:
         run(subscription, [stock(1)])
-    assert caught.value is error
-    assert calls == ["take"]
+    assert caught.value in errors[1:]
+    assert set(calls) == {"take"}
     assert subscription.pullers == {}
 
 
+def test_the_time_to_mend_is_that_of_one_trouble() -> None:
+    """It begins with the first failure that a person mends, goes on with the next, and is forgotten with one that passes."""
+    missing, away, other = NotFoundError("missing"), UnavailableError("away"), EcomflowError("other")
+    assert engine._give_up_at(missing, None, 100.0) == 100.0 + engine.MEND_SECONDS
+    assert engine._give_up_at(missing, 130.0, 100.0) == 130.0
+    assert engine._give_up_at(away, 130.0, 100.0) is None
+    assert engine._give_up_at(None, 130.0, 100.0) is None
+    assert engine._give_up_at(other, None, 100.0) == 100.0
+
+
 def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
-    """A missing subscription is raised as it was, not restarted for ever."""
-    error = NotFoundError("Subscription pipeline does not exist.", "Run: ecomflow infra up")
+    """What neither a restart nor a person mends is raised as it was, at once."""
+    error = EcomflowError("Subscription pipeline can't be pulled: no.", "Check it with: ecomflow infra status")
     subscription.failures.append(error)
-    with pytest.raises(NotFoundError) as caught:
+    with pytest.raises(EcomflowError) as caught:
         run(subscription)
     assert caught.value is error
 
@@ -179,15 +209,15 @@ def test_a_fault_of_a_step_restarts_it(
     def poisoned(*arguments: object) -> object:
         if faults:
             raise faults.pop()
-        return model_facts(*arguments)  # type: ignore[arg-type]
+        return counters.count_drift(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(transforms, "model_facts", poisoned)
+    monkeypatch.setattr(transforms, "count_drift", poisoned)  # a fault of no message's: none is to blame, all come again
     restarts = Restarts()
     run(subscription, [stock(1)], on_restart=restarts)
     assert len(restarts.reasons) == 2
     for reason in restarts.reasons:
         assert words in reason
-        assert "Model inventory facts" in reason
+        assert "Decode events" in reason
         assert "\n" not in reason
     assert len(warehouse.rows["fact_inventory"]) == 1
 

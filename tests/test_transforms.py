@@ -349,7 +349,7 @@ class TestGraph:
         "make",
         [
             transforms._DecodeFn,
-            transforms._ModelFn,
+            lambda: transforms._ModelFn(config_for()),
             lambda: transforms._WriteFactsFn(config_for()),
             lambda: transforms._WriteDeadLettersFn(config_for()),
         ],

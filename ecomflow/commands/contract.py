@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson
+from ecomflow.commands.shared import AsJson, settings_of
 
 contract = typer.Typer(no_args_is_help=True, help="What producers may publish: show it, check events, compare versions.")
 
@@ -72,10 +72,10 @@ def check(
     from ecomflow.console import plain
     from ecomflow.contracts.check import Tally, check_lines
 
-    now, tally = datetime.now(UTC), Tally()
+    now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
     for file in files:
         name = "stdin" if str(file) == STDIN else str(file)
-        for refused in check_lines(_lines_of(file), name, now, tally):
+        for refused in check_lines(_lines_of(file), name, now, tally, order_totals):
             line = f"{refused.file}:{refused.line}: {refused.reason} {refused.error}"
             typer.echo(_json_line(refused) if as_json else plain(line).plain)
     _show_tally(tally, as_json)
@@ -131,12 +131,19 @@ def _show_tally(tally: Any, as_json: bool) -> None:
 
     drift = [(event_type, path, count) for (event_type, path), count in sorted(tally.drift.items())]
     if as_json:
-        unknown = [{"event_type": kind, "path": path, "count": count} for kind, path, count in drift]
-        typer.echo(_json_line({"summary": {"accepted": tally.accepted, "refused": tally.refused, "unknown_fields": unknown}}))
+        summary = {
+            "accepted": tally.accepted,
+            "refused": tally.refused,
+            "order_totals_differ": tally.totals_differ,
+            "unknown_fields": [{"event_type": kind, "path": path, "count": count} for kind, path, count in drift],
+        }
+        typer.echo(_json_line({"summary": summary}))
         return
     for kind, path, count in drift:
         note = f"note: {kind} {path}: not in the contract, let through and dropped ({count:,} times)"
         typer.echo(plain(note).plain)
+    if tally.totals_differ:
+        typer.echo(f"note: order $.total_amount: not the sum of the lines, let through ({tally.totals_differ:,} times)")
     accepted, refused = tally.accepted.total(), tally.refused.total()
     sums = f"{accepted:,} pass{_parts(tally.accepted)}, {refused:,} refused{_parts(tally.refused)}"
     typer.echo(f"{accepted + refused:,} events: {sums}.")

@@ -10,7 +10,7 @@ import typer
 
 from ecomflow.commands import job_tables as tables
 from ecomflow.commands.run import DATAFLOW, DIRECT
-from ecomflow.commands.shared import AsJson, Project
+from ecomflow.commands.shared import AsJson, Project, moment_of
 from ecomflow.config import Settings
 
 jobs = typer.Typer(no_args_is_help=True, help="The pipeline that runs: how it fares, its replacement, its end.")
@@ -107,9 +107,7 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
     """Show Dataflow's messages about a job, or the end of the local pipeline's log."""
-    from ecomflow.commands.look import _moment
-
-    settings, earliest = _settings(project, region), _moment(since)
+    settings, earliest = _settings(project, region), moment_of(since)
     if _is_here(settings, runner, job):
         from ecomflow.jobs import local
 

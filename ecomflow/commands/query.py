@@ -70,7 +70,7 @@ def query(
         return
     if question is None:
         raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
-    settings, most = settings_of(project), _bytes_of(max_bytes) if max_bytes else None
+    settings, most = settings_of(project), None if max_bytes is None else _bytes_of(max_bytes)
     endpoints = running_endpoints(settings)
     asked = answers.prepare(settings, question, _values(date, param or []))
     if dry_run or most is not None or not settings.is_local:
@@ -237,7 +237,7 @@ def _show_questions(as_json: bool) -> None:
         out.print(plain(item["name"]), style="bold")
         said = [f"@{one['name']}: {one['type']}, by default {one['default']}: {one['description']}" for one in item["parameters"]]
         lines = (item["asks"], item["counts"], f"Reads {item['reads']}", *said, f"$ {item['example']}")
-        out.print(Padding(plain_lines("\n".join(lines)), (0, 0, 1, 2)))
+        out.print(Padding(plain_lines("\n".join(lines)), (0, 0, 1, 2), expand=False))
 
 
 def _facts(item: Question) -> dict[str, Any]:

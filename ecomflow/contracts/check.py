@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
-from ecomflow.events import Message, event_id_of
+from ecomflow.events import Event, Message, Order, event_id_of
 from ecomflow.pipeline.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS, PORTION_BYTES, StreamBatch, decode_messages
 from ecomflow.rejected import Reason
-from ecomflow.rules import DateRange, first_violation, streamable_dates
+from ecomflow.rules import DateRange, OrderTotals, Violation, first_violation, streamable_dates, total_violation
 
 BATCH_LINES = 1_000
 
@@ -31,23 +32,33 @@ class RefusedLine(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct):
-    """What was checked: accepted events by type, refused ones by reason, unknown fields by (type, path)."""
+    """What was checked: accepted events by type, refused ones by reason, unknown fields by (type, path), and how many accepted
+    orders have another total than their lines, where that is counted.
+    """
 
     accepted: Counter[str] = msgspec.field(default_factory=Counter)
     refused: Counter[str] = msgspec.field(default_factory=Counter)
     drift: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    totals_differ: int = 0
 
 
-def check_lines(lines: Iterable[bytes], file: str, now: datetime, tally: Tally) -> Iterator[RefusedLine]:
+class _Rules(NamedTuple):
+    dates: DateRange
+    order_totals: OrderTotals
+
+
+def check_lines(
+    lines: Iterable[bytes], file: str, now: datetime, tally: Tally, order_totals: OrderTotals = "ignore"
+) -> Iterator[RefusedLine]:
     """The refused ones of ``lines``, in their order, one event a line, as on the day of ``now``; adds all of them to ``tally``.
 
     Blank lines are passed over. An event without attributes is meant: ``file`` and the line are all that names it.
     """
-    dates = streamable_dates(now.date())
+    rules = _Rules(streamable_dates(now.date()), order_totals)
     for messages in _batches(lines):
         decoded = decode_messages(messages, now)
         _add_drift(tally, decoded.drift)
-        refused = [line for part in decoded.streams.values() for line in _refused(part, file, dates, tally)]
+        refused = [line for part in decoded.streams.values() for line in _refused(part, file, rules, tally)]
         tally.refused.update(line.reason for line in refused)
         yield from sorted(refused, key=lambda line: line.line)
 
@@ -68,15 +79,26 @@ def _batches(lines: Iterable[bytes]) -> Iterator[list[Message]]:
         yield batch
 
 
-def _refused(part: StreamBatch, file: str, dates: DateRange, tally: Tally) -> Iterator[RefusedLine]:
+def _refused(part: StreamBatch, file: str, rules: _Rules, tally: Tally) -> Iterator[RefusedLine]:
     for letter in part.refused:
         yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
     for event, message in zip(part.events, part.messages, strict=True):
-        violation = first_violation(event, dates, event_id_of(message))
+        violation = first_violation(event, rules.dates, event_id_of(message)) or _of_total(event, rules, tally)
         if violation is None:
             tally.accepted[part.stream] += 1
         else:
             yield RefusedLine(file, int(message.message_id), violation.reason, violation.error, part.stream)
+
+
+def _of_total(event: Event, rules: _Rules, tally: Tally) -> Violation | None:
+    """What is wrong with an order's total, where it is to be refused for that; else it is counted."""
+    if rules.order_totals == "ignore" or not isinstance(event, Order):
+        return None
+    violation = total_violation(event)
+    if violation is not None and rules.order_totals == "count":
+        tally.totals_differ += 1
+        return None
+    return violation
 
 
 def _add_drift(tally: Tally, drift: Counter[tuple[str, str]]) -> None:

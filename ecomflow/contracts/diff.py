@@ -129,7 +129,8 @@ def _type(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
     before, after = _types(old), _types(new)
     if before != after:
         fit = after | ({"integer"} if "number" in after else set())
-        yield path, not before <= fit, f"type changed from {_listed(before)} to {_listed(after)}"
+        shown = ("any" if "type" not in schema else _listed(_types(schema)) for schema in (old, new))
+        yield path, not before <= fit, f"type changed from {' to '.join(shown)}"
 
 
 def _types(schema: Schema) -> set[str]:

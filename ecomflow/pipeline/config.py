@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ecomflow.config import Endpoints, Settings, resolve_endpoints
+from ecomflow.rules import OrderTotals
 
 
 class PipelineConfig(msgspec.Struct, frozen=True):
@@ -16,6 +17,7 @@ class PipelineConfig(msgspec.Struct, frozen=True):
     dataset: str
     endpoints: Endpoints
     ack_deadline_seconds: int
+    order_totals: OrderTotals = "count"
 
     def table_path(self, table: str) -> str:
         return f"projects/{self.project}/datasets/{self.dataset}/tables/{table}"
@@ -30,4 +32,5 @@ def pipeline_config(settings: Settings) -> PipelineConfig:
         dataset=settings.dataset,
         endpoints=resolve_endpoints(settings),
         ack_deadline_seconds=settings.ack_deadline_seconds,
+        order_totals=settings.order_totals,
     )

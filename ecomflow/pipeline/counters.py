@@ -1,7 +1,7 @@
 """The pipeline's counters: each count goes to Beam's metrics, and to totals of this process that can be read while it runs.
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
-``duplicates_seen``.
+``duplicates_seen``, ``order_totals_differ``.
 """
 
 from __future__ import annotations

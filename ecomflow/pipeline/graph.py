@@ -28,7 +28,7 @@ def build_graph(pipeline: beam.Pipeline, source: beam.PTransform, config: Pipeli
     for stream in EVENT_STREAMS:
         (
             streams[stream]
-            | f"Model {stream} facts" >> ModelFacts()
+            | f"Model {stream} facts" >> ModelFacts(config)
             | f"Write {stream} facts" >> WriteFacts(config)
             | f"Write {stream} dead letters" >> WriteDeadLetters(config)
         )

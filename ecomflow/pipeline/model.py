@@ -23,11 +23,13 @@ from ecomflow.rejected import DeadLetter, dead_letter
 from ecomflow.rules import (
     MAX_REPEATED_BYTES,
     DateRange,
+    OrderTotals,
     first_violation,
     is_ip_address,
     scaled_line_total,
     scaled_numeric,
     streamable_dates,
+    total_violation,
 )
 
 _SCHEMAS = {table: modelled_schema(table) for tables in STREAM_TABLES.values() for table in tables}
@@ -42,12 +44,15 @@ class TableRows(msgspec.Struct, gc=False):
 
 
 class FactBatch(msgspec.Struct, gc=False):
-    """One stream's rows, the messages they came from, and the dead letters so far."""
+    """One stream's rows, the messages they came from, and the dead letters so far. ``totals_differ``: how many of its orders
+    have another total than their lines, where that is counted.
+    """
 
     stream: str
     tables: list[TableRows]
     messages: list[Message]
     refused: list[DeadLetter]
+    totals_differ: int = 0
 
 
 class _SuspectError(Exception):
@@ -62,27 +67,47 @@ class TooManyRowsError(Exception):
 MAX_REPEATED_BATCH_BYTES = 4 * MAX_REPEATED_BYTES
 
 
-def model_facts(batch: StreamBatch, now: datetime) -> FactBatch:
+def model_facts(batch: StreamBatch, now: datetime, order_totals: OrderTotals = "ignore") -> FactBatch:
     """The fact rows of ``batch``; an event that breaks a rule becomes a dead letter failed at ``now``.
 
     Raises TooManyRowsError where the batch must be halved first.
     """
     dates = streamable_dates(now.date())
-    build = _BUILDERS.get(batch.stream)
-    if build is None or not batch.events:
+    if batch.stream not in _BUILDERS:
         return FactBatch(batch.stream, [], [], batch.refused)
     try:
-        tables = build(batch.events, batch.event_ids, dates, _fast_numeric)
+        return _facts(batch, dates, _fast_numeric, order_totals)
     except (_SuspectError, pa.ArrowException):
-        batch = _without_violations(batch, dates, now)
-        tables = build(batch.events, batch.event_ids, dates, _checked_numeric) if batch.events else []
-    return FactBatch(batch.stream, tables, batch.messages, batch.refused)
+        return _facts(_without_violations(batch, dates, now, order_totals), dates, _checked_numeric, order_totals)
 
 
-def _without_violations(batch: StreamBatch, dates: DateRange, now: datetime) -> StreamBatch:
+def _facts(batch: StreamBatch, dates: DateRange, numeric: _Numeric, order_totals: OrderTotals) -> FactBatch:
+    if not batch.events:
+        return FactBatch(batch.stream, [], [], batch.refused)
+    tables = _BUILDERS[batch.stream](batch.events, batch.event_ids, dates, numeric)
+    checked = batch.stream == "order" and order_totals != "ignore"
+    differing = _differing_totals(batch.events, *tables[:2]) if checked else 0
+    if differing and order_totals == "refuse":
+        raise _SuspectError
+    return FactBatch(batch.stream, tables, batch.messages, batch.refused, differing)
+
+
+def _differing_totals(orders: list[Order], headers: TableRows, items: TableRows) -> int:
+    """How many orders have another total than their lines. Exact: in 64 bits where every sum fits there, else order by order."""
+    totals, lines = (_words(part.rows.column("total_amount")) for part in (headers, items))
+    first = np.searchsorted(items.sources, np.arange(len(orders)))
+    small = not totals[:, 1].any() and not lines[:, 1].any() and min(totals[:, 0].min(), lines[:, 0].min()) >= 0
+    if small and float(lines[:, 0].max()) * len(lines) < 2**62:
+        return int(np.count_nonzero(np.add.reduceat(lines[:, 0], first) != totals[:, 0]))
+    return sum(total_violation(order) is not None for order in orders)
+
+
+def _without_violations(batch: StreamBatch, dates: DateRange, now: datetime, order_totals: OrderTotals) -> StreamBatch:
     good = StreamBatch(batch.stream, [], [], [], list(batch.refused))
     for event, event_id, message in zip(batch.events, batch.event_ids, batch.messages, strict=True):
         violation = first_violation(event, dates, event_id)
+        if violation is None and order_totals == "refuse" and isinstance(event, Order):
+            violation = total_violation(event)
         if violation is None:
             good.events.append(event)
             good.event_ids.append(event_id)
@@ -151,7 +176,7 @@ def _item_columns(items: list[Any], sources: Any, numeric: _Numeric) -> dict[str
 
 def _line_totals(quantities: list[int], prices: list[Any], price: pa.Array) -> pa.Array:
     """quantity x price, exact. In 64 bits where every product fits there, as it does for any shop; else in Python's integers."""
-    words = np.frombuffer(price.buffers()[1], dtype=np.int64, count=2 * len(price)).reshape(-1, 2)
+    words = _words(price)
     low, high = words[:, 0], words[:, 1]
     counts = np.array(quantities, dtype=np.int64)
     if not high.any() and low.min() >= 0 and float(low.max()) * float(counts.max()) < 2**62:
@@ -163,6 +188,11 @@ def _line_totals(quantities: list[int], prices: list[Any], price: pa.Array) -> p
     if len(fitting) < len(exact):
         raise _SuspectError
     return _decimals(fitting)
+
+
+def _words(decimals: pa.Array) -> Any:
+    """Billionths as two 64-bit words a value, the low one first: an int64 array of (len, 2)."""
+    return np.frombuffer(decimals.buffers()[1], dtype=np.int64, count=2 * len(decimals)).reshape(-1, 2)
 
 
 def _build_inventory(events: list[Inventory], event_ids: list[str], dates: DateRange, _: _Numeric) -> list[TableRows]:

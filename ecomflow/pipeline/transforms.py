@@ -88,20 +88,29 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
 class ModelFacts(beam.PTransform):  # type: ignore[misc]
     """StreamBatch to FactBatch: the rows of the stream's tables, and what breaks a rule as dead letters."""
 
+    def __init__(self, config: PipelineConfig) -> None:
+        super().__init__()
+        self._config = config
+
     def expand(self, events: Any) -> Any:
-        return events | "Model" >> beam.ParDo(_ModelFn()).with_output_types(FactBatch)
+        return events | "Model" >> beam.ParDo(_ModelFn(self._config)).with_output_types(FactBatch)
 
 
 class _ModelFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, config: PipelineConfig) -> None:
+        self._order_totals = config.order_totals
+
     def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
         with failures.noted():
             now = _now()
-            yield from isolate(
+            for facts in isolate(
                 batch,
-                lambda part: model_facts(part, now),
+                lambda part: model_facts(part, now, self._order_totals),
                 halves_of_events,
                 lambda part, failure: refuse_events(part, failure, now),
-            )
+            ):
+                count("order_totals_differ", facts.totals_differ)
+                yield facts
 
 
 class WriteFacts(beam.PTransform):  # type: ignore[misc]

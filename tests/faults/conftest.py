@@ -1,4 +1,4 @@
-"""The fronts and the pipeline behind them that the fault tests share, one of each a test module."""
+"""The fronts and the pipeline behind them that the fault tests share, one of each for all of them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def provisioned_settings(stack: Endpoints, stack_folder: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def shop(stack: Endpoints, stack_folder: Path) -> Settings:
-    """A shop's resources for the tests of one module."""
+    """A shop's resources for all tests that share a pipeline."""
     return provisioned_settings(stack, stack_folder)
 
 
 @pytest.fixture(scope="session")
-def module_fronts(stack: Endpoints) -> Iterator[Fronts]:
+def shared_fronts(stack: Endpoints) -> Iterator[Fronts]:
     fronts = Fronts(stack)
     yield fronts
     fronts.heal()
@@ -38,26 +38,24 @@ def module_fronts(stack: Endpoints) -> Iterator[Fronts]:
 
 
 @pytest.fixture(scope="session")
-def module_pipeline(shop: Settings, module_fronts: Fronts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    pipeline = Pipeline(settings_in(tmp_path_factory.mktemp("pipeline"), shop, module_fronts.endpoints)).started()
+def shared_pipeline(shop: Settings, shared_fronts: Fronts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    pipeline = Pipeline(settings_in(tmp_path_factory.mktemp("pipeline"), shop, shared_fronts.endpoints)).started()
     yield pipeline
     pipeline.drain()
     pipeline.end()
 
 
 @pytest.fixture
-def fronts(module_fronts: Fronts) -> Iterator[Fronts]:
-    """The module's fronts, which pass everything on when the test ends, however it ends."""
-    yield module_fronts
-    module_fronts.heal()
+def fronts(shared_fronts: Fronts) -> Iterator[Fronts]:
+    """The fronts of the shared pipeline, which pass everything on when the test ends, however it ends."""
+    yield shared_fronts
+    shared_fronts.heal()
 
 
 @pytest.fixture
-def pipeline(module_pipeline: Pipeline) -> Pipeline:
-    """The module's pipeline, which runs behind the fronts; started again where a test before has ended it."""
-    if module_pipeline.process is None or module_pipeline.process.poll() is not None:
-        module_pipeline.started()
-    return module_pipeline
+def pipeline(shared_pipeline: Pipeline) -> Pipeline:
+    """The pipeline that runs behind the fronts; started again where a test before has ended it."""
+    return shared_pipeline.started()
 
 
 @pytest.fixture

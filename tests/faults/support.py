@@ -82,14 +82,17 @@ class Pipeline:
         return self
 
     def started(self) -> Pipeline:
-        """Started, and waited for until it runs."""
-        self.start()
+        """Started, where it does not live already, and waited for until it runs."""
+        if not self._lives():
+            self.start()
         wait_until(self._runs, "the pipeline runs")
         return self
 
+    def _lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def _runs(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.said()[-3000:]
+        assert self._lives(), self.said()[-3000:]
         status = self.status()
         return status.state == "running" and status.pid == self.pid
 
@@ -105,8 +108,10 @@ class Pipeline:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def says(self, words: str, since: int = 0) -> None:
-        """Wait until its log, from ``since`` on, holds ``words``."""
-        wait_until(lambda: words in self.said()[since:], f"the pipeline says '{words}'; it said {self.said()[since:][-2000:]}")
+        """Wait until its log, from ``since`` on, holds ``words``; it goes on running."""
+        wait_until(lambda: words in self.said()[since:] or not self._lives(), f"the pipeline says '{words}'")
+        assert words in self.said()[since:], f"expected '{words}', it said {self.said()[since:][-2000:]}"
+        assert self._lives(), self.said()[-3000:]
 
     def kill(self) -> None:
         assert self.process is not None
@@ -120,7 +125,7 @@ class Pipeline:
 
     def end(self) -> None:
         """Whatever became of it, it is gone after this."""
-        if self.process is not None and self.process.poll() is None:
+        if self._lives():
             self.kill()
 
 
@@ -205,7 +210,7 @@ def drained_dry(settings: Settings, endpoints: Endpoints, seconds: float = PATIE
 
 
 def equation_holds(settings: Settings, endpoints: Endpoints, ledger: Path) -> Reconciliation:
-    """Wait until nothing waits, then do the sum: each event of ``ledger`` once, the valid as facts, the others as dead letters."""
+    """Wait until nothing waits, then do the sum: each event of ``ledger`` once, as a fact if valid, else as a dead letter."""
     drained_dry(settings, endpoints)
     outcome = reconcile(settings, endpoints, ledger)
     assert (outcome.missing, outcome.incomplete, outcome.doubled, outcome.adds_up) == ((), (), (), True)

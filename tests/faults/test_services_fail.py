@@ -41,10 +41,16 @@ def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="module")
-def own_pipeline(own_stack: Settings) -> Iterator[Pipeline]:
-    pipeline = Pipeline(own_stack).started()
+def module_pipeline(own_stack: Settings) -> Iterator[Pipeline]:
+    pipeline = Pipeline(own_stack)
     yield pipeline
     pipeline.end()
+
+
+@pytest.fixture
+def own_pipeline(module_pipeline: Pipeline) -> Pipeline:
+    """The pipeline of this module's stack; started again where a test before has ended it."""
+    return module_pipeline.started()
 
 
 @pytest.fixture

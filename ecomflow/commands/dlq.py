@@ -1,0 +1,409 @@
+"""``ecomflow dlq``: what was refused and why, and its way back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecomflow.commands.shared import AsJson, Project, moment_of, settings_of, target_line
+from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.errors import AccessError, ConfigError, EcomflowError
+
+if TYPE_CHECKING:
+    from ecomflow.deadletters import Choice, StoredLetter, Unreadable
+    from ecomflow.replay import ReplayPlan
+
+dlq = typer.Typer(no_args_is_help=True, help="The messages that were refused: look at them, group them, replay them.")
+
+Stream = Annotated[str | None, typer.Option(help="order, inventory, user_activity or unknown.", show_default=False)]
+Reason = Annotated[str | None, typer.Option(help="Such as contract_violation.", show_default=False)]
+Since = Annotated[str | None, typer.Option(help="Not older than: 10m, 2h, 3d.", show_default=False)]
+EventId = Annotated[str | None, typer.Option(help="The id of one event, as the fact tables have it.", show_default=False)]
+FingerprintId = Annotated[str | None, typer.Option("--fingerprint", help="A group of dlq stats.", show_default=False)]
+
+_MOST_UNREADABLE = 10
+_MOST_GROUPS = 50
+_MOST_FIELDS = 50
+
+
+@dlq.command(
+    epilog="Examples:\n\n  ecomflow dlq inspect\n\n  ecomflow dlq inspect --follow\n\n"
+    "  ecomflow dlq inspect --stream order --reason out_of_range --since 2h --full"
+)
+def inspect(
+    stream: Stream = None,
+    reason: Reason = None,
+    since: Since = None,
+    event_id: EventId = None,
+    fingerprint: FingerprintId = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    full: Annotated[bool, typer.Option("--full", help="Whole payloads.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing them as they come, until Ctrl-C.")] = False,
+    project: Project = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --follow an object a line.")] = False,
+) -> None:
+    """Show dead letters, newest first: when, which stream, why, and the payload. Fails, after showing the others, where an
+    object in their place can't be read.
+    """
+    from ecomflow import deadletters
+    from ecomflow.console import say, show_json
+
+    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    if follow:
+        _follow(deadletters.follow(settings, endpoints, choice, limit=limit, unreadable=unreadable), full, as_json)
+        return
+    with _reading() as report:
+        found = deadletters.newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable, on_progress=report)
+    if as_json:
+        show_json([_as_object(item) for item in found])
+    elif not found:
+        say("There are no dead letters of that kind.")
+    else:
+        _show_letters(found, full)
+    _refuse_unreadable(unreadable)
+
+
+@dlq.command(epilog="Examples:\n\n  ecomflow dlq stats\n\n  ecomflow dlq stats --stream order --since 1d")
+def stats(
+    stream: Stream = None, reason: Reason = None, since: Since = None, project: Project = None, as_json: AsJson = False
+) -> None:
+    """Group dead letters by stream, reason and fingerprint (event type, path, rule), each with the command that would replay
+    it; and count the fields that the contract does not name, on events that passed.
+    """
+    from ecomflow import deadletters
+    from ecomflow.console import show_json
+    from ecomflow.deadletter_groups import group, unknown_fields
+
+    settings, choice = settings_of(project), _choice(stream, reason, since, None, None)
+    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    with _reading() as report:
+        found = deadletters.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        groups = group(found, settings)
+        fields = unknown_fields(_counters(settings, endpoints))
+    if as_json:
+        show_json({"groups": groups, "unknown_fields": fields})
+    else:
+        _show_groups(groups)
+        _show_unknown_fields(fields, settings)
+    _refuse_unreadable(unreadable)
+
+
+@dlq.command(
+    epilog="Examples:\n\n  ecomflow dlq replay --dry-run\n\n  ecomflow dlq replay --stream order --reason contract_violation\n\n"
+    "  ecomflow dlq replay --fingerprint 0b6ff4c86e --patch returned.json"
+)
+def replay(
+    stream: Stream = None,
+    reason: Reason = None,
+    since: Since = None,
+    event_id: EventId = None,
+    fingerprint: FingerprintId = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The newest so many at most.", show_default=False)] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option(help="A JSON Merge Patch (RFC 7396) to apply to each payload first.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would pass.")] = False,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish dead letters again that the contract takes by now, with their bytes, attributes and event_id, and move them
+    aside to replayed/. The others stay where they are.
+    """
+    from ecomflow.console import err, say, show_json
+    from ecomflow.mergepatch import read_patch
+    from ecomflow.replay import plan_replay
+    from ecomflow.replay import replay as publish_again
+
+    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    change = None if patch is None else read_patch(patch)
+    endpoints = running_endpoints(settings)
+    if not as_json:
+        say(target_line(settings))
+    with _reading() as report:
+        plan = plan_replay(settings, endpoints, choice, patch=change, limit=limit, on_progress=report)
+    if not as_json:
+        _show_plan(plan)
+    summary = None
+    if plan.passing and not dry_run:
+        with err.status("Publishing…") as status:
+            show = lambda count: status.update(f"Publishing: {count:,} of {plan.passing:,}")  # noqa: E731
+            summary = publish_again(settings, endpoints, plan, patch=change, on_progress=show)
+    if as_json:
+        kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
+        show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
+    elif summary is not None:
+        say(f"{summary.published:,} published, {summary.moved:,} moved aside to gs://{settings.bucket_name}/replayed/.")
+        if summary.left:
+            say(f"{summary.left:,} lie in objects that somebody else changed meanwhile. Run the same command again.")
+    else:
+        say("Nothing was published." if plan.chosen else "There are no dead letters of that kind.")
+    _refuse_unreadable(plan.unreadable)
+
+
+@dlq.command(epilog="Examples:\n\n  ecomflow dlq export refused.jsonl\n\n  ecomflow dlq export - --stream order --since 1d")
+def export(
+    file: Annotated[str, typer.Argument(help="Where to; a file that is there is written over. - is standard output.")],
+    stream: Stream = None,
+    reason: Reason = None,
+    since: Since = None,
+    event_id: EventId = None,
+    fingerprint: FingerprintId = None,
+    project: Project = None,
+) -> None:
+    """Write dead letters to a file, newest first, a JSON object a line, as they lie in the bucket."""
+    from ecomflow import deadletters
+    from ecomflow.console import note
+
+    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    with _reading() as report:
+        found = deadletters.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        count = _write_lines(found, file)
+    note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
+    _refuse_unreadable(unreadable)
+
+
+def _choice(stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None) -> Choice:
+    from typing import get_args
+
+    from ecomflow.deadletters import Choice
+    from ecomflow.rejected import STREAMS
+    from ecomflow.rejected import Reason as Known
+
+    if stream is not None and stream not in STREAMS:
+        raise ConfigError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
+    if reason is not None and reason not in get_args(Known):
+        raise ConfigError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(get_args(Known))}.")
+    return Choice(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+
+
+@contextmanager
+def _reading() -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many objects were read, and how fast."""
+    from ecomflow.console import err
+
+    started = time.monotonic()
+    with err.status("Reading dead letters…") as status:
+
+        def report(count: int) -> None:
+            if count % 20 == 0:
+                rate = count / max(time.monotonic() - started, 0.001)
+                status.update(f"Reading dead letters: {count:,} objects, {rate:,.0f} a second")
+
+        yield report
+
+
+def _refuse_unreadable(unreadable: list[Unreadable]) -> None:
+    if unreadable:
+        named = [f"{item.object_name}: {item.error}" for item in unreadable[:_MOST_UNREADABLE]]
+        sentence = (
+            f"Not dead letters, but foreign or damaged, and not shown: {len(unreadable)} objects under dlq/, the newest being"
+        )
+        raise EcomflowError("\n".join((sentence, *named)), "Move them out of dlq/.")
+
+
+def _follow(found: Iterator[StoredLetter], full: bool, as_json: bool) -> None:
+    """Each letter as it comes, until Ctrl-C, which is how this ends well."""
+    try:
+        for item in found:
+            if as_json:
+                _print_line(item)
+            elif full:
+                _show_whole(item)
+            else:
+                _show_line(item)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+
+
+def _print_line(item: StoredLetter) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(_as_object(item)).decode() + "\n")
+
+
+def _show_line(item: StoredLetter) -> None:
+    from rich.text import Text
+
+    from ecomflow.console import out, plain
+    from ecomflow.rejected import stream_of
+
+    letter = item.letter
+    head = f"{letter.failed_at:%m-%d %H:%M:%S} {stream_of(letter)} {letter.reason} "
+    words = (plain(letter.event_id or letter.message_id, 40), " ", plain(letter.error, 120), " ", plain(letter.payload, 70))
+    out.print(Text.assemble(head, *words), soft_wrap=True)
+
+
+def _as_object(item: StoredLetter) -> dict[str, Any]:
+    from ecomflow.fingerprints import fingerprint
+
+    cause = fingerprint(item.letter)
+    return {"object_name": item.object_name, "path": cause.path, "fingerprint": cause.id, "letter": item.letter}
+
+
+def _show_letters(found: list[StoredLetter], full: bool) -> None:
+    from ecomflow.console import say, show_table
+
+    if full:
+        for item in found:
+            _show_whole(item)
+        return
+    columns = ("failed at", "stream", "reason, path, error, payload", "event id")
+    show_table("Dead letters, newest first", columns, [_letter_row(item) for item in found])
+    say("Whole payloads: --full. As JSON, with attributes: --json. In groups: ecomflow dlq stats")
+
+
+def _show_whole(item: StoredLetter) -> None:
+    from ecomflow.console import out, plain
+    from ecomflow.fingerprints import fingerprint
+
+    letter, cause = item.letter, fingerprint(item.letter)
+    out.rule(plain(f"{letter.failed_at:%Y-%m-%d %H:%M:%S} {letter.reason}"), align="left")
+    facts = (
+        ("error", letter.error),
+        ("path", cause.path),
+        ("fingerprint", cause.id),
+        ("event id", letter.event_id),
+        ("attributes", letter.attributes),
+        (f"payload ({letter.payload_encoding})", letter.payload),
+        ("object", item.object_name),
+    )
+    for name, value in facts:
+        out.print(plain(f"{name}: {value}"), soft_wrap=True)
+    for line in (letter.traceback or "").splitlines():
+        out.print(plain(line), soft_wrap=True)
+
+
+def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
+    from rich.text import Text
+
+    from ecomflow.console import plain
+    from ecomflow.fingerprints import path_of
+    from ecomflow.rejected import stream_of
+
+    letter = item.letter
+    head = Text(" ").join([plain(letter.reason), plain(path_of(letter), 60)])
+    why = Text("\n").join([head, plain(letter.error, 200), plain(letter.payload, 70)])
+    return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
+
+
+def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
+    """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job; {} where there is
+    none.
+    """
+    from ecomflow.errors import NotFoundError
+
+    if settings.is_local:
+        from ecomflow.pipeline.launch import read_status
+
+        return read_status(settings.state_path).counters
+    from ecomflow.jobs import service
+    from ecomflow.jobs.client import JobsApi
+
+    try:
+        api = JobsApi(settings, endpoints)
+        return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
+    except NotFoundError:
+        return {}
+
+
+def _show_groups(groups: Any) -> None:
+    from ecomflow.console import out, plain, say, show_table
+
+    if not groups.total:
+        say("There are no dead letters of that kind.")
+        return
+    shown = groups.groups[:_MOST_GROUPS]
+    columns = ("count", "stream", "reason, path and rule, example", "first seen", "last seen", "fingerprint")
+    show_table("Dead letters by cause", columns, [_group_row(one) for one in shown], right=("count",))
+    unshown = groups.total - sum(one.count for one in shown)
+    say(f"{groups.total:,} dead letters" + (f", of which {unshown:,} in smaller groups: --json." if unshown else "."))
+    say("What of a group would pass by now: add --dry-run.")
+    for one in shown:
+        out.print(plain(f"  {one.replay}"), soft_wrap=True)
+
+
+def _group_row(one: Any) -> tuple[Any, ...]:
+    from rich.text import Text
+
+    from ecomflow.console import plain
+
+    cause = one.fingerprint
+    head = one.reason if cause.event_type in (None, one.stream) else f"{one.reason}, event type {cause.event_type}"
+    why = Text("\n").join(
+        [
+            plain(head, 100),
+            plain(f"{cause.path}: {cause.rule}", 160),
+            plain(f"such as {one.example.event_id}: {one.example.error}", 160),
+        ]
+    )
+    return f"{one.count:,}", one.stream, why, f"{one.first_seen:%m-%d %H:%M:%S}", f"{one.last_seen:%m-%d %H:%M:%S}", cause.id
+
+
+def _show_unknown_fields(fields: Any, settings: Settings) -> None:
+    from ecomflow.console import say, show_table
+
+    if not fields:
+        return
+    whose = "this pipeline's last run" if settings.is_local else f"job {settings.dataflow.job_name}"
+    rows = [(one.event_type, one.path, f"{one.count:,}") for one in fields[:_MOST_FIELDS]]
+    show_table("Fields that the contract does not name, on events that passed", ("type", "path", "count"), rows, right=("count",))
+    more = f" {len(fields) - _MOST_FIELDS:,} more: --json." if len(fields) > _MOST_FIELDS else ""
+    say(f"Counted by {whose}; the fields were dropped.{more}")
+
+
+def _show_plan(plan: ReplayPlan) -> None:
+    from ecomflow.console import say
+
+    if not plan.chosen:
+        return
+    fails = plan.chosen - plan.passing - plan.too_recent
+    sentence = f"{plan.passing:,} of {plan.chosen:,} now pass"
+    if fails:
+        by_path = list(plan.failing.items())
+        places = f"on {by_path[0][0]}" if len(by_path) == 1 else ", ".join(f"{count:,} on {path}" for path, count in by_path[:10])
+        sentence += f", {fails:,} fail {places}" if len(by_path) == 1 else f", {fails:,} fail: {places}"
+    say(sentence + ".")
+    for path in list(plan.failing)[:10]:
+        say(f"  such as {plan.examples[path]}")
+    if plan.too_recent:
+        say(
+            f"{plan.too_recent:,} were refused within the last 15 minutes and wait: Dataflow would drop them as repeats of the "
+            "events that it refused."
+        )
+
+
+def _write_lines(found: Iterator[StoredLetter], file: str) -> int:
+    """The letters in ``file``, whole or not at all; how many they were."""
+    if file == "-":
+        return _write_all(found, sys.stdout.buffer)
+    target = Path(file)
+    draft = target.with_name(f"{target.name}.part")
+    try:
+        with draft.open("wb") as output:
+            count = _write_all(found, output)
+        draft.replace(target)
+    except OSError as error:
+        raise AccessError(f"{file} can't be written: {error.strerror or error}.", "Choose another path.") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
+
+
+def _write_all(found: Iterator[StoredLetter], output: IO[bytes]) -> int:
+    from ecomflow.rejected import to_lines
+
+    count = 0
+    for item in found:
+        output.write(to_lines([item.letter]))
+        count += 1
+    return count
