@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types test-fast faults soak lock audit clean
+.PHONY: help install demo test check lint types test-fast faults soak bench lock audit clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,8 +29,8 @@ soak: $(INSTALLED) ## Ten minutes of load with a kill every 30 s; SOAK_SECONDS=3
 	PYTHONPATH=tests $(BIN)/python -m faults.soak
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check ecomflow tests
-	$(BIN)/ruff format --check ecomflow tests
+	$(BIN)/ruff check ecomflow tests benchmarks docs
+	$(BIN)/ruff format --check ecomflow tests benchmarks docs
 	$(BIN)/lint-imports --no-cache
 
 types: $(INSTALLED)
@@ -44,6 +44,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(INSTALLED)
+
+bench: $(INSTALLED) ## Ratios against other ways, side by side (minutes; never a gate)
+	$(BIN)/python -m benchmarks
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra dev -o requirements.lock \

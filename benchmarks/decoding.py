@@ -1,7 +1,7 @@
 """Question 1: bytes to Arrow batches for all five tables, on one core.
 
-Subjects: ``ecomflow`` (decode_messages, model_facts); ``limit`` (msgspec decoding the same bytes into the same types, nothing else);
-``pydantic`` (json.loads, pydantic models, a dict a row).
+Subjects: ``ecomflow`` (decode_messages, model_facts); ``limit`` (msgspec decoding the same bytes into the same types, nothing
+else); ``pydantic`` (json.loads, pydantic models, a dict a row).
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def pydantic_models() -> Callable[[list[Message]], int]:
 
     def rows_of(event: Any, event_id: str) -> list[dict[str, Any]]:
         if isinstance(event, Order):
-            head = {**event.model_dump(exclude={"items", "shipping_address"}), **event.shipping_address.model_dump(), "event_id": event_id}
+            address = event.shipping_address.model_dump()
+            head = {**event.model_dump(exclude={"items", "shipping_address"}), **address, "event_id": event_id}
             lines = [
                 {**item.model_dump(), "line_number": number, "line_total": item.price * item.quantity, "event_id": event_id}
                 for number, item in enumerate(event.items, start=1)

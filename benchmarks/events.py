@@ -12,7 +12,7 @@ SEED = 7
 NOW = datetime(2025, 12, 10, tzinfo=UTC)
 
 
-# What a graph under measurement reads, by index: a list of this module is shared with Beam's steps, one of theirs would be pickled.
+# What a graph under measurement reads, by index: this module's list is shared with Beam's steps, one of theirs would be pickled.
 HELD: list[Any] = []
 
 
@@ -23,4 +23,5 @@ def held(index: int) -> Any:
 def messages(count: int) -> list[Message]:
     """``count`` messages in equal parts of the three types, interleaved."""
     events = generate(-(-count // 3), seed=SEED, now=NOW, valid_only=True)
-    return [Message(event.data, event.attributes, str(number), 1_765_000_000_000_000) for number, event in enumerate(events)][:count]
+    published = 1_765_000_000_000_000
+    return [Message(event.data, event.attributes, str(number), published) for number, event in enumerate(events)][:count]

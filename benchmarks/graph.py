@@ -1,7 +1,7 @@
 """Question 2: the Beam graph without I/O on FnApiRunner.
 
-Subjects: ``ecomflow`` (its graph on batches, writers that take everything at once); ``per-element`` (the same pure functions as one Map a
-step and an element); ``loop`` (a plain Python loop over the same pure functions).
+Subjects: ``ecomflow`` (its graph on batches, writers that take everything at once); ``per-element`` (the same pure functions
+as one Map a step and an element); ``loop`` (a plain Python loop over the same pure functions).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Subjects in, ratios out: each subject in a process of its own, in turn, several rounds; medians and the ratio round by round."""
+"""Subjects in, ratios out: each subject in a process of its own, in turn, several rounds; the ratio is taken round by round."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def _show_letters(found: list[StoredLetter], full: bool) -> None:
         for item in found:
             _show_whole(item)
         return
-    columns = ("failed at", "stream", "reason, path, error, payload", "event id")
+    columns = ("failed at", "stream", "reason and path, error, payload", "event id")
     show_table("Dead letters, newest first", columns, [_letter_row(item) for item in found])
     say("Whole payloads: --full. As JSON, with attributes: --json. In groups: ecomflow dlq stats")
 
@@ -287,12 +287,12 @@ def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
     from rich.text import Text
 
     from ecomflow.console import plain
-    from ecomflow.fingerprints import path_of
     from ecomflow.rejected import stream_of
 
     letter = item.letter
-    head = Text(" ").join([plain(letter.reason), plain(path_of(letter), 60)])
-    why = Text("\n").join([head, plain(letter.error, 200), plain(letter.payload, 70)])
+    path, _, rule = letter.error.partition(": ")
+    head = Text(" ").join([plain(letter.reason), plain(path, 60)])
+    why = Text("\n").join([head, plain(rule, 200), plain(letter.payload, 70)])
     return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
 
 
@@ -339,13 +339,9 @@ def _group_row(one: Any) -> tuple[Any, ...]:
 
     cause = one.fingerprint
     head = one.reason if cause.event_type in (None, one.stream) else f"{one.reason}, event type {cause.event_type}"
-    why = Text("\n").join(
-        [
-            plain(head, 100),
-            plain(f"{cause.path}: {cause.rule}", 160),
-            plain(f"such as {one.example.event_id}: {one.example.error}", 160),
-        ]
-    )
+    found = one.example.error.rpartition(", got ")
+    example = f"such as {one.example.event_id}" + (f", which has {found[2]}" if found[1] else "")
+    why = Text("\n").join([plain(head, 100), plain(f"{cause.path}: {cause.rule}", 160), plain(example, 120)])
     return f"{one.count:,}", one.stream, why, f"{one.first_seen:%m-%d %H:%M:%S}", f"{one.last_seen:%m-%d %H:%M:%S}", cause.id
 
 

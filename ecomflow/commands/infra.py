@@ -37,6 +37,8 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     if as_json:
         show_json({"steps": done.steps, "grants": grants})
         return
+    if endpoints.bigquery is not None:
+        say("The table dead_letters is left out, for the local BigQuery has no external tables. See: ecomflow dlq stats")
     if done.steps:
         _show_steps(done)
         say(f"{len(done.steps)} of {len(planned.steps)} resources created or changed.")

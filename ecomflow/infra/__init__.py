@@ -16,7 +16,16 @@ import msgspec
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
 from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
-from ecomflow.infra.resources import Kind, Table, apis, dead_letter_subscription, dead_letter_topic, desired
+from ecomflow.infra.resources import (
+    Kind,
+    Resource,
+    Table,
+    apis,
+    dead_letter_subscription,
+    dead_letter_topic,
+    dead_letters_table,
+    desired,
+)
 from ecomflow.infra.roles import Grant, job_grants
 
 if TYPE_CHECKING:
@@ -63,10 +72,10 @@ def plan(settings: Settings, endpoints: Endpoints) -> Plan:
 
     _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
     if not has_apis(settings, endpoints):
-        return plan_steps(desired(settings), observe(settings, endpoints))
+        return plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
     step = plan_step(apis(settings), observe_apis(settings))
     live = observe(settings, endpoints, frozenset(difference.attribute for difference in step.differences))
-    return Plan((step, *plan_steps(desired(settings), live).steps))
+    return Plan((step, *plan_steps(_wanted(settings, endpoints), live).steps))
 
 
 def apply(settings: Settings, endpoints: Endpoints, plan: Plan, on_progress: Callable[[Step], None] | None = None) -> Plan:
@@ -115,7 +124,11 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
         remove_topic(settings.topic_path, settings, endpoints),
     )
     if not with_data:
-        data = [step for step in plan_steps(desired(settings), {}).steps if step.name not in {gone.name for gone in removals}]
+        data = [
+            step
+            for step in plan_steps(_wanted(settings, endpoints), {}).steps
+            if step.name not in {gone.name for gone in removals}
+        ]
         return (*removals, *(Removal(step.kind, step.name, "kept", "it holds data") for step in data if step.name in present))
     return (
         *removals,
@@ -149,6 +162,11 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
         )
 
 
+def _wanted(settings: Settings, endpoints: Endpoints) -> tuple[Resource, ...]:
+    external = () if endpoints.bigquery is not None else (dead_letters_table(settings),)
+    return (*desired(settings), *external)
+
+
 def _require_target(settings: Settings, *used: str | None) -> None:
     """That there is something to speak to at the endpoints used: the local stack, or Google with credentials that work."""
     if None not in used:
@@ -173,7 +191,7 @@ def _steps_after_enabling(
     give_up = clock() + _PROPAGATION_SECONDS
     while True:
         try:
-            rest = plan_steps(desired(settings), observe(settings, endpoints))
+            rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
         except DisabledApiError:
             if clock() > give_up:
                 raise

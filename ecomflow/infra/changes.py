@@ -18,7 +18,16 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.infra.differences import Step
 from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, storage_retry
-from ecomflow.infra.resources import DAY_SECONDS, OBJECT_DAYS, OBJECT_PREFIXES, Kind, Subscription, Topic, desired
+from ecomflow.infra.resources import (
+    DAY_SECONDS,
+    OBJECT_DAYS,
+    OBJECT_PREFIXES,
+    Kind,
+    Subscription,
+    Topic,
+    dead_letters_table,
+    desired,
+)
 from ecomflow.infra.services import enable_apis
 from ecomflow.sql import Column
 
@@ -84,8 +93,20 @@ def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints
                 # A view is dropped by its own statement: the local BigQuery fails on deleting one by REST.
                 _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", settings, endpoints)
             removals.append(Removal(kind, name, "deleted" if name in present else "absent"))
+    external = _remove_dead_letters_table(present, settings, endpoints)
     with google_errors(service, f"dataset {settings.dataset_id}"):
-        return (*removals, _remove_dataset(settings, endpoints))
+        return (*removals, *external, _remove_dataset(settings, endpoints))
+
+
+def _remove_dead_letters_table(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
+    """Where the warehouse has external tables. The dead letters themselves are the bucket's."""
+    name = dead_letters_table(settings).name
+    if endpoints.bigquery is not None:
+        return ()
+    if name not in present:
+        return (Removal("external table", name, "absent"),)
+    _run_ddl(f"DROP EXTERNAL TABLE IF EXISTS `{name}`", f"external table {name}", settings, endpoints)
+    return (Removal("external table", name, "deleted"),)
 
 
 def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
@@ -205,6 +226,11 @@ def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     _run_ddl(sql.view_ddl(name, settings.dataset_id), f"view {step.name}", settings, endpoints)
 
 
+def _make_external_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+    statement = sql.dead_letters_ddl(settings.dataset_id, settings.bucket_name)
+    _run_ddl(statement, f"external table {step.name}", settings, endpoints)
+
+
 _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
     "apis": _enable_apis,
     "topic": _make_topic,
@@ -213,6 +239,7 @@ _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
     "dataset": _make_dataset,
     "table": _make_table,
     "view": _make_view,
+    "external table": _make_external_table,
 }
 
 

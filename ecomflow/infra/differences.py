@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.infra.resources import KINDS, Apis, Kind, Resource, Subscription, Table, View
+from ecomflow.infra.resources import KINDS, Apis, ExternalTable, Kind, Resource, Subscription, Table, View
 from ecomflow.sql import Column
 
 
@@ -131,6 +131,8 @@ def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
         return f"A location is fixed for good: set location to {live}, or name another {KINDS[type(wanted)]} in the settings."
     if attribute == "partition":
         return f"Partitioning is fixed for good: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
+    if isinstance(wanted, ExternalTable) and live == "none":
+        return f"{wanted.name} is a table of another kind: give it another name, or drop it, and run: ecomflow infra up"
     if isinstance(wanted, Subscription) and attribute in ("topic", "filter", "delivery"):
         fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} is fixed for good"
         return (

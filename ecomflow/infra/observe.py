@@ -23,6 +23,7 @@ from ecomflow.infra.resources import (
     OBJECT_DAYS,
     Bucket,
     Dataset,
+    ExternalTable,
     Resource,
     Subscription,
     Table,
@@ -31,6 +32,7 @@ from ecomflow.infra.resources import (
     canonical_query,
     dead_letter_subscription,
     dead_letter_topic,
+    dead_letters_table,
 )
 from ecomflow.sql import Column
 
@@ -73,7 +75,8 @@ def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
     client = bigquery_for(settings, endpoints)
     tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
     views: list[Observation] = [partial(observe_view, name, settings, endpoints, client) for name in sql.TABLES]
-    return [partial(observe_dataset, settings, endpoints, client), *tables, *views]
+    external = [partial(observe_dead_letters, settings, endpoints, client)] if endpoints.bigquery is None else []
+    return [partial(observe_dataset, settings, endpoints, client), *tables, *views, *external]
 
 
 def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
@@ -229,6 +232,16 @@ def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bi
         return None
     columns = tuple(sorted(field.name for field in live.schema))
     return View(f"{settings.dataset_id}.{name}_unique", columns, canonical_query(live.view_query) if live.view_query else None)
+
+
+def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> ExternalTable | None:
+    """The external table as it is; without ``uris`` where another table has its name."""
+    name = dead_letters_table(settings).name
+    live = _get_table(name, settings, endpoints, client)
+    if live is None:
+        return None
+    external = live.external_data_configuration
+    return ExternalTable(name, tuple(external.source_uris) if external else ())
 
 
 def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> bigquery.Table | None:

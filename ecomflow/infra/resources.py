@@ -41,11 +41,11 @@ APIS = (
 OBJECT_DAYS = (("temp/", 7), ("dlq/", 90))
 
 # Every prefix under which ecomflow writes objects.
-OBJECT_PREFIXES = ("dlq/", "temp/", "staging/")
+OBJECT_PREFIXES = ("dlq/", "replayed/", "temp/", "staging/")
 
 _COMMENT = re.compile(r"--[^\n]*")
 
-Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "view"]
+Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "view", "external table"]
 
 
 class Apis(msgspec.Struct, frozen=True):
@@ -116,7 +116,14 @@ class View(msgspec.Struct, frozen=True):
     query: str | None
 
 
-Resource = Apis | Topic | Subscription | Bucket | Dataset | Table | View
+class ExternalTable(msgspec.Struct, frozen=True):
+    """The table ``<project>.<dataset>.dead_letters`` over the objects at ``uris``."""
+
+    name: str
+    uris: tuple[str, ...]
+
+
+Resource = Apis | Topic | Subscription | Bucket | Dataset | Table | View | ExternalTable
 
 KINDS: dict[type, Kind] = {
     Apis: "apis",
@@ -126,6 +133,7 @@ KINDS: dict[type, Kind] = {
     Dataset: "dataset",
     Table: "table",
     View: "view",
+    ExternalTable: "external table",
 }
 
 
@@ -148,6 +156,11 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
         *tables,
         *views,
     )
+
+
+def dead_letters_table(settings: Settings) -> ExternalTable:
+    """What should exist besides in BigQuery itself: the emulator takes the DDL, and makes an ordinary, empty table of it."""
+    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/dlq/*",))
 
 
 def dead_letter_topic(settings: Settings) -> str:

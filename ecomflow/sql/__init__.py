@@ -23,6 +23,7 @@ __all__ = [
     "Parameter",
     "Question",
     "TableDefinition",
+    "dead_letters_ddl",
     "parse_columns",
     "parse_question",
     "parse_table",
@@ -83,6 +84,11 @@ def table_ddl(name: str, dataset_id: str) -> str:
 def view_ddl(name: str, dataset_id: str) -> str:
     """The CREATE OR REPLACE VIEW that shows each event of table ``name`` once (``<name>_unique``), for ``dataset_id``."""
     return qualify(_read("views", f"{name}_unique"), dataset_id)
+
+
+def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
+    """The CREATE OR REPLACE EXTERNAL TABLE ``dead_letters`` over the dead letters in ``bucket``, for ``dataset_id``."""
+    return qualify(_read("external", "dead_letters"), dataset_id).replace("gs://BUCKET/", f"gs://{bucket}/")
 
 
 @cache

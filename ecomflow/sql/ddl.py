@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     |(?P<string>"[^"\\\n]*"|'[^'\\\n]*')
     |(?P<number>\d+(?:\.\d+)?)
     |(?P<word>@?[A-Za-z_]\w*)
-    |(?P<symbol><=|>=|!=|<>|[-+*/(),.;=<>])""",
+    |(?P<symbol><=|>=|!=|<>|[-+*/(),.;=<>\[\]])""",
     re.VERBOSE | re.ASCII,
 )
 # Letters, digits and hyphens of a project (with the domain of an old one), a dot, and the dataset.

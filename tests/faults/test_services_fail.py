@@ -90,11 +90,13 @@ def suspend(names: list[str], seconds: float, settings: Settings, endpoints: End
     processes = [process_of(name, settings) for name in names]
     with Load(settings, endpoints, ledger, rate=200, seed=2) as load:
         wait_until(lambda: load.published > 200, "the load flows")
-        for process in processes:
-            process.suspend()
-        threading.Event().wait(seconds)  # the fault is the time itself
-        for process in processes:
-            process.resume()
+        try:
+            for process in processes:
+                process.suspend()
+            threading.Event().wait(seconds)  # the fault is the time itself
+        finally:
+            for process in processes:
+                process.resume()
         before = load.published
         wait_until(lambda: load.published > before + 200, "the load flows on")
     equation_holds(settings, endpoints, ledger)
