@@ -58,7 +58,12 @@ def note(sentence: str) -> None:
 def show_json(value: Any) -> None:
     """``value`` as one indented JSON document, with control characters escaped."""
     encoded = msgspec.json.encode(value, enc_hook=str)
-    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode().translate(_CONTROL_IN_JSON) + "\n")
+    sys.stdout.write(inert_json(msgspec.json.format(encoded, indent=2)) + "\n")
+
+
+def inert_json(encoded: bytes) -> str:
+    """JSON with those control characters escaped that JSON itself allows: the same document, but it can't move a cursor."""
+    return encoded.decode().translate(_CONTROL_IN_JSON)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cli_support import ecomflow, environment
+from dataflow_support import as_variables, dataflow_beside, in_project
 from dlq_support import held, letter, names, still, store
 
 from ecomflow import deadletters
@@ -95,6 +96,24 @@ class TestStats:
         assert "There are no dead letters of that kind." in shown
         lines = [line.split() for line in shown.splitlines()]
         assert [line for line in lines if line[:1] == ["order"]] == [["order", "$.items[].gift", "7"], ["order", "$.coupon", "4"]]
+
+    def test_unknown_fields_of_a_job(self, filled: Settings, stack: Endpoints) -> None:
+        """For a project they are the counters of its job, summed over the steps."""
+        with dataflow_beside(stack) as (stub, endpoints):
+            job_id = stub.add_job("ecomflow")
+            for step in ("Decode", "Decode again"):
+                stub.add_metric(job_id, "schema_drift/order/$.coupon", 4, namespace="ecomflow", step=step)
+            result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)["unknown_fields"] == [{"event_type": "order", "path": "$.coupon", "count": 8}]
+
+    def test_without_a_job_to_ask(self, filled: Settings, stack: Endpoints) -> None:
+        """The letters of a project are grouped all the same; why its counters are not shown is told on standard error."""
+        with dataflow_beside(stack) as (_, endpoints):
+            result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.startswith("Fields that the contract does not name can't be shown: There is no job named ecomflow")
+        assert json.loads(result.stdout)["groups"]["total"] == 5
 
 
 class TestExport:

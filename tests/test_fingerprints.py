@@ -15,7 +15,9 @@ from ecomflow.fingerprints import fingerprint
 from ecomflow.rejected import DeadLetter, Reason, dead_letter
 
 
-def letter_of(error: str, reason: Reason = "contract_violation", event_type: str | None = "order", minutes: int = 0) -> DeadLetter:
+def letter_of(
+    error: str, reason: Reason = "contract_violation", event_type: str | None = "order", minutes: int = 0
+) -> DeadLetter:
     return dead_letter(message(order(), event_id="E-1"), reason, error, event_type, NOW + timedelta(minutes=minutes))
 
 

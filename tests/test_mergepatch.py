@@ -44,7 +44,9 @@ class TestMergePatch:
         assert merge_patch(target, {"a": {"b": 2}}) == {"a": {"b": 2}}
         assert target == {"a": {"b": 1}}
 
-    @pytest.mark.parametrize("digits", ["1.10", "0.1000000000000000055511151231257827", "1e400", "-0.0", "123456789012345678901234"])
+    @pytest.mark.parametrize(
+        "digits", ["1.10", "0.1000000000000000055511151231257827", "1e400", "-0.0", "123456789012345678901234"]
+    )
     def test_numbers_keep_their_digits(self, digits: str) -> None:
         """Money passes through no binary float: the digits come out as they went in."""
         assert patched(b'{"price":%b}' % digits.encode(), {"a": 1}) == b'{"price":%b,"a":1}' % digits.encode()

@@ -16,7 +16,7 @@ from google.api_core import exceptions
 from local_pubsub_support import SUBSCRIPTION, Clients, ManualClock, ServerProcess, clients_of_server, wait_until
 from pipeline_support import PUBLISHED, config_for, holds
 
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.local.pubsub import read_backlog
 from ecomflow.pipeline import puller as puller_module
 from ecomflow.pipeline.puller import PulledBatch, Puller, close_puller, shared_puller
@@ -312,3 +312,15 @@ def test_a_process_shares_one_puller(clients: Clients) -> None:
     second = shared_puller(config)
     assert second is not first
     close_puller(config)
+
+
+def test_a_fault_in_the_pulling_reaches_the_reader(clients: Clients, puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pulling thread dies of, take raises it, so that the engine restarts; the messages come again."""
+
+    def broken(_: object) -> Any:
+        raise KeyError("colour")
+
+    monkeypatch.setattr(puller_module, "_message", broken)
+    clients.publish(b"1")
+    with pytest.raises(UnavailableError, match=r"The pulling of \S+ failed: KeyError: 'colour'"):
+        wait_until(lambda: puller.take(10, 0.1))

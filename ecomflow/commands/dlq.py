@@ -297,22 +297,21 @@ def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
 
 
 def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
-    """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job; {} where there is
-    none.
+    """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job. Where they can't be
+    read it says why, and there are none: who may look at the bucket need not be allowed to look at jobs.
     """
-    from ecomflow.errors import NotFoundError
-
-    if settings.is_local:
-        from ecomflow.pipeline.launch import read_status
-
-        return read_status(settings.state_path).counters
+    from ecomflow.console import note
     from ecomflow.jobs import service
     from ecomflow.jobs.client import JobsApi
+    from ecomflow.pipeline.launch import read_status
 
     try:
+        if settings.is_local:
+            return read_status(settings.state_path).counters
         api = JobsApi(settings, endpoints)
         return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
-    except NotFoundError:
+    except EcomflowError as error:
+        note(f"Fields that the contract does not name can't be shown: {error.message}")
         return {}
 
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.text import Text
 
-from ecomflow.console import out, plain, say, show_counts, show_table
+from ecomflow.console import inert_json, out, plain, say, show_counts, show_table
 
 
 def show_local(status: Any) -> None:
@@ -68,7 +68,7 @@ def print_lines(lines: Iterable[dict[str, Any]], as_json: bool) -> None:
     """Each as it comes: a JSON object, or its time and level where it has them, and its text as inert text."""
     for line in lines:
         if as_json:
-            typer.echo(msgspec.json.encode(line).decode())
+            typer.echo(inert_json(msgspec.json.encode(line)))
             continue
         head = f"{line['time']:%Y-%m-%d %H:%M:%S} {line['level']:<8} " if "time" in line else ""
         out.print(Text.assemble(head, plain(line["text"])), soft_wrap=True)

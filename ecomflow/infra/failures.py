@@ -19,6 +19,7 @@ NO_PROJECT = re.compile(
     r"project not found|not found: project|unknown project|project .{0,80}(was not found|does not exist)", re.IGNORECASE
 )
 _DISABLED = re.compile(r"SERVICE_DISABLED|has not been used in project|API .{0,40}is disabled|accessNotConfigured", re.IGNORECASE)
+_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 _LOGIN = "Run: gcloud auth application-default login"
 
 
@@ -111,5 +112,5 @@ def _unavailable(text: str, service: Service) -> UnavailableError:
 
 def _sentence(text: str) -> str:
     """The first line of a foreign message, at most 300 characters, with a full stop."""
-    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
+    line = _REQUEST.sub("", text.strip().splitlines()[0]) if text.strip() else "no reason given"
     return f"{line[:300].rstrip('. ')}."

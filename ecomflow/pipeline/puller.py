@@ -17,7 +17,7 @@ from google.api_core import exceptions
 from google.pubsub_v1.types import PullRequest
 
 from ecomflow.clients import subscriber_client
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.events import Message
 from ecomflow.pipeline.config import PipelineConfig
 
@@ -153,6 +153,13 @@ class Puller:
         return whole
 
     def _pull_ahead(self) -> None:
+        try:
+            self._pull_until_stopped()
+        except Exception as error:  # the thread's own border: ended in silence, its reader would wait for ever
+            log.warning("The pulling of %s failed.", self._subscription, exc_info=error)
+            self._fail(UnavailableError(f"The pulling of {self._subscription} failed: {type(error).__name__}: {error}"))
+
+    def _pull_until_stopped(self) -> None:
         pause = 0.1
         while self._wait_for_room():
             try:

@@ -1,7 +1,7 @@
 """A soak: minutes of mixed, invalid and repeated events with a kill every half minute in; memory, files and the equation out.
 
 Run by ``make soak`` (``SOAK_SECONDS=3600 make soak`` for an hour; ``SOAK_RATE`` in events a second). It uses a throw-away folder
-and loopback alone, prints what it measures as Markdown, and exits with 1 where the equation does not hold or something leaks.
+and loopback alone, prints what it measures as Markdown, and exits with 1 where the equation does not hold.
 """
 
 from __future__ import annotations
