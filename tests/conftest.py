@@ -15,6 +15,9 @@ for name in list(os.environ):
     if name.startswith("ECOMFLOW_") or name.endswith("_EMULATOR_HOST"):
         del os.environ[name]
 
+# What a command prints within a test's own process must not depend on the terminal that the tests are run from.
+os.environ["COLUMNS"] = "200"
+
 
 @pytest.fixture(scope="session")
 def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
