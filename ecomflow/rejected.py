@@ -93,7 +93,9 @@ def stream_of(letter: DeadLetter) -> str:
 
 def original(letter: DeadLetter) -> tuple[bytes, dict[str, str]]:
     """The very bytes and attributes that were refused."""
-    data = base64.b64decode(letter.payload) if letter.payload_encoding == "base64" else letter.payload.encode("utf-8")
+    data = (
+        base64.b64decode(letter.payload, validate=True) if letter.payload_encoding == "base64" else letter.payload.encode("utf-8")
+    )
     return data, letter.attributes
 
 

@@ -1,6 +1,5 @@
 """The local BigQuery through Google's own clients: what it takes, refuses and keeps, and why each repair is there."""
 
-
 from __future__ import annotations
 
 import http.client

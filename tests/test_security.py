@@ -78,7 +78,7 @@ class TestSql:
     )
     def test_a_parameter_is_a_date_or_nothing(self, value: str, tmp_path: Path) -> None:
         """A question's date is read here, before anything is asked."""
-        with pytest.raises(EcomflowError, match="is no date"):
+        with pytest.raises(EcomflowError, match="is no DATE"):
             answers.ask(Settings(), Endpoints(bigquery="http://127.0.0.1:9"), "delivered-orders-per-country", {"date": value})
 
     @pytest.mark.parametrize("name", ["DATASET", "PROJECT"])
