@@ -6,11 +6,14 @@ Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>`
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping
 
 from apache_beam.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "ecomflow"
 # Producers choose the names of unknown fields, so their number must be bounded; what comes after is counted under one name.
@@ -18,6 +21,7 @@ MAX_DRIFT_NAMES = 200
 OTHER_DRIFT = "schema_drift/other"
 
 _totals: Counter[str] = Counter()
+_examples: dict[str, str] = {}
 _lock = threading.Lock()
 
 
@@ -29,10 +33,19 @@ def count(name: str, amount: int = 1) -> None:
             _totals[name] += amount
 
 
-def count_drift(drift: Mapping[tuple[str, str], int]) -> None:
-    """Count unknown fields by (event type, path)."""
+def count_drift(drift: Mapping[tuple[str, str], int], examples: Mapping[tuple[str, str], str]) -> None:
+    """Count unknown fields by (event type, path), and keep the first value of each, which is logged too."""
     for (event_type, path), amount in drift.items():
-        count(_drift_name(f"schema_drift/{event_type}/{path}"), amount)
+        name = _drift_name(f"schema_drift/{event_type}/{path}")
+        if name not in _examples and (event_type, path) in examples:
+            _examples[name] = examples[event_type, path]
+            log.info("A field that the contract does not name: %s %s, such as %s", event_type, path, _examples[name])
+        count(name, amount)
+
+
+def drift_examples() -> dict[str, str]:
+    """A value of each unknown field that this process has counted, as JSON, clipped, by the counter's name."""
+    return dict(_examples)
 
 
 def totals() -> dict[str, int]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 
@@ -47,6 +47,7 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     pid: int | None = None
     subscription: str | None = None
     counters: dict[str, int] = {}
+    drift_examples: dict[str, str] = {}
     restarts: int = 0
     last_failure: str | None = None
     updated: float | None = None
@@ -70,7 +71,9 @@ def run_here(
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.engine import run_until_drained
 
-        reporter = _Reporter(settings, counters.totals, on_report)
+        reporter = _Reporter(
+            settings, lambda: {"counters": counters.totals(), "drift_examples": counters.drift_examples()}, on_report
+        )
         try:
             with reporter:
                 run_until_drained(pipeline_config(settings), drain, lambda why, pause: on_event(reporter.restarting(why, pause)))
@@ -156,11 +159,11 @@ class _Reporter:
     """
 
     def __init__(
-        self, settings: Settings, totals: Callable[[], dict[str, int]], on_report: Callable[[PipelineStatus], None]
+        self, settings: Settings, counted: Callable[[], dict[str, Any]], on_report: Callable[[PipelineStatus], None]
     ) -> None:
         self._on_report = on_report
         self._path = settings.state_path / STATUS_FILE
-        self._totals = totals
+        self._counted = counted
         self._status = PipelineStatus("running", os.getpid(), settings.subscription_path)
         self._writable = True
         self._ended = threading.Event()
@@ -187,7 +190,7 @@ class _Reporter:
             self._on_report(self._write())
 
     def _write(self) -> PipelineStatus:
-        status = msgspec.structs.replace(self._status, counters=self._totals(), updated=time.time())
+        status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
         draft = self._path.with_suffix(".tmp")
         try:
             draft.write_bytes(msgspec.json.encode(status))

@@ -78,7 +78,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             halves_of_messages,
             lambda part, failure: refuse_messages(part, failure, now),
         ):
-            count_drift(decoded.drift)
+            count_drift(decoded.drift, decoded.examples)
             for stream, part in decoded.streams.items():
                 count(f"decoded/{stream}", len(part.events))
                 count("duplicates_seen", seen_ids.repeats_in(part.event_ids))
