@@ -1,7 +1,8 @@
 """A soak: minutes of mixed, invalid and repeated events with a kill every half minute in; memory, files and the equation out.
 
-Run by ``make soak`` (``SOAK_SECONDS=3600 make soak`` for an hour; ``SOAK_RATE`` in events a second). It uses a throw-away folder
-and loopback alone, prints what it measures as Markdown, and exits with 1 where the equation does not hold.
+Run by ``make soak`` (``SOAK_SECONDS=3600 make soak`` for an hour; ``SOAK_RATE`` in events a second; ``SOAK_KILL_EVERY`` in
+seconds, of which a large one leaves lives long enough to judge memory by). It uses a throw-away folder and loopback alone,
+prints what it measures as Markdown, and exits with 1 where the equation does not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
 from faults.support import Load, Pipeline, count_waiting, equation_holds, wait_until
 
-KILL_EVERY = 30.0
+KILL_EVERY = float(os.environ.get("SOAK_KILL_EVERY", "30"))
 SAMPLE_EVERY = 2.0
 WARM_UP = 60.0  # seconds of a life that are left out of its slope: imports, first tables, pools, what a kill left to catch up
 DRAIN_SECONDS = 900.0
@@ -78,7 +79,7 @@ class Watcher(threading.Thread):
 
 def kill_in_turn(seconds: float, settings: Settings, pipeline: Pipeline) -> int:
     """Kill one process every ``KILL_EVERY`` seconds for ``seconds``, and bring it back; the last minute is left in peace."""
-    began, last = time.monotonic(), int(seconds // KILL_EVERY) - 2
+    began, last = time.monotonic(), max(0, int(seconds // KILL_EVERY) - 2)
     victims = cycle(["pipeline", "pubsub", "bigquery", "storage"])
     for number, victim in enumerate(islice(victims, last), start=1):
         threading.Event().wait(max(0.0, began + number * KILL_EVERY - time.monotonic()))
