@@ -17,10 +17,10 @@ demo: $(INSTALLED) ## The whole path on this machine, without an account: publis
 test: lint types ## Lint, types, import contracts and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: lint types test-fast ## The same without the tests that start the local services (under a minute)
+check: lint types test-fast ## The same without the tests that start services or take seconds (under a minute)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not faults" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not slow and not faults" -q
 
 faults: $(INSTALLED) ## What make test leaves out: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults

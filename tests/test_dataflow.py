@@ -36,6 +36,8 @@ from ecomflow.pipeline import dataflow
 from ecomflow.pipeline.dataflow_options import beam_options, check_endpoints
 from ecomflow.pipeline.tree import step_names
 
+pytestmark = pytest.mark.slow
+
 JOBS = "/v1b3/projects/ecom-test/locations/europe-west1/jobs"
 STEPS = [
     "Read messages",

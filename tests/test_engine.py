@@ -19,6 +19,8 @@ from ecomflow.events import Message
 from ecomflow.pipeline import counters, engine, failures, transforms
 from ecomflow.pipeline.engine import RunSummary, run_until_drained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def calls() -> list[str]:

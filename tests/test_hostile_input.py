@@ -26,6 +26,8 @@ from ecomflow.pipeline.repeats import SeenIds
 from ecomflow.rejected import STREAMS, from_line, original, to_lines
 from ecomflow.rules import MAX_REPEATED_BYTES, repeated_bytes
 
+pytestmark = pytest.mark.slow
+
 MB = 2**20
 
 # What RFC 8259 allows, as the value of a field. The reader must take each.

@@ -27,6 +27,8 @@ from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import Message, StepFit
 from ecomflow.pipeline import counters, launch
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(project="ecom-test", dataflow=DataflowSettings(job_name="shop"))
 NOW = datetime(2025, 12, 1, 12, tzinfo=UTC)
 MORNING = "2025-12-01T10:00:00Z"
