@@ -134,8 +134,13 @@ def replay(
     summary = None
     if plan.passing and not dry_run:
         with err.status("Publishing…") as status:
-            show = lambda count: status.update(f"Publishing: {count:,} of {plan.passing:,}")  # noqa: E731
-            summary = publish_again(settings, endpoints, plan, patch=change, on_progress=show)
+            summary = publish_again(
+                settings,
+                endpoints,
+                plan,
+                patch=change,
+                on_progress=lambda count: status.update(f"Publishing: {count:,} of {plan.passing:,}"),
+            )
     if as_json:
         kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})

@@ -40,7 +40,7 @@ _MENDABLE = (NotFoundError, SchemaError, AccessError)
 
 
 class RunSummary(NamedTuple):
-    """What one life of the engine did: its counters (``counters.totals``) and how often it had to restart."""
+    """The process's counters at the end (``counters.totals``, failed bundles included), and how often the engine restarted."""
 
     counters: dict[str, int]
     restarts: int
