@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import subprocess
 import sys
@@ -20,23 +18,24 @@ from faults.support import Pipeline, equation_holds, events, publish, running, s
 
 pytestmark = [pytest.mark.stack]
 
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
-
-
-def obey_permissions() -> None:
-    """Runs in a child before its program: from then on root, too, is held to the permissions of files."""
-    if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "root can't give up CAP_DAC_OVERRIDE here, so no folder is read-only to it")
+#: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
+#: ``preexec_fn``: that would fork this process, whose gRPC threads can abort it before its exec.
+_OBEY_PERMISSIONS = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
+    raise OSError(ctypes.get_errno(), "root can't give up CAP_DAC_OVERRIDE here, so no folder is read-only to it")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def ecomflow_that_obeys(*arguments: str, settings: Settings) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ecomflow", *arguments],
+        [sys.executable, "-c", _OBEY_PERMISSIONS, sys.executable, "-m", "ecomflow", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         env=environment(settings),
-        preexec_fn=obey_permissions,
         check=False,
     )
 
