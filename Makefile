@@ -49,7 +49,7 @@ bench: $(INSTALLED) ## Ratios against other ways, side by side (minutes; never a
 	$(BIN)/python -m benchmarks
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra dev -o requirements.lock \
+	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra ui --extra dev -o requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
 
 audit: $(INSTALLED) ## Ask the registry for known vulnerabilities of the locked dependencies; fails where it knows of one, or can't tell

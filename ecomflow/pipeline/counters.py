@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from apache_beam.metrics import Metrics
 
@@ -21,6 +22,7 @@ MAX_DRIFT_NAMES = 200
 OTHER_DRIFT = "schema_drift/other"
 
 _totals: Counter[str] = Counter()
+_gauges: dict[str, float] = {}
 _examples: dict[str, str] = {}
 _lock = threading.Lock()
 
@@ -52,6 +54,17 @@ def totals() -> dict[str, int]:
     """What this process has counted since it began, failed bundles included."""
     with _lock:
         return dict(_totals)
+
+
+def gauge(name: str, value: float) -> None:
+    """Set the gauge ``name`` of this process: ``memory_bytes``, or ``last_append/<table>`` in seconds since the epoch."""
+    with _lock:
+        _gauges[name] = value
+
+
+def snapshot() -> dict[str, Any]:
+    """Counters, gauges and drift examples of this process, under the names that they have in ``launch.PipelineStatus``."""
+    return {"counters": totals(), "gauges": dict(_gauges), "drift_examples": drift_examples()}
 
 
 def _drift_name(name: str) -> str:

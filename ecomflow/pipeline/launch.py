@@ -39,17 +39,19 @@ State = Literal["running", "drained", "failed", "gone", "none"]
 
 
 class PipelineStatus(msgspec.Struct, frozen=True):
-    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``updated`` is in seconds since the
-    epoch.
+    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``started`` and ``updated`` are in
+    seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``.
     """
 
     state: State
     pid: int | None = None
     subscription: str | None = None
     counters: dict[str, int] = {}
+    gauges: dict[str, float] = {}
     drift_examples: dict[str, str] = {}
     restarts: int = 0
     last_failure: str | None = None
+    started: float | None = None
     updated: float | None = None
 
 
@@ -71,9 +73,7 @@ def run_here(
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.engine import run_until_drained
 
-        reporter = _Reporter(
-            settings, lambda: {"counters": counters.totals(), "drift_examples": counters.drift_examples()}, on_report
-        )
+        reporter = _Reporter(settings, counters.snapshot, on_report)
         try:
             with reporter:
                 run_until_drained(pipeline_config(settings), drain, lambda why, pause: on_event(reporter.restarting(why, pause)))
@@ -164,7 +164,7 @@ class _Reporter:
         self._on_report = on_report
         self._path = settings.state_path / STATUS_FILE
         self._counted = counted
-        self._status = PipelineStatus("running", os.getpid(), settings.subscription_path)
+        self._status = PipelineStatus("running", os.getpid(), settings.subscription_path, started=time.time())
         self._writable = True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, name="status", daemon=True)
