@@ -207,7 +207,7 @@ def module(name, **members):
 
 drain = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: drain.set())
-module("ecomflow.pipeline.counters", totals=lambda: {"received": 7}, drift_examples=lambda: {})
+module("ecomflow.pipeline.counters", snapshot=lambda: {"counters": {"received": 7}})
 module("ecomflow.pipeline.engine", run_until_drained=lambda config, drain, on_restart: drain.wait(60))
 print("hello from the pipeline", flush=True)
 run_here(load_settings({}), drain, print)
