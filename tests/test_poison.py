@@ -64,8 +64,10 @@ def bug(words: str = "list index out of range") -> NoReturn:
 
 
 def break_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.event_id_of
-    monkeypatch.setattr(decode, "event_id_of", lambda one: bug() if MARK.encode() in one.data else honest(one))
+    honest = decode.event_ids_of
+    monkeypatch.setattr(
+        decode, "event_ids_of", lambda sent: bug() if any(MARK.encode() in one.data for one in sent) else honest(sent)
+    )
 
 
 def break_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,19 +336,19 @@ import sys
 if "deploy" in sys.argv or "-m" in sys.orig_argv and "deploy" in sys.orig_argv:
     from ecomflow.pipeline import decode, model
 
-    honest_id, honest_strings = decode.event_id_of, model._strings
+    honest_ids, honest_strings = decode.event_ids_of, model._strings
 
-    def event_id_of(message):
-        if b"poison-decode" in message.data:
+    def event_ids_of(messages):
+        if any(b"poison-decode" in message.data for message in messages):
             raise ZeroDivisionError("a bug in decode")
-        return honest_id(message)
+        return honest_ids(messages)
 
     def strings(values):
         if "poison-model" in values:
             raise MemoryError
         return honest_strings(values)
 
-    decode.event_id_of, model._strings = event_id_of, strings
+    decode.event_ids_of, model._strings = event_ids_of, strings
 """
 
 

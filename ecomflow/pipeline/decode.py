@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal, DecimalException
+from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, Order, event_id_of, plain_number
+from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, Order, event_ids_of, plain_number
 from ecomflow.rejected import DeadLetter, Reason, dead_letter, stream_of
 from ecomflow.rules import money_violation
 
@@ -64,25 +65,36 @@ def portions(messages: list[Message]) -> Iterator[list[Message]]:
         yield messages[first:]
 
 
-def decode_messages(messages: Iterable[Message], now: datetime) -> DecodedBatch:
+def decode_messages(messages: Sequence[Message], now: datetime) -> DecodedBatch:
     """Each message as an event of its stream, or as a dead letter failed at ``now``."""
     batch = DecodedBatch({}, Counter())
-    by_type = {kind: _stream(batch, name) for name, kind in EVENT_TYPES.items()}
-    decode = EVENT_DECODER.decode
-    for message in messages:
-        try:
-            event = decode(message.data)
-        except _DECODE_ERRORS:
-            recovered = _decode_slowly(message, now, batch)
-            if recovered is None:
-                continue
-            event = recovered
-        part = by_type[type(event)]
-        part.events.append(event)
-        part.event_ids.append(event_id_of(message))
-        part.messages.append(message)
+    by_type: dict[type, StreamBatch] = {kind: _stream(batch, name) for name, kind in EVENT_TYPES.items()}
+    for event, event_id, message in zip(_events(messages, now, batch), event_ids_of(messages), messages, strict=True):
+        if event is not None:
+            part = by_type[type(event)]
+            part.events.append(event)
+            part.event_ids.append(event_id)
+            part.messages.append(message)
     batch.streams = {name: part for name, part in batch.streams.items() if part.events or part.refused}
     return batch
+
+
+def _events(messages: Sequence[Message], now: datetime, batch: DecodedBatch) -> list[Event | None]:
+    """The event of each message, None for a refused one, whose dead letter is filed in ``batch``.
+
+    ``extend`` keeps what was decoded before one that raises, and ``map`` goes on behind it: no loop of ours for the many.
+    """
+    events: list[Event | None] = []
+    decoded = map(EVENT_DECODER.decode, map(_data_of, messages))
+    while len(events) < len(messages):
+        try:
+            events.extend(decoded)
+        except _DECODE_ERRORS:
+            events.append(_decode_slowly(messages[len(events)], now, batch))
+    return events
+
+
+_data_of = attrgetter("data")
 
 
 def _stream(batch: DecodedBatch, name: str) -> StreamBatch:

@@ -8,7 +8,7 @@ dates or amounts lie outside, is asked event by event (``rules.py``) which of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -216,7 +216,7 @@ def _build_inventory(events: list[Inventory], event_ids: list[str], dates: DateR
 def _build_activity(events: list[UserActivity], event_ids: list[str], dates: DateRange, _: _Numeric) -> list[TableRows]:
     event_date, event_timestamp = _time_columns([event.timestamp for event in events], dates)
     addresses = [event.ip_address for event in events]
-    if not all(address is None or is_ip_address(address) for address in addresses):
+    if not all(address is None or is_ip_address(address) for address in set(addresses)):
         raise _SuspectError
     columns = {
         "event_id": _strings(event_ids),
@@ -249,8 +249,11 @@ def _strings(values: Sequence[str | None]) -> pa.Array:
 
 
 def _time_columns(moments: list[datetime], dates: DateRange) -> tuple[pa.Array, pa.Array]:
-    """The UTC date and the UTC timestamp of ``moments``, all of them within ``dates``."""
-    timestamps = pa.array(moments, TIMESTAMP)
+    """The UTC date and the UTC timestamp of ``moments``, all of them within ``dates``.
+
+    By their distance from the epoch: Arrow asks each moment for its offset in Python, which takes three times as long.
+    """
+    timestamps = pa.array([moment - _EPOCH for moment in moments], pa.duration(TIMESTAMP.unit)).view(TIMESTAMP)
     days = timestamps.cast(pa.date32(), safe=False)
     bounds = pc.min_max(days.view(pa.int32())).as_py()
     first, last = (day.toordinal() - _EPOCH_ORDINAL for day in dates)
@@ -259,7 +262,8 @@ def _time_columns(moments: list[datetime], dates: DateRange) -> tuple[pa.Array, 
     return days, timestamps
 
 
-_EPOCH_ORDINAL = 719_163  # date(1970, 1, 1).toordinal()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL = _EPOCH.toordinal()
 
 
 def _fast_numeric(values: list[Any]) -> pa.Array:
