@@ -296,7 +296,7 @@ def test_a_failed_acknowledgement_is_no_error(
 
 
 def _raiser(error: Exception) -> Callable[..., None]:
-    def raise_it(**_: Any) -> None:
+    def raise_it(*_: Any, **__: Any) -> None:
         raise error
 
     return raise_it

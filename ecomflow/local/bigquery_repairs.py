@@ -12,6 +12,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+# What is not yet folded into the tables. Read again after a kill, it takes some two seconds.
+_LOG_BYTES = "256MB"
 _RESULTS_KEPT = 100
 _JOBS_KEPT = 1000
 
@@ -24,6 +26,7 @@ def apply_repairs() -> None:
     from bqemulator import server
 
     _work_offline(server.DuckDBEngine)
+    _fold_the_log_seldom(server.DuckDBEngine)
     _give_each_thread_a_cursor(server.DuckDBEngine)
     _end_each_read(server.DuckDBEngine)
     _stop_copying_tables(server.SnapshotManager)
@@ -127,6 +130,21 @@ def _work_offline(engine: Any) -> None:
 
     engine._apply_session_pragmas = apply_session_pragmas
     engine._load_spatial = load_spatial
+
+
+def _fold_the_log_seldom(engine: Any) -> None:
+    """A checkpoint a 256 MB of the write-ahead log.
+
+    At DuckDB's 16 MB, every 100,000 rows or so, the last rows of each table are compressed again and again: an append then costs
+    6.6 microseconds a row instead of 2.6 (two million rows).
+    """
+    apply_pragmas = engine._apply_session_pragmas
+
+    def apply_session_pragmas(self: Any) -> None:
+        apply_pragmas(self)
+        self._connection.execute(f"SET GLOBAL checkpoint_threshold = '{_LOG_BYTES}'")
+
+    engine._apply_session_pragmas = apply_session_pragmas
 
 
 def _give_each_thread_a_cursor(engine: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.api_core import exceptions
-from google.pubsub_v1.types import PullRequest
+from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest, PullRequest
 
 from ecomflow.clients import subscriber_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
@@ -101,7 +101,7 @@ class Puller:
         told = 0
         try:
             for ack_ids in _chunks(batch.ack_ids):
-                self._client.acknowledge(subscription=self._subscription, ack_ids=ack_ids, timeout=30)
+                self._client.acknowledge(_ack_request(subscription=self._subscription, ack_ids=ack_ids), timeout=30)
                 told += len(ack_ids)
         except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
             log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
@@ -225,9 +225,8 @@ class Puller:
         """Whether Pub/Sub could be told."""
         try:
             for ack_ids in _chunks([ack_id for batch in batches for ack_id in batch.ack_ids]):
-                self._client.modify_ack_deadline(
-                    subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds, timeout=10, retry=None
-                )
+                request = _deadline_request(subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds)
+                self._client.modify_ack_deadline(request, timeout=10, retry=None)
         except (exceptions.GoogleAPICallError, ValueError) as error:
             log.info("Some messages keep their ack deadline: %s", error)
             return False
@@ -241,6 +240,18 @@ class Puller:
     def _pause(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, seconds)
+
+
+# Requests are made of the raw messages: proto-plus looks at each ack id in Python, which costs as much as modelling its event.
+_RawAcknowledge, _RawModifyAckDeadline = AcknowledgeRequest.pb(), ModifyAckDeadlineRequest.pb()
+
+
+def _ack_request(**fields: Any) -> AcknowledgeRequest:
+    return AcknowledgeRequest.wrap(_RawAcknowledge(**fields))
+
+
+def _deadline_request(**fields: Any) -> ModifyAckDeadlineRequest:
+    return ModifyAckDeadlineRequest.wrap(_RawModifyAckDeadline(**fields))
 
 
 def _message(received: Any) -> Message:
