@@ -68,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dataset: str = "ecomflow"
     ack_deadline_seconds: int = 30
     order_totals: OrderTotals = "count"
+    # Of the pipeline on this machine: one engine each, on one subscription.
+    processes: int = 1
     state_dir: str = ".ecomflow"
     dataflow: DataflowSettings = DataflowSettings()
 
@@ -121,6 +123,9 @@ COMMENTED_CONFIG = """\
 # Orders whose total_amount is not the sum of quantity x price of their lines: "refuse" them (dead letters), "count" them
 # (the counter order_totals_differ), or "ignore" it. Refuse only where no order has shipping, discounts or taxes in its total.
 # order_totals = "count"
+
+# How many processes the pipeline on this machine has, each an engine on the one subscription: as many as it may have cores.
+# processes = 1
 
 # The bucket of the dead letters. Bucket names are shared by all the world; by default it is <project>-ecomflow.
 # bucket = "my-project-ecomflow"
@@ -240,6 +245,8 @@ def _check(settings: Settings) -> None:
         )
     if not 10 <= settings.ack_deadline_seconds <= 600:
         raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct it.")
+    if settings.processes < 1:
+        raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct it.")
     if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
         raise ConfigError(
             f"'{settings.dataset}' is no dataset name: expected letters, digits and underscores.", "Correct dataset."

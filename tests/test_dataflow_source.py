@@ -60,7 +60,7 @@ class TestMessageOf:
 class TestBatches:
     def run(self, bundles: list[list[bytes]]) -> list[Any]:
         """What the batching DoFn puts out, each bundle run as a worker does."""
-        fn = pickle.loads(pickle.dumps(source._BatchFn()))
+        fn = pickle.loads(pickle.dumps(source._BatchFn("Read messages")))
         put_out: list[Any] = []
         for bundle in bundles:
             fn.start_bundle()
@@ -101,7 +101,7 @@ class TestBatches:
         Gather.received = received
         with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
             serialized = pipeline | beam.Create([wire(b"%d" % number) for number in range(25)])
-            serialized | beam.ParDo(source._BatchFn()).with_output_types(MessageBatch) | beam.ParDo(Gather())
+            serialized | beam.ParDo(source._BatchFn("Read messages")).with_output_types(MessageBatch) | beam.ParDo(Gather())
         gathered = sorted(message.data for message in received)
         assert gathered == sorted(b"%d" % number for number in range(25))
         assert isinstance(registry.get_coder(MessageBatch), BatchCoder)
@@ -150,7 +150,7 @@ class TestFitForWorkers:
 
     def test_bundles_of_one_step_on_several_threads(self) -> None:
         """Workers give each thread a copy of the DoFn: their bundles don't mix."""
-        serialized = pickle.dumps(source._BatchFn())
+        serialized = pickle.dumps(source._BatchFn("Read messages"))
 
         def bundle(letter: int) -> list[bytes]:
             fn = pickle.loads(serialized)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundErr
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import Message, StepFit
-from ecomflow.pipeline import counters, launch
+from ecomflow.pipeline import counters, launch, logs
 
 pytestmark = pytest.mark.slow
 
@@ -574,7 +575,6 @@ class TestCommands:
             (("status", "ecomflow"), "no project is configured"),
             (("status", "--runner", "DataflowRunner"), "No project is configured"),
             (("status", "--runner", "Spark"), "The runner Spark is unknown"),
-            (("logs", "--level", "error"), "--level: only for a job on Dataflow"),
             (("logs", "--level", "loud", "--project", "my-project"), "There is no level 'loud'"),
             (("update", "--map", "a=b"), "--map: only for a job on Dataflow"),
             (("update", "--map", "a", "--project", "my-project"), "'a' maps no step to another"),
@@ -596,7 +596,7 @@ import pathlib, signal, sys, time
 from ecomflow.pipeline import launch
 state, on_term = pathlib.Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if on_term == "stay" else lambda *_: sys.exit(0))
-with launch._locked(state):
+with launch.locked(state):
     status = launch.PipelineStatus("running", __import__("os").getpid(), "projects/p/subscriptions/s", {"received": 7})
     import msgspec
     (state / launch.STATUS_FILE).write_bytes(msgspec.json.encode(status))
@@ -620,6 +620,15 @@ def stand_in(settings: Settings, on_term: str) -> subprocess.Popen[str]:
     return process
 
 
+def log_line(message: str, level: str = "warning", hour: int = 10) -> bytes:
+    return msgspec.json.encode(logs.Line(datetime(2025, 12, 1, hour, tzinfo=UTC), level, "ecomflow", 7, message)) + b"\n"
+
+
+def append(log: Path, message: str) -> None:
+    with log.open("ab") as file:
+        file.write(log_line(message))
+
+
 class TestLocal:
     @pytest.mark.parametrize("on_term", ["end", "stay"])
     def test_cancel_ends_it(self, on_term: str, here: Settings) -> None:
@@ -637,36 +646,71 @@ class TestLocal:
         with stand_in(here, "end") as process:
             log = here.state_path / launch.LOG_FILE
             log.parent.mkdir()
-            log.write_text("one\n\x1b[2Jtwo\nthree\n")
+            log.write_bytes(b"".join(log_line(text) for text in ("one", "\x1b[2Jtwo\x9b", "three")))
             (listed,) = json.loads(ecomflow("job", "list", "--json", settings=here, folder=tmp_path).stdout)
             counted = json.loads(ecomflow("job", "metrics", "--json", settings=here, folder=tmp_path).stdout)
             said = ecomflow("job", "logs", "--lines", "2", settings=here, folder=tmp_path)
+            as_json = ecomflow("job", "logs", "--lines", "2", "--json", settings=here, folder=tmp_path)
             cancelled = ecomflow("job", "cancel", "--yes", settings=here, folder=tmp_path)
             assert process.wait(10) == 0
         assert (listed["id"], listed["state"], listed["region"]) == (str(process.pid), "running", "local")
         assert counted == {"own": {"received": 7}, "system": {}}
-        assert said.stdout == "\\x1b[2Jtwo\nthree\n"
+        assert said.stdout == "2025-12-01 10:00:00 warning  \\x1b[2Jtwo\\x9b\n2025-12-01 10:00:00 warning  three\n"
+        two, three = map(json.loads, as_json.stdout.splitlines())
+        assert (two["message"], three["message"], three["process"]) == ("\x1b[2Jtwo\x9b", "three", 7)
         assert cancelled.returncode == 0
         assert "was killed; what it had not acknowledged comes again" in " ".join(cancelled.stdout.split())
 
     def test_following_a_log_ends_with_the_pipeline(self, here: Settings) -> None:
-        """Lines come as they are written; the last ones come with the end."""
+        """Lines come as they are written, also where the log begins anew meanwhile; the last ones come with the end."""
         with stand_in(here, "end") as process:
             log = here.state_path / launch.LOG_FILE
             log.parent.mkdir()
-            log.write_text("old\none\n")
+            log.write_bytes(log_line("old") + log_line("one"))
 
-            def sleep(_: float) -> None:
-                with log.open("a") as file:
-                    file.write("two\n")
+            def set_aside() -> None:
+                append(log, "two")
+                log.replace(logs.set_aside(log))
+                append(log, "three")
+
+            def end() -> None:
+                append(log, "four")
                 process.terminate()
                 process.wait(10)
 
-            assert list(local.log_lines(here, 1, follow=True, sleep=sleep)) == ["one", "two"]
+            happens = iter((set_aside, end))
+            found = local.log_lines(here, 1, follow=True, sleep=lambda _: next(happens)())
+            assert [line.message for line in found] == ["one", "two", "three", "four"]
+
+    def test_lines_by_level_and_time(self, here: Settings) -> None:
+        """The last lines of a level and above, not older than a moment, also those from before the log began anew."""
+        log = here.state_path / launch.LOG_FILE
+        log.parent.mkdir(parents=True)
+        logs.set_aside(log).write_bytes(log_line("first", "error", hour=8) + log_line("second", "error", hour=9))
+        log.write_bytes(log_line("third", "info") + b'{"time":"2025-12-01T1' + log_line("fourth") + log_line("fifth"))
+
+        def messages(lines: int = 9, **options: Any) -> list[str]:
+            return [line.message for line in local.log_lines(here, lines, **options)]
+
+        cut = '{"time":"2025-12-01T1' + log_line("fourth").decode().rstrip()
+        assert messages() == ["first", "second", "third", cut, "fifth"]
+        assert messages(2) == [cut, "fifth"]
+        assert messages(least="warning", since=datetime(2025, 12, 1, 8, 30, tzinfo=UTC)) == ["second", "fifth"]
+        assert next(local.for_people(local.log_lines(here, 2))) == {"text": cut}
+
+    def test_a_traceback_follows_its_message(self) -> None:
+        """Its rows are lines of their own, set in."""
+        when = datetime(2025, 12, 1, 10, tzinfo=UTC)
+        line = logs.Line(when, "error", "ecomflow", 7, "It failed.", "Traceback\n  a row")
+        assert list(local.for_people([line])) == [
+            {"time": when, "level": "error", "text": "It failed."},
+            {"text": "  Traceback"},
+            {"text": "    a row"},
+        ]
 
     def test_no_log(self, here: Settings) -> None:
-        """It is told that no pipeline has run in the background."""
-        with pytest.raises(NotFoundError, match="no pipeline has run in the background"):
+        """It is told that no pipeline has run there."""
+        with pytest.raises(NotFoundError, match="no pipeline has run under this folder"):
             list(local.log_lines(here, 5))
 
     def test_none_has_run(self, here: Settings) -> None:
@@ -676,17 +720,24 @@ class TestLocal:
     @pytest.mark.stack
     @pytest.mark.timeout(120)
     def test_update_and_cancel_of_a_real_one(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
-        """update drains the pipeline in the background and starts it again; cancel ends it within seconds."""
+        """update drains the pipeline in the background and starts it again, with as many processes and its metrics where they
+        were; cancel ends it within seconds.
+        """
         (tmp_path / STACK_FILE).write_bytes(msgspec.json.encode({"endpoints": stack}))
         settings = msgspec.structs.replace(provisioned, state_dir=str(tmp_path))
-        started = ecomflow("deploy", "--detach", settings=settings, folder=tmp_path)
+        started = ecomflow("deploy", "--detach", "--processes", "2", "--metrics-port", "0", settings=settings, folder=tmp_path)
         assert started.returncode == 0, started.stderr
         first = launch.read_status(tmp_path)
+        address = f"http://127.0.0.1:{first.metrics_port}/metrics"
+        assert f"Metrics: {address}\n" in started.stdout
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            assert b"\necomflow_processes 2.0\n" in answer.read()
         try:
             updated = ecomflow("job", "update", settings=settings, folder=tmp_path)
             assert updated.returncode == 0, updated.stderr
             second = launch.read_status(tmp_path)
             assert (second.state, second.pid != first.pid) == ("running", True)
+            assert (second.processes.wanted, second.metrics_port) == (2, first.metrics_port)
             assert updated.stdout == f"The pipeline runs again, as process {second.pid}.\n"
             said = ecomflow("job", "logs", settings=settings, folder=tmp_path).stdout
             assert "The pipeline is drained." in said

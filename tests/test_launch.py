@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,12 @@ def run(settings: Settings, on_event: Callable[[str], None] = lambda _: None) ->
     return run_here(settings, threading.Event(), on_event)
 
 
+def logged(settings: Settings) -> list[tuple[str, str]]:
+    """Level and message of each line of the pipeline's log."""
+    lines = map(json.loads, (settings.state_path / launch.LOG_FILE).read_text().splitlines())
+    return [(line["level"], line["message"]) for line in lines]
+
+
 class TestHere:
     def test_there_has_been_none(self, settings: Settings) -> None:
         """A folder without a status file, or no folder at all, tells of no pipeline."""
@@ -61,6 +68,7 @@ class TestHere:
             run(settings)
         (status,) = found
         assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {"received": 1})
+        assert status.processes == launch.Processes(1, (os.getpid(),))
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
 
     def test_it_tells_that_it_is_drained(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
@@ -70,6 +78,10 @@ class TestHere:
         ended = run(settings)
         assert ended.state == "drained"
         assert read_status(settings.state_path) == ended
+        assert logged(settings) == [
+            ("info", f"The pipeline reads {settings.subscription_path}."),
+            ("info", "The pipeline is drained."),
+        ]
         assert given[0].subscription_path == settings.subscription_path
 
     def test_it_tells_of_restarts(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
@@ -84,6 +96,7 @@ class TestHere:
         ended = run(settings, sentences.append)
         assert sentences == ["The pipeline restarts in 1 s: Pub/Sub is away.", "The pipeline restarts in 2 s: BigQuery is away."]
         assert (ended.state, ended.restarts, ended.last_failure) == ("drained", 2, "BigQuery is away.")
+        assert logged(settings)[1:3] == [("warning", sentence) for sentence in sentences]
         assert read_status(settings.state_path) == ended
 
     def test_it_tells_that_it_failed(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
@@ -97,9 +110,11 @@ class TestHere:
             run(settings)
         status = read_status(settings.state_path)
         assert (status.state, status.last_failure) == ("failed", "Table shop.fact_order does not fit.")
+        told = "The pipeline failed: Table shop.fact_order does not fit.\nRun: ecomflow infra status"
+        assert logged(settings)[-1] == ("error", told)
 
     def test_a_crash_is_no_end(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
-        """Where it ends without telling its end, it is gone; the next one runs as ever."""
+        """Where it ends without telling its end, it is gone, and its log holds the traceback; the next one runs as ever."""
 
         def crash(*_: Any) -> None:
             raise ZeroDivisionError
@@ -108,6 +123,9 @@ class TestHere:
         with pytest.raises(ZeroDivisionError):
             run(settings)
         assert read_status(settings.state_path).state == "gone"
+        last = json.loads((settings.state_path / launch.LOG_FILE).read_text().splitlines()[-1])
+        assert (last["level"], last["message"]) == ("critical", "The pipeline crashed.")
+        assert last["traceback"].endswith("\n    raise ZeroDivisionError\nZeroDivisionError")
         engine_is(lambda *_: None)
         assert run(settings).state == "drained"
 
@@ -155,14 +173,14 @@ class TestHere:
         settings.state_path.mkdir()
         (settings.state_path / launch.STATUS_FILE).write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
         seen: list[str] = []
-        make = launch._Reporter
+        make = launch.Reporter
 
         def reporter(*arguments: Any) -> Any:
             seen.append(read_status(settings.state_path).state)
             return make(*arguments)
 
         engine_is(lambda *_: None)
-        monkeypatch.setattr(launch, "_Reporter", reporter)
+        monkeypatch.setattr(launch, "Reporter", reporter)
         run(settings)
         assert seen == ["none"]
 
@@ -234,7 +252,7 @@ class TestDetached:
         """start_detached returns when it runs, with its own process; drain_detached ends it by SIGTERM, well."""
         started = start_detached(settings, command(CHILD))
         assert (started.state, started.pid != os.getpid()) == ("running", True)
-        assert (settings.state_path / launch.LOG_FILE).read_text() == "hello from the pipeline\n"
+        assert (settings.state_path / launch.OUTPUT_FILE).read_text() == "hello from the pipeline\n"
         with pytest.raises(PipelineError, match=f"process {started.pid}"):
             start_detached(settings, command(CHILD))
         ended = drain_detached(settings, timeout=20)
@@ -261,7 +279,7 @@ class TestDetached:
         assert caught.value.message == "The pipeline ended before it ran. It said:\n" + "\n".join(
             f"second {n}" for n in range(12, 20)
         )
-        assert str(settings.state_path / launch.LOG_FILE) in str(caught.value.remedy)
+        assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
 
     def test_one_that_never_runs_is_ended(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where no pipeline runs in time, the process is killed, and that is said."""

@@ -177,6 +177,17 @@ def test_runs_ahead_within_a_number_of_bytes(clients: Clients, clock: ManualCloc
         wait_until(lambda: outstanding(clients) == 3)
 
 
+def test_a_batch_ends_at_a_number_of_bytes(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulls are joined to one batch until it has BATCH_BYTES, however few messages they are."""
+    monkeypatch.setattr(puller_module, "BATCH_BYTES", 100_000)
+    with pulling(clients.host, clock=clock.now) as puller:
+        for number, letter in enumerate((b"x", b"y", b"z"), 1):
+            clients.publish(letter * 60_000)
+            wait_until(lambda wanted=number: outstanding(clients) == wanted)  # a pull each
+        assert [message.data[:1] for message in take(puller).messages] == [b"x", b"y"]
+        assert [message.data[:1] for message in take(puller).messages] == [b"z"]
+
+
 def test_extends_what_is_held_longer_than_the_deadline(clients: Clients, puller: Puller, clock: ManualClock) -> None:
     """A batch held for four deadlines is still leased and can be acknowledged; so is one that nobody has read yet."""
     clients.publish(b"in hand")

@@ -106,4 +106,4 @@ def test_batches_have_a_cheap_coder() -> None:
 def test_the_source_pickles() -> None:
     """The DoFn and the settings in it survive pickling."""
     assert pickle.loads(pickle.dumps(config_for(pubsub="127.0.0.1:1"))) == config_for(pubsub="127.0.0.1:1")
-    pickle.loads(pickle.dumps(source._PullFn()))
+    pickle.loads(pickle.dumps(source._PullFn("Read messages")))

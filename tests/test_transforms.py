@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -11,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import apache_beam as beam
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,6 +20,7 @@ from apache_beam.portability import common_urns
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from pipeline_support import MemoryWarehouse, activity, config_for, inventory, message, order
 
+from ecomflow import figures
 from ecomflow.errors import SchemaError
 from ecomflow.events import Message
 from ecomflow.facts import SCHEMAS
@@ -42,6 +45,7 @@ def warehouse(monkeypatch: pytest.MonkeyPatch) -> MemoryWarehouse:
     monkeypatch.setattr(transforms, "_now", lambda: NOW)
     monkeypatch.setattr(transforms, "seen_ids", SeenIds())
     monkeypatch.setattr(counters, "_totals", Counter())
+    monkeypatch.setattr(counters, "_gauges", {})
     return warehouse
 
 
@@ -269,7 +273,8 @@ class TestCounters:
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
-        assert counts == {
+        steps = ("in/", "out/", "refused_in/", "latency/", "bundles")
+        assert {name: amount for name, amount in counts.items() if not name.startswith(steps)} == {
             "received": 6,
             "decoded/order": 2,
             "decoded/inventory": 1,
@@ -284,6 +289,42 @@ class TestCounters:
             "refused/rejected_by_bigquery": 1,
         }
         assert counters.totals() == counts
+
+    def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse) -> None:
+        """By its label in the graph. What one step refuses no other refuses, and the next takes in what the last put out."""
+        warehouse.refuse = refuse_orders(2)
+        counts = run(
+            [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
+            [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
+        )
+        steps = {step.step: (step.taken_in, step.put_out, step.refused) for step in figures.step_figures(counts)}
+        assert {name: found for name, found in steps.items() if any(found)} == {
+            "Decode events": (6, 5, 1),
+            "Model order facts": (2, 2, 0),
+            "Write order facts": (2, 1, 1),
+            "Write order dead letters": (1, 1, 0),
+            "Model inventory facts": (1, 1, 0),
+            "Write inventory facts": (1, 1, 0),
+            "Write inventory dead letters": (1, 1, 0),
+            "Model user_activity facts": (1, 0, 1),
+            "Write user_activity dead letters": (1, 1, 0),
+            "Refuse unknown events": (1, 0, 1),
+            "Write unknown dead letters": (1, 1, 0),
+        }
+
+    def test_latency_is_counted_for_what_was_written(self, warehouse: MemoryWarehouse) -> None:
+        """From the time of publication to the confirmation; not for what BigQuery refuses, nor where the time is not known."""
+        warehouse.refuse = refuse_orders(2)
+        now = int(NOW.timestamp() * 1e6)
+        ages = ((order(1), 240_000), (order(2), 240_000), (inventory(3), 45 * 60_000_000), (inventory(4), now))
+        counts = run([msgspec.structs.replace(message(body, f"e-{age}"), publish_time=now - age) for body, age in ages])
+        found = {name: amount for name, amount in counts.items() if name.startswith("latency/")}
+        assert found == {f"latency/{bisect_left(figures.LATENCY_BOUNDS, 0.24)}": 1, f"latency/{len(figures.LATENCY_BOUNDS)}": 1}
+
+    def test_the_time_of_the_last_append_is_kept_by_table(self, warehouse: MemoryWarehouse) -> None:
+        """A gauge a table that has taken rows."""
+        run([message(inventory(1), "a")])
+        assert [name for name in counters.snapshot()["gauges"] if name != "memory_bytes"] == ["last_append/fact_inventory"]
 
     def test_unknown_fields_are_counted_by_type_and_path(self, warehouse: MemoryWarehouse) -> None:
         """Fields that the contract does not name are let through, dropped, and counted."""
@@ -314,6 +355,13 @@ class TestCounters:
 
 
 class TestGraph:
+    def test_the_figures_name_its_steps(self) -> None:
+        """``figures.STEPS`` are the labels of the graph, all of them."""
+        proto = graph_of(PullMessages(config_for())).to_runner_api()
+        (root,) = proto.root_transform_ids
+        components = proto.components.transforms
+        assert sorted(components[name].unique_name for name in components[root].subtransforms) == sorted(figures.STEPS)
+
     def test_it_is_one_fused_stage(self) -> None:
         """From the pull to the last upload there is one stage: no shuffle and no Flatten, so nothing is acknowledged early."""
         proto = graph_of(PullMessages(config_for())).to_runner_api()
@@ -349,10 +397,10 @@ class TestGraph:
     @pytest.mark.parametrize(
         "make",
         [
-            transforms._DecodeFn,
-            lambda: transforms._ModelFn(config_for()),
-            lambda: transforms._WriteFactsFn(config_for()),
-            lambda: transforms._WriteDeadLettersFn(config_for()),
+            lambda: transforms._DecodeFn("Decode events"),
+            lambda: transforms._ModelFn(config_for(), "Model order facts"),
+            lambda: transforms._WriteFactsFn(config_for(), "Write order facts"),
+            lambda: transforms._WriteDeadLettersFn(config_for(), "Write order dead letters"),
         ],
     )
     def test_its_dofns_pickle(self, make: Callable[[], beam.DoFn]) -> None:

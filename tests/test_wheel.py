@@ -49,9 +49,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_holds_every_module_and_data_file(wheel: Path) -> None:
-    """What the package's folder holds is in the wheel, byte by byte: modules, SQL, py.typed; caches are not."""
+    """What the package's folder holds is in the wheel, byte by byte: modules, SQL, the page's files, py.typed; caches are not."""
     root = Path(ecomflow.__path__[0])
-    wanted = {path for path in root.rglob("*") if path.suffix in (".py", ".sql", ".json") or path.name == "py.typed"}
+    wanted = {path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith(DIST_INFO)}
         assert names == {f"ecomflow/{path.relative_to(root).as_posix()}" for path in wanted}

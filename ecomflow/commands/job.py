@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands import job_tables as tables
 from ecomflow.commands.run import DATAFLOW, DIRECT
 from ecomflow.commands.shared import AsJson, Project, moment_of
 from ecomflow.config import Settings
@@ -40,10 +39,11 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs, newest first."""
+    from ecomflow.commands.job_tables import length
     from ecomflow.console import say, show_json, show_table
 
-    settings = _settings(project, region)
-    if _is_here(settings, runner):
+    settings = settings_in(project, region)
+    if is_here(settings, runner):
         from ecomflow.jobs import local
 
         found = local.jobs(settings)
@@ -56,7 +56,7 @@ def list_jobs(
     elif not found:
         say("There are no jobs. Start one with: ecomflow deploy")
     else:
-        rows = [(job.name, job.id, job.state, tables.length(job.age_seconds), job.kind, job.region) for job in found]
+        rows = [(job.name, job.id, job.state, length(job.age_seconds), job.kind, job.region) for job in found]
         show_table("", ("name", "id", "state", "age", "kind", "region"), rows, right=("age",))
 
 
@@ -70,10 +70,11 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """How a job fares: state, workers, throughput, lag, counters, recent errors. Exits with 4 where it has ended badly."""
+    from ecomflow.commands import job_tables as tables
     from ecomflow.console import show_json
 
-    settings = _settings(project, region)
-    if _is_here(settings, runner, job):
+    settings = settings_in(project, region)
+    if is_here(settings, runner, job):
         from ecomflow.pipeline.launch import read_status
 
         found: Any = read_status(settings.state_path)
@@ -106,20 +107,22 @@ def logs(
     runner: Runner = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
-    """Show Dataflow's messages about a job, or the end of the local pipeline's log."""
-    settings, earliest = _settings(project, region), moment_of(since)
-    if _is_here(settings, runner, job):
+    """Show Dataflow's messages about a job, or the end of the local pipeline's log, where basic is info."""
+    from ecomflow.commands.job_tables import print_lines
+
+    settings, earliest = settings_in(project, region), moment_of(since)
+    if is_here(settings, runner, job):
         from ecomflow.jobs import local
 
-        _refuse_here({"--level": level != "basic", "--since": since is not None}, "The local log has no levels or times.")
-        tables.print_lines(({"text": line} for line in local.log_lines(settings, lines, follow=follow)), as_json)
+        found = local.log_lines(settings, lines, least=_level(level), since=earliest, follow=follow)
+        print_lines(map(msgspec.to_builtins, found) if as_json else local.for_people(found), as_json)
         return
     from ecomflow.jobs import service
 
     chosen, api = _level(level), _api(settings)
     read: Any = service.follow if follow else service.messages
     said = read(api, _find(api, settings, job), chosen, earliest)
-    tables.print_lines((msgspec.structs.asdict(message) for message in said), as_json)
+    print_lines((msgspec.structs.asdict(message) for message in said), as_json)
 
 
 @jobs.command(epilog="Example:\n\n  ecomflow job metrics")
@@ -130,8 +133,8 @@ def metrics(
     from ecomflow.console import say, show_counts, show_json, show_table
     from ecomflow.jobs.records import Metrics
 
-    settings = _settings(project, region)
-    if _is_here(settings, runner, job):
+    settings = settings_in(project, region)
+    if is_here(settings, runner, job):
         from ecomflow.pipeline.launch import read_status
 
         found = Metrics(dict(sorted(read_status(settings.state_path).counters.items())), {})
@@ -163,14 +166,16 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Let a job finish what it has in hand, then end it. The local pipeline is always waited for."""
-    settings = _settings(project, region)
-    if _is_here(settings, runner, job):
+    from ecomflow.commands.job_tables import show_local
+
+    settings = settings_in(project, region)
+    if is_here(settings, runner, job):
         from ecomflow.console import err
         from ecomflow.pipeline.launch import drain_detached
 
         with err.status("Draining…"):
             ended = drain_detached(settings)
-        _show_or_json(ended, as_json, tables.show_local)
+        _show_or_json(ended, as_json, show_local)
         return
     from ecomflow.jobs import service
 
@@ -191,13 +196,15 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End a job at once. What it had not acknowledged comes again; rows that it had written meanwhile are written twice."""
-    settings = _settings(project, region)
-    here = _is_here(settings, runner, job)
+    from ecomflow.commands.job_tables import show_local
+
+    settings = settings_in(project, region)
+    here = is_here(settings, runner, job)
     if here:
         from ecomflow.jobs import local
 
         _confirm(f"Cancel the local pipeline of {settings.subscription}?", yes)
-        _show_or_json(local.cancel(settings), as_json, tables.show_local)
+        _show_or_json(local.cancel(settings), as_json, show_local)
         return
     from ecomflow.jobs import service
 
@@ -232,8 +239,8 @@ def update(
     if job is not None and job.startswith("-"):  # after -- the first Beam option stands in the job's place
         beam_options = (job, *beam_options)
         job = None
-    settings = _settings(project, region)
-    if _is_here(settings, runner, job):
+    settings = settings_in(project, region)
+    if is_here(settings, runner, job):
         from ecomflow.jobs import local
 
         given = {"--map": bool(renamed), "--dry-run": dry_run, "Beam options": bool(beam_options)}
@@ -257,6 +264,7 @@ def _update_service(
     dry_run: bool,
     timeout: float,
 ) -> None:
+    from ecomflow.commands.job_tables import show_plan
     from ecomflow.config import running_endpoints
     from ecomflow.console import err, say
     from ecomflow.doctor import preflight, require
@@ -275,7 +283,7 @@ def _update_service(
     else:
         with err.status("Comparing the steps…"):
             plan = update.plan_update(api, found, update.graph_steps(settings, extra), mapping)
-        tables.show_plan(plan)
+        show_plan(plan)
         update.check_fit(plan)
         if dry_run:
             return
@@ -284,13 +292,13 @@ def _update_service(
     say(f"Job {new.job_id} takes over. Look at it with: ecomflow job status {new.job_id}")
 
 
-def _settings(project: str | None, region: str | None) -> Settings:
+def settings_in(project: str | None, region: str | None) -> Settings:
     from ecomflow.config import load_settings
 
     return load_settings({"project": project, "region": region})
 
 
-def _is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
+def is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
     """Whether the pipeline of this machine is meant. Raises ConfigError for a job named there, or a runner that there is not."""
     from ecomflow.errors import ConfigError
 

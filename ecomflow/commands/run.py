@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
-from ecomflow.config import Settings
+from ecomflow.commands.shared import AsJson, Project, target_line
+from ecomflow.config import Settings, load_settings
 
 DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
@@ -19,7 +21,20 @@ Runner = Annotated[
     str | None,
     typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: the default with a project.", show_default=False),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="On this machine, run so many engines, each a process of its own.", show_default=False),
+]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine, run in the background.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="On this machine, serve Prometheus metrics at this port of 127.0.0.1; 0: a free one.",
+        show_default=False,
+    ),
+]
 JobName = Annotated[str | None, typer.Option(help="The job's name, which one running job has.", show_default=False)]
 MachineType = Annotated[str | None, typer.Option(help="The workers' machine type.", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="The least workers, and how many start.", show_default=False)]
@@ -45,7 +60,9 @@ BeamOptions = Annotated[
 def deploy(
     project: Project = None,
     runner: Runner = None,
+    processes: Processes = None,
     detach: Detach = False,
+    metrics_port: MetricsPort = None,
     job_name: JobName = None,
     machine_type: MachineType = None,
     workers: Workers = None,
@@ -64,9 +81,10 @@ def deploy(
     """Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket.
 
     With a project it is submitted to Dataflow, which goes on when this command has ended. Without one it runs on this machine, on
-    Beam's FnApiRunner: Ctrl-C drains, which finishes the batch in hand, acknowledges it, and gives back the rest.
+    Beam's FnApiRunner: Ctrl-C drains, which finishes the batch in hand, acknowledges it, and gives back the rest. A second one
+    ends it at once.
     """
-    settings = settings_of(project)
+    settings = load_settings({"project": project, "processes": processes})
     flags = {
         "job_name": job_name,
         "machine_type": machine_type,
@@ -83,10 +101,11 @@ def deploy(
     given = {name: value for name, value in flags.items() if value is not None}
     if _is_here(settings, runner):
         _check_here(given, {"--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
-        _run_here(settings, detach)
+        _run_here(settings, detach, metrics_port)
         return
+    _check_there({"--processes": processes is not None, "--detach": detach, "--metrics-port": metrics_port is not None})
     settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, **given))
-    _submit(settings, beam_options or [], detach=detach, dry_run=dry_run, as_json=as_json)
+    _submit(settings, beam_options or [], dry_run=dry_run, as_json=as_json)
 
 
 def _is_here(settings: Settings, runner: str | None) -> bool:
@@ -108,6 +127,17 @@ def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
         )
 
 
+def _check_there(given: dict[str, bool]) -> None:
+    from ecomflow.errors import ConfigError
+
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"{name} is for a pipeline on this machine, and it would run on Dataflow, where it is always detached.",
+                f"Leave it out, or run: ecomflow deploy --runner {DIRECT}",
+            )
+
+
 def _labels(pairs: list[str] | None) -> dict[str, str]:
     from ecomflow.errors import ConfigError
 
@@ -117,23 +147,63 @@ def _labels(pairs: list[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs or [])
 
 
-def _run_here(settings: Settings, detach: bool) -> None:
+def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:
     from ecomflow.commands.job_tables import show_local
     from ecomflow.console import err, say
-    from ecomflow.pipeline import launch
+    from ecomflow.pipeline import launch, workers
 
     say(target_line(settings))
     launch.check_ready(settings)
     if detach:
         with err.status("Starting the pipeline…"):
-            status = launch.start_detached(settings)
+            status = launch.start_detached(settings, metrics_port=metrics_port)
         say(f"The pipeline runs as process {status.pid}; its log is {settings.state_path / launch.LOG_FILE}.")
+        _say_where_metrics_are(status.metrics_port)
         say("Look at it with: ecomflow job status. Drain it with: ecomflow job drain")
         return
-    say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
-    with _drained_by_signals() as drain, err.status("Starting…") as line:
-        ended = launch.run_here(settings, drain, say, _live(line))
+    run = launch.run_here if settings.processes == 1 else workers.run_workers
+    with _drained_by_signals() as drain, _metrics_served(settings, metrics_port) as port, _logged_here(settings):
+        say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
+        _say_where_metrics_are(port)
+        with err.status("Starting…") as line:
+            ended = run(settings, drain, say, _live(line), port)
     show_local(ended)
+
+
+def _say_where_metrics_are(port: int | None) -> None:
+    from ecomflow.console import say
+
+    if port is not None:
+        say(f"Metrics: http://127.0.0.1:{port}/metrics")
+
+
+@contextmanager
+def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None]:
+    """The port at which the pipeline's figures are served within, where one is wanted."""
+    if port is None:
+        yield None
+        return
+    from ecomflow.config import resolve_endpoints
+    from ecomflow.figures_sources import FiguresReader
+    from ecomflow.pipeline.exposition import served
+
+    reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
+    with served(reader.read, port) as bound:
+        yield bound
+
+
+@contextmanager
+def _logged_here(settings: Settings) -> Iterator[None]:
+    """Warnings are shown on standard error as well, unless that is the output file of a pipeline in the background."""
+    from ecomflow.pipeline import logs
+    from ecomflow.pipeline.launch import OUTPUT_FILE
+
+    output = settings.state_path / OUTPUT_FILE
+    if output.exists() and os.path.samestat(os.fstat(2), output.stat()):
+        yield
+        return
+    with logs.handled_by(logs.ToTerminal()):
+        yield
 
 
 def _live(line: Any) -> Callable[[Any], None]:
@@ -156,14 +226,11 @@ def _sum_of(counters: dict[str, int], prefix: str) -> int:
     return sum(amount for name, amount in counters.items() if name.startswith(prefix))
 
 
-def _submit(settings: Settings, extra: list[str], *, detach: bool, dry_run: bool, as_json: bool) -> None:
+def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: bool) -> None:
     from ecomflow.config import resolve_endpoints
     from ecomflow.console import err, note, say, show_json
     from ecomflow.doctor import preflight, require
-    from ecomflow.errors import ConfigError
 
-    if detach:
-        raise ConfigError("--detach is for a pipeline on this machine: a Dataflow job is always detached.", "Leave it out.")
     note(target_line(settings)) if as_json else say(target_line(settings))
     with err.status("Making the graph…"):  # and importing Beam, which takes most of the time
         from ecomflow.pipeline import dataflow

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import msgspec
 
 from ecomflow.config import Settings
 from ecomflow.errors import NotFoundError, PipelineError
-from ecomflow.jobs.records import Job
+from ecomflow.jobs.records import Job, Level
 from ecomflow.pipeline.launch import LOG_FILE, PipelineStatus, check_ready, drain_detached, read_status, start_detached
+from ecomflow.pipeline.logs import Line, set_aside
 
 Sleep = Callable[[float], None]
 
@@ -23,6 +28,9 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 2.0
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 1 << 20
+# Dataflow's levels, which the command has, as those of logging.
+_LEAST: dict[Level, int] = {"debug": 10, "detailed": 10, "basic": 20, "warning": 30, "error": 40}
+_decoder = msgspec.json.Decoder(Line)
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -35,20 +43,49 @@ def jobs(settings: Settings) -> list[Job]:
     return [Job(str(status.pid), name, status.state, "streaming", "local", state_since=told)]
 
 
-def log_lines(settings: Settings, lines: int, *, follow: bool = False, sleep: Sleep = time.sleep) -> Iterator[str]:
-    """The log's last ``lines`` lines; then, to ``follow``, each line as it is written until the pipeline has ended.
+def log_lines(
+    settings: Settings,
+    lines: int,
+    *,
+    least: Level = "basic",
+    since: datetime | None = None,
+    follow: bool = False,
+    sleep: Sleep = time.sleep,
+) -> Iterator[Line]:
+    """The log's last ``lines`` lines of the level ``least`` (``basic`` is info) and above, not older than ``since``; then, to
+    ``follow``, each of them as it is written until the pipeline has ended.
 
-    Raises NotFoundError where no pipeline has run in the background.
+    Raises NotFoundError where no pipeline has run under the state folder.
     """
-    with _open(settings.state_path / LOG_FILE) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-        yield from map(_text, deque(file, maxlen=lines))
+    path = settings.state_path / LOG_FILE
+
+    def wanted(text: Iterable[bytes]) -> Iterator[Line]:
+        return (line for line in map(_line, text) if _weight(line) >= _LEAST[least] and (since is None or line.time >= since))
+
+    file = _open(path)
+    try:
+        yield from deque(wanted(chain(_tail_before(path), _tail(file))), maxlen=lines)
         while follow:
             ended = read_status(settings.state_path).state != "running"  # asked first, so that no last line is missed
-            yield from map(_text, file)
-            if ended:
+            anew = _begun_anew(path, file)
+            yield from wanted(file)
+            if anew is not None:
+                file.close()
+                file = anew
+            elif ended:
                 return
-            sleep(_POLL_SECONDS)
+            else:
+                sleep(_POLL_SECONDS)
+    finally:
+        file.close()
+
+
+def for_people(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+    """Each line's time, level and text, and its traceback as further text."""
+    for line in lines:
+        yield {"time": line.time, "level": line.level, "text": line.message} if line.process else {"text": line.message}
+        for row in line.traceback.splitlines():
+            yield {"text": f"  {row}"}
 
 
 def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStatus:
@@ -71,13 +108,15 @@ def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStat
 
 
 def replace(settings: Settings) -> PipelineStatus:
-    """Drain the running pipeline and start it again in the background, with the code and the settings as they are now.
+    """Drain the running pipeline and start it again in the background, with the code and the settings as they are now, in as many
+    processes as before and with its figures at the same port.
 
     Nothing is drained where the new one could not start: no stack, a table that does not fit.
     """
     check_ready(settings)
-    drain_detached(settings)
-    return start_detached(settings)
+    before = drain_detached(settings)
+    settings = msgspec.structs.replace(settings, processes=before.processes.wanted)
+    return start_detached(settings, metrics_port=before.metrics_port)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -85,9 +124,45 @@ def _open(path: Path) -> IO[bytes]:
         return path.open("rb")
     except FileNotFoundError as error:
         raise NotFoundError(
-            f"There is no log at {path}: no pipeline has run in the background.", "Start one with: ecomflow deploy --detach"
+            f"There is no log at {path}: no pipeline has run under this folder.", "Start one with: ecomflow deploy --detach"
         ) from error
 
 
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace").rstrip("\n")
+def _tail(file: IO[bytes]) -> Iterator[bytes]:
+    """The whole lines among the file's last ``_TAIL_BYTES``."""
+    if (start := os.fstat(file.fileno()).st_size - _TAIL_BYTES) > 0:
+        file.seek(start)
+        file.readline()
+    yield from file
+
+
+def _tail_before(path: Path) -> Iterator[bytes]:
+    """The same of what was written before the log began anew."""
+    try:
+        with set_aside(path).open("rb") as file:
+            yield from _tail(file)
+    except FileNotFoundError:
+        return
+
+
+def _begun_anew(path: Path, file: IO[bytes]) -> IO[bytes] | None:
+    """The log at ``path``, where that is another than ``file`` by now; nothing is written to ``file`` any more then."""
+    try:
+        anew = path.open("rb")
+    except FileNotFoundError:  # set aside, and nothing written since
+        return None
+    if os.path.sameopenfile(anew.fileno(), file.fileno()):
+        anew.close()
+        return None
+    return anew
+
+
+def _line(text: bytes) -> Line:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # a disk that was full cut it short
+        return Line(datetime.fromtimestamp(0, UTC), "error", "", 0, text.decode("utf-8", "replace").rstrip("\n"))
+
+
+def _weight(line: Line) -> int:
+    return logging.getLevelNamesMapping().get(line.level.upper(), logging.INFO)

@@ -50,7 +50,8 @@ class JobDetail(msgspec.Struct, frozen=True):
     """A job and how it fares; None where Dataflow does not tell (yet).
 
     ``events_per_second``: the counter ``received`` over ``throughput_seconds``. ``system_lag_seconds`` and
-    ``data_freshness_seconds``: how far the oldest system and data watermark of its stages are behind the clock.
+    ``data_freshness_seconds``: how far the oldest system and data watermark of its stages are behind the clock. ``told_at``: when
+    Dataflow last brought any of the job's metrics up to date.
     """
 
     job: Job
@@ -62,6 +63,7 @@ class JobDetail(msgspec.Struct, frozen=True):
     data_freshness_seconds: float | None
     counters: dict[str, int]
     errors: tuple[Message, ...]
+    told_at: datetime | None = None
 
 
 class StepFit(msgspec.Struct, frozen=True):

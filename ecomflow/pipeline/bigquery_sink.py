@@ -25,6 +25,7 @@ from ecomflow.clients import bigquery_write_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.facts import SCHEMAS, TIMESTAMP
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count, waiting
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +167,11 @@ class TableWriter:
         table is missing or does not fit.
         """
         refused: list[RefusedRow] = []
-        for append in appends:
-            refused += self._settle(append)
+        try:
+            for append in appends:
+                refused += self._settle(append)
+        finally:
+            waiting(self._table, None)
         return refused
 
     def close(self) -> None:
@@ -203,6 +207,8 @@ class TableWriter:
                 return refused
             elif isinstance(error, _TRANSIENT) and self._clock() < give_up:
                 log.warning("Waiting for BigQuery to take rows of %s: %s", self._table, error.message)
+                waiting(self._table, f"BigQuery to take rows of {self._table}: {error.message}")
+                count("retries")
                 self._sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 append = _Append(append.rows, append.indices)

@@ -20,6 +20,7 @@ from requests.exceptions import RequestException
 from ecomflow.clients import storage_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count, waiting
 from ecomflow.rejected import ROOT, DeadLetter, to_lines
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _TIMEOUT = 30.0
 
 def _say_that_it_waits(error: Exception) -> None:
     log.warning("Waiting for the bucket to take dead letters: %s", error)
+    waiting("upload", f"the bucket to take dead letters: {error}")
+    count("retries")
 
 
 # A name is used once, so an upload may be repeated whatever became of the first try. The predicate is the library's own: within
@@ -64,8 +67,11 @@ class DeadLetterWriter:
 
     def finish(self, uploads: list[Future[None]]) -> None:
         """Wait for ``uploads``. Raises NotFoundError, AccessError or UnavailableError where the bucket does not take them."""
-        for upload in uploads:
-            upload.result()
+        try:
+            for upload in uploads:
+                upload.result()
+        finally:
+            waiting("upload", None)
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)  # what has not begun belongs to a failed bundle, and comes again

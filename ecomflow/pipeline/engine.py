@@ -73,7 +73,9 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
             restarts += 1
             on_restart(str(reason or failed), pause)
             log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
+            counters.waiting("restart", f"its restart in {pause:.0f} s, after: {reason or failed}")
             drain.wait(pause)
+            counters.waiting("restart", None)
             pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             close_puller(config)

@@ -23,12 +23,15 @@ import msgspec
 
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import AccessError, EcomflowError, PipelineError
+from ecomflow.pipeline import logs
 
 log = logging.getLogger(__name__)
 
 STATUS_FILE = "pipeline.json"
 LOCK_FILE = "pipeline.lock"
-LOG_FILE = "logs/pipeline.log"
+LOG_FILE = "logs/pipeline.jsonl"
+# What a pipeline in the background prints besides its log: its sentences, and the last words of a process that crashes.
+OUTPUT_FILE = "logs/pipeline.log"
 
 _REPORT_SECONDS = 1.0
 _LOCK_SECONDS = 0.5
@@ -38,9 +41,17 @@ _DRAIN_SECONDS = 120.0
 State = Literal["running", "drained", "failed", "gone", "none"]
 
 
+class Processes(msgspec.Struct, frozen=True):
+    """The processes that engines run in: how many there are to be, and the pids of those that live."""
+
+    wanted: int = 1
+    pids: tuple[int, ...] = ()
+
+
 class PipelineStatus(msgspec.Struct, frozen=True):
-    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``started`` and ``updated`` are in
-    seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``.
+    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
+    lock. ``started`` and ``updated`` are in seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``.
+    ``waiting_for``: what it waits for just now, in a sentence. ``metrics_port``: where Prometheus reads, on loopback.
     """
 
     state: State
@@ -51,8 +62,11 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     drift_examples: dict[str, str] = {}
     restarts: int = 0
     last_failure: str | None = None
+    waiting_for: str | None = None
     started: float | None = None
     updated: float | None = None
+    processes: Processes = Processes()
+    metrics_port: int | None = None
 
 
 def run_here(
@@ -60,41 +74,73 @@ def run_here(
     drain: threading.Event,
     on_event: Callable[[str], None],
     on_report: Callable[[PipelineStatus], None] = lambda _: None,
+    metrics_port: int | None = None,
 ) -> PipelineStatus:
     """Run the local pipeline in this process until ``drain`` is set.
 
-    ``on_event`` gets a sentence about each restart, ``on_report`` each second how the pipeline fares.
+    ``on_event`` gets a sentence about each restart, ``on_report`` each second how the pipeline fares. ``metrics_port`` is only
+    told on.
 
     Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
     """
-    with _locked(settings.state_path):
-        (settings.state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
+    with held(settings.state_path):
         from ecomflow.pipeline import counters
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.engine import run_until_drained
 
-        reporter = _Reporter(settings, counters.snapshot, on_report)
-        try:
-            with reporter:
-                run_until_drained(pipeline_config(settings), drain, lambda why, pause: on_event(reporter.restarting(why, pause)))
-        except EcomflowError as error:
-            reporter.finish("failed", str(error.message))
-            raise
-        return reporter.finish("drained", None)
+        def work(reporter: Reporter) -> None:
+            def restarting(why: str, pause: float) -> None:
+                sentence = reporter.restarting(why, pause)
+                log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
+                on_event(sentence)
+
+            run_until_drained(pipeline_config(settings), drain, restarting)
+
+        first = first_status(settings, Processes(1, (os.getpid(),)), metrics_port)
+        return tell_while(work, Reporter(first, counters.snapshot, in_file(settings.state_path, on_report)))
 
 
-def start_detached(settings: Settings, command: list[str] | None = None, folder: Path | None = None) -> PipelineStatus:
+def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
+    """What this process, which runs the pipeline from now on, tells before it has counted anything."""
+    return PipelineStatus(
+        "running", os.getpid(), settings.subscription_path, started=time.time(), processes=processes, metrics_port=metrics_port
+    )
+
+
+def tell_while(work: Callable[[Reporter], None], reporter: Reporter, name: str = "The pipeline") -> PipelineStatus:
+    """Do ``work`` while ``reporter`` tells each second how it fares; tell, log (as what ``name`` does) and return its end.
+
+    Raises what ``work`` raises. A crash is logged with its traceback, but told as no end: the pipeline is then ``gone``.
+    """
+    log.info("%s reads %s.", name, reporter.subscription)
+    try:
+        with reporter:
+            work(reporter)
+    except EcomflowError as error:
+        log.error("%s failed: %s", name, error, extra=logs.NOT_ON_TERMINAL)
+        reporter.finish("failed", error.message)
+        raise
+    except Exception:
+        log.critical("%s crashed.", name, exc_info=True, extra=logs.NOT_ON_TERMINAL)
+        raise
+    log.info("%s is drained.", name)
+    return reporter.finish("drained", None)
+
+
+def start_detached(
+    settings: Settings, command: list[str] | None = None, folder: Path | None = None, metrics_port: int | None = None
+) -> PipelineStatus:
     """Start the local pipeline in a process of its own, in ``folder``, and wait until it runs.
 
-    Raises PipelineError where one runs already, or where it ends before it runs, with the last lines of its log.
+    Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
     """
     if (found := read_status(settings.state_path)).state == "running":
         raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
-    log_path = settings.state_path / LOG_FILE
-    with _open_log(log_path) as output:
-        began = log_path.stat().st_size
+    output_path = settings.state_path / OUTPUT_FILE
+    with _open_output(output_path) as output:
+        began = output_path.stat().st_size
         process = subprocess.Popen(
-            command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings)],
+            command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings, metrics_port)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -111,8 +157,8 @@ def start_detached(settings: Settings, command: list[str] | None = None, folder:
     what = "ended before it ran" if process.poll() is not None else f"did not run within {_START_SECONDS:.0f} s and was ended"
     process.kill()
     process.wait()
-    tail = log_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
-    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"The whole log: {log_path}")
+    tail = output_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
+    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"All that it said: {output_path}")
 
 
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
@@ -152,30 +198,29 @@ def _last_told(state_path: Path) -> PipelineStatus:
         raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
 
 
-class _Reporter:
-    """Writes the status file every second while the pipeline runs.
-
-    A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
-    """
+class Reporter:
+    """Tells each second, while the pipeline runs, how it fares: ``first``, brought up to date by what ``counted`` gives."""
 
     def __init__(
-        self, settings: Settings, counted: Callable[[], dict[str, Any]], on_report: Callable[[PipelineStatus], None]
+        self, first: PipelineStatus, counted: Callable[[], dict[str, Any]], tell: Callable[[PipelineStatus], None]
     ) -> None:
-        self._on_report = on_report
-        self._path = settings.state_path / STATUS_FILE
+        self._status = first
         self._counted = counted
-        self._status = PipelineStatus("running", os.getpid(), settings.subscription_path, started=time.time())
-        self._writable = True
+        self._tell = tell
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, name="status", daemon=True)
 
     def __enter__(self) -> None:
-        self._write()
+        self._now()
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+
+    @property
+    def subscription(self) -> str | None:
+        return self._status.subscription
 
     def restarting(self, why: str, pause: float) -> str:
         self._status = msgspec.structs.replace(self._status, restarts=self._status.restarts + 1, last_failure=why)
@@ -183,29 +228,56 @@ class _Reporter:
 
     def finish(self, state: State, failure: str | None) -> PipelineStatus:
         self._status = msgspec.structs.replace(self._status, state=state, last_failure=failure or self._status.last_failure)
-        return self._write()
+        return self._now()
 
     def _report(self) -> None:
         while not self._ended.wait(_REPORT_SECONDS):
-            self._on_report(self._write())
+            self._now()
 
-    def _write(self) -> PipelineStatus:
+    def _now(self) -> PipelineStatus:
         status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
-        draft = self._path.with_suffix(".tmp")
-        try:
-            draft.write_bytes(msgspec.json.encode(status))
-            draft.replace(self._path)
-        except OSError as error:
-            if self._writable:
-                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", self._path, error.strerror)
-            self._writable = False
-            return status
-        self._writable = True
+        self._tell(status)
         return status
 
 
+def in_file(state_path: Path, on_report: Callable[[PipelineStatus], None]) -> Callable[[PipelineStatus], None]:
+    """What writes each status to the status file, then gives it to ``on_report``.
+
+    A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
+    """
+    path = state_path / STATUS_FILE
+    draft = path.with_suffix(".tmp")
+    writable = True
+
+    def tell(status: PipelineStatus) -> None:
+        nonlocal writable
+        try:
+            draft.write_bytes(msgspec.json.encode(status))
+            draft.replace(path)
+        except OSError as error:
+            if writable:
+                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", path, error.strerror)
+            writable = False
+        else:
+            writable = True
+        on_report(status)
+
+    return tell
+
+
 @contextmanager
-def _locked(state_path: Path) -> Iterator[None]:
+def held(state_path: Path) -> Iterator[None]:
+    """This process is the state folder's pipeline: it holds the lock, and logs into the folder.
+
+    Raises PipelineError where another is, AccessError where the folder can't be written.
+    """
+    with locked(state_path), logs.handled_by(logs.ToFile(state_path / LOG_FILE)):
+        (state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
+        yield
+
+
+@contextmanager
+def locked(state_path: Path) -> Iterator[None]:
     """Hold the state folder's pipeline lock. The system lets go of it when the process ends, however it ends."""
     path = state_path / LOCK_FILE
     try:
@@ -241,7 +313,7 @@ def _is_locked(state_path: Path) -> bool:
         return False
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def _open_output(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.open("ab")
@@ -251,9 +323,10 @@ def _open_log(path: Path) -> IO[bytes]:
         ) from error
 
 
-def _deploy_arguments(settings: Settings) -> list[str]:
+def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]:
     project = [] if settings.project is None else ["--project", settings.project]
-    return ["deploy", "--runner", "DirectRunner", *project]
+    metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    return ["deploy", "--runner", "DirectRunner", "--processes", str(settings.processes), *project, *metrics]
 
 
 def check_ready(settings: Settings) -> None:

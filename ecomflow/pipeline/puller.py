@@ -20,6 +20,7 @@ from ecomflow.clients import subscriber_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.events import Message
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count, waiting
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ ACK_IDS_PER_REQUEST = 2000
 
 # How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
 AHEAD_MESSAGES = 20_000
-AHEAD_BYTES = 64 * 2**20
+AHEAD_BYTES = 16 * 2**20
+# A batch ends at so much data, however few messages: orders of many items become many rows, and memory is to stay what it is.
+BATCH_BYTES = 8 * 2**20
 
 _PULL_TIMEOUT = 10.0
 _TRANSIENT = (
@@ -76,7 +79,8 @@ class Puller:
         self._extender.start()
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
-        """What has been pulled, ``most`` messages or a few more at a time; None where nothing comes within ``wait`` seconds.
+        """What has been pulled, ``most`` messages or ``BATCH_BYTES`` at a time or a pull more; None where nothing comes within
+        ``wait`` seconds.
 
         Raises the error that ended the pulling, where one did.
         """
@@ -87,7 +91,7 @@ class Puller:
             if self._stopping:
                 return None
             parts: list[PulledBatch] = []
-            while self._ready and sum(len(part.messages) for part in parts) < most:
+            while self._ready and _has_room(parts, most, BATCH_BYTES):
                 parts.append(self._ready.popleft())
             self._changed.notify_all()
             return self._joined(parts) if parts else None
@@ -167,11 +171,14 @@ class Puller:
                     PullRequest(subscription=self._subscription, max_messages=PULL_MESSAGES), timeout=_PULL_TIMEOUT, retry=None
                 )
             except exceptions.DeadlineExceeded:
+                waiting("pull", None)
                 continue  # nothing came within the long poll
             except _TRANSIENT as error:
                 if self._stopping:
                     return
                 log.warning("Waiting for Pub/Sub: %s", error.message)
+                waiting("pull", f"Pub/Sub: {error.message}")
+                count("retries")
                 self._pause(pause)
                 pause = min(pause * 2, 5.0)
                 continue
@@ -181,16 +188,14 @@ class Puller:
             except ValueError:  # the channel was closed
                 return
             pause = 0.1
+            waiting("pull", None)
             self._receive(response._pb.received_messages)
 
     def _wait_for_room(self) -> bool:
         """Whether to pull on, once there is room."""
 
-        def has_room() -> bool:
-            return sum(len(b.messages) for b in self._ready) < AHEAD_MESSAGES and sum(b.size for b in self._ready) < AHEAD_BYTES
-
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or has_room())
+            self._changed.wait_for(lambda: self._stopping or _has_room(self._ready, AHEAD_MESSAGES, AHEAD_BYTES))
             return not self._stopping
 
     def _receive(self, received: Any) -> None:
@@ -240,6 +245,10 @@ class Puller:
     def _pause(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, seconds)
+
+
+def _has_room(parts: Iterable[PulledBatch], messages: int, size: int) -> bool:
+    return sum(len(part.messages) for part in parts) < messages and sum(part.size for part in parts) < size
 
 
 # Requests are made of the raw messages: proto-plus looks at each ack id in Python, which costs as much as modelling its event.

@@ -30,6 +30,7 @@ from ecomflow.events import Message
 from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count_step
 from ecomflow.pipeline.puller import shared_puller
 
 # Measured sweet spot of a bundle: enough to spread its fixed costs, little enough to repeat after a crash.
@@ -61,6 +62,9 @@ _BUNDLES = beam.DoFn.RestrictionParam(_Bundles())
 
 
 class _PullFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, step: str) -> None:
+        self._step = step
+
     # The finalizer stands before the tracker: after it, Beam passes the tracker in its place.
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
@@ -77,6 +81,7 @@ class _PullFn(beam.DoFn):  # type: ignore[misc]
         elif tracker.try_claim(tracker.current_restriction().start):
             if batch is not None:
                 finalizer.register(partial(puller.acknowledge, batch))
+                count_step(self._step, put_out=len(batch.messages))
                 yield MessageBatch(batch.messages)
             tracker.defer_remainder()
 
@@ -89,7 +94,11 @@ class PullMessages(beam.PTransform):  # type: ignore[misc]
         self._config = config
 
     def expand(self, root: Any) -> Any:
-        batches = root | "Name the subscription" >> beam.Create([self._config], reshuffle=False) | "Pull" >> beam.ParDo(_PullFn())
+        batches = (
+            root
+            | "Name the subscription" >> beam.Create([self._config], reshuffle=False)
+            | "Pull" >> beam.ParDo(_PullFn(self.label))
+        )
         batches.element_type = MessageBatch
         return batches
 
@@ -111,7 +120,7 @@ class ReadMessages(beam.PTransform):  # type: ignore[misc]
         )
 
     def expand(self, root: Any) -> Any:
-        return root | "Subscribe" >> self._read | "Batch" >> beam.ParDo(_BatchFn()).with_output_types(MessageBatch)
+        return root | "Subscribe" >> self._read | "Batch" >> beam.ParDo(_BatchFn(self.label)).with_output_types(MessageBatch)
 
 
 class _ReadSerialized(ReadFromPubSub):  # type: ignore[misc]
@@ -127,6 +136,9 @@ class _ReadSerialized(ReadFromPubSub):  # type: ignore[misc]
 
 class _BatchFn(beam.DoFn):  # type: ignore[misc]
     """Gathers a bundle's messages. Nothing is held beyond the bundle, or it would be acknowledged before it is written."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
 
     def start_bundle(self) -> None:
         self._begin()
@@ -149,6 +161,7 @@ class _BatchFn(beam.DoFn):  # type: ignore[misc]
 
     def _take(self) -> MessageBatch:
         batch = MessageBatch(self._messages)
+        count_step(self._step, put_out=len(self._messages))
         self._begin()
         return batch
 

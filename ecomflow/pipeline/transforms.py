@@ -2,7 +2,7 @@
 
 Each PTransform applies the pure function or the writer that it is named for. Batches travel the edges; what a step refuses
 travels on with its batch as a value, so that a stream is one line of steps, and one fused stage, from its decoding to its dead
-letters.
+letters. What a step takes in, puts out and refuses is counted under the label that it has in the graph.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
@@ -22,9 +23,9 @@ from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import DeadLetterBatch, MessageBatch
 from ecomflow.pipeline.bigquery_sink import RefusedRow, shared_writer, with_ingestion_time
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.counters import count, count_drift
+from ecomflow.pipeline.counters import appended, count, count_drift, count_latency, count_step
 from ecomflow.pipeline.deadletter_sink import shared_dead_letter_writer
-from ecomflow.pipeline.decode import StreamBatch, decode_messages, portions
+from ecomflow.pipeline.decode import DecodedBatch, StreamBatch, decode_messages, portions
 from ecomflow.pipeline.model import FactBatch, TableRows, model_facts
 from ecomflow.pipeline.quarantine import (
     Failure,
@@ -40,7 +41,7 @@ from ecomflow.pipeline.quarantine import (
     without_sources,
 )
 from ecomflow.pipeline.repeats import seen_ids
-from ecomflow.rejected import STREAMS, DeadLetter, dead_letter
+from ecomflow.rejected import STREAMS, UNKNOWN_STREAM, DeadLetter, dead_letter
 
 # How much is under way to BigQuery before a bundle waits for it. A bundle of a shop's events stays far below.
 MAX_UNSETTLED_BYTES = 128 * 2**20
@@ -56,22 +57,32 @@ class DecodeEvents(beam.PTransform):  # type: ignore[misc]  # Beam is untyped
     """MessageBatch to one output a stream of ``rejected.STREAMS``, each of StreamBatch."""
 
     def expand(self, batches: Any) -> Any:
-        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn()).with_outputs(*STREAMS)
+        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn(self.label)).with_outputs(*STREAMS)
         for stream in STREAMS:
             outputs[stream].element_type = StreamBatch
         return outputs
 
 
 class _DecodeFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def start_bundle(self) -> None:
+        self._is_empty = True
+
     def process(self, batch: MessageBatch) -> Iterator[Any]:
         with failures.noted():
             now = _now()
+            self._is_empty = False
             for messages in portions(batch.messages):
                 count("received", len(messages))
+                count_step(self._step, taken_in=len(messages))
                 yield from self._outputs(messages, now)
 
-    @staticmethod
-    def _outputs(messages: list[Message], now: datetime) -> Iterator[Any]:
+    def finish_bundle(self) -> None:
+        count("bundles", 0 if self._is_empty else 1)
+
+    def _outputs(self, messages: list[Message], now: datetime) -> Iterator[Any]:
         for decoded in isolate(
             messages,
             lambda part: decode_messages(part, now),
@@ -79,10 +90,21 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             lambda part, failure: refuse_messages(part, failure, now),
         ):
             count_drift(decoded.drift, decoded.examples)
+            refused = _refused_here(decoded)
+            count_step(self._step, put_out=_messages_in(decoded) - refused, refused=refused)
             for stream, part in decoded.streams.items():
                 count(f"decoded/{stream}", len(part.events))
                 count("duplicates_seen", seen_ids.repeats_in(part.event_ids))
                 yield beam.pvalue.TaggedOutput(stream, part)
+
+
+def _messages_in(decoded: DecodedBatch) -> int:
+    return sum(len(part.events) + len(part.refused) for part in decoded.streams.values())
+
+
+def _refused_here(decoded: DecodedBatch) -> int:
+    """What decoding refuses itself: what is of no known type has a step of its own for that."""
+    return sum(len(part.refused) for stream, part in decoded.streams.items() if stream != UNKNOWN_STREAM)
 
 
 class ModelFacts(beam.PTransform):  # type: ignore[misc]
@@ -93,16 +115,19 @@ class ModelFacts(beam.PTransform):  # type: ignore[misc]
         self._config = config
 
     def expand(self, events: Any) -> Any:
-        return events | "Model" >> beam.ParDo(_ModelFn(self._config)).with_output_types(FactBatch)
+        return events | "Model" >> beam.ParDo(_ModelFn(self._config, self.label)).with_output_types(FactBatch)
 
 
 class _ModelFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig, step: str) -> None:
         self._order_totals = config.order_totals
+        self._step = step
 
     def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
         with failures.noted():
             now = _now()
+            count_step(self._step, taken_in=len(batch.events))
+            modelled = 0
             for facts in isolate(
                 batch,
                 lambda part: model_facts(part, now, self._order_totals),
@@ -110,7 +135,9 @@ class _ModelFn(beam.DoFn):  # type: ignore[misc]
                 lambda part, failure: refuse_events(part, failure, now),
             ):
                 count("order_totals_differ", facts.totals_differ)
+                modelled += len(facts.messages)
                 yield facts
+            count_step(self._step, put_out=modelled, refused=len(batch.events) - modelled)
 
 
 class WriteFacts(beam.PTransform):  # type: ignore[misc]
@@ -125,7 +152,7 @@ class WriteFacts(beam.PTransform):  # type: ignore[misc]
         self._config = config
 
     def expand(self, facts: Any) -> Any:
-        return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config)).with_output_types(DeadLetterBatch)
+        return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config, self.label)).with_output_types(DeadLetterBatch)
 
 
 class _Writing:
@@ -139,14 +166,16 @@ class _Writing:
 
 
 class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig, step: str) -> None:
         self._config = config
+        self._step = step
 
     def start_bundle(self) -> None:
         self._begin()
 
     def process(self, batch: FactBatch) -> Iterator[DeadLetterBatch]:
         with failures.noted():
+            count_step(self._step, taken_in=len(batch.messages))
             writing = _Writing(batch)
             self._writings.append(writing)
             for part in batch.tables:
@@ -185,6 +214,7 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
         for writing in writings:
             for part, appends in writing.sent:
                 self._finish(writing, part, appends)
+            self._count(writing)
             if letters := _letters_of(writing, _now()):
                 yield DeadLetterBatch(writing.batch.stream, letters)
 
@@ -199,13 +229,26 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
             if isinstance(rows, Failure):
                 writing.failed.setdefault(int(piece.sources[0]), rows)
                 continue
-            count(f"rows/{piece.table}", piece.rows.num_rows - len(rows))
+            appended(piece.table, piece.rows.num_rows - len(rows))
             if rows:
                 writing.refused.append((piece, rows))
+
+    def _count(self, writing: _Writing) -> None:
+        """Count what is written and what is not, and how long the written messages took."""
+        refused = _refused_sources(writing)
+        published = np.fromiter([message.publish_time for message in writing.batch.messages], np.int64)
+        written = np.delete(published, list(refused)) if refused else published
+        count_step(self._step, put_out=len(written), refused=len(refused))
+        count_latency(written, _now().timestamp())
 
 
 def _rows_failed(part: TableRows, failure: Failure) -> tuple[TableRows, Any]:
     return part, failure
+
+
+def _refused_sources(writing: _Writing) -> set[int]:
+    """The messages, by their index in the batch, that are not written."""
+    return set(writing.failed).union(int(part.sources[row.row]) for part, rows in writing.refused for row in rows)
 
 
 def _letters_of(writing: _Writing, now: datetime) -> list[DeadLetter]:
@@ -241,18 +284,22 @@ class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
         self._config = config
 
     def expand(self, letters: Any) -> Any:
-        return letters | "Upload" >> beam.ParDo(_WriteDeadLettersFn(self._config))
+        return letters | "Upload" >> beam.ParDo(_WriteDeadLettersFn(self._config, self.label))
 
 
 class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig, step: str) -> None:
         self._config = config
+        self._step = step
 
     def start_bundle(self) -> None:
         self._uploads: list[Any] = []
+        self._letters = 0
 
     def process(self, batch: DeadLetterBatch) -> None:
         with failures.noted():
+            count_step(self._step, taken_in=len(batch.letters))
+            self._letters += len(batch.letters)
             for letters, uploads in isolate(
                 batch.letters,
                 lambda part: self._start(batch.stream, part),
@@ -269,14 +316,16 @@ class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> None:
         with failures.noted():
             shared_dead_letter_writer(self._config).finish(self._uploads)
+            count_step(self._step, put_out=self._letters)
 
 
 class RefuseEvents(beam.PTransform):  # type: ignore[misc]
     """StreamBatch of the unknown stream, which has no events, to its DeadLetterBatch."""
 
     def expand(self, unknown: Any) -> Any:
-        return unknown | "Refuse" >> beam.Map(_refused_of).with_output_types(DeadLetterBatch)
+        return unknown | "Refuse" >> beam.Map(_refused_of, self.label).with_output_types(DeadLetterBatch)
 
 
-def _refused_of(batch: StreamBatch) -> DeadLetterBatch:
+def _refused_of(batch: StreamBatch, step: str) -> DeadLetterBatch:
+    count_step(step, taken_in=len(batch.refused), refused=len(batch.refused))
     return DeadLetterBatch(batch.stream, batch.refused)

@@ -1,0 +1,171 @@
+"""``ecomflow top``: how the pipeline fares, redrawn in the terminal while it runs; or once, for a script."""
+
+from __future__ import annotations
+
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
+from ecomflow.commands.shared import AsJson, Project
+
+EXAMPLES = "Examples:\n\n  ecomflow top\n\n  ecomflow top --once\n\n  ecomflow top --project my-project --json"
+
+# The local pipeline tells its figures each second, Dataflow its own about twice a minute.
+_LOCAL_INTERVAL, _CLOUD_INTERVAL = 1.0, 30.0
+_REDRAW_SECONDS = 0.7
+# A reading that takes longer than its turn and this is told of.
+_SLOW_SECONDS = 5.0
+_ANY_HEIGHT = 10_000
+
+
+def top(
+    job: JobName = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one view and end, as where the output is no terminal.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(min=0.2, help="Seconds between two readings: 1 here, 30 on Dataflow.", show_default=False),
+    ] = None,
+    project: Project = None,
+    region: Region = None,
+    runner: Runner = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the pipeline: what flows, how fast, how late, what was refused, what landed. q or Ctrl-C ends.
+
+    --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
+    """
+    from ecomflow.config import resolve_endpoints
+    from ecomflow.console import out
+    from ecomflow.figures_sources import FiguresReader
+
+    settings = settings_in(project, region)
+    here = is_here(settings, runner, job)
+    seconds = interval or (_LOCAL_INTERVAL if here else _CLOUD_INTERVAL)
+    reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=here, job=job)
+    if once or as_json or not out.is_terminal:
+        _show_once(reader, seconds, as_json)
+    else:
+        _watch(_Readings(reader, seconds))
+
+
+def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
+    from ecomflow.commands.top_view import top_view
+    from ecomflow.console import err, out, show_json
+    from ecomflow.figures import ENDED, ENDED_BADLY
+    from ecomflow.figures_history import History, report
+
+    history = History()
+    with err.status("Reading the figures twice…"):
+        figures = reader.read()
+        history.add(figures, time.time())
+        if figures.state not in ENDED:
+            time.sleep(seconds)  # a rate needs two readings
+            figures = reader.read()
+            history.add(figures, time.time())
+    if as_json:
+        show_json(report(history))
+    else:
+        out.print(top_view(history, out.width, _ANY_HEIGHT))
+    if figures.state in ENDED_BADLY:
+        raise typer.Exit(4)
+
+
+def _watch(readings: _Readings) -> None:
+    from rich.live import Live
+
+    from ecomflow.console import out
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or it would end with the terminal as it is now
+    try:
+        with readings, _keys() as keys, Live(console=out, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(readings.view(*out.size), refresh=True)
+                if keys.pressed("q", _REDRAW_SECONDS):
+                    return
+    except KeyboardInterrupt:
+        return
+
+
+class _Readings:
+    """Reads the figures on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
+
+    def __init__(self, reader: Any, seconds: float) -> None:
+        from ecomflow.figures_history import History
+
+        self._reader = reader
+        self._seconds = seconds
+        self._history = History()
+        self._notice: str | None = None
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read_on, name="figures", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()  # the thread may be waiting for a service: the process doesn't wait for it
+
+    def view(self, width: int, height: int) -> Any:
+        from ecomflow.commands.top_view import top_view
+
+        with self._lock:
+            late = time.monotonic() - self._begun - self._seconds
+            slow = f"The figures are not read yet: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
+            return top_view(self._history, width, height, slow or self._notice)
+
+    def _read_on(self) -> None:
+        from ecomflow.errors import EcomflowError
+
+        while not self._ended.is_set():
+            notice = figures = None
+            try:
+                figures = self._reader.read()
+            except EcomflowError as error:
+                notice = str(error)
+            with self._lock:
+                self._begun, self._notice = time.monotonic(), notice
+                if figures is not None:
+                    self._history.add(figures, time.time())
+            self._ended.wait(self._seconds)
+
+
+class _Keys:
+    """The keys that are pressed; none where the input is no terminal."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        self._is_terminal = is_terminal
+
+    def pressed(self, key: str, seconds: float) -> bool:
+        """Whether ``key`` is pressed within ``seconds``. Another one ends the wait too."""
+        if not self._is_terminal:
+            time.sleep(seconds)
+            return False
+        readable, _, _ = select.select([sys.stdin], [], [], seconds)
+        return bool(readable) and key in sys.stdin.read(1).lower()
+
+
+@contextmanager
+def _keys() -> Iterator[_Keys]:
+    """The terminal gives each key as it is pressed and shows none, until it is over."""
+    import termios
+    import tty
+
+    if not sys.stdin.isatty():
+        yield _Keys(False)
+        return
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield _Keys(True)
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

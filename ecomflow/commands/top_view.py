@@ -1,0 +1,244 @@
+"""The figures of the last minutes in; what ``ecomflow top`` shows of them, in the lines and columns that there are, out. Pure.
+
+Where not all fits, the last columns of a table go first, then its sparklines and rows, and the steps before the tables.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from rich.console import Group
+from rich.text import Text
+
+from ecomflow.commands.job_tables import length
+from ecomflow.console import plain
+from ecomflow.figures import ENDED, ENDED_BADLY, LOCAL, Figures
+from ecomflow.figures_history import History, Report, report, rows_of, taken_in_by
+from ecomflow.sparklines import sparkline
+
+_GAP = 2
+_LEAST_SPARK, _MOST_SPARK = 8, 60
+_MOST_TROUBLE, _MOST_REASONS = 5, 2
+# The cells of a number that tables keep free for it, so that they do not move with each digit.
+_NUMBER, _NAME = 7, 10
+# Figures that are older are called so.
+_FRESH_SECONDS = 5.0
+_UNKNOWN = "-"
+
+
+class _Column(NamedTuple):
+    """A column of a table. Those of the highest ``rank`` are left out first, those of rank 0 never."""
+
+    title: str
+    cells: list[str]
+    rank: int = 0
+    style: str = ""
+    is_name: bool = False
+
+
+class _Block(NamedTuple):
+    """Lines that belong together: shown whole, or the first of them, but not fewer than ``least``. Rank 0 finds room first."""
+
+    rank: int
+    lines: list[Text]
+    least: int = 1
+
+
+def top_view(history: History, width: int, height: int, notice: str | None = None) -> Group:
+    """At most ``height`` lines of at most ``width`` cells. ``notice``: why the figures are not those of now."""
+    found = report(history)
+    if found is None:
+        return _stacked([_Block(0, _wrapped(notice or "Reading the figures…", width, ""))], height)
+    blocks = [_Block(0, _head(history, found)), _Block(1, _troubles(found, notice, width))]
+    if found.figures.state not in ENDED or found.figures.received:
+        blocks += [
+            _Block(2, _flow(history, found, width)),
+            _Block(4, _steps(history, found, width), least=3),
+            _Block(3, _tables(history, found, width), least=3),
+        ]
+    return _stacked(blocks, height)
+
+
+def _head(history: History, found: Report) -> list[Text]:
+    figures = found.figures
+    is_well = found.trouble is None
+    colour = "bold red" if figures.state in ENDED_BADLY else "bold green" if is_well else "bold yellow"
+    line = Text.assemble((f"● {plain(figures.state)}", colour))
+    if figures.name:
+        line.append_text(Text.assemble("  ", plain(figures.name), " ", plain(_place(figures)), _since(figures, history.now)))
+    age = history.now - figures.at
+    if age > _FRESH_SECONDS and figures.state not in ENDED:
+        line.append(f"  figures {length(age)} old", "yellow" if figures.where == LOCAL else "dim")
+    memory = _UNKNOWN if figures.memory_bytes is None else f"{figures.memory_bytes / 2**20:,.0f} MiB"
+    counts = [("bundles", figures.bundles), ("restarts", figures.restarts), ("retries", figures.retries)]
+    facts = [f"memory {memory}", *(f"{name} {count:,}" for name, count in counts)]
+    more = [f"processes {figures.processes}"] if figures.processes > 1 else []
+    return [line, Text("  ".join(facts + more), "dim")] if figures.name else [line]
+
+
+def _place(figures: Figures) -> str:
+    return "on this machine" if figures.where == LOCAL else f"in {figures.where}"
+
+
+def _since(figures: Figures, now: float) -> str:
+    if figures.started is None or figures.state in ENDED:
+        return ""
+    return f" since {datetime.fromtimestamp(figures.started, UTC):%H:%M:%S} UTC ({length(now - figures.started)})"
+
+
+def _troubles(found: Report, notice: str | None, width: int) -> list[Text]:
+    lines = [] if notice is None else _wrapped(notice, width, "bold yellow")
+    if found.trouble is not None:
+        lines += _wrapped(found.trouble, width, "bold red" if found.figures.state in ENDED_BADLY else "bold yellow")
+    # The last line has the next command.
+    return lines if len(lines) <= _MOST_TROUBLE else [*lines[: _MOST_TROUBLE - 2], Text("…"), lines[-1]]
+
+
+def _flow(history: History, found: Report, width: int) -> list[Text]:
+    """What comes in and is refused, what waits, and how long it takes."""
+    figures, rates, latency = found.figures, found.rates, found.latency
+    span = "" if latency.seconds is None else f"  of the last {length(latency.seconds)}"
+    taken = f"p50 {_seconds(latency.p50)}  p99 {_seconds(latency.p99)}{span}" if latency.messages else _UNKNOWN
+    return [
+        _counted(history, "received", rates.received if rates else None, _received, "cyan", width),
+        _counted(history, "refused", rates.refused if rates else None, _all_refused, "red", width),
+        *_reasons(figures, width),
+        Text.assemble(f"{'waiting':<{_NAME}}", _backlog(figures, history.now)),
+        Text(f"{'latency':<{_NAME}}{taken}"),
+    ]
+
+
+def _counted(history: History, name: str, rate: float | None, of: Callable[[Figures], int], style: str, width: int) -> Text:
+    assert history.latest is not None
+    count = of(history.latest)
+    line = Text.assemble(
+        f"{name:<{_NAME}}", (f"{_pace(rate):>7}/s  {count:>11,} events", style if style == "red" and count else "")
+    )
+    return line.append(_spark(history, of, width - line.cell_len), style)
+
+
+def _spark(history: History, of: Callable[[Figures], int], room: int) -> str:
+    """A gap and a sparkline in ``room`` cells, where there is room and something to draw."""
+    columns = min(_MOST_SPARK, room - _GAP)
+    return " " * _GAP + sparkline(history.series(of, columns)) if columns >= _LEAST_SPARK and len(history) > 2 else ""
+
+
+def _received(figures: Figures) -> int:
+    return figures.received
+
+
+def _all_refused(figures: Figures) -> int:
+    return sum(figures.refused.values())
+
+
+def _backlog(figures: Figures, now: float) -> Text:
+    if figures.backlog is None:
+        return plain(f"not known: {' '.join((figures.backlog_unknown or '').split())}")
+    oldest = "" if figures.oldest_unacked_seconds is None else f", the oldest for {length(figures.oldest_unacked_seconds)}"
+    age = now - (figures.backlog_at or now)
+    return Text(f"{figures.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))
+
+
+def _steps(history: History, found: Report, width: int) -> list[Text]:
+    steps = found.figures.steps
+    paces = [taken or put for taken, put in ((rate.taken_in, rate.put_out) for rate in found.rates.steps)] if found.rates else []
+    columns = [
+        _Column("step", [step.step for step in steps], is_name=True),
+        _Column("in", [f"{step.taken_in:,}" if step.taken_in or not step.put_out else "" for step in steps], 1),
+        _Column("out", [f"{step.put_out:,}" for step in steps], 3),
+        _Column("refused", [f"{step.refused:,}" if step.refused else "" for step in steps], 2, "red"),
+        _Column("a second", [_pace(pace) for pace in paces] or [_UNKNOWN] * len(steps)),
+    ]
+    return _table(columns, [taken_in_by(step.step) for step in steps], history, width)
+
+
+def _tables(history: History, found: Report, width: int) -> list[Text]:
+    tables = found.figures.tables
+    paces = [_pace(rate.rows) for rate in found.rates.tables] if found.rates else [_UNKNOWN] * len(tables)
+    ages = [
+        _UNKNOWN if table.last_append is None else f"{length(max(0, history.now - table.last_append))} ago" for table in tables
+    ]
+    columns = [
+        _Column("table", [table.table for table in tables], is_name=True),
+        _Column("rows", [f"{table.rows:,}" for table in tables]),
+        _Column("a second", paces, 1),
+        _Column("last append", ages, 2),
+    ]
+    return _table(columns, [rows_of(table.table) for table in tables], history, width)
+
+
+def _reasons(figures: Figures, width: int) -> list[Text]:
+    """How often each reason, the most frequent first."""
+    found = sorted(figures.refused.items(), key=lambda item: -item[1])
+    told = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
+    lines = textwrap.wrap(told, max(20, width - _NAME), break_on_hyphens=False)
+    return [Text.assemble(" " * _NAME, (line, "red")) for line in lines[:_MOST_REASONS]]
+
+
+def _table(columns: Sequence[_Column], series: Sequence[Callable[[Figures], int]], history: History, width: int) -> list[Text]:
+    """A line of titles and a line a row, with a sparkline at the end where there is room for one."""
+    shown = list(columns)
+    while sum(_width(column) + _GAP for column in shown) - _GAP > width and max(column.rank for column in shown):
+        shown.remove(max(shown, key=lambda column: column.rank))
+    excess = max(0, sum(_width(column) + _GAP for column in shown) - _GAP - width)
+    lines = [Text(no_wrap=True) for _ in range(len(columns[0].cells) + 1)]
+    for column in shown:
+        room = _width(column) - (excess if column.is_name else 0)
+        gap = " " * _GAP if lines[0].cell_len else ""
+        for line, cell, style in zip(
+            lines, (column.title, *column.cells), ("dim", *[column.style] * len(column.cells)), strict=True
+        ):
+            text = plain(cell, max(1, room)).plain
+            line.append(gap + (f"{text:<{room}}" if column.is_name else f"{text:>{room}}"), style)
+    room = width - lines[0].cell_len
+    for line, of in zip(lines[1:], series, strict=True):
+        line.append(_spark(history, of, room), "cyan")
+    title = f"{' ' * _GAP}the last {length(history.kept_seconds).removesuffix(' 0 s')}"
+    if len(title) <= room and len(history) > 2:
+        lines[0].append(title, "dim")
+    return lines
+
+
+def _width(column: _Column) -> int:
+    return max(_NUMBER, *map(len, (column.title, *column.cells)))
+
+
+def _stacked(blocks: Sequence[_Block], height: int) -> Group:
+    """``blocks`` in their order, as many lines of each as there is room for, and a blank line between them where there is."""
+    left, shown = height, [list[Text]() for _ in blocks]
+    for index in sorted(range(len(blocks)), key=lambda index: blocks[index].rank):
+        shown[index] = _cut(blocks[index], left)
+        left -= len(shown[index])
+    kept = [lines for lines in shown if lines]
+    between = [Text()] if left >= len(kept) - 1 else []
+    flat = [line for lines in kept for line in (*between, *lines)][len(between) :]
+    for line in flat:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*flat)
+
+
+def _cut(block: _Block, room: int) -> list[Text]:
+    if len(block.lines) <= room:
+        return block.lines
+    if room < block.least:
+        return []
+    return [*block.lines[: room - 1], Text(f"… {len(block.lines) - room + 1} more lines", "dim")]
+
+
+def _wrapped(sentence: str, width: int, style: str) -> list[Text]:
+    return [Text(line, style) for line in textwrap.wrap(plain(sentence).plain, max(20, width), break_on_hyphens=False)]
+
+
+def _pace(rate: float | None) -> str:
+    if rate is None:
+        return _UNKNOWN
+    return f"{rate:,.1f}" if 0 < rate < 100 else f"{rate:,.0f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return _UNKNOWN
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else length(seconds)
