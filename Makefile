@@ -45,8 +45,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(INSTALLED)
 
-bench: $(INSTALLED) ## Ratios against other ways, side by side (minutes; never a gate)
-	$(BIN)/python -m benchmarks
+bench: $(INSTALLED) ## Measure docs/performance.md anew (under half an hour; never a gate); BENCH="latency stack" asks some questions
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra ui --extra dev -o requirements.lock \

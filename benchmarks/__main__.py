@@ -1,32 +1,59 @@
-"""``make bench``: every subject side by side, as ratios; absolute figures on a shared machine mean little."""
+"""``make bench``: every question's subjects side by side; the figures into results.json, the page and its pictures into docs/."""
 
 from __future__ import annotations
 
-from importlib import metadata
-from platform import python_version
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks.events import SEED
-from benchmarks.measure import Result, Subject, ratio, run
+from benchmarks import growth, measure, report, results
+from benchmarks.pictures import draw
+from benchmarks.questions import QUESTIONS, Question
+from benchmarks.throwaway import end_on_sigterm
 
-ROUNDS = 5
-
-
-def main() -> None:
-    packages = ("apache-beam", "msgspec", "pyarrow", "pydantic")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    print(f"Python {python_version()}, {versions}; seed {SEED}; {ROUNDS} rounds in turn\n")
-    print("| question | ours against | least | median | most |\n| --- | --- | --- | --- | --- |")
-    decoding = run([Subject("decoding", name) for name in ("ecomflow", "limit", "pydantic")], ROUNDS)
-    show("decode, validate, model: one core", decoding, {"limit": "msgspec decoding alone", "pydantic": "json, pydantic, dicts"})
-    graph = run([Subject("graph", name) for name in ("ecomflow", "per-element", "loop")], ROUNDS)
-    show("the Beam graph without I/O", graph, {"per-element": "one Map a step and element", "loop": "a plain loop"})
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-def show(question: str, results: dict[str, Result], others: dict[str, str]) -> None:
-    """A row for each comparison of our rate with another's."""
-    for name, words in others.items():
-        least, median, most = ratio(results["ecomflow"], results[name])
-        print(f"| {question} | {words} | {least:.2f} | {median:.2f} | {most:.2f} |")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("questions", nargs="*", metavar="question", help=f"{', '.join(QUESTIONS)}; default: all")
+    parser.add_argument("--rounds", type=int, help="rounds of every subject; default: each question's own number")
+    parser.add_argument("--full", action="store_true", help="growth: a million events of every order size, too")
+    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the results that are there")
+    chosen = parser.parse_args(arguments)
+    if strangers := set(chosen.questions) - QUESTIONS.keys():
+        parser.error(f"expected questions among {', '.join(QUESTIONS)}; found {', '.join(sorted(strangers))}")
+    end_on_sigterm()
+    try:
+        for key in () if chosen.render else chosen.questions or QUESTIONS:
+            ask(QUESTIONS[key], chosen.rounds, is_full=chosen.full)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: the questions answered before are in benchmarks/results.json; --render writes the page.")
+    render()
+
+
+def ask(question: Question, rounds: int | None, *, is_full: bool) -> None:
+    """Run the question's subjects, keep their figures, print its section."""
+    if question.key == "growth":
+        question = question._replace(subjects=growth.subjects(is_full))
+    say(f"{question.number}. {question.title}")
+    found = measure.run(question.subjects, rounds or question.rounds, say)
+    results.keep(question.key, found)
+    print("\n".join(report.section(question, found)), flush=True)
+
+
+def render() -> None:
+    """The page and the pictures, from all results."""
+    found = results.load()
+    (DOCS / "performance.md").write_text(report.page(found))
+    draw(found, DOCS / "pictures")
+    say(f"Written: {DOCS / 'performance.md'}")
+
+
+def say(words: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

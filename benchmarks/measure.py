@@ -1,55 +1,113 @@
-"""Subjects in, ratios out: each subject in a process of its own, in turn, several rounds; the ratio is taken round by round."""
+"""Subjects in, figures out: each subject in a process of its own, in turn, several rounds; a ratio is taken round by round.
+
+A subject that fails leaves its error in the place of its figures, and the others go on.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
+
+from benchmarks.throwaway import environment
+
+# A subject that is told to end stops its stack and its pipeline first.
+_END_SECONDS = 90.0
+
+Figures = dict[str, Any]
 
 
 class Subject(NamedTuple):
-    """What is measured: a module of this folder with a ``measure(name, ...)`` behind ``--subject NAME``."""
+    """What is measured: ``python -m benchmarks.MODULE --subject NAME ARGUMENTS`` prints figures, a JSON object, as its last line.
 
+    ``key`` names it within its question's results; ``words`` tell the reader what it is; a long one runs ``most_rounds`` at most.
+    """
+
+    key: str
     module: str
     name: str
+    words: str
     arguments: tuple[str, ...] = ()
+    most_rounds: int | None = None
 
 
-class Result(NamedTuple):
-    """The figures of one subject: what each round printed, as JSON objects with at least ``rate``."""
-
-    subject: Subject
-    rounds: tuple[dict[str, Any], ...]
-
-    @property
-    def rate(self) -> float:
-        return statistics.median(figures["rate"] for figures in self.rounds)
+class SubjectError(Exception):
+    """A subject's process failed: its command and the end of what it said."""
 
 
-def run(subjects: Sequence[Subject], rounds: int) -> dict[str, Result]:
-    """The subjects in turn, A B C A B C: what slows the machine slows them alike."""
-    found: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
-    for _ in range(rounds):
+class Ratio(NamedTuple):
+    """One subject's figure over another's: of the rounds that both have, the least, the median and the most."""
+
+    least: float
+    median: float
+    most: float
+
+
+def run(subjects: Sequence[Subject], rounds: int, say: Callable[[str], None]) -> dict[str, list[Figures]]:
+    """The figures of each subject, round by round, ``{"error": ...}`` where it failed.
+
+    The subjects take turns, A B C A B C: what slows the machine slows them alike.
+    """
+    found: dict[str, list[Figures]] = {subject.key: [] for subject in subjects}
+    for number in range(1, rounds + 1):
         for subject in subjects:
-            found[subject.name].append(run_once(subject))
-    return {subject.name: Result(subject, tuple(found[subject.name])) for subject in subjects}
+            if subject.most_rounds is not None and number > subject.most_rounds:
+                continue
+            say(f"round {number} of {rounds}: {subject.words}")
+            try:
+                figures = run_once(subject)
+            except SubjectError as error:
+                say(f"failed: {error}")
+                figures = {"error": str(error)}
+            found[subject.key].append(figures)
+    return found
 
 
-def run_once(subject: Subject) -> dict[str, Any]:
-    """The last line that the subject's process prints, a JSON object."""
+def run_once(subject: Subject) -> Figures:
+    """What the subject's process prints last. It is ended, and all that it started, where this call is interrupted."""
     command = [sys.executable, "-m", f"benchmarks.{subject.module}", "--subject", subject.name, *subject.arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"})
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    # In a session of its own, so that Ctrl-C reaches it once, as the SIGTERM below, and does not break its own tidying up.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+    )
+    try:
+        stdout, stderr = process.communicate()
+    finally:
+        if process.poll() is None:
+            _end(process)
+    try:
+        if process.returncode == 0:
+            figures: Figures = json.loads(stdout.splitlines()[-1])
+            return figures
+    except (IndexError, ValueError):
+        pass  # it printed no figures
+    tail = "\n".join([*stdout.splitlines(), *stderr.splitlines()][-15:])
+    raise SubjectError(f"python -m benchmarks.{subject.module} --subject {subject.name} ended with {process.returncode}:\n{tail}")
 
 
-def ratio(ours: Result, theirs: Result) -> tuple[float, float, float]:
-    """Our rate over theirs, round by round: the least, the median, the most."""
-    ratios = [mine["rate"] / other["rate"] for mine, other in zip(ours.rounds, theirs.rounds, strict=True)]
-    return min(ratios), statistics.median(ratios), max(ratios)
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    with suppress(ProcessLookupError):  # nothing of its group is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str) -> Ratio | None:
+    """Our figure ``name`` over theirs, round by round; None where no round has both."""
+    pairs = [(mine[name], other[name]) for mine, other in zip(ours, theirs, strict=False) if name in mine and name in other]
+    ratios = [mine / other for mine, other in pairs]
+    return Ratio(min(ratios), statistics.median(ratios), max(ratios)) if ratios else None
+
+
+def median(rounds: Sequence[Figures], name: str) -> float | None:
+    """The median of the figure ``name``; None where no round has it."""
+    values = [figures[name] for figures in rounds if figures.get(name) is not None]
+    return statistics.median(values) if values else None

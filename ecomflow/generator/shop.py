@@ -6,6 +6,7 @@ what happens to them comes from a seeded source. Stock moves follow orders, and 
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import deque
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from functools import cache
@@ -39,6 +40,8 @@ _COUNTRIES = (
     ("sv_SE", "Sweden", 6),
     ("pt_BR", "Brazil", 4),
 )
+# Those of Faker's parts that are used here: all of them would take three times as long to load.
+_PROVIDERS = [f"faker.providers.{name}" for name in ("address", "color", "internet", "person", "user_agent")]
 # Kind of product, lowest and highest price in whole units of money.
 _KINDS = (
     ("espresso cups", 12, 48),
@@ -138,11 +141,11 @@ def money(cents: int) -> msgspec.Raw:
 
 @cache
 def draw_vocabulary() -> Vocabulary:
-    """The customers and products, the same in every process that has the same version of Faker. Takes about half a second."""
+    """The customers and products, the same in every process that has the same version of Faker."""
     from faker import Faker
 
     source = Random(_VOCABULARY_SEED)
-    fakers = {locale: Faker(locale) for locale, _, _ in _COUNTRIES}
+    fakers = {locale: Faker(locale, providers=_PROVIDERS) for locale, _, _ in _COUNTRIES}
     for faker in fakers.values():
         faker.seed_instance(_VOCABULARY_SEED)
     places = source.choices(_COUNTRIES, weights=[share for _, _, share in _COUNTRIES], k=_CUSTOMERS)
@@ -162,7 +165,8 @@ class Shop:
     def __init__(self, vocabulary: Vocabulary, window: Window, *, seed: str, identity: str) -> None:
         self._customers = vocabulary.customers
         self._products = vocabulary.products
-        self._first_day = window.end - timedelta(days=window.days)
+        # Moments are kept in UTC without a zone, which halves the time that it takes to write them.
+        self._first_day = window.end.replace(tzinfo=None) - timedelta(days=window.days)
         self._days = window.days
         self._day_seconds = (timedelta(days=1) - _TAIL).total_seconds()
         self._source = Random(f"events {seed}")
@@ -267,7 +271,8 @@ class Shop:
         return self._products[int(self._source.random() ** 1.5 * _PRODUCTS)]
 
     def _pick(self, options: tuple[Any, ...], cumulated_weights: tuple[int, ...]) -> Any:
-        return self._source.choices(options, cum_weights=cumulated_weights)[0]
+        # What Random.choices does, without its list: the same draw, in a fourth of the time.
+        return options[bisect(cumulated_weights, self._source.random() * cumulated_weights[-1], 0, len(options) - 1)]
 
     def _pick_moment(self) -> datetime:
         """A second in the window, before its tail; the middle of a day is busier than its ends."""
@@ -283,10 +288,10 @@ class Shop:
         """RFC 3339 in one of the forms that producers use: mostly Z, some with a fraction of a second, some with an offset."""
         form = self._source.random()
         if form < 0.8:
-            return moment.isoformat()[:19] + "Z"
+            return moment.isoformat() + "Z"
         if form < 0.9:
-            return f"{moment.isoformat()[:19]}.{int(self._source.random() * 1000):03d}Z"
-        return moment.astimezone(_OFFSETS[int(self._source.random() * len(_OFFSETS))]).isoformat()
+            return f"{moment.isoformat()}.{int(self._source.random() * 1000):03d}Z"
+        return moment.replace(tzinfo=UTC).astimezone(_OFFSETS[int(self._source.random() * len(_OFFSETS))]).isoformat()
 
 
 def _draw_customer(number: int, faker: Faker, country: str) -> Customer:

@@ -1,0 +1,71 @@
+"""Question 3's roofline: a plain loop over the same services, without Beam, restarts, leases or anything that runs ahead.
+
+It pulls with Google's SubscriberClient, 1,000 messages a pull, ten pulls a batch; decodes, models and appends with the same pure
+functions and writer as the pipeline; waits; acknowledges; and begins again, until it is killed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from google.api_core import exceptions
+from google.pubsub_v1.types import PullRequest
+
+from ecomflow.clients import bigquery_write_client, subscriber_client
+from ecomflow.config import load_settings
+from ecomflow.events import Message
+from ecomflow.facts import SCHEMAS
+from ecomflow.pipeline.bigquery_sink import TableWriter, with_ingestion_time
+from ecomflow.pipeline.config import PipelineConfig, pipeline_config
+from ecomflow.pipeline.decode import decode_messages
+from ecomflow.pipeline.model import model_facts
+
+PULL_MESSAGES = 1000
+BATCH_MESSAGES = 10_000
+
+
+def main() -> None:
+    config = pipeline_config(load_settings({}))
+    subscriber, writes = subscriber_client(config.endpoints), bigquery_write_client(config.endpoints)
+    writers = {table: TableWriter(config, table, writes) for table in SCHEMAS}
+    while True:
+        if received := pull(subscriber, config):
+            append(writers, [message_of(item.message) for item in received])
+            for start in range(0, len(received), 2000):
+                ack_ids = [item.ack_id for item in received[start : start + 2000]]
+                subscriber.acknowledge(subscription=config.subscription_path, ack_ids=ack_ids)
+
+
+def pull(subscriber: Any, config: PipelineConfig) -> list[Any]:
+    """Some ten thousand received messages, or fewer where no more come."""
+    received: list[Any] = []
+    request = PullRequest(subscription=config.subscription_path, max_messages=PULL_MESSAGES)
+    while len(received) < BATCH_MESSAGES:
+        try:
+            more = subscriber.pull(request, timeout=1, retry=None)._pb.received_messages
+        except exceptions.DeadlineExceeded:
+            break
+        received += more
+        if len(more) < PULL_MESSAGES:  # the end of the backlog: the next pull would wait for new messages
+            break
+    return received
+
+
+def append(writers: dict[str, TableWriter], batch: list[Message]) -> None:
+    """The facts of ``batch``, written: all tables are sent before the first answer is waited for."""
+    now, sent = datetime.now(UTC), []
+    for part in decode_messages(batch, now).streams.values():
+        for rows in model_facts(part, now).tables:
+            sent.append((rows.table, writers[rows.table].start(with_ingestion_time(rows.rows, rows.table, now))))
+    for table, appends in sent:
+        writers[table].finish(appends)
+
+
+def message_of(wire: Any) -> Message:
+    published = wire.publish_time.seconds * 1_000_000 + wire.publish_time.nanos // 1000
+    return Message(wire.data, dict(wire.attributes), wire.message_id, published)
+
+
+if __name__ == "__main__":
+    main()
