@@ -23,8 +23,10 @@ class SeenIds:
         """How many of ``event_ids`` were seen before, here or earlier in the list; all of them are remembered."""
         with self._lock:
             distinct = set(event_ids)
-            repeats = len(event_ids) - len(distinct) + len(distinct & self._young) + len((distinct & self._old) - self._young)
+            older = set() if self._old.isdisjoint(distinct) else (distinct & self._old) - self._young
+            known = len(self._young)
             self._young |= distinct
+            repeats = len(event_ids) - (len(self._young) - known) + len(older)
             if len(self._young) >= self._generation:
                 self._old, self._young = self._young, set()
             return repeats
