@@ -13,7 +13,16 @@ import pytest
 from google.cloud import monitoring_v3
 from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
 
-from ecomflow.backlog import Waiting, count_waiting, newest_sample, wait_until_empty
+from ecomflow.backlog import (
+    AGE_METRIC,
+    Backlog,
+    Waiting,
+    count_waiting,
+    newest_backlog,
+    newest_sample,
+    read_backlog,
+    wait_until_empty,
+)
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, NotFoundError
 from ecomflow.generator import publisher, rounds
@@ -27,6 +36,7 @@ class Monitoring:
 
     def __init__(self, *series: list[tuple[datetime, int]]) -> None:
         self.requests: list[Any] = []
+        self.ages: list[list[tuple[datetime, int]]] = []
         self._series = series
 
     @contextmanager
@@ -48,7 +58,8 @@ class Monitoring:
 
     def _list(self, request: Any, _: Any) -> Any:
         self.requests.append(request)
-        return monitoring_v3.ListTimeSeriesResponse(time_series=[_series(points) for points in self._series])
+        wanted = self.ages if AGE_METRIC in request.filter else self._series
+        return monitoring_v3.ListTimeSeriesResponse(time_series=[_series(points) for points in wanted])
 
 
 def _series(points: list[tuple[datetime, int]]) -> monitoring_v3.TimeSeries:
@@ -95,12 +106,42 @@ class TestNewestSample:
         )
 
 
+class TestNewestBacklog:
+    def test_the_count_and_the_age_of_the_oldest(self) -> None:
+        """The newest sample of each metric; the count's time is the backlog's."""
+        monitoring = Monitoring([(ago(4), 40), (ago(3), 7)])
+        monitoring.ages = [[(ago(3), 95)]]
+        with monitoring.client() as client:
+            assert newest_backlog(client, SETTINGS, NOW) == Backlog(Waiting(7, ago(3)), 95.0)
+
+    @pytest.mark.parametrize(
+        ("counts", "expected"),
+        [([], None), ([(ago(3), 0)], Backlog(Waiting(0, ago(3)))), ([(ago(3), 7)], Backlog(Waiting(7, ago(3))))],
+    )
+    def test_an_age_that_is_not_known(self, counts: list[tuple[datetime, int]], expected: Backlog | None) -> None:
+        """Without a count there is no backlog; without an age, or with nothing that waits, no age."""
+        monitoring = Monitoring(counts)
+        monitoring.ages = [[(ago(3), 95)]] if counts == [(ago(3), 0)] else []
+        with monitoring.client() as client:
+            assert newest_backlog(client, SETTINGS, NOW) == expected
+
+
 class TestCountWaiting:
     @pytest.mark.stack
     def test_the_local_stack_counts_just_now(self, provisioned: Settings, stack: Endpoints) -> None:
         """Every message that is not acknowledged, at this moment."""
         publisher.publish(provisioned, stack, rounds.generate(3, seed=1, now=NOW))
         assert count_waiting(provisioned, stack) == Waiting(18, None)
+
+    @pytest.mark.stack
+    def test_the_local_stack_tells_the_age_of_the_oldest(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Since it was published; of nothing there is none."""
+        assert read_backlog(provisioned, stack, datetime.now(UTC)) == Backlog(Waiting(0), None)
+        publisher.publish(provisioned, stack, rounds.generate(1, seed=1, now=NOW))
+        found = read_backlog(provisioned, stack, datetime.now(UTC) + timedelta(seconds=60))
+        assert found is not None
+        assert found.waiting == Waiting(6, None)
+        assert found.oldest_seconds == pytest.approx(65, abs=5)
 
     @pytest.mark.stack
     def test_a_subscription_that_is_not_there(self, settings: Settings, stack: Endpoints) -> None:

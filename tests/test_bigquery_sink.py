@@ -194,13 +194,17 @@ def test_a_lost_answer_is_a_repeat_and_no_loss(writer: TableWriter, bigquery: Fa
 def test_silence_is_a_lost_connection(
     writer: TableWriter, bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where no answer comes in time, the connection is given up, and the rows are written on a new one."""
+    """Where no answer comes in time, that is said, the connection is given up, and the rows are written on a new one."""
+    told: list[str | None] = []
+    monkeypatch.setattr(bigquery_sink, "_SLOW_SECONDS", 0.05)
     monkeypatch.setattr(bigquery_sink, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(bigquery_sink, "waiting", lambda _, sentence: told.append(sentence))
     bigquery.faults.append(SaysNothing())
     assert append(writer, rows(1)) == []
     assert written(bigquery) == ["i-1"]
     assert bigquery.streams == 2
     assert "no answer in 0 s" in caplog.text
+    assert (told[0], told[-1]) == ("BigQuery to answer an append to fact_inventory", None)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +383,7 @@ def test_close_ends_the_threads(bigquery: FakeBigQuery) -> None:
 
 def test_closing_ends_a_silent_connection(bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was given up because nothing came ends with its client."""
+    monkeypatch.setattr(bigquery_sink, "_SLOW_SECONDS", 0.01)
     monkeypatch.setattr(bigquery_sink, "ANSWER_SECONDS", 0.05)
     bigquery.faults.append(SaysNothing())
     with bigquery.serve() as host:

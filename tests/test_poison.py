@@ -393,6 +393,6 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
     assert json.loads((tmp_path / "pipeline.json").read_bytes())["restarts"] == 0
     assert "A message is refused as a processing_error: ZeroDivisionError: a bug in decode" in log.read_text()
     shown = ecomflow("dlq", "inspect", "--reason", "processing_error", "--full", settings=settings)
-    assert "in event_id_of" in shown.stdout
+    assert "in event_ids_of" in shown.stdout
     counted = ecomflow("query", "SELECT COUNT(DISTINCT event_id) AS n FROM ecomflow.fact_inventory", "--json", settings=settings)
     assert json.loads(counted.stdout) == [{"n": 38}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,11 +11,13 @@ from rich.text import Text
 
 from ecomflow.console import inert_json, out, plain, say, show_counts, show_table
 
+_OF_TOP = ("in/", "out/", "refused_in/", "latency/")
+
 
 def show_local(status: Any) -> None:
     """How the local pipeline fares, or has ended."""
     if status.counters:
-        show_counts("Counters of this run", dict(sorted(status.counters.items())))
+        show_counts("Counters of this run", _in_short(status.counters))
     sentences = {
         "running": f"The pipeline runs as process {status.pid}.",
         "drained": "The pipeline is drained.",
@@ -41,9 +43,14 @@ def show_detail(detail: Any) -> None:
     )
     show_table("", ("what", "value"), [(what, value or "not told yet") for what, value in facts])
     if detail.counters:
-        show_counts("Counters", detail.counters)
+        show_counts("Counters", _in_short(detail.counters))
     if detail.errors:
         show_table("Errors of the last day", ("when", "error"), [(f"{e.time:%Y-%m-%d %H:%M:%S}", e.text) for e in detail.errors])
+
+
+def _in_short(counters: Mapping[str, int]) -> dict[str, int]:
+    """By name, without those of steps and of latency: ``ecomflow top`` shows these, ``ecomflow job metrics`` all."""
+    return {name: amount for name, amount in sorted(counters.items()) if not name.startswith(_OF_TOP)}
 
 
 def show_plan(plan: Any) -> None:

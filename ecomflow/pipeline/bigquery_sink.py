@@ -38,6 +38,7 @@ MAX_REQUEST_BYTES = 9_000_000
 RETRY_SECONDS = 120.0
 # How long an answer may take before its connection counts as lost: a network that vanished would keep it open for ever.
 ANSWER_SECONDS = 60.0
+_SLOW_SECONDS = 3.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
@@ -195,7 +196,7 @@ class TableWriter:
         refused: list[RefusedRow] = []
         pause, give_up = _FIRST_PAUSE, self._clock() + RETRY_SECONDS
         while True:
-            _await(append)
+            self._await(append)
             error = append.error or _response_error(append.response)
             row_errors = {row.index: row.message for row in append.response.row_errors} if append.response is not None else {}
             if row_errors:
@@ -215,6 +216,16 @@ class TableWriter:
             else:
                 raise self._translated(error)
             self._send(append)
+
+    def _await(self, append: _Append) -> None:
+        """Wait for the answer, saying so where it takes long; where none comes, give up its connection."""
+        if append.answered.wait(_SLOW_SECONDS):
+            return
+        waiting(self._table, f"BigQuery to answer an append to {self._table}")
+        if not append.answered.wait(ANSWER_SECONDS - _SLOW_SECONDS):
+            assert append.connection is not None  # it was sent, or else it is answered
+            append.connection.abandon()
+            append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
 
     def _translated(self, error: exceptions.GoogleAPICallError) -> EcomflowError:
         table = f"{self._config.project}.{self._config.dataset}.{self._table}"
@@ -250,14 +261,6 @@ def _too_large(size: int) -> AppendRowsResponse:
     """The answer to a row that fits no request, in the form of BigQuery's own to a row that it refuses."""
     words = f"row of {size} bytes exceeds the {MAX_REQUEST_BYTES} bytes of a request"
     return AppendRowsResponse(row_errors=[RowError(index=0, message=words)])
-
-
-def _await(append: _Append) -> None:
-    """Wait for the answer; where none comes, give up its connection."""
-    if not append.answered.wait(ANSWER_SECONDS):
-        assert append.connection is not None  # it was sent, or else it is answered
-        append.connection.abandon()
-        append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
 
 
 def _without(append: _Append, dropped: Collection[int]) -> _Append:
