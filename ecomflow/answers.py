@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import islice
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
+_CANCEL_SECONDS = 0.5
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 
 
@@ -204,11 +205,15 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
 
 
 def _result(job: bigquery.QueryJob) -> Any:
+    from google.api_core.exceptions import GoogleAPIError
+    from requests.exceptions import RequestException
+
     try:
         return job.result(timeout=_ANSWER_SECONDS)
     except (TimeoutError, KeyboardInterrupt):
-        # What nobody waits for any more should not be paid for.
-        job.cancel(retry=None, timeout=_CONNECT_SECONDS)
+        # What nobody waits for any more should not be paid for; but whoever pressed Ctrl-C is not to wait for that.
+        with suppress(GoogleAPIError, RequestException):
+            job.cancel(retry=None, timeout=_CANCEL_SECONDS)
         raise
 
 

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ecomflow import __version__
-from ecomflow.commands import contract, dlq, doctor, infra, job, publish, query, reconcile, run, start
+from ecomflow.commands import contract, dlq, doctor, infra, job, publish, query, reconcile, run, start, top, ui
 from ecomflow.errors import EcomflowError
 
+
+class _Group(TyperGroup):
+    """Lists its commands with their whole first sentence, which would else be cut off where the line ends."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=300)) for name, command in commands if command])
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Rich's boxes would take longer to import than all the rest of --help together.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="E-commerce events from Pub/Sub to BigQuery facts: provision, deploy, publish, inspect.",
     epilog="Start with: ecomflow demo. Without a project everything runs on this machine, without an account.",
 )
-app.add_typer(infra.app, name="infra")
+app.add_typer(infra.app, name="infra", cls=_Group)
 app.command(epilog="Examples:\n\n  ecomflow doctor\n\n  ecomflow doctor --project my-project --probe")(doctor.doctor)
 app.command(
     epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach\n\n  ecomflow deploy --project my-project --dry-run\n\n"
     "  ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30"
 )(run.deploy)
 app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
-app.add_typer(contract.contract, name="contract")
-app.add_typer(dlq.dlq, name="dlq")
+app.add_typer(contract.contract, name="contract", cls=_Group)
+app.add_typer(dlq.dlq, name="dlq", cls=_Group)
 app.command(epilog=query.EXAMPLES)(query.query)
-app.add_typer(job.jobs, name="job")
+app.add_typer(job.jobs, name="job", cls=_Group)
 app.command(epilog="Examples:\n\n  ecomflow reconcile\n\n  ecomflow reconcile --ledger published.jsonl --wait 60")(
     reconcile.reconcile
 )
+app.command(epilog=top.EXAMPLES)(top.top)
+app.command(epilog=ui.EXAMPLES)(ui.ui)
 app.command(epilog="Example:\n\n  ecomflow init")(start.init)
 app.command(epilog="Example:\n\n  ecomflow demo --n 500")(start.demo)
 

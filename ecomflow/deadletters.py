@@ -214,10 +214,13 @@ def _objects(bucket: Bucket, choice: Choice, few: bool) -> Iterator[StoredObject
     depth = _MINUTES if few and choice.reason is choice.event_id is choice.fingerprint is None else _HOURS
     by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since, depth) for stream in choice.streams]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
+    try:
         while page := list(islice(found, _DOWNLOADS_AT_ONCE)):
             for listed, content in zip(page, pool.map(lambda one: _download(bucket, one), page), strict=True):
                 yield _object(listed, content)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who has enough, or is interrupted, needs no more downloads
 
 
 def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:

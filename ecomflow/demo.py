@@ -7,11 +7,12 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from ecomflow import answers, balance, deadletters, infra, reconcile
 from ecomflow.backlog import Waiting, count_waiting, wait_until_empty
@@ -19,12 +20,16 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.facts import SCHEMAS
 from ecomflow.generator import publisher, rounds
+from ecomflow.generator.faults import EVENT_TYPES
 from ecomflow.ledger import default_ledger
 from ecomflow.local import supervisor
 from ecomflow.pipeline import launch
 
 _QUESTION = "sales-per-product"
 _SETTLE_SECONDS = 300.0
+
+# Gets a unit (``events``), how many of it are done, and of how many where that is known.
+OnCount = Callable[[str, int, int | None], None]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -36,8 +41,12 @@ class Outcome(msgspec.Struct, frozen=True):
     answer: answers.Answer
 
 
-def run(n: int, seed: int, on_progress: Callable[[str], None]) -> Outcome:
-    """Publish ``n`` rounds through a pipeline on a stack of its own, which is gone afterwards; count what landed."""
+def run(n: int, seed: int, on_progress: Callable[[str], None], on_count: OnCount = lambda *_: None) -> Outcome:
+    """Publish ``n`` rounds through a pipeline on a stack of its own, which is gone afterwards; count what landed.
+
+    ``on_progress`` gets a sentence at each step, ``on_count`` how far it is. Ctrl-C is for the caller to handle, by
+    ``end_processes``.
+    """
     with _throwaway_folder() as state_path:
         settings = Settings(state_dir=str(state_path))
         on_progress("Starting Pub/Sub, GCS and BigQuery on this machine")
@@ -46,17 +55,20 @@ def run(n: int, seed: int, on_progress: Callable[[str], None]) -> Outcome:
             infra.apply(settings, endpoints, infra.plan(settings, endpoints))
             on_progress("Starting the streaming pipeline")
             launch.start_detached(settings, [sys.executable, "-m", "ecomflow", "deploy"], state_path)
-            try:
+            with _draining(settings, on_progress):
                 on_progress(f"Publishing {n} rounds: a valid and an invalid event of each type")
-                events = rounds.generate(n, seed=seed, now=datetime.now(UTC))
-                published = publisher.publish(settings, endpoints, events, ledger=default_ledger(settings, endpoints))
+                published = _publish(settings, endpoints, n, seed, on_count)
                 on_progress("Waiting until every message is acknowledged")
-                _wait_until_empty(settings, endpoints)
-            finally:
-                on_progress("Draining the pipeline")
-                launch.drain_detached(settings)
+                _wait_until_empty(settings, endpoints, published.total, on_count)
             on_progress("Counting rows and dead letters, and following every event by its id")
-            return _outcome(settings, endpoints, published)
+            return _outcome(settings, endpoints, published, on_count)
+
+
+def end_processes() -> None:
+    """Kill all processes that this one has started, and theirs. What they held was thrown away anyway."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def check(outcome: Outcome) -> None:
@@ -67,12 +79,42 @@ def check(outcome: Outcome) -> None:
     reconcile.check(outcome.equation)
 
 
-def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary) -> Outcome:
+@contextmanager
+def _draining(settings: Settings, on_progress: Callable[[str], None]) -> Iterator[None]:
+    """Drains the pipeline at the end, whatever happened; except after a Ctrl-C, which has ended it."""
+    is_interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        is_interrupted = True
+        raise
+    finally:
+        if not is_interrupted:
+            on_progress("Draining the pipeline")
+            launch.drain_detached(settings)
+
+
+def _publish(settings: Settings, endpoints: Endpoints, n: int, seed: int, on_count: OnCount) -> publisher.PublishSummary:
+    events = rounds.generate(n, seed=seed, now=datetime.now(UTC))
+    total = n * 2 * len(EVENT_TYPES)
+    published = publisher.publish(
+        settings,
+        endpoints,
+        events,
+        ledger=default_ledger(settings, endpoints),
+        on_progress=lambda done: on_count("events", done, total),
+    )
+    if published.interrupted:
+        raise KeyboardInterrupt
+    return published
+
+
+def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary, on_count: OnCount) -> Outcome:
     letters: Counter[str] = Counter()
     for (_, reason), amount in deadletters.count_by_stream_and_reason(settings, endpoints).items():
         letters[reason] += amount
     lines = balance.compare(published.valid, published.order_items, published.reasons, count_rows(settings, endpoints), letters)
-    equation = reconcile.reconcile(settings, endpoints)
+    equation = reconcile.reconcile(settings, endpoints, on_count=lambda unit, done: on_count(unit, done, None))
     return Outcome(published, lines, equation, answers.ask(settings, endpoints, _QUESTION, {}))
 
 
@@ -83,9 +125,11 @@ def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     return {str(table): int(amount) for table, amount in answer.rows}
 
 
-def _wait_until_empty(settings: Settings, endpoints: Endpoints) -> None:
+def _wait_until_empty(settings: Settings, endpoints: Endpoints, total: int, on_count: OnCount) -> None:
     def read() -> Waiting | None:
         waiting = count_waiting(settings, endpoints)
+        if waiting:
+            on_count("events", total - waiting.messages, total)
         if waiting and waiting.messages and launch.read_status(settings.state_path).state != "running":
             raise UnavailableError(
                 "The pipeline ended before the subscription was empty.", f"Its log: {settings.state_path / launch.LOG_FILE}"

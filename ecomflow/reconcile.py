@@ -12,7 +12,7 @@ looked for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -35,6 +35,9 @@ _NAMED = 20  # how many ids an error names
 _TABLES = tuple(table for tables in STREAM_TABLES.values() for table in tables)
 # How many rows each table of _TABLES has of an event.
 Shape = tuple[int, ...]
+# Gets what is being read (``events in the tables``), and how many of it so far.
+OnCount = Callable[[str, int], None]
+_LETTERS_A_REPORT = 100
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -69,19 +72,22 @@ class Reconciliation(msgspec.Struct, frozen=True):
     adds_up: bool
 
 
-def reconcile(settings: Settings, endpoints: Endpoints, ledger: Path | None = None) -> Reconciliation:
+def reconcile(
+    settings: Settings, endpoints: Endpoints, ledger: Path | None = None, on_count: OnCount = lambda *_: None
+) -> Reconciliation:
     """Ask every place, and do the sum over the events of ``ledger``.
 
-    Without ``ledger``, over the local stack's own where there is one: what landed and is not in that one is named too. Raises
-    ConfigError for a ledger that can't be read, and what the places raise.
+    Without ``ledger``, over the local stack's own where there is one: what landed and is not in that one is named too.
+    ``on_count`` is told how far the reading is. Raises ConfigError for a ledger that can't be read, and what the places raise.
     """
     own = default_ledger(settings, endpoints)
     path = ledger or (own if own is not None and own.exists() else None)
     if path is None:
-        return _without_ledger(settings, endpoints)
+        return _without_ledger(settings, endpoints, on_count)
     entries = read_ledger(path)
+    on_count("events in the ledger", len(entries))
     waiting = count_waiting(settings, endpoints)
-    shapes, letters = _shapes(settings, endpoints, entries), _letters(settings, endpoints)
+    shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count)
     outcome = balance_by_id(entries, shapes, letters, waiting)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
     if unpublished:  # what was published since the ledger was read may have landed, and is in it by now
@@ -91,14 +97,15 @@ def reconcile(settings: Settings, endpoints: Endpoints, ledger: Path | None = No
     return msgspec.structs.replace(outcome, ledger=str(path), unpublished=unpublished, adds_up=adds_up)
 
 
-def _without_ledger(settings: Settings, endpoints: Endpoints) -> Reconciliation:
+def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount = lambda *_: None) -> Reconciliation:
     amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, _sql("COUNT(*)"))}
     odd = [shape for shape in amounts if type_of(shape) is None]
     suspects = _ids_of(settings, endpoints, odd)
-    letters = _letters(settings, endpoints)
+    letters = _letters(settings, endpoints, on_count)
     # Once more, after what waits: what was on its way into the tables is whole by now, or still waits.
     waiting = count_waiting(settings, endpoints)
-    return balance_places(amounts, _shapes(settings, endpoints, {*suspects, *letters}), suspects, letters, waiting)
+    shapes = _shapes(settings, endpoints, {*suspects, *letters}, on_count)
+    return balance_places(amounts, shapes, suspects, letters, waiting)
 
 
 def check(outcome: Reconciliation) -> None:
@@ -206,15 +213,19 @@ def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
     return f"SELECT {shape}, {wanted} FROM ({events}) {outer} GROUP BY {shape}"  # noqa: S608
 
 
-def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str]) -> dict[str, Shape]:
+def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
     """The shape of each event of ``ids`` that is in any table; on the local stack of every event, which is faster there."""
     wanted = "ARRAY_AGG(event_id)"
     if settings.is_local:
-        answers = [select(settings, endpoints, _sql(wanted))]
+        answers = iter([select(settings, endpoints, _sql(wanted))])
     else:
         sql = _sql(wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = [select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids))]
-    return {key: tuple(shape) for rows in answers for *shape, keys in rows for key in keys}
+        answers = (select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids)))
+    found: dict[str, Shape] = {}
+    for rows in answers:
+        found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
+        on_count("events in the tables", len(found))
+    return found
 
 
 def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> set[str]:
@@ -226,10 +237,14 @@ def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> se
     return {key for *_, keys in rows for key in keys}
 
 
-def _letters(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
+def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that its event would have in the tables."""
-    letters = (stored.letter for stored in deadletters.every(settings, endpoints))
-    return {str(letter.event_id or letter.message_id): stream_of(letter) for letter in letters}
+    found: dict[str, str] = {}
+    for number, stored in enumerate(deadletters.every(settings, endpoints), start=1):
+        found[str(stored.letter.event_id or stored.letter.message_id)] = stream_of(stored.letter)
+        if number % _LETTERS_A_REPORT == 0:
+            on_count("dead letters", number)
+    return found
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

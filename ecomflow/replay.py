@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from threading import Lock
@@ -29,7 +28,7 @@ from ecomflow.mergepatch import patched
 from ecomflow.pipeline.decode import decode_messages, portions
 from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.quarantine import halves_of_events, halves_of_messages, isolate, refuse_events, refuse_messages
-from ecomflow.publishing import RequestSender, publish_error, topic_sender
+from ecomflow.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
 from ecomflow.rejected import ROOT, DeadLetter, from_line, original
 from ecomflow.rules import OrderTotals
 
@@ -86,6 +85,7 @@ class ReplaySummary(msgspec.Struct, frozen=True):
     published: int
     moved: int
     left: int
+    interrupted: bool = False
 
 
 def plan_replay(
@@ -170,25 +170,33 @@ def replay(
 ) -> ReplaySummary:
     """Publish what passes in ``plan``, made with the same ``patch``, and move it aside, never deleting what has no copy.
 
-    ``on_progress`` gets the number of events published so far. Raises NotFoundError (topic or bucket), AccessError,
-    UnavailableError and EcomflowError: what was published until then is counted in the message.
+    ``on_progress`` gets the number of events published so far. Ctrl-C gives the objects in hand half a second, and returns the
+    summary with ``interrupted``: what still lies in ``dlq/`` can be replayed again. Raises NotFoundError (topic or bucket),
+    AccessError, UnavailableError and EcomflowError: what was published until then is counted in the message.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
     with topic_sender(settings, endpoints) as sender, deadletters.reading(settings):
         mover = _Mover(deadletters.bucket_of(settings, endpoints), sender, patch, on_progress or (lambda _: None))
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            # A few at a time, so that after a failure nothing more is begun.
-            waiting = iter(plan.objects)
-            while page := list(islice(waiting, _AT_ONCE)):
-                try:
-                    list(pool.map(mover.move, page))
-                except _PublishError as error:
-                    cause = error.__cause__
-                    assert isinstance(cause, GoogleAPIError | GoogleAuthError)
-                    raise publish_error(cause, settings, endpoints, mover.published) from cause
-    return ReplaySummary(mover.published, mover.moved, mover.left)
+        is_interrupted = False
+        try:
+            _move_all(mover, plan.objects)
+        except KeyboardInterrupt:
+            is_interrupted = True
+        except _PublishError as error:
+            cause = error.__cause__
+            assert isinstance(cause, GoogleAPIError | GoogleAuthError)
+            raise publish_error(cause, settings, endpoints, mover.published) from cause
+        return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
+
+
+def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
+    with interruptible_pool(_AT_ONCE) as (pool, in_hand):
+        # A few at a time, so that after a failure nothing more is begun.
+        waiting = iter(objects)
+        while page := list(islice(waiting, _AT_ONCE)):
+            list(pool.map(lambda planned: mover.move(planned, in_hand), page))
 
 
 class _PublishError(Exception):
@@ -205,16 +213,17 @@ class _Mover:
         self._lock = Lock()
         self.published = self.moved = self.left = 0
 
-    def move(self, planned: PlannedObject) -> None:
-        lines = self._read(planned)
-        chosen = [line for line in lines if _digest(line) in planned.lines]
-        if chosen:
-            self._publish(chosen)
-            self._copy(planned.name, chosen)
-        out = bool(chosen) and self._take_out(planned, [line for line in lines if _digest(line) not in planned.lines])
-        with self._lock:
-            self.moved += len(chosen) if out else 0
-            self.left += 0 if out else len(planned.lines)
+    def move(self, planned: PlannedObject, in_hand: InHand) -> None:
+        with in_hand.piece():
+            lines = self._read(planned)
+            chosen = [line for line in lines if _digest(line) in planned.lines]
+            if chosen:
+                self._publish(chosen)
+                self._copy(planned.name, chosen)
+            out = bool(chosen) and self._take_out(planned, [line for line in lines if _digest(line) not in planned.lines])
+            with self._lock:
+                self.moved += len(chosen) if out else 0
+                self.left += 0 if out else len(planned.lines)
 
     def _read(self, planned: PlannedObject) -> list[bytes]:
         """The object's lines; none where it is no longer what was planned for."""

@@ -56,6 +56,13 @@ class TestHelp:
         )
         assert (result.returncode, result.stderr.strip()) == (0, "HEAVY []")
 
+    def test_help_imports_no_more_than_it_needs(self) -> None:
+        """Neither Rich nor Faker, each of which would take as long as all the rest."""
+        script = "import sys, ecomflow.cli as cli; cli.typer.main.get_command(cli.app)(['--help'], standalone_mode=False); "
+        script += "print('HEAVY', sorted({'rich', 'faker'} & sys.modules.keys()))"
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False)
+        assert result.stdout.splitlines()[-1] == "HEAVY []", result.stderr
+
 
 class TestDryRun:
     def test_it_prints_json_lines_and_needs_no_stack(self, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ class TestRate:
 
 class TestInterrupt:
     def test_ctrl_c_returns_what_was_confirmed(self, recorder: Recorder, tmp_path: Path) -> None:
-        """Events in flight arrive; summary, ledger and Pub/Sub agree on how many there were."""
+        """Requests under way arrive, others are not begun; summary, ledger and Pub/Sub agree on how many events there were."""
 
         def interrupted() -> Iterator[GeneratedEvent]:
             for number, event in enumerate(some(10_000)):
@@ -227,9 +227,10 @@ class TestInterrupt:
                 yield event
 
         summary = run(recorder, interrupted(), ledger=tmp_path / "ledger.jsonl")
-        assert summary.interrupted
+        assert (summary.interrupted, summary.unanswered) == (True, 0)
         assert summary.total == len(recorder.messages) == len((tmp_path / "ledger.jsonl").read_text().splitlines())
-        assert sum(summary.valid.values()) + sum(summary.invalid.values()) == summary.total == 4000
+        assert sum(summary.valid.values()) + sum(summary.invalid.values()) == summary.total
+        assert summary.total in (2000, 3000, 4000)  # of four batches two had been waited for
 
     def test_ctrl_c_while_waiting_ends_a_slow_run(self, recorder: Recorder) -> None:
         """A run that is paced stops in its pause."""

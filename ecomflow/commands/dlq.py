@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError
 
 if TYPE_CHECKING:
     from ecomflow.deadletters import Choice, StoredLetter, Unreadable
-    from ecomflow.replay import ReplayPlan
+    from ecomflow.replay import ReplayPlan, ReplaySummary
 
 dlq = typer.Typer(no_args_is_help=True, help="The messages that were refused: look at them, group them, replay them.")
 
@@ -117,10 +116,10 @@ def replay(
     """Publish dead letters again that the contract takes by now, with their bytes, attributes and event_id, and move them
     aside to replayed/. The others stay where they are.
     """
-    from ecomflow.console import err, say, show_json
+    from ecomflow.console import say, show_json
     from ecomflow.mergepatch import read_patch
+    from ecomflow.progress import INTERRUPTED, leave
     from ecomflow.replay import plan_replay
-    from ecomflow.replay import replay as publish_again
 
     settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
@@ -133,14 +132,7 @@ def replay(
         _show_plan(plan)
     summary = None
     if plan.passing and not dry_run:
-        with err.status("Publishing…") as status:
-            summary = publish_again(
-                settings,
-                endpoints,
-                plan,
-                patch=change,
-                on_progress=lambda count: status.update(f"Publishing: {count:,} of {plan.passing:,}"),
-            )
+        summary = _publish_again(settings, endpoints, plan, change)
     if as_json:
         kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
@@ -148,8 +140,12 @@ def replay(
         say(f"{summary.published:,} published, {summary.moved:,} moved aside to gs://{settings.bucket_name}/replayed/.")
         if summary.left:
             say(f"{summary.left:,} lie in objects that somebody else changed meanwhile. Run the same command again.")
+        if summary.interrupted:
+            say("Interrupted: the others lie where they were, some of them published already. Run the same command again.")
     else:
         say("Nothing was published." if plan.chosen else "There are no dead letters of that kind.")
+    if summary is not None and summary.interrupted:
+        leave(INTERRUPTED)
     _refuse_unreadable(plan.unreadable)
 
 
@@ -176,6 +172,20 @@ def export(
     _refuse_unreadable(unreadable)
 
 
+def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
+    from ecomflow.progress import interruptible, progress
+    from ecomflow.replay import replay as publish_again
+
+    with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
+        return publish_again(
+            settings,
+            endpoints,
+            plan,
+            patch=patch,
+            on_progress=lambda published: shown.count("dead letters", published, plan.passing),
+        )
+
+
 def _choice(stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None) -> Choice:
     from typing import get_args
 
@@ -193,17 +203,11 @@ def _choice(stream: str | None, reason: str | None, since: str | None, event_id:
 @contextmanager
 def _reading() -> Iterator[Callable[[int], None]]:
     """Shows on a terminal how many objects were read, and how fast."""
-    from ecomflow.console import err
+    from ecomflow.progress import interruptible, progress
 
-    started = time.monotonic()
-    with err.status("Reading dead letters…") as status:
-
-        def report(count: int) -> None:
-            if count % 20 == 0:
-                rate = count / max(time.monotonic() - started, 0.001)
-                status.update(f"Reading dead letters: {count:,} objects, {rate:,.0f} a second")
-
-        yield report
+    only_read = "Interrupted: dead letters were only read, nothing was changed."
+    with interruptible(only_read), progress("Reading dead letters") as shown:
+        yield lambda count: shown.count("objects", count)
 
 
 def _refuse_unreadable(unreadable: list[Unreadable]) -> None:

@@ -42,6 +42,7 @@ def publish(
 ) -> None:
     """Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."""
     from ecomflow.generator import rounds
+    from ecomflow.progress import INTERRUPTED, interruptible, leave
 
     chosen = [name.strip() for name in types.split(",") if name.strip()]
     now, shop_seed = datetime.now(UTC), rounds.fresh_seed() if seed is None else seed
@@ -52,10 +53,11 @@ def publish(
         return
     settings = settings_of(project)
     total = n * len(set(chosen)) * (1 if valid_only else 2)
-    summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
+    with interruptible("Interrupted while starting: nothing was published."):
+        summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
     _show(summary, shop_seed, as_json)
     if summary.interrupted:
-        raise typer.Exit(130)
+        leave(INTERRUPTED)
 
 
 def _day(text: str | None) -> Any:
@@ -70,24 +72,21 @@ def _day(text: str | None) -> Any:
 
 
 def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from ecomflow.console import err, note, say
+    from ecomflow.console import note, say
     from ecomflow.generator import publisher
     from ecomflow.ledger import default_ledger
+    from ecomflow.progress import progress
 
     endpoints = running_endpoints(settings)
     (note if quiet else say)(target_line(settings))
-    columns = (TextColumn("Publishing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("publish", total=total)
+    with progress("Publishing") as shown:
         return publisher.publish(
             settings,
             endpoints,
             events,
             rate=rate,
             ledger=ledger or default_ledger(settings, endpoints),
-            on_progress=lambda confirmed: bar.update(task, completed=confirmed),
+            on_progress=lambda confirmed: shown.count("events", confirmed, total),
         )
 
 
@@ -106,4 +105,10 @@ def _show(summary: Any, seed: int, as_json: bool) -> None:
     pace = summary.total / summary.elapsed_seconds if summary.elapsed_seconds else 0
     say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f} a second), seed {seed}.")
     if summary.interrupted:
-        say("Interrupted: what is counted here was confirmed, nothing else was sent.")
+        say("Interrupted: what is counted here was confirmed." + _fate_of(summary.unanswered))
+
+
+def _fate_of(unanswered: int) -> str:
+    if not unanswered:
+        return " Nothing else was sent."
+    return f" {unanswered:,} more were under way without an answer: published or not, they are in no count and no ledger."

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ecomflow.commands.shared import AsJson, Project, settings_of
-from ecomflow.config import running_endpoints
+from ecomflow.config import Endpoints, Settings, running_endpoints
+
+if TYPE_CHECKING:
+    from ecomflow.backlog import Waiting
+    from ecomflow.progress import Progress
 
 Ledger = Annotated[
     Path | None,
@@ -27,21 +32,39 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
     Ends with 7 where it doesn't add up. Without a ledger the places are held against each other.
     """
     from ecomflow import reconcile as equation
-    from ecomflow.backlog import count_waiting, wait_until_empty
-    from ecomflow.console import err, show_json
+    from ecomflow.backlog import wait_until_empty
+    from ecomflow.console import show_json
+    from ecomflow.progress import interruptible, progress
 
     settings = settings_of(project)
     endpoints = running_endpoints(settings)
-    with err.status("Waiting until the subscription is empty…") as spinner:
+    only_asked = "Interrupted: the places were only asked, nothing was changed."
+    with interruptible(only_asked), progress("Waiting until the subscription is empty") as shown:
         if wait:
-            wait_until_empty(lambda: count_waiting(settings, endpoints), wait)
-        spinner.update("Asking Pub/Sub, BigQuery and the bucket…")
-        outcome = equation.reconcile(settings, endpoints, ledger)
+            wait_until_empty(_counting(settings, endpoints, shown), wait)
+        shown.begin("Asking Pub/Sub, BigQuery and the bucket")
+        outcome = equation.reconcile(settings, endpoints, ledger, on_count=shown.count)
     if as_json:
         show_json(outcome)
     else:
         _show(outcome)
     equation.check(outcome)
+
+
+def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Callable[[], Waiting | None]:
+    """Counts what waits, and shows how much of what waited first has gone since."""
+    from ecomflow.backlog import count_waiting
+
+    first: list[int] = []
+
+    def read() -> Waiting | None:
+        waiting = count_waiting(settings, endpoints)
+        if waiting is not None:
+            first.append(waiting.messages)
+            shown.count("messages", max(0, first[0] - waiting.messages), first[0])
+        return waiting
+
+    return read
 
 
 def _show(outcome: Any) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ecomflow.commands.shared import AsJson
 from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE
+
+if TYPE_CHECKING:
+    from ecomflow.progress import Progress
 
 
 def init(force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False) -> None:
@@ -32,11 +36,15 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole path on a throw-away local stack: publish, decode, load, count, ask. Fails where it doesn't add up."""
-    from ecomflow import demo as demonstration
-    from ecomflow.console import err, show_json
+    from ecomflow.console import show_json
+    from ecomflow.progress import interruptible, progress, stopping
 
-    with err.status("Starting…") as spinner:
-        outcome = demonstration.run(n, seed, on_progress=lambda text: _step(spinner, text))
+    all_gone = "Interrupted: all that the demo had started is ended, and its folder is gone."
+    with interruptible(all_gone), progress("Starting") as shown:
+        from ecomflow import demo as demonstration
+
+        with stopping("Ending the services and the pipeline of the demo…", demonstration.end_processes):
+            outcome = demonstration.run(n, seed, lambda text: _step(shown, text), shown.count)
     if as_json:
         show_json(outcome)
     else:
@@ -44,11 +52,11 @@ def demo(
     demonstration.check(outcome)
 
 
-def _step(spinner: Any, text: str) -> None:
+def _step(shown: Progress, text: str) -> None:
     from ecomflow.console import note
 
     note(f"• {text}")
-    spinner.update(f"{text}…")
+    shown.begin(re.split("[,:]", text)[0])  # the line has room for little more than the amount
 
 
 def _show(outcome: Any) -> None:

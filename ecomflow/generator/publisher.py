@@ -20,7 +20,7 @@ import msgspec
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
 from ecomflow.generator.rounds import GeneratedEvent
-from ecomflow.publishing import RequestSender, publish_error, told_so_far, topic_sender
+from ecomflow.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
 
 # Pub/Sub takes 1,000 messages and 10 MB a request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has about
 # 500 bytes.
@@ -35,6 +35,7 @@ class PublishSummary(msgspec.Struct, frozen=True):
 
     ``valid`` and ``invalid`` count by event type of the slot, ``faults`` by fault, ``reasons`` and ``streams`` by what the dead
     letters must say. ``order_items`` is the number of rows that the valid orders make in each of the item tables.
+    ``unanswered``: events that were under way when Ctrl-C came, and whose answer did not come soon: published or not.
     """
 
     total: int
@@ -46,6 +47,7 @@ class PublishSummary(msgspec.Struct, frozen=True):
     order_items: int
     elapsed_seconds: float
     interrupted: bool
+    unanswered: int = 0
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -73,9 +75,9 @@ def publish(
     """Publish ``events`` to the topic, at most ``rate`` a second, and wait until all are confirmed.
 
     ``on_progress`` gets the number of events confirmed so far. ``ledger`` gets a line (LedgerEntry) appended for each. Ctrl-C
-    lets what is in flight arrive, then returns the summary with ``interrupted``. Delivery is at least once: a request that is
-    tried again may publish its events twice, with the same ``event_id``. Raises NotFoundError (topic), UnavailableError and
-    AccessError: the message says how many events had been confirmed.
+    gives what is in flight half a second to arrive, then returns the summary with ``interrupted``. Delivery is at least once: a
+    request that is tried again may publish its events twice, with the same ``event_id``. Raises NotFoundError (topic),
+    UnavailableError and AccessError: the message says how many events had been confirmed.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
@@ -84,14 +86,14 @@ def publish(
     with _appending(ledger) as file:
         tally = _Tally(file)
         try:
-            with topic_sender(settings, endpoints) as requests, ThreadPoolExecutor(_IN_FLIGHT) as pool:
-                # Leaving the pool waits for what is in flight, which makes an interrupted run's counts true.
-                _send_all(_Sender(requests, tally), pool, _paced(events, rate, clock, sleep), on_progress)
+            with topic_sender(settings, endpoints) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
+                sender = _Sender(requests, tally, in_hand)
+                _send_all(sender, pool, _paced(events, rate, clock, sleep), on_progress or (lambda _: None))
         except KeyboardInterrupt:
             interrupted = True
         except (GoogleAPIError, GoogleAuthError) as error:
             raise publish_error(error, settings, endpoints, tally.total) from error
-    return tally.summary(clock() - started, interrupted)
+        return tally.summary(clock() - started, interrupted)
 
 
 class _Tally:
@@ -103,7 +105,11 @@ class _Tally:
         self._encoder = msgspec.json.Encoder()
         self._kinds: Counter[tuple[str, str | None, str | None, str]] = Counter()
         self._order_items = 0
-        self.total = 0
+        self.sent = self.total = 0  # events of the requests that were begun, and of those that were confirmed
+
+    def begin(self, batch: list[GeneratedEvent]) -> None:
+        with self._lock:
+            self.sent += len(batch)
 
     def confirm(self, batch: list[GeneratedEvent], message_ids: list[str]) -> None:
         kinds = Counter([(event.event_type, event.fault, event.expected_reason, event.expected_stream) for event in batch])
@@ -132,24 +138,26 @@ class _Tally:
             reasons[reason] += count
             streams[stream] += count
         counts = (dict(valid), dict(invalid), dict(faults), dict(reasons), dict(streams))
-        return PublishSummary(self.total, *counts, self._order_items, elapsed_seconds, interrupted)
+        unanswered = self.sent - self.total if interrupted else 0
+        return PublishSummary(self.total, *counts, self._order_items, elapsed_seconds, interrupted, unanswered)
 
 
 class _Sender:
     """Sends one batch as one publish request and tells the tally once it is confirmed."""
 
-    def __init__(self, requests: RequestSender, tally: _Tally) -> None:
-        self._requests, self.tally = requests, tally
+    def __init__(self, requests: RequestSender, tally: _Tally, in_hand: InHand) -> None:
+        self._requests, self.tally, self._in_hand = requests, tally, in_hand
 
     def send(self, batch: list[GeneratedEvent]) -> None:
-        self.tally.confirm(batch, self._requests.send((event.data, event.attributes) for event in batch))
+        with self._in_hand.piece():
+            self.tally.begin(batch)
+            self.tally.confirm(batch, self._requests.send((event.data, event.attributes) for event in batch))
 
 
 def _send_all(
-    sender: _Sender, pool: ThreadPoolExecutor, batches: Iterable[list[GeneratedEvent]], on_progress: Callable[[int], None] | None
+    sender: _Sender, pool: ThreadPoolExecutor, batches: Iterable[list[GeneratedEvent]], report: Callable[[int], None]
 ) -> None:
     """Keep _IN_FLIGHT batches under way; the first failure is raised and nothing is sent after it."""
-    report = on_progress or (lambda _: None)
     pending: deque[Future[None]] = deque()
     for batch in batches:
         pending.append(pool.submit(sender.send, batch))

@@ -1,0 +1,67 @@
+"""``ecomflow ui``: the page in the browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
+from ecomflow.commands.shared import Project, target_line
+from ecomflow.errors import MissingExtraError
+
+_PORT = 8377
+
+EXAMPLES = """Examples:
+
+  ecomflow ui
+
+  ecomflow ui --no-open --port 0
+
+  ecomflow ui --allow-replay
+
+  ecomflow ui --project my-project --max-bytes 5GB"""
+
+
+def ui(
+    job: JobName = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 chooses a free one.")] = _PORT,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address; open no browser.")] = False,
+    allow_replay: Annotated[
+        bool, typer.Option("--allow-replay", help="Let the page replay dead letters, after a preview.")
+    ] = False,
+    max_bytes: Annotated[str, typer.Option(help="What one query of the page may scan in a project: 500MB, 1GB, 2TiB.")] = "1GB",
+    project: Project = None,
+    region: Region = None,
+    runner: Runner = None,
+) -> None:
+    """Serve one page on this machine alone and open it in the browser: the graph with its rates, tables, dead letters, answers.
+
+    The address holds a token, without which nobody gets in. The page shows; it changes nothing unless --allow-replay is given.
+    Ctrl-C ends it.
+    """
+    from ecomflow.commands.query import _bytes_of as bytes_of
+    from ecomflow.console import out, plain, say
+
+    if not (find_spec("starlette") and find_spec("uvicorn")):
+        raise MissingExtraError("The page needs starlette and uvicorn.", "Run: pip install 'ecomflow[ui]'")
+    from ecomflow.ui.app import Options
+    from ecomflow.ui.server import serve
+
+    settings = settings_in(project, region)
+    options = Options(is_here(settings, runner, job), job, allow_replay, bytes_of(max_bytes))
+    say(target_line(settings))
+
+    def tell(address: str) -> None:
+        out.print(plain(f"The page is at {address}"), soft_wrap=True)
+        say("Ctrl-C ends it.")
+        sys.stdout.flush()
+
+    serve(settings, port, options, tell, opens=not no_open)
+    # What still reads the bucket or the warehouse must not hold up the end. Nothing here writes but a replay, which loses
+    # nothing wherever it ends.
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,323 @@
+"""Settings in; the page's addresses, each with what it shows or does, out.
+
+A GET shows, and changes nothing; what is slow to read is read beside it (``readings.py``). A POST is a form of this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from shlex import quote
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from ecomflow import answers
+from ecomflow.config import Settings, resolve_endpoints, running_endpoints
+from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.figures_sources import FiguresReader
+from ecomflow.pipeline.tree import Step
+from ecomflow.sql import TABLES, question, questions
+from ecomflow.ui.graph_view import graph_view
+from ecomflow.ui.guard import Gate, Guard, read_form
+from ecomflow.ui.html import Html, join, tag
+from ecomflow.ui.layout import View, page, trouble
+from ecomflow.ui.letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
+from ecomflow.ui.letters_view import groups_view, letters_view, replay_view
+from ecomflow.ui.questions_view import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
+from ecomflow.ui.readings import Reading, in_thread
+from ecomflow.ui.replays import Replays
+from ecomflow.ui.sampler import Sampler
+from ecomflow.ui.select_only import check_reads_only
+from ecomflow.ui.steps import read_steps
+from ecomflow.ui.tables_view import detail_view, table_view, tables_view, weighed_view
+from ecomflow.ui.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
+
+_COUNTS_SECONDS, _DETAIL_SECONDS, _LETTERS_SECONDS = 2.0, 3.0, 3.0
+# In a project each reading is a handful of requests to Google.
+_CLOUD_SECONDS = 60.0
+_FIRST_SECONDS = 1.0
+# The local pipeline tells its figures each second, Dataflow its own about twice a minute.
+_LOCAL_SECONDS, _DATAFLOW_SECONDS = 1.0, 30.0
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+FormHandler = Callable[[Request, dict[str, str]], Awaitable[Response]]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """``here``: the pipeline of this machine is meant, else the job on Dataflow (``job``: its name or id). ``allow_replay``: the
+    page may replay dead letters. ``max_bytes``: what one query may have BigQuery scan in a project.
+    """
+
+    here: bool = True
+    job: str | None = None
+    allow_replay: bool = False
+    max_bytes: int = 10**9
+
+
+class Pages:
+    """What the addresses share: the settings, and all that is read for them."""
+
+    def __init__(self, settings: Settings, gate: Gate, options: Options) -> None:
+        self.settings, self.gate, self.options = settings, gate, options
+        reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=options.here, job=options.job)
+        self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
+        self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
+        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
+        self.details: dict[str, Reading[TableDetail]] = {
+            name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
+            for name in TABLES
+        }
+        self.letters: Reading[Overview] = Reading(lambda: read_overview(settings), self._least(_LETTERS_SECONDS))
+        self.replays = Replays(settings)
+
+    def _least(self, seconds: float) -> float:
+        return seconds if self.settings.is_local else _CLOUD_SECONDS
+
+    @property
+    def target(self) -> str:
+        """Whose pipeline it is, in a line."""
+        where = f"Local stack in {self.settings.state_path}/"
+        return where if self.settings.is_local else f"Project {self.settings.project}, {self.settings.region}"
+
+    def answer(self, view: View, status: int = 200) -> Response:
+        return HTMLResponse(page(view, self.target), status)
+
+    def live(self, title: str, path: str, content: Html, live_at: str) -> Response:
+        return self.answer(View(title, path, Html(""), content, live_at))
+
+    async def _first_look(self, reading: Reading[Any] | None) -> None:
+        """Begin to read what a view shows, and wait a moment for it, so that most views come whole."""
+        self.sampler.look()
+        if reading is not None:
+            reading.look()
+        await in_thread(lambda: self.sampler.wait_for_first(_FIRST_SECONDS))
+        if reading is not None and reading.read_at is None:
+            await in_thread(lambda: reading.wait(_FIRST_SECONDS))
+
+    # The graph
+
+    async def graph(self, _: Request) -> Response:
+        await self._first_look(None)
+        return self.live("Graph", "/", graph_view(self.sampler.look(), self.steps.look()), "/live")
+
+    async def live_graph(self, _: Request) -> Response:
+        return HTMLResponse(graph_view(self.sampler.look(), self.steps.look()))
+
+    # Tables
+
+    async def tables(self, _: Request) -> Response:
+        await self._first_look(self.counts)
+        return self.live(
+            "Tables", "/tables", tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()), "/live/tables"
+        )
+
+    async def live_tables(self, _: Request) -> Response:
+        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()))
+
+    async def table(self, request: Request) -> Response:
+        name = _table_name(request)
+        if self.settings.is_local:
+            await self._first_look(self.details[name])
+            content = table_view(self.sampler.look(), name, self.details[name].look())
+            return self.live(name, "/tables", content, f"/live/tables/{name}")
+        return self._table_of_project(name, weighed_view(name, None, self.gate.form_token))
+
+    async def live_table(self, request: Request) -> Response:
+        name = _table_name(request)
+        if not self.settings.is_local:
+            raise NotFoundError("In a project a table is read when asked for.", f"Open: /tables/{name}")
+        return HTMLResponse(table_view(self.sampler.look(), name, self.details[name].look()))
+
+    async def read_table(self, request: Request, form: dict[str, str]) -> Response:
+        name = _table_name(request)
+        amount = await in_thread(lambda: scanned(self.settings, name))
+        if form.get("step") != "read":
+            return self._table_of_project(name, weighed_view(name, amount, self.gate.form_token))
+        if amount > self.options.max_bytes:
+            raise ConfigError(f"BigQuery would scan {amount:,} bytes.", "Start the page with a higher --max-bytes.")
+        detail = await in_thread(lambda: read_detail(self.settings, name))
+        return self._table_of_project(name, detail_view(detail))
+
+    def _table_of_project(self, name: str, below: Html) -> Response:
+        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), name, None), below])))
+
+    # Dead letters
+
+    async def groups(self, _: Request) -> Response:
+        await self._first_look(self.letters)
+        content = groups_view(self.sampler.look(), self.letters.look())
+        return self.live("Dead letters", "/dead-letters", content, "/live/dead-letters")
+
+    async def live_groups(self, _: Request) -> Response:
+        return HTMLResponse(groups_view(self.sampler.look(), self.letters.look()))
+
+    async def group(self, request: Request) -> Response:
+        asked = request.path_params
+        choice = choice_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
+        limit = _number(request.query_params.get("limit", ""), PAGE, 200)
+        found = await in_thread(lambda: read_newest(self.settings, choice, limit))
+        token = self.gate.form_token if self.options.allow_replay else None
+        content = letters_view(choice, found, replay_command(self.settings, choice), token)
+        return self.answer(View("Dead letters", "/dead-letters", content))
+
+    async def preview_replay(self, _: Request, form: dict[str, str]) -> Response:
+        choice = choice_of(form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
+        return RedirectResponse(f"/replays/{self.replays.preview(choice).id}", 303)
+
+    async def confirm_replay(self, request: Request, _: dict[str, str]) -> Response:
+        started = self.replays.confirm(request.path_params["replay"])
+        self.letters.expire()
+        return RedirectResponse(f"/replays/{started.id}", 303)
+
+    async def replay(self, request: Request) -> Response:
+        found = self.replays.get(request.path_params["replay"])
+        return self.live("Replay", "/dead-letters", replay_view(found, self.gate.form_token), f"/live/replays/{found.id}")
+
+    async def live_replay(self, request: Request) -> Response:
+        return HTMLResponse(replay_view(self.replays.get(request.path_params["replay"]), self.gate.form_token))
+
+    # Questions
+
+    async def questions(self, _: Request) -> Response:
+        return self.answer(View("Questions", "/questions", questions_view(questions(), self.gate.form_token)))
+
+    async def question(self, request: Request) -> Response:
+        asked = question(request.path_params["name"])
+        return self.answer(View("Questions", "/questions", question_view(asked, {}, self.gate.form_token)))
+
+    async def ask_question(self, request: Request, form: dict[str, str]) -> Response:
+        asked = question(request.path_params["name"])
+        values = {name.removeprefix("p_"): text for name, text in form.items() if name.startswith("p_")}
+        shell = ["ecomflow query", asked.name, *(f"--param {quote(f'{name}={text}')}" for name, text in values.items())]
+        answer = await self._asked(asked.name, values, form, f"/questions/{asked.name}", " ".join(shell))
+        return self.answer(View("Questions", "/questions", question_view(asked, values, self.gate.form_token, answer)))
+
+    async def ask_sql(self, _: Request, form: dict[str, str]) -> Response:
+        sql = form.get("sql", "").replace("\r\n", "\n")
+        answer = await self._asked(sql, {}, form, "/questions", None)
+        return self.answer(View("Questions", "/questions", sql_view(sql, self.gate.form_token, answer)))
+
+    async def _asked(
+        self, name_or_sql: str, values: dict[str, str], form: dict[str, str], action: str, shell: str | None
+    ) -> Html:
+        """The answer; in a project first what it would cost; or why there is none, so that what was typed is not lost."""
+        try:
+            return await in_thread(lambda: self._answer(name_or_sql, values, form, action, shell))
+        except EcomflowError as error:
+            return trouble(error)
+
+    def _answer(self, name_or_sql: str, values: dict[str, str], form: dict[str, str], action: str, shell: str | None) -> Html:
+        if action == "/questions":
+            check_reads_only(name_or_sql)
+            name_or_sql = f"{name_or_sql} "  # one word is a question's name, and this is SQL
+        asked = answers.prepare(self.settings, name_or_sql, values)
+        endpoints = running_endpoints(self.settings)
+        if not self.settings.is_local and form.get("sure") != "yes":
+            amount = answers.scanned_bytes(self.settings, endpoints, asked)
+            fields = {name: text for name, text in form.items() if name != "sure"}
+            return weighed(amount, self.options.max_bytes, self.gate.form_token, action, fields)
+        reply = answers.send(self.settings, endpoints, asked, None if self.settings.is_local else self.options.max_bytes)
+        return answer_view(answers.taken(reply, MOST_ROWS), reply.total, shell)
+
+
+def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tuple[ASGIApp, Pages]:  # noqa: B008  # frozen
+    """The page as an ASGI application behind its guard, and what it reads by."""
+    pages = Pages(settings, gate, options)
+
+    def form(path: str, handler: FormHandler) -> Route:
+        async def handle(request: Request) -> Response:
+            fields = await read_form(request, gate)
+            return fields if isinstance(fields, Response) else await handler(request, fields)
+
+        return Route(path, handle, methods=["POST"])
+
+    def replaying(handler: FormHandler) -> FormHandler:
+        async def refuse(_: Request, __: dict[str, str]) -> Response:
+            raise HTTPException(403, "This page was started without --allow-replay.")
+
+        return handler if options.allow_replay else refuse
+
+    routes = [
+        _show("/", pages.graph),
+        _show("/live", pages.live_graph),
+        _show("/tables", pages.tables),
+        _show("/live/tables", pages.live_tables),
+        _show("/tables/{table}", pages.table),
+        _show("/live/tables/{table}", pages.live_table),
+        form("/tables/{table}", pages.read_table),
+        _show("/dead-letters", pages.groups),
+        _show("/live/dead-letters", pages.live_groups),
+        _show("/dead-letters/{stream}/{fingerprint}", pages.group),
+        form("/replays", replaying(pages.preview_replay)),
+        form("/replays/{replay}", replaying(pages.confirm_replay)),
+        _show("/replays/{replay}", pages.replay),
+        _show("/live/replays/{replay}", pages.live_replay),
+        _show("/questions", pages.questions),
+        form("/questions", pages.ask_sql),
+        _show("/questions/{name}", pages.question),
+        form("/questions/{name}", pages.ask_question),
+        _show("/static/{name}", _static),
+    ]
+    handlers = {EcomflowError: _told(pages), HTTPException: _told(pages), Exception: _told(pages)}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), gate), pages
+
+
+def _show(path: str, handler: Handler) -> Route:
+    return Route(path, handler, methods=["GET"])
+
+
+async def _static(request: Request) -> Response:
+    """The style, the script and the icon: files of the package."""
+    name = request.path_params["name"]
+    known = {one.name: one for one in (resources.files("ecomflow.ui") / "static").iterdir()}
+    if name not in known:
+        raise HTTPException(404, "There is no such file.")
+    return Response(known[name].read_bytes(), media_type=_TYPES[name.rpartition(".")[2]])
+
+
+def _told(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What failed, as a page, or, where the page asked for its live part, as that."""
+
+    async def tell(request: Request, error: Exception) -> Response:
+        status, told = _status(error)
+        if request.url.path.startswith("/live"):
+            return HTMLResponse(trouble(told), status)
+        back = tag("p", tag("a", "To the graph", href="/"))
+        return pages.answer(View("Something is missing", "", join([trouble(told), back])), status)
+
+    return tell
+
+
+def _status(error: Exception) -> tuple[int, EcomflowError]:
+    match error:
+        case NotFoundError():
+            return 404, error
+        case ConfigError():
+            return 400, error
+        case UnavailableError():
+            return 503, error
+        case EcomflowError():
+            return 500, error
+        case HTTPException():
+            words = "There is no such page." if error.detail == "Not Found" else error.detail
+            return error.status_code, EcomflowError(words)
+    return 500, EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow.")
+
+
+def _table_name(request: Request) -> str:
+    name = str(request.path_params["table"])
+    if name not in TABLES:
+        raise NotFoundError(f"There is no fact table '{name}'.", f"They are: {', '.join(TABLES)}.")
+    return name
+
+
+def _number(text: str, default: int, most: int) -> int:
+    return min(int(text), most) if text.isdecimal() and text.isascii() and 0 < len(text) < 6 and int(text) else default

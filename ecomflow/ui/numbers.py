@@ -1,0 +1,59 @@
+"""Numbers in, short text for a person out. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+UNKNOWN = "\u2013"
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+def count_text(amount: int) -> str:
+    """1234567 as "1,234,567"."""
+    return f"{amount:,}"
+
+
+def rate_text(rate: float | None, unit: str = "/s") -> str:
+    """A rate with a decimal where it is small; a dash where it is not known."""
+    if rate is None:
+        return UNKNOWN
+    return f"{rate:,.0f}{unit}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}{unit}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A length of time in its largest unit or two: "85 ms", "1.2 s", "3 min 10 s", "2 h 5 min"; a dash where not known."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds) % 60} s"
+
+
+def bytes_text(amount: int | None) -> str:
+    """1234567 as "1.2 MB"; a dash where not known."""
+    if amount is None:
+        return UNKNOWN
+    size, unit = float(amount), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit < 2 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def moment_text(moment: datetime) -> str:
+    """A moment to the second, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def clock_text(at: float) -> str:
+    """Seconds since the epoch as the hour of the day, in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}"
+
+
+def day_text(at: float) -> str:
+    """Seconds since the epoch as the day, in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
