@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types test-fast faults soak bench lock audit clean
+.PHONY: help install demo test check lint types test-fast test-ui faults soak bench pictures lock audit clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,12 @@ check: lint types test-fast ## The same without the tests that start services or
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not slow and not faults" -q
+
+test-ui: $(INSTALLED) ## The page in a real browser, Debian's chromium, which it installs where it may (some minutes)
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update \
+		&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
+		|| { echo "There is no chromium to test the page in. Run: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/browser
 
 faults: $(INSTALLED) ## What make test leaves out: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults
@@ -47,6 +53,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 bench: $(INSTALLED) ## Measure docs/performance.md anew (under half an hour; never a gate); BENCH="latency stack" asks some questions
 	$(BIN)/python -m benchmarks $(BENCH)
+
+pictures: $(INSTALLED) ## Take the pictures of the README and the docs anew, from a real run (two minutes; needs chromium)
+	$(BIN)/python docs/make_pictures.py
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra ui --extra dev -o requirements.lock \

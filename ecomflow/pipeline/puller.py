@@ -30,7 +30,7 @@ PULL_MESSAGES = 1000
 ACK_IDS_PER_REQUEST = 2000
 
 # How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
-AHEAD_MESSAGES = 20_000
+AHEAD_MESSAGES = 10_000
 AHEAD_BYTES = 16 * 2**20
 # A batch ends at so much data, however few messages: orders of many items become many rows, and memory is to stay what it is.
 BATCH_BYTES = 8 * 2**20
