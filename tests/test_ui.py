@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from http.cookiejar import CookieJar
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 from cli_support import environment
 from contract_support import order
+from dataflow_support import as_variables, dataflow_beside
 from dlq_support import STATUS_ERROR, held, letter, names, still, store, today
 from test_security import HOSTILE
 from ui_support import page_of, post, until
@@ -89,6 +91,14 @@ class TestDeadLetters:
         assert "<td><code>event_id</code></td><td>E-1</td>" in shown
         assert "Preview the replay" not in shown
 
+    def test_they_are_read_again_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
+        """A form of the page has the bucket read at once; by itself that is seldom done."""
+        browser, gate = page_of(provisioned)
+        until(lambda: browser.get("/live/dead-letters"), "nothing was refused")
+        store(provisioned, stack, [held(1)])
+        assert post(browser, gate, "/dead-letters").headers["location"] == "/dead-letters"
+        until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
+
     def test_more_letters_come_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
         """A page of ten, and a link to ten more."""
         store(provisioned, stack, [held(number) for number in range(12)])
@@ -106,7 +116,7 @@ class TestDeadLetters:
         )
         store(provisioned, stack, [msgspec.structs.replace(one, event_type=evil)])
         browser, _ = page_of(provisioned)
-        groups = until(lambda: browser.get("/live/dead-letters"), "1 dead letters in 1 groups")
+        groups = until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
         link = re.search(r'href="(/dead-letters/unknown/[^"]*)"', groups)
         assert link
         shown = browser.get(unescape(link[1])).text
@@ -124,8 +134,8 @@ class TestDeadLetters:
         name = names(provisioned, stack, "dlq/")[0].replace(".jsonl", "-foreign.jsonl")
         bucket_of(provisioned, stack).blob(name).upload_from_string(b"<html>")
         browser, _ = page_of(provisioned)
-        text = until(lambda: browser.get("/live/dead-letters"), "1 dead letters in 1 groups")
-        assert "1 objects under dlq/ are no dead letters" in text
+        text = until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
+        assert "1 object under dlq/ of another kind" in text
 
 
 class TestReplay:
@@ -148,7 +158,7 @@ class TestReplay:
         before = names(provisioned, stack, "")
         browser, _, where = self.preview(provisioned, mended)
         text = until(lambda: browser.get(f"/live{where}"), "now pass")
-        assert "2 of 3 now pass. 1 fail and stay where they are." in text
+        assert "2 of 3 now pass. The other 1 would fail again, and stay where they are." in text
         assert "Publish 2 again" in text
         assert names(provisioned, stack, "") == before
         waiting = count_waiting(provisioned, stack)
@@ -301,4 +311,47 @@ def test_letters_of_long_ago_are_found(provisioned: Settings, stack: Endpoints) 
     """Not only those of the last minutes are grouped."""
     store(provisioned, stack, [held(1, at=datetime.now(UTC) - timedelta(days=400))])
     browser, _ = page_of(provisioned)
-    assert "1 dead letters in 1 groups" in until(lambda: browser.get("/live/dead-letters"), "dead letters in")
+    assert "1 dead letter in 1 group" in until(lambda: browser.get("/live/dead-letters"), "dead letter in")
+
+
+class TestAProject:
+    """In a project nothing is read that BigQuery charges for before its bytes were shown. (Here with emulators in its place.)"""
+
+    @pytest.fixture
+    def project(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+        with dataflow_beside(stack) as (_, endpoints):
+            for name, value in as_variables(endpoints).items():
+                monkeypatch.setenv(name, value)
+            yield msgspec.structs.replace(provisioned, project=provisioned.project_id)
+
+    def test_counts_come_from_the_tables_metadata(self, project: Settings, stack: Endpoints) -> None:
+        """The overview asks no query."""
+        TestTables().insert(project, stack, "P-1")
+        browser, _ = page_of(project, here=False)
+        until(lambda: browser.get("/live/tables"), r"fact_inventory</a></td><td class=\"number\">3</td>")
+
+    def test_a_table_is_read_in_two_steps(self, project: Settings) -> None:
+        """Nothing is read by opening it; first come the bytes, then, asked for again, the rows."""
+        browser, gate = page_of(project, here=False)
+        assert "What would reading it scan?" in browser.get("/tables/fact_order").text
+        weighed = post(browser, gate, "/tables/fact_order", step="weigh").text
+        assert ("BigQuery would scan 0 B" in weighed, "Newest rows" in weighed) == (True, False)
+        assert "There are no rows." in post(browser, gate, "/tables/fact_order", step="read").text
+
+    def test_a_question_is_weighed_before_it_is_asked(self, project: Settings) -> None:
+        """First what it would scan, with what was given; then the answer."""
+        browser, gate = page_of(project, here=False)
+        sql = "SELECT 'a\nb' AS x"
+        weighed = post(browser, gate, "/questions", sql=sql).text
+        assert "BigQuery would scan 0 B (0 bytes)." in weighed
+        again = re.search(r'name="sql" value="([^"]*)"', weighed)
+        assert again
+        assert unescape(again[1]) == sql
+        answer = post(browser, gate, "/questions", sql=sql, sure="yes").text
+        assert "<td>a\\x0ab</td>" in answer
+
+    def test_no_job_runs(self, project: Settings) -> None:
+        """The graph's view says so, and what to do."""
+        browser, _ = page_of(project, here=False)
+        text = until(lambda: browser.get("/live"), "No pipeline runs")
+        assert "Start it with: ecomflow deploy" in text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from cli_support import environment
 from ui_support import BASE, PORT, page_of, post
 
 from ecomflow.config import Settings
@@ -119,7 +122,7 @@ class TestForms:
         assert post(browser, gate, "/replays", origin, stream="order").status_code == 403
 
     @pytest.mark.parametrize(
-        "path", ["/replays", "/replays/x", "/questions", "/questions/sales-per-product", "/tables/fact_order"]
+        "path", ["/replays", "/replays/x", "/dead-letters", "/questions", "/questions/sales-per-product", "/tables/fact_order"]
     )
     def test_a_form_without_its_token_is_refused(self, nowhere: Settings, path: str) -> None:
         """Whatever it would do, a form needs the token that the page put into it."""
@@ -202,3 +205,12 @@ class TestWithoutAStack:
         browser, _ = page_of(nowhere)
         answer = browser.get(path)
         assert (answer.status_code, "To the graph" in answer.text) == (status, True)
+
+
+def test_without_the_extra_the_command_says_how_to_get_it() -> None:
+    """Where starlette or uvicorn is not installed the error names the extra, and nothing is served."""
+    script = "import sys; sys.modules['uvicorn'] = None; sys.argv = ['ecomflow', 'ui']; from ecomflow.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False, timeout=60
+    )
+    assert (result.returncode, "Run: pip install 'ecomflow[ui]'" in result.stderr) == (8, True)

@@ -102,7 +102,7 @@ HOSTILE_VIEWS = {
     "graph": lambda: graph_view.graph_view(sample(last_failure=EVIL, name=EVIL, waiting_for=EVIL, refused={EVIL: 3}), read(TREE)),
     "graph that is refused": lambda: graph_view.state_line(Sample(None, EcomflowError(EVIL, EVIL))),
     "steps": lambda: picture((Step(EVIL, (EVIL,), (Step(EVIL, (), ()),)),), {}, tall=False),
-    "groups": lambda: letters_view.groups_view(sample(), read(Overview(group([evil_letter()], Settings()), True, 1))),
+    "groups": lambda: letters_view.groups_view(sample(), read(Overview(group([evil_letter()], Settings()), True, 1)), EVIL),
     "letters": lambda: letters_view.letters_view(
         Choice(streams=("order",), reason="processing_error"), Found((evil_letter(),), True), EVIL, EVIL
     ),
@@ -242,7 +242,7 @@ class TestSelectOnly:
 class TestGraph:
     def test_from_left_to_right(self) -> None:
         """A column for each step from the source, a row for each line of steps, ends in the last column."""
-        places = {box.step.name: (box.x // 252, box.y // 100) for box in wide_boxes(TREE)}
+        places = {box.step.name: (box.x // 252, box.y // 110) for box in wide_boxes(TREE)}
         assert places == {
             "Read": (0, 0),
             "Decode": (1, 0),

@@ -70,7 +70,7 @@ def query(
         return
     if question is None:
         raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
-    settings, most = settings_of(project), None if max_bytes is None else _bytes_of(max_bytes)
+    settings, most = settings_of(project), None if max_bytes is None else bytes_of(max_bytes)
     endpoints = running_endpoints(settings)
     asked = answers.prepare(settings, question, _values(date, param or []))
     if dry_run or most is not None or not settings.is_local:
@@ -208,7 +208,7 @@ def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | N
         )
 
 
-def _bytes_of(text: str) -> int:
+def bytes_of(text: str) -> int:
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].lower() not in units:

@@ -43,7 +43,7 @@ def ui(
     The address holds a token, without which nobody gets in. The page shows; it changes nothing unless --allow-replay is given.
     Ctrl-C ends it.
     """
-    from ecomflow.commands.query import _bytes_of as bytes_of
+    from ecomflow.commands.query import bytes_of
     from ecomflow.console import out, plain, say
 
     if not (find_spec("starlette") and find_spec("uvicorn")):

@@ -31,7 +31,7 @@ from ecomflow.ui.layout import View, page, trouble
 from ecomflow.ui.letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
 from ecomflow.ui.letters_view import groups_view, letters_view, replay_view
 from ecomflow.ui.questions_view import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
-from ecomflow.ui.readings import Reading, in_thread
+from ecomflow.ui.readings import Reading, in_thread, unexpected
 from ecomflow.ui.replays import Replays
 from ecomflow.ui.sampler import Sampler
 from ecomflow.ui.select_only import check_reads_only
@@ -75,7 +75,9 @@ class Pages:
             name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
             for name in TABLES
         }
-        self.letters: Reading[Overview] = Reading(lambda: read_overview(settings), self._least(_LETTERS_SECONDS))
+        self.letters: Reading[Overview] = Reading(
+            lambda: read_overview(settings, lambda count: setattr(self.letters, "progress", count)), self._least(_LETTERS_SECONDS)
+        )
         self.replays = Replays(settings)
 
     def _least(self, seconds: float) -> float:
@@ -153,11 +155,15 @@ class Pages:
 
     async def groups(self, _: Request) -> Response:
         await self._first_look(self.letters)
-        content = groups_view(self.sampler.look(), self.letters.look())
+        content = groups_view(self.sampler.look(), self.letters.look(), self.gate.form_token)
         return self.live("Dead letters", "/dead-letters", content, "/live/dead-letters")
 
     async def live_groups(self, _: Request) -> Response:
-        return HTMLResponse(groups_view(self.sampler.look(), self.letters.look()))
+        return HTMLResponse(groups_view(self.sampler.look(), self.letters.look(), self.gate.form_token))
+
+    async def read_groups(self, _: Request, __: dict[str, str]) -> Response:
+        self.letters.refresh()
+        return RedirectResponse("/dead-letters", 303)
 
     async def group(self, request: Request) -> Response:
         asked = request.path_params
@@ -255,6 +261,7 @@ def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tu
         form("/tables/{table}", pages.read_table),
         _show("/dead-letters", pages.groups),
         _show("/live/dead-letters", pages.live_groups),
+        form("/dead-letters", pages.read_groups),
         _show("/dead-letters/{stream}/{fingerprint}", pages.group),
         form("/replays", replaying(pages.preview_replay)),
         form("/replays/{replay}", replaying(pages.confirm_replay)),
@@ -309,7 +316,7 @@ def _status(error: Exception) -> tuple[int, EcomflowError]:
         case HTTPException():
             words = "There is no such page." if error.detail == "Not Found" else error.detail
             return error.status_code, EcomflowError(words)
-    return 500, EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow.")
+    return 500, unexpected(error)
 
 
 def _table_name(request: Request) -> str:

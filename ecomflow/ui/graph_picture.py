@@ -11,7 +11,7 @@ from ecomflow.pipeline.tree import Step
 from ecomflow.ui.html import Html, tag
 from ecomflow.ui.numbers import count_text, rate_text
 
-_BOX, _GAP, _HEIGHT, _PITCH = 192, 60, 76, 100
+_BOX, _GAP, _HEIGHT, _PITCH = 192, 60, 88, 110
 _TALL_WIDTH, _TALL_HEIGHT, _TALL_PITCH, _INDENT = 340, 56, 84, 18
 _LINE_CHARACTERS = 20
 _MARGIN, _BEND = 2, 8
@@ -108,21 +108,19 @@ def _depth(step: Step) -> int:
 
 
 def _box(box: Box, flow: Flow, tall: bool) -> Html:
+    """A step's name in a line or two; below them what came in, and what was refused: on one line where there is room."""
     total, refused = _totals(box.step, flow)
     written = [box.step.name] if tall else _wrapped(box.step.name)
-    bottom = box.y + box.height - 11
+    left, right, bottom = box.x + 12, box.x + box.width - 12, box.y + box.height - 11
+    above = bottom if tall else bottom - 17
+    where = {"x": f"{right:g}", "text_anchor": "end"} if tall else {"x": f"{left:g}"}
     return tag(
         "g",
         tag("title", f"{box.step.name}: {', '.join(box.step.parts)}"),
         tag("rect", x=f"{box.x:g}", y=f"{box.y:g}", width=f"{box.width:g}", height=f"{box.height:g}", rx="6"),
-        [
-            tag("text", line, class_="name", x=f"{box.x + 12:g}", y=f"{box.y + 21 + 16 * number:g}")
-            for number, line in enumerate(written)
-        ],
-        tag("text", total, class_="total", x=f"{box.x + 12:g}", y=f"{bottom:g}"),
-        tag("text", refused, class_="refused", x=f"{box.x + box.width - 12:g}", y=f"{bottom:g}", text_anchor="end")
-        if refused
-        else None,
+        [tag("text", line, class_="name", x=f"{left:g}", y=f"{box.y + 21 + 16 * at:g}") for at, line in enumerate(written)],
+        tag("text", total, class_="total", x=f"{left:g}", y=f"{above:g}") if total else None,
+        tag("text", refused, class_="refused", y=f"{bottom:g}", **where) if refused else None,
         class_="step",
         data_tone="bad" if refused and holds_refusals(box.step) else None,
         data_step=box.step.name,

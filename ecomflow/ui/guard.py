@@ -10,11 +10,10 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,11 +66,7 @@ class Gate:
 
     def knows(self, cookies: str) -> bool:
         """Whether the Cookie header ``cookies`` holds this server's own."""
-        try:
-            morsel = SimpleCookie(cookies).get(self.cookie_name)
-        except CookieError:
-            return False
-        return morsel is not None and _same(morsel.value, self._cookie)
+        return _same(cookie_parser(cookies).get(self.cookie_name, ""), self._cookie)
 
     def let_in(self, path: str) -> Response:
         """On to ``path`` without the token, with the cookie."""

@@ -72,9 +72,9 @@ def notice(*children: Any) -> Html:
     return tag("div", tag("p", *children), class_="notice")
 
 
-def section(title: str, *children: Any, note: Any = None, id_: str | None = None) -> Html:
-    """A part of a view under its heading, with a remark beside it."""
-    head = tag("div", tag("h2", title), tag("p", note, class_="quiet") if note else None, class_="head")
+def section(title: str, *children: Any, note: Any = None, beside: Html | None = None, id_: str | None = None) -> Html:
+    """A part of a view under its heading, with a remark and a form beside it."""
+    head = tag("div", tag("h2", title), tag("p", note, class_="quiet") if note else None, beside, class_="head")
     return tag("section", head, join(children), id=id_)
 
 

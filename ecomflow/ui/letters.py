@@ -11,7 +11,7 @@ import msgspec
 from ecomflow import deadletters
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.deadletter_groups import Groups, group
-from ecomflow.deadletters import Choice, StoredLetter
+from ecomflow.deadletters import Choice, OnProgress, StoredLetter
 from ecomflow.errors import NotFoundError
 from ecomflow.rejected import STREAMS, Reason
 
@@ -37,11 +37,11 @@ class Found(msgspec.Struct, frozen=True):
     more: bool
 
 
-def read_overview(settings: Settings) -> Overview:
+def read_overview(settings: Settings, on_progress: OnProgress | None = None) -> Overview:
     """The newest letters by cause, as many as stand in ``MOST_OBJECTS``. Raises as ``deadletters.letters`` does."""
     unreadable: list[deadletters.Unreadable] = []
     endpoints = running_endpoints(settings)
-    found = deadletters.objects(settings, endpoints, deadletters.ANY, few=True, unreadable=unreadable)
+    found = deadletters.objects(settings, endpoints, deadletters.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
     letters = (StoredLetter(letter, stored.name) for stored in islice(found, MOST_OBJECTS) for _, letter in stored.letters)
     groups = group(islice(letters, MOST_GROUPED), settings)
     is_whole = next(letters, None) is None and next(found, None) is None

@@ -12,7 +12,7 @@ from ecomflow.ui.graph_view import state_line
 from ecomflow.ui.html import Html, join, lines, shown, table, tag
 from ecomflow.ui.layout import button, command, notice, section, trouble
 from ecomflow.ui.letters import PAGE, Found, Overview
-from ecomflow.ui.numbers import UNKNOWN, clock_text, count_text, moment_text
+from ecomflow.ui.numbers import UNKNOWN, clock_text, count_text, counted, moment_text
 from ecomflow.ui.payload import MOST_CHARACTERS, path_in, shown_payload
 from ecomflow.ui.readings import Reading
 from ecomflow.ui.replays import Replay
@@ -23,15 +23,20 @@ _MOST_ATTRIBUTES = 100
 _MOST_LETTERS = 200
 
 
-def groups_view(sample: Sample, overview: Reading[Overview]) -> Html:
-    """The groups of one cause each, the largest first."""
+def groups_view(sample: Sample, overview: Reading[Overview], form_token: str) -> Html:
+    """The groups of one cause each, the largest first. Reading them costs the bucket, so it is seldom done unasked."""
+    again = button("Read again", form_token, "/dead-letters") if overview.read_at is not None else None
     note = None if overview.read_at is None else f"Read at {clock_text(overview.read_at)} UTC."
-    return join([state_line(sample), section("Dead letters by cause", _groups(overview), note=note)])
+    if overview.is_reading and overview.value is not None:
+        note = f"Being read again: {counted(overview.progress, 'object')} so far."
+    return join([state_line(sample), section("Dead letters by cause", _groups(overview), note=note, beside=again)])
 
 
 def _groups(overview: Reading[Overview]) -> Html:
     if overview.value is None:
-        return trouble(overview.error) if overview.error else notice("The bucket is being read.")
+        if overview.error is not None:
+            return trouble(overview.error)
+        return notice(f"The bucket is being read: {counted(overview.progress, 'object')} so far.")
     found = overview.value
     parts = [trouble(overview.error) if overview.error else None]
     if not found.groups.total:
@@ -41,11 +46,11 @@ def _groups(overview: Reading[Overview]) -> Html:
 
 
 def _total(found: Overview) -> str:
-    total = f"{count_text(found.groups.total)} dead letters in {count_text(len(found.groups.groups))} groups."
+    total = f"{counted(found.groups.total, 'dead letter')} in {counted(len(found.groups.groups), 'group')}."
     if not found.is_whole:
         total = f"The newest {count_text(found.groups.total)} dead letters are grouped; all of them: ecomflow dlq stats."
     if found.unreadable:
-        total += f" {count_text(found.unreadable)} objects under dlq/ are no dead letters: ecomflow dlq inspect names them."
+        total += f" Besides, {counted(found.unreadable, 'object')} under dlq/ of another kind: ecomflow dlq inspect names them."
     return total
 
 
@@ -175,7 +180,8 @@ def _plan(replay: Replay) -> Html:
         return notice("There are no dead letters of that kind.")
     failing = plan.chosen - plan.passing - plan.too_recent
     told = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
-    told += f" {count_text(failing)} fail and stay where they are." if failing else ""
+    if failing:
+        told += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again, and stay where they are."
     if plan.too_recent:
         told += f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
     parts = [tag("p", told, class_="sentence", role="status")]

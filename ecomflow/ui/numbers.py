@@ -13,6 +13,11 @@ def count_text(amount: int) -> str:
     return f"{amount:,}"
 
 
+def counted(amount: int, what: str) -> str:
+    """ "1 row", "1,234 rows"."""
+    return f"{amount:,} {what}{'' if amount == 1 else 's'}"
+
+
 def rate_text(rate: float | None, unit: str = "/s") -> str:
     """A rate with a decimal where it is small; a dash where it is not known."""
     if rate is None:

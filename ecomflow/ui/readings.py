@@ -17,8 +17,10 @@ _SHARE = 50
 
 
 class Reading(Generic[T]):
-    """A value that ``read`` gets in seconds. ``look`` never waits: it gives what is known, and begins to read anew where that is
-    old. ``least`` are the seconds between two reads at least; None: read once, and again only by ``refresh``.
+    """A value that ``read`` gets in seconds. ``look`` never waits: it gives what is known, and begins to read where that is old.
+
+    ``least`` are the seconds between two reads at least; None: read once, and again only by ``refresh``. ``progress`` counts what
+    was read so far, where ``read`` notes it.
     """
 
     def __init__(self, read: Callable[[], T], least: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,6 +31,7 @@ class Reading(Generic[T]):
         self.value: T | None = None
         self.error: EcomflowError | None = None
         self.read_at: float | None = None
+        self.progress = 0
 
     @property
     def is_reading(self) -> bool:
@@ -63,12 +66,19 @@ class Reading(Generic[T]):
             self.value, self.error = self._read(), None
         except EcomflowError as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+            self.error = unexpected(error)
         took = self._clock() - started
         self.read_at = time.time()
         if self.error is not None:
             self._next = self._clock() + max(2.0, took)
         else:
             self._next = float("inf") if self._least is None else self._clock() + max(self._least, _SHARE * took)
+
+
+def unexpected(error: Exception) -> EcomflowError:
+    """A fault of our own, for the page to show."""
+    return EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow.")
 
 
 async def in_thread(work: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ import msgspec
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.deadletters import Choice
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
+from ecomflow.ui.readings import unexpected
 
 if TYPE_CHECKING:
     from ecomflow.replay import ReplayPlan, ReplaySummary
@@ -86,8 +87,7 @@ class Replays:
         except EcomflowError as error:
             self._update(replay.id, stage="failed", error=error)
         except Exception as error:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
-            told = EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow.")
-            self._update(replay.id, stage="failed", error=told)
+            self._update(replay.id, stage="failed", error=unexpected(error))
 
     def _plan(self, replay: Replay) -> None:
         from ecomflow.replay import plan_replay

@@ -12,6 +12,7 @@ from ecomflow.errors import EcomflowError
 from ecomflow.figures import Figures
 from ecomflow.figures_history import KEPT_SECONDS, History, Report, report, rows_of
 from ecomflow.sql import TABLES
+from ecomflow.ui.readings import unexpected
 
 # How long a page that has said nothing is taken to be open.
 _OPEN_SECONDS = 5.0
@@ -92,6 +93,8 @@ class Sampler:
             figures = self._read()
         except EcomflowError as caught:
             error = caught
+        except Exception as caught:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+            error = unexpected(caught)
         with self._lock:
             if figures is not None:
                 self._history.add(figures, self._now())

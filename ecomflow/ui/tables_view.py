@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from ecomflow.charts import amount_text
+from ecomflow.errors import EcomflowError
 from ecomflow.figures_history import TableRates
 from ecomflow.sql import TABLES, table_definition
 from ecomflow.ui.graph_view import state_line
@@ -54,7 +55,7 @@ def weighed_view(name: str, scanned: int | None, form_token: str) -> Html:
     if scanned is None:
         offer = button("What would reading it scan?", form_token, f"/tables/{name}", step="weigh")
         return tag("div", tag("p", "Newest rows and partitions are queries, which BigQuery charges for."), offer)
-    told = tag("p", f"BigQuery would scan {bytes_text(scanned)}, of the last two days' partitions.")
+    told = tag("p", f"BigQuery would scan {bytes_text(scanned)} of the last two days' partitions, and 10 MB for their list.")
     return tag("div", told, button("Read it", form_token, f"/tables/{name}", kind="primary", step="read"))
 
 
@@ -116,6 +117,8 @@ def _newest(detail: TableDetail) -> Html:
 
 
 def _partitions(detail: TableDetail) -> Html:
+    if isinstance(detail.partitions, EcomflowError):
+        return trouble(detail.partitions)
     if not detail.partitions:
         return notice("There are no partitions.")
     high = max(amount for _, amount in detail.partitions)

@@ -15,6 +15,7 @@ import msgspec
 from ecomflow import answers
 from ecomflow.clients import bigquery_client
 from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.sql import TABLES, table_definition
 
 NEWEST_ROWS = 10
@@ -35,14 +36,14 @@ class TableCount(msgspec.Struct, frozen=True):
 
 class TableDetail(msgspec.Struct, frozen=True):
     """``rows``: the newest ones under ``columns``. ``minutes``: rows appended in each of the last ``MINUTES``. ``partitions``:
-    (day, rows), newest first, ``MOST_PARTITIONS`` at most.
+    (day, rows), newest first, ``MOST_PARTITIONS`` at most; an error where the warehouse does not tell them.
     """
 
     table: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     minutes: tuple[tuple[datetime, int], ...]
-    partitions: tuple[tuple[str, int], ...]
+    partitions: tuple[tuple[str, int], ...] | EcomflowError
 
 
 def read_counts(settings: Settings) -> tuple[TableCount, ...]:
@@ -60,24 +61,23 @@ def read_counts(settings: Settings) -> tuple[TableCount, ...]:
 
 def read_detail(settings: Settings, table: str) -> TableDetail:
     """What there is to see of ``table``, one of ``TABLES``. Raises as ``answers.send`` does."""
-    endpoints = running_endpoints(settings)
-    now = datetime.now(UTC)
-    newest, minutes, partitions = (
-        answers.taken(answers.send(settings, endpoints, query), 10_000) for query in _queries(settings, table, now)
-    )
+    endpoints, now = running_endpoints(settings), datetime.now(UTC)
+    newest, minutes = (answers.taken(answers.send(settings, endpoints, query)) for query in _row_queries(settings, table, now))
     return TableDetail(
         table,
         newest.columns,
         newest.rows,
         _filled([(row[0], int(row[1])) for row in minutes.rows], now),
-        tuple((str(row[0]), int(row[1])) for row in partitions.rows),
+        _read_partitions(settings, endpoints, table),
     )
 
 
 def scanned(settings: Settings, table: str) -> int:
-    """The bytes that ``read_detail`` would have BigQuery scan, by dry runs, which are free."""
+    """The bytes that ``read_detail`` would have BigQuery scan for the rows, by dry runs, which are free. What it takes for the
+    partitions is at least 10 MB more: https://cloud.google.com/bigquery/docs/information-schema-intro#pricing
+    """
     endpoints = running_endpoints(settings)
-    return sum(answers.scanned_bytes(settings, endpoints, query) for query in _queries(settings, table, datetime.now(UTC)))
+    return sum(answers.scanned_bytes(settings, endpoints, query) for query in _row_queries(settings, table, datetime.now(UTC)))
 
 
 def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount, ...]:
@@ -93,8 +93,8 @@ def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount
     return tuple(counts)
 
 
-def _queries(settings: Settings, table: str, now: datetime) -> Sequence[answers.Query]:
-    """Newest rows, rows a minute, partitions. In a project over the last two days alone."""
+def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[answers.Query, answers.Query]:
+    """Newest rows, and rows a minute. In a project over the last two days alone."""
     day = table_definition(table).partition
     recent = "TRUE" if settings.is_local else f"{day} >= DATE_SUB(CURRENT_DATE(), INTERVAL 1 DAY)"
     newest = f"SELECT * FROM ecomflow.{table} WHERE {recent} ORDER BY ingestion_timestamp DESC LIMIT {NEWEST_ROWS}"  # noqa: S608
@@ -102,22 +102,24 @@ def _queries(settings: Settings, table: str, now: datetime) -> Sequence[answers.
         "SELECT TIMESTAMP_TRUNC(ingestion_timestamp, MINUTE) AS minute, COUNT(*) AS amount "  # noqa: S608
         f"FROM ecomflow.{table} WHERE {recent} AND ingestion_timestamp >= @since GROUP BY minute ORDER BY minute"
     )
-    if settings.is_local:
-        partitions = (
-            f"SELECT {day} AS day, COUNT(*) AS amount FROM ecomflow.{table} "  # noqa: S608
-            f"GROUP BY day ORDER BY day DESC LIMIT {MOST_PARTITIONS}"
-        )
-    else:
-        partitions = (
-            "SELECT partition_id AS day, total_rows AS amount FROM ecomflow.INFORMATION_SCHEMA.PARTITIONS "  # noqa: S608
-            f"WHERE table_name = '{table}' ORDER BY day DESC LIMIT {MOST_PARTITIONS}"
-        )
     since = {"since:TIMESTAMP": (now - timedelta(minutes=MINUTES)).isoformat()}
-    return (
-        answers.prepare(settings, newest, {}),
-        answers.prepare(settings, minutes, since),
-        answers.prepare(settings, partitions, {}),
-    )
+    return answers.prepare(settings, newest, {}), answers.prepare(settings, minutes, since)
+
+
+def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
+    """From the rows themselves, or, in a project, from what BigQuery keeps of them."""
+    if settings.is_local:
+        day = table_definition(table).partition
+        what, where = f"{day} AS day, COUNT(*) AS amount", f"ecomflow.{table} GROUP BY day"
+    else:
+        what = "partition_id AS day, total_rows AS amount"
+        where = f"`{settings.dataset_id}.INFORMATION_SCHEMA.PARTITIONS` WHERE table_name = '{table}'"
+    sql = f"SELECT {what} FROM {where} ORDER BY day DESC LIMIT {MOST_PARTITIONS}"  # noqa: S608
+    try:
+        found = answers.ask(settings, endpoints, sql, {})
+    except (ConfigError, NotFoundError) as error:
+        return error
+    return tuple((str(day), int(amount)) for day, amount in found.rows)
 
 
 def _filled(found: Sequence[tuple[datetime, int]], now: datetime) -> tuple[tuple[datetime, int], ...]:
