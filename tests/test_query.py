@@ -22,7 +22,7 @@ from ecomflow import infra
 from ecomflow.answers import Bound, Query, Reply, _result, prepare, send
 from ecomflow.cli import app
 from ecomflow.clients import bigquery_client
-from ecomflow.commands.query import EXAMPLES, _bytes_of, _field, _write_csv
+from ecomflow.commands.query import EXAMPLES, bytes_of, _field, _write_csv
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.sql import QUESTIONS, questions
@@ -146,7 +146,7 @@ class TestParameters:
 )
 def test_amounts_of_bytes(text: str, amount: int) -> None:
     """Units are decimal, those with an i binary."""
-    assert _bytes_of(text) == amount
+    assert bytes_of(text) == amount
 
 
 @pytest.mark.parametrize(
