@@ -22,7 +22,7 @@ from ecomflow import infra
 from ecomflow.answers import Bound, Query, Reply, _result, prepare, send
 from ecomflow.cli import app
 from ecomflow.clients import bigquery_client
-from ecomflow.commands.query import EXAMPLES, bytes_of, _field, _write_csv
+from ecomflow.commands.query import EXAMPLES, _field, _write_csv, bytes_of
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.sql import QUESTIONS, questions
