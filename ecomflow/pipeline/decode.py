@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal, DecimalException
 from operator import attrgetter
@@ -68,13 +68,13 @@ def portions(messages: list[Message]) -> Iterator[list[Message]]:
 def decode_messages(messages: Sequence[Message], now: datetime) -> DecodedBatch:
     """Each message as an event of its stream, or as a dead letter failed at ``now``."""
     batch = DecodedBatch({}, Counter())
-    by_type: dict[type, StreamBatch] = {kind: _stream(batch, name) for name, kind in EVENT_TYPES.items()}
+    by_type = {kind: _appends(_stream(batch, name)) for name, kind in EVENT_TYPES.items()}
     for event, event_id, message in zip(_events(messages, now, batch), event_ids_of(messages), messages, strict=True):
         if event is not None:
-            part = by_type[type(event)]
-            part.events.append(event)
-            part.event_ids.append(event_id)
-            part.messages.append(message)
+            add_event, add_id, add_message = by_type[type(event)]
+            add_event(event)
+            add_id(event_id)
+            add_message(message)
     batch.streams = {name: part for name, part in batch.streams.items() if part.events or part.refused}
     return batch
 
@@ -95,6 +95,11 @@ def _events(messages: Sequence[Message], now: datetime, batch: DecodedBatch) -> 
 
 
 _data_of = attrgetter("data")
+
+
+def _appends(part: StreamBatch) -> tuple[Callable[[Any], None], ...]:
+    """How an event, its id and its message are added: looked up once, not for each of them."""
+    return part.events.append, part.event_ids.append, part.messages.append
 
 
 def _stream(batch: DecodedBatch, name: str) -> StreamBatch:
