@@ -77,7 +77,7 @@ def measure(command: Sequence[str], count: int, items: int | None = None) -> dic
         cpu_before = {name: cpu_seconds([process]) for name, process in services.items()}
         began = time.monotonic()
         with running(command, stack.settings) as process:
-            moments, peak, cpu_at_start = _watch(process, stack, began)
+            moments, peak, cpu_at_start = watch(process, stack, began)
             done = _all_rows(stack, published, began) or moments[-1].at
             used = {name: cpu_seconds([one]) - cpu_before[name] for name, one in services.items()}
             used["pipeline"] = cpu_seconds(family(process)) - cpu_at_start
@@ -96,7 +96,7 @@ def measure(command: Sequence[str], count: int, items: int | None = None) -> dic
         }
 
 
-def _watch(process: psutil.Process, stack: Stack, began: float) -> tuple[list[Moment], int, float]:
+def watch(process: psutil.Process, stack: Stack, began: float) -> tuple[list[Moment], int, float]:
     """Looks until nothing waits: what was seen, the peak of resident bytes, the CPU seconds used when the first was leased."""
     backlog, moments, peak, cpu_at_start, has_begun = BacklogReader(stack), list[Moment](), 0, 0.0, False
     try:

@@ -34,7 +34,7 @@ DECODING = Question(
     "decoding",
     1,
     "Decoding, validating and modelling, one core",
-    "Bytes to Arrow batches for all five tables, mixed valid events; each subject's best of five repeats.",
+    "Bytes to Arrow batches for all five tables, mixed valid events; each subject's best of three seconds of repeats.",
     5,
     (
         Subject("ecomflow", "decoding", "ecomflow", "ecomflow's transforms"),

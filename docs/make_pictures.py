@@ -5,6 +5,7 @@ The terminal's views are what the commands print, as SVG; the page's are Chromiu
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -18,8 +19,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich import _export_format
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
+
+from ecomflow.commands.top_view import top_view
+from ecomflow.config import Settings, resolve_endpoints
+from ecomflow.figures_history import History
+from ecomflow.figures_sources import FiguresReader
 
 PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, LINES = 110, 40
@@ -38,6 +44,7 @@ class Shop:
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_EMULATOR_HOST")}
         self._environment = {**kept, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LINES": str(LINES)}
         self._folder = folder
+        self.settings = Settings(state_dir=str(folder / ".ecomflow"))
 
     def run(self, *words: str) -> str:
         """What ``ecomflow`` prints."""
@@ -60,7 +67,7 @@ class Shop:
 
     def picture(self, name: str, *words: str) -> None:
         """What ``ecomflow`` prints, and the command above it, as ``name``.svg."""
-        save_terminal(name, f"$ ecomflow {' '.join(words)}\n{self.run(*words)}")
+        save_terminal(name, Text.from_ansi(f"$ ecomflow {' '.join(words)}\n{self.run(*words)}".rstrip("\n")))
 
     @property
     def _place(self) -> dict[str, object]:
@@ -71,11 +78,21 @@ class Shop:
         return [sys.executable, "-m", "ecomflow", *words]
 
 
-def save_terminal(name: str, ansi: str) -> None:
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True, color_system="truecolor")  # noqa: SIM115, PTH123
-    console.print(Text.from_ansi(ansi.rstrip("\n")))
+def save_terminal(name: str, shown: RenderableType) -> None:
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(shown)
     svg = console.export_svg(title="ecomflow", code_format=_SVG, unique_id=name)
     (PICTURES / f"{name}.svg").write_text("".join(f"{line.rstrip()}\n" for line in svg.splitlines()))
+
+
+def watched(settings: Settings, seconds: float) -> History:
+    """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
+    history, reader = History(), FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        history.add(reader.read(), time.time())
+        time.sleep(1.0)
+    return history
 
 
 def main() -> None:
@@ -98,17 +115,17 @@ def take_pictures(shop: Shop) -> None:
         address = address_of(ui)
         with shop.running("publish", "--seed", SEED, "--rate", RATE, "--n", ROUNDS) as publishing:
             page = opened(chromium, address, "light")
-            time.sleep(WARM_SECONDS)  # the charts show the last minutes: they are to have some
+            history = watched(shop.settings, WARM_SECONDS)  # the charts show the last minutes: they are to have some
             page.screenshot(path=PICTURES / "page-graph.png")
             opened(chromium, address, "dark").screenshot(path=PICTURES / "page-graph-dark.png")
             page.locator("svg.graph.wide").screenshot(path=PICTURES / "graph.png")
-            shop.picture("top", "top", "--once")
+            save_terminal("top", top_view(history, COLUMNS, LINES))
             visit(page, "Tables", lambda: page.locator("table").first.wait_for())
             time.sleep(5)
             page.screenshot(path=PICTURES / "page-tables.png")
             publishing.wait()
         shop.picture("reconcile", "reconcile", "--wait", "60")
-        shop.picture("dlq-stats", "dlq", "stats")
+        shop.picture("dlq-stats", "dlq", "stats", "--stream", "unknown")
         shop.picture("query", "query", "sales-per-product", "--chart")
         visit(page, "Dead letters", lambda: page.get_by_role("link", name=re.compile(r"^\$\.status")).first.click())
         page.locator("mark").first.wait_for()

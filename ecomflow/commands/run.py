@@ -151,7 +151,9 @@ def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> Non
     from ecomflow.commands.job_tables import show_local
     from ecomflow.console import err, say
     from ecomflow.pipeline import launch, workers
+    from ecomflow.pipeline.memory import share_one_arena
 
+    share_one_arena()  # before any thread has one of its own
     say(target_line(settings))
     launch.check_ready(settings)
     if detach:

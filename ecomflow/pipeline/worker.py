@@ -22,6 +22,7 @@ from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError
 from ecomflow.pipeline import launch, logs
 from ecomflow.pipeline.launch import PipelineStatus, Reporter
+from ecomflow.pipeline.memory import share_one_arena
 
 DRAIN = b"drain\n"
 
@@ -71,6 +72,7 @@ def main() -> None:
 
 
 def _run(settings: Settings, drain: threading.Event, send: Callable[[Message], None]) -> int:
+    share_one_arena()
     from ecomflow.pipeline import counters
     from ecomflow.pipeline.config import pipeline_config
     from ecomflow.pipeline.engine import run_until_drained
