@@ -567,7 +567,7 @@ class TestCommands:
         home: dict[str, Any] = {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "NO_GCE_CHECK": "true"}
         result = ecomflow("job", "status", "--project", "my-project", folder=tmp_path, **home)
         assert (result.returncode, "gcloud auth application-default login" in result.stderr) == (5, True)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
