@@ -135,7 +135,7 @@ GROWTH = Question(
 Question 3's ecomflow deploy at growing backlogs. Every order has so many items; beyond 30,000 events the same bodies come again
 under event ids of their own. Time is from the first message leased. A line (a start, and a time an event) is fitted to the times
 of each order size; the largest relative error is how far growth is off the line. A million events at 1 and at 30 items take
-minutes each and are left to `--full`; a run of a million is made once.""",
+minutes each, so that only `--full` asks them; a run of a million is made once.""",
     3,
     growth.subjects(is_full=False),
 )

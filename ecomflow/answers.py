@@ -210,10 +210,10 @@ def _result(job: bigquery.QueryJob) -> Any:
 
     try:
         return job.result(timeout=_ANSWER_SECONDS)
-    except (TimeoutError, KeyboardInterrupt):
+    except (TimeoutError, KeyboardInterrupt) as end:
         # What nobody waits for any more should not be paid for; but whoever pressed Ctrl-C is not to wait for that.
         with suppress(GoogleAPIError, RequestException):
-            job.cancel(retry=None, timeout=_CANCEL_SECONDS)
+            job.cancel(retry=None, timeout=_CANCEL_SECONDS if isinstance(end, KeyboardInterrupt) else _CONNECT_SECONDS)
         raise
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.backlog import Backlog, read_backlog
-from ecomflow.config import Endpoints, Settings, resolve_endpoints
+from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.figures import LOCAL, Figures, from_counters
 from ecomflow.jobs.records import JobDetail
@@ -128,11 +128,3 @@ class FiguresReader:
             return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
         except EcomflowError as error:
             return error
-
-
-def read_figures(
-    settings: Settings, endpoints: Endpoints | None = None, *, here: bool | None = None, job: str | None = None
-) -> Figures:
-    """The figures of now, once: of the pipeline on this machine where no project is configured, else of the job on Dataflow."""
-    found = endpoints or resolve_endpoints(settings)
-    return FiguresReader(settings, lambda: found, here=settings.is_local if here is None else here, job=job).read()

@@ -17,7 +17,7 @@ from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
 from ecomflow.figures import LATENCY_BOUNDS, STEPS, Figures, StepFigures, TableFigures, from_counters, quantile, step_figures
 from ecomflow.figures_history import History, Latency, report, rows_of, taken_in_by, trouble
-from ecomflow.figures_sources import FiguresReader, local_figures, read_figures, with_backlog
+from ecomflow.figures_sources import FiguresReader, local_figures, with_backlog
 from ecomflow.generator import publisher, rounds
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.launch import STATUS_FILE, PipelineStatus, Processes
@@ -338,7 +338,7 @@ class TestReader:
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
         """The pipeline's state is told all the same, and that the stack does not run."""
-        found = read_figures(Settings(state_dir=str(tmp_path)), Endpoints())
+        found = FiguresReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
 
@@ -359,7 +359,7 @@ class TestReader:
     def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
         publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = read_figures(provisioned, stack)
+        found = FiguresReader(provisioned, lambda: stack, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -380,7 +380,7 @@ class TestDataflow:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     def read(self, stub: DataflowStub) -> Figures:
-        return read_figures(SETTINGS, Endpoints(dataflow=stub.url))
+        return FiguresReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
 
     def test_a_jobs_counters_are_the_same_figures(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""

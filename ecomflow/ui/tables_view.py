@@ -10,7 +10,7 @@ from typing import Any
 from ecomflow.charts import amount_text
 from ecomflow.errors import EcomflowError
 from ecomflow.figures_history import TableRates
-from ecomflow.sql import TABLES, table_definition
+from ecomflow.sql import table_definition
 from ecomflow.ui.graph_view import state_line
 from ecomflow.ui.html import Html, join, shown, table, tag
 from ecomflow.ui.layout import button, notice, section, trouble
@@ -129,8 +129,3 @@ def _partitions(detail: TableDetail) -> Html:
 
 def _as_of(reading: Reading[Any]) -> str | None:
     return None if reading.read_at is None else f"Read at {clock_text(reading.read_at)} UTC."
-
-
-def is_table(name: str) -> bool:
-    """Whether there is such a fact table."""
-    return name in TABLES
