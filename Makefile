@@ -44,11 +44,17 @@ types: $(INSTALLED)
 
 install: $(INSTALLED) ## Make .venv and install ecomflow with its locked dependencies
 
-$(INSTALLED): requirements.lock pyproject.toml
+# Nothing is resolved: the locks name every package that is needed, and pip installs those and no others, whatever newer versions a
+# registry offers by then. Packages that come as source are built with the setuptools of requirements-build.lock.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+
+$(INSTALLED): requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ecomflow needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP_INSTALL) --require-hashes -r requirements-build.lock
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) -e .
+	@$(BIN)/python -m pip check >/dev/null || { $(BIN)/python -m pip check; echo "What is locked does not fit together. Run: make lock"; exit 1; }
 	@touch $(INSTALLED)
 
 bench: $(INSTALLED) ## Measure docs/performance.md anew (under half an hour; never a gate); BENCH="latency stack" asks some questions
@@ -57,9 +63,11 @@ bench: $(INSTALLED) ## Measure docs/performance.md anew (under half an hour; nev
 pictures: $(INSTALLED) ## Take the pictures of the README and the docs anew, from a real run (two minutes; needs chromium)
 	$(BIN)/python docs/make_pictures.py
 
-lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 pyproject.toml --extra local --extra ui --extra dev -o requirements.lock \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
+UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
+
+lock: $(INSTALLED) ## Resolve the dependencies anew into the two locks (needs uv)
+	$(UV_COMPILE) pyproject.toml --extra local --extra ui --extra dev -o requirements.lock
+	echo setuptools | $(UV_COMPILE) - --constraints requirements.lock -o requirements-build.lock
 
 audit: $(INSTALLED) ## Ask the registry for known vulnerabilities of the locked dependencies; fails where it knows of one, or can't tell
 	$(PYTHON) -m venv $(VENV)/audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ from typer.core import TyperGroup
 
 from ecomflow import __version__
 from ecomflow.commands import contract, dlq, doctor, infra, job, publish, query, reconcile, run, start, top, ui
-from ecomflow.errors import EcomflowError
+from ecomflow.errors import AccessError, EcomflowError
+from ecomflow.loopback import bypass_proxies
 
 
 class _Group(TyperGroup):
@@ -73,14 +75,25 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit with the error's code, its sentence and what to do on standard error."""
+    bypass_proxies()
+    _escape_what_cannot_be_encoded()
     try:
         app()
     except EcomflowError as error:
         _end(error)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except PermissionError as error:
+        _end(_denied(error))
     except Exception as error:  # noqa: BLE001  # the last border: nobody is shown a traceback that did not ask for it
         _end(_unexpected(error))
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """From now on a character that the output's encoding lacks (ASCII, say) is shown escaped, where it would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(error: EcomflowError) -> None:
@@ -90,6 +103,11 @@ def _end(error: EcomflowError) -> None:
     if os.environ.get("ECOMFLOW_DEBUG"):
         raise error
     sys.exit(error.exit_code)
+
+
+def _denied(error: PermissionError) -> EcomflowError:
+    what = error.filename or "A file"
+    return AccessError(f"{what} can't be read or written: {error.strerror}.", "Make it yours, or work in a folder that is.")
 
 
 def _unexpected(error: Exception) -> EcomflowError:

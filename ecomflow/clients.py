@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
 T = TypeVar("T")
+C = TypeVar("C", "bigquery.Client", "storage.Client")
 
 # Emulators listen on loopback: a connection is there at once or not at all, so that one which comes back is noticed within two
 # seconds, not after gRPC's usual two minutes; and responses may carry a full pull.
@@ -48,7 +49,8 @@ def storage_client(project: str, endpoints: Endpoints) -> storage.Client:
 
     if endpoints.storage is None:
         return _signed_in(lambda: storage.Client(project=project))
-    return storage.Client(project=project, credentials=AnonymousCredentials(), client_options={"api_endpoint": endpoints.storage})
+    options = {"api_endpoint": endpoints.storage}
+    return _without_mtls(storage.Client(project=project, credentials=AnonymousCredentials(), client_options=options))
 
 
 def bigquery_client(project: str, endpoints: Endpoints, location: str | None = None) -> bigquery.Client:
@@ -57,11 +59,9 @@ def bigquery_client(project: str, endpoints: Endpoints, location: str | None = N
 
     if endpoints.bigquery is None:
         return _signed_in(lambda: bigquery.Client(project=project, location=location))
-    return bigquery.Client(
-        project=project,
-        location=location,
-        credentials=AnonymousCredentials(),
-        client_options={"api_endpoint": endpoints.bigquery},
+    options = {"api_endpoint": endpoints.bigquery}
+    return _without_mtls(
+        bigquery.Client(project=project, location=location, credentials=AnonymousCredentials(), client_options=options)
     )
 
 
@@ -72,6 +72,16 @@ def bigquery_write_client(endpoints: Endpoints) -> BigQueryWriteClient:
     if endpoints.bigquery_storage is None:
         return _signed_in(BigQueryWriteClient)
     return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=_channel(endpoints.bigquery_storage)))
+
+
+def _without_mtls(client: C) -> C:
+    """``client``, which asks its endpoint even where GOOGLE_API_USE_MTLS_ENDPOINT=always names Google's mTLS host.
+
+    google-cloud-core reads that variable at each request and lets an endpoint of the client's own stand only for the other host.
+    """
+    connection = client._connection
+    connection.API_BASE_MTLS_URL = connection.API_BASE_URL
+    return client
 
 
 def _signed_in(make: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ import msgspec
 
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.rules import OrderTotals
+from ecomflow.state_folder import access_error
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
@@ -208,6 +209,8 @@ def read_stack_endpoints(state_path: Path) -> Endpoints | None:
         text = (state_path / STACK_FILE).read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise access_error(state_path / STACK_FILE, error, "read") from error
     try:
         return msgspec.convert(msgspec.json.decode(text)["endpoints"], Endpoints)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ markup, and its control characters can't move the cursor.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,8 @@ err = Console(stderr=True, highlight=False)
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {code: f"\\u{code:04x}" for code in _TURNING}
 _CONTROL_WITHIN_LINES = {code: shown for code, shown in _CONTROL.items() if code != ord("\n")}
-# JSON escapes those below 32 by itself; a terminal takes U+009B for the start of an escape sequence as well.
-_CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in (*range(127, 160), *_TURNING)}
+# JSON escapes those below 32 by itself, and line feeds between its values stand for themselves.
+_NOT_PRINTABLE_ASCII = re.compile("[^\n -~]")
 
 
 def plain(value: Any, width: int | None = None) -> Text:
@@ -56,14 +57,20 @@ def note(sentence: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """``value`` as one indented JSON document, with control characters escaped."""
+    """``value`` as one indented JSON document, in ASCII."""
     encoded = msgspec.json.encode(value, enc_hook=str)
     sys.stdout.write(inert_json(msgspec.json.format(encoded, indent=2)) + "\n")
 
 
 def inert_json(encoded: bytes) -> str:
-    """JSON with those control characters escaped that JSON itself allows: the same document, but it can't move a cursor."""
-    return encoded.decode().translate(_CONTROL_IN_JSON)
+    """The same JSON document in printable ASCII: any terminal and any encoding takes it, and nothing in it moves a cursor."""
+    return _NOT_PRINTABLE_ASCII.sub(_json_escape, encoded.decode())
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    """``\\u`` and four digits for each of the character's UTF-16 code units, which is all that JSON has (RFC 8259, section 7)."""
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.errors import ConfigError
+from ecomflow.nesting import is_too_deep
 
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits))
 # What decoding and encoding a document raise: syntax, an integer of more than 4,300 digits, UTF-8, nesting.
@@ -32,6 +33,8 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 def patched(data: bytes, patch: Any) -> bytes | None:
     """The document in ``data`` with ``patch`` applied, as compact JSON; None where ``data`` is no document to patch."""
+    if is_too_deep(data):
+        return None
     try:
         return msgspec.json.encode(merge_patch(_DECODER.decode(data), patch))
     except _ERRORS:

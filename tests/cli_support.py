@@ -23,6 +23,34 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
 
 
+#: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
+#: ``preexec_fn``: that would fork this process, whose gRPC threads can abort it before its exec.
+_OBEY_PERMISSIONS = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH) if os.geteuid() == 0 else ():
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "root can't give up a capability here, so every file is open to it")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def ecomflow_that_obeys(
+    *arguments: str, settings: Settings | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``ecomflow ARGUMENTS`` to its end, held to the permissions of files."""
+    return subprocess.run(
+        [sys.executable, "-c", _OBEY_PERMISSIONS, sys.executable, "-m", "ecomflow", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env=environment(settings),
+        check=False,
+    )
+
+
 def ecomflow(
     *arguments: str, settings: Settings | None = None, folder: Path | None = None, timeout: float = 120, **more: str
 ) -> subprocess.CompletedProcess[str]:

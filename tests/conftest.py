@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,19 @@ from pathlib import Path
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.loopback import bypass_proxies
 
 for name in list(os.environ):
     if name.startswith("ECOMFLOW_") or name.endswith("_EMULATOR_HOST"):
         del os.environ[name]
+
+# A developer may work behind a company's proxy: what the tests ask on this machine does not go through it.
+bypass_proxies()
+
+# A shell starts what it puts in the background (``make test &`` in a script) with SIGINT ignored, and so would be every command
+# that these tests start and interrupt. A disposition that is no longer "ignore" is the default one in a new program.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a command prints within a test's own process must not depend on the terminal that the tests are run from.
 os.environ["COLUMNS"] = "200"

@@ -79,12 +79,12 @@ class TestPlain:
 
 class TestShowJson:
     def test_exact_and_dated_values(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Decimals as their digits, dates and times in ISO 8601, text unescaped, indented by two."""
+        """Decimals as their digits, dates and times in ISO 8601, text in ASCII, indented by two."""
         value = {"a": Decimal("0.10"), "b": date(2025, 12, 1), "c": datetime(2025, 12, 1, 1, tzinfo=UTC), "d": "é", "e": None}
         show_json([value])
         text = capsys.readouterr().out
         assert json.loads(text) == [{"a": "0.10", "b": "2025-12-01", "c": "2025-12-01T01:00:00Z", "d": "é", "e": None}]
-        assert '\n    "d": "é",\n' in text
+        assert '\n    "d": "\\u00e9",\n' in text
         assert text.endswith("]\n")
 
     def test_a_dead_letter(self, capsys: pytest.CaptureFixture[str]) -> None:

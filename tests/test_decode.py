@@ -37,7 +37,7 @@ from ecomflow.rejected import STREAMS, DeadLetter, stream_of
 from ecomflow.rules import is_numeric
 
 NONE_SUCH = "$: expected a JSON object in UTF-8, got bytes that are none: "
-TOO_DEEP = "$: expected a JSON object, got one nested too deeply to read"
+TOO_DEEP = "$: expected at most 500 levels of objects and arrays, got more"
 UNKNOWN = "$.event_type: expected one of order, inventory, user_activity"
 
 
@@ -99,7 +99,7 @@ class TestMalformedBytes:
         """Two hundred thousand brackets are refused, not followed."""
         assert summary(refusal_of(data)) == ("malformed_json", TOO_DEEP, None, "unknown")
 
-    @pytest.mark.parametrize("depth", [2, 100, 400, 700])
+    @pytest.mark.parametrize("depth", [2, 100, 400, 498])
     def test_nesting_that_can_still_be_read_is_judged_by_the_contract(self, depth: int) -> None:
         """Arrays where items belong are refused with their path however deep they go; in a new field they are dropped."""
         nested = "[" * depth + "]" * depth

@@ -167,7 +167,7 @@ class TestOnTheStack:
 
         def attempt() -> Ended:
             ledger.unlink(missing_ok=True)
-            arguments = ("publish", "--n", "1000000", "--json", "--ledger", str(ledger))
+            arguments = ("publish", "--n", "50000", "--json", "--ledger", str(ledger))
             return interrupted(
                 *arguments, when=lambda: ledger.exists() and ledger.stat().st_size, folder=tmp_path, settings=provisioned
             )

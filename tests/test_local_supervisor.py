@@ -96,7 +96,7 @@ class TestWithoutStack:
     def test_a_folder_that_cannot_be_written_is_a_sentence(self, tmp_path: Path) -> None:
         """A state folder below a file is an AccessError that says what to do."""
         (tmp_path / "file").touch()
-        with pytest.raises(AccessError, match="cannot be written: Not a directory") as caught:
+        with pytest.raises(AccessError, match="can't be written: Not a directory") as caught:
             supervisor.up(tmp_path / "file" / "state")
         assert "ECOMFLOW_STATE_DIR" in str(caught.value.remedy)
 

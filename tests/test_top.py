@@ -209,15 +209,17 @@ class TestOnce:
 class Terminal:
     """``ecomflow top`` in a terminal of its own, and what it shows at the moment."""
 
-    def __init__(self, settings: Settings, width: int = 140, height: int = 40) -> None:
+    def __init__(
+        self, settings: Settings, *options: str, width: int = 140, height: int = 40, term: str = "xterm-256color"
+    ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
         self.before = termios.tcgetattr(slave)
         self._slave = slave
-        environ = environment(settings, TERM="xterm-256color")
+        environ = environment(settings, TERM=term)
         del environ["COLUMNS"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ecomflow", "top"], stdin=slave, stdout=slave, stderr=slave, env=environ
+            [sys.executable, "-m", "ecomflow", "top", *options], stdin=slave, stdout=slave, stderr=slave, env=environ
         )
         self.written = bytearray()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -254,8 +256,8 @@ class Terminal:
 
 
 @contextmanager
-def watching(settings: Settings) -> Iterator[Terminal]:
-    terminal = Terminal(settings)
+def watching(settings: Settings, *options: str, term: str = "xterm-256color") -> Iterator[Terminal]:
+    terminal = Terminal(settings, *options, term=term)
     try:
         yield terminal
     finally:
@@ -286,6 +288,14 @@ class TestInATerminal:
             assert (time.monotonic() - began) / 4 < 1.0
             shown = bytes(terminal.written)
             assert b"\x1b[2J" not in shown[shown.index(b"\x1b[H", shown.index(b"No pipeline runs")) :]
+
+    def test_a_terminal_that_cannot_redraw_gets_plain_lines(self, tmp_path: Path) -> None:
+        """With TERM=dumb: view after view, below each other, without one escape sequence; Ctrl-C ends it with 0."""
+        with watching(Settings(state_dir=str(tmp_path)), "--interval", "0.2", term="dumb") as terminal:
+            wait_until(lambda: terminal.written.count(b"No pipeline runs") >= 3)
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.process.wait(timeout=5) == 0
+            assert b"\x1b" not in terminal.written
 
     def test_other_keys_do_nothing(self, tmp_path: Path) -> None:
         """It goes on."""

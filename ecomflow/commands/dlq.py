@@ -237,7 +237,9 @@ def _follow(found: Iterator[StoredLetter], full: bool, as_json: bool) -> None:
 def _print_line(item: StoredLetter) -> None:
     import msgspec
 
-    sys.stdout.write(msgspec.json.encode(_as_object(item)).decode() + "\n")
+    from ecomflow.console import inert_json
+
+    sys.stdout.write(inert_json(msgspec.json.encode(_as_object(item))) + "\n")
 
 
 def _show_line(item: StoredLetter) -> None:

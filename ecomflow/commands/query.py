@@ -136,13 +136,16 @@ def _draw(answer: Answer, total: int) -> None:
 def _write_csv(reply: Reply, limit: int | None) -> None:
     """Rows as they come, so that memory stays flat."""
     import csv
+    import io
     import sys
     from itertools import islice
 
     from ecomflow.console import plain
 
-    # A terminal must not obey what stands in a message; a file or a program gets the values as they are.
+    # A terminal must not obey what stands in a message; a file or a program gets the values as they are, in UTF-8.
     shown = (lambda text: plain(text).plain) if sys.stdout.isatty() else str
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
     writer = csv.writer(sys.stdout)
     writer.writerow(reply.columns)
     writer.writerows([shown(_field(value)) for value in row] for row in islice(reply.rows, limit))

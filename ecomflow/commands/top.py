@@ -21,6 +21,8 @@ EXAMPLES = "Examples:\n\n  ecomflow top\n\n  ecomflow top --once\n\n  ecomflow t
 # The local pipeline tells its figures each second, Dataflow its own about twice a minute.
 _LOCAL_INTERVAL, _CLOUD_INTERVAL = 1.0, 30.0
 _REDRAW_SECONDS = 0.7
+# On a terminal that can't redraw, each view stays.
+_PLAIN_INTERVAL = 5.0
 # A reading that takes longer than its turn and this is told of.
 _SLOW_SECONDS = 5.0
 _ANY_HEIGHT = 10_000
@@ -40,6 +42,8 @@ def top(
 ) -> None:
     """Watch the pipeline: what flows, how fast, how late, what was refused, what landed. q or Ctrl-C ends.
 
+    A terminal that can't redraw (TERM=dumb) gets a new view below the last one every 5 seconds, or as --interval says.
+
     --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
     """
     from ecomflow.config import resolve_endpoints
@@ -52,6 +56,8 @@ def top(
     reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=here, job=job)
     if once or as_json or not out.is_terminal:
         _show_once(reader, seconds, as_json)
+    elif out.is_dumb_terminal:
+        _print_repeatedly(reader, interval or max(seconds, _PLAIN_INTERVAL))
     else:
         _watch(_Readings(reader, seconds))
 
@@ -76,6 +82,23 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
         out.print(top_view(history, out.width, _ANY_HEIGHT))
     if figures.state in ENDED_BADLY:
         raise typer.Exit(4)
+
+
+def _print_repeatedly(reader: Any, seconds: float) -> None:
+    """A view after each reading but the first, below the last one, until Ctrl-C: for a terminal that can't redraw."""
+    from ecomflow.commands.top_view import top_view
+    from ecomflow.console import out
+    from ecomflow.figures_history import History
+
+    history = History()
+    try:
+        history.add(reader.read(), time.time())
+        while True:
+            time.sleep(seconds)
+            history.add(reader.read(), time.time())
+            out.print(top_view(history, out.width, _ANY_HEIGHT))
+    except KeyboardInterrupt:
+        return
 
 
 def _watch(readings: _Readings) -> None:

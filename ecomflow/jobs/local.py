@@ -21,6 +21,7 @@ from ecomflow.errors import NotFoundError, PipelineError
 from ecomflow.jobs.records import Job, Level
 from ecomflow.pipeline.launch import LOG_FILE, PipelineStatus, check_ready, drain_detached, read_status, start_detached
 from ecomflow.pipeline.logs import Line, set_aside
+from ecomflow.state_folder import access_error
 
 Sleep = Callable[[float], None]
 
@@ -126,6 +127,8 @@ def _open(path: Path) -> IO[bytes]:
         raise NotFoundError(
             f"There is no log at {path}: no pipeline has run under this folder.", "Start one with: ecomflow deploy --detach"
         ) from error
+    except OSError as error:
+        raise access_error(path, error, "read") from error
 
 
 def _tail(file: IO[bytes]) -> Iterator[bytes]:

@@ -21,11 +21,12 @@ import msgspec
 import psutil
 
 from ecomflow.config import STACK_FILE, Endpoints
-from ecomflow.errors import AccessError, EcomflowError, UnavailableError
+from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.local.bigquery import check_installed
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, is_free, spawn, stop
 from ecomflow.local.storage import storage_binary, storage_command
+from ecomflow.state_folder import access_error
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
 """How many ports each service has."""
@@ -270,13 +271,8 @@ def _make_state_folder(state_path: Path) -> Path:
         (state_path / "logs").mkdir(mode=0o700, exist_ok=True)
         (state_path / "stack.lock").touch(mode=0o600)
     except OSError as error:
-        raise _access_error(state_path, error) from error
+        raise access_error(state_path, error, "written") from error
     return state_path.resolve()
-
-
-def _access_error(state_path: Path, error: OSError) -> AccessError:
-    remedy = "Work in a folder that you may write to, or set ECOMFLOW_STATE_DIR to one."
-    return AccessError(f"The state folder {state_path} cannot be written: {error.strerror}.", remedy)
 
 
 @contextlib.contextmanager
@@ -285,7 +281,7 @@ def _locked(state_path: Path, say: Progress) -> Iterator[None]:
     try:
         lock = (state_path / "stack.lock").open("a")
     except OSError as error:
-        raise _access_error(state_path, error) from error
+        raise access_error(state_path, error, "written") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,8 +300,10 @@ def _read(state_path: Path) -> dict[str, Service]:
     """The services of stack.json; none where it is missing or is not ours to understand."""
     try:
         stack = msgspec.json.decode((state_path / STACK_FILE).read_bytes(), type=Stack)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError):
         return {}
+    except OSError as error:
+        raise access_error(state_path / STACK_FILE, error, "read") from error
     known = stack.version == _VERSION and stack.services.keys() <= SERVICES.keys()
     return stack.services if known else {}
 

@@ -48,6 +48,8 @@ _LONGEST_PAUSE = 1.0
 # The REST transport puts the request before what the service says.
 _REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 _STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
+# With "always", google-cloud-core would pass by the endpoint that the variable above names.
+_MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
 _PASSING = (exceptions.ServiceUnavailable, exceptions.InternalServerError, exceptions.TooManyRequests, RequestException)
 
 
@@ -252,15 +254,20 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
     """Where the bucket is an emulator's: Beam stages by a client that looks only into the environment."""
-    before = os.environ.get(_STORAGE_VARIABLE)
-    if endpoints.storage is None or before is not None:
+    if endpoints.storage is None:
         yield
         return
-    os.environ[_STORAGE_VARIABLE] = endpoints.storage
+    wanted = {_STORAGE_VARIABLE: os.environ.get(_STORAGE_VARIABLE, endpoints.storage), _MTLS_VARIABLE: "never"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        del os.environ[_STORAGE_VARIABLE]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from ecomflow.events import EVENT_DECODER, EVENT_TYPES, Event, Message, Order, event_ids_of, plain_number
+from ecomflow.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.rejected import DeadLetter, Reason, dead_letter, stream_of
 from ecomflow.rules import money_violation
 
@@ -147,10 +148,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def read_document(data: bytes) -> tuple[Event, list[UnknownField]] | Refusal:
     """The event in ``data`` and the path and value of each field that the contract does not name; or the refusal."""
+    if is_too_deep(data):
+        return Refusal("malformed_json", f"$: expected at most {MAX_DEPTH} levels of objects and arrays, got more", None)
     try:
         document = _parse(data)
-    except RecursionError:
-        return Refusal("malformed_json", "$: expected a JSON object, got one nested too deeply to read", None)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         found = str(error).splitlines()[0]
         return Refusal("malformed_json", f"$: expected a JSON object in UTF-8, got bytes that are none: {found}", None)

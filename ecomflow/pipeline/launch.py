@@ -22,8 +22,9 @@ from typing import IO, Any, Literal
 import msgspec
 
 from ecomflow.config import Settings, running_endpoints
-from ecomflow.errors import AccessError, EcomflowError, PipelineError
+from ecomflow.errors import EcomflowError, PipelineError
 from ecomflow.pipeline import logs
+from ecomflow.state_folder import access_error
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +192,7 @@ def _last_told(state_path: Path) -> PipelineStatus:
     except FileNotFoundError:
         return PipelineStatus("none")
     except OSError as error:
-        raise AccessError(
-            f"{state_path / STATUS_FILE} can't be read: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
-        ) from error
+        raise access_error(state_path / STATUS_FILE, error, "read") from error
     except msgspec.MsgspecError as error:
         raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
 
@@ -284,9 +283,7 @@ def locked(state_path: Path) -> Iterator[None]:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
-        raise AccessError(
-            f"{path} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
-        ) from error
+        raise access_error(path, error, "written") from error
     with file:
         give_up = time.monotonic() + _LOCK_SECONDS
         while not _try_lock(file, fcntl.LOCK_EX):
@@ -311,6 +308,8 @@ def _is_locked(state_path: Path) -> bool:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise access_error(state_path / LOCK_FILE, error, "read") from error
 
 
 def _open_output(path: Path) -> IO[bytes]:
@@ -318,9 +317,7 @@ def _open_output(path: Path) -> IO[bytes]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.open("ab")
     except OSError as error:
-        raise AccessError(
-            f"{path} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
-        ) from error
+        raise access_error(path, error, "written") from error
 
 
 def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ecomflow.console import err, inert_json, plain_lines
-from ecomflow.errors import AccessError
+from ecomflow.state_folder import access_error
 
 # The file is set aside at this size, in the place of the one set aside before: together they take twice as much at most.
 MAX_BYTES = 10 * 2**20
@@ -98,9 +98,7 @@ class ToFile(_Handler):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise AccessError(
-                f"{path.parent} can't be written: {error.strerror}.", "Choose another folder with ECOMFLOW_STATE_DIR."
-            ) from error
+            raise access_error(path.parent, error, "written") from error
 
     def take(self, record: logging.LogRecord) -> None:
         line = inert_json(msgspec.json.encode(line_of(record))).encode() + b"\n"

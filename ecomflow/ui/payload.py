@@ -11,12 +11,14 @@ from itertools import groupby
 
 import msgspec
 
+from ecomflow.nesting import is_too_deep
+
 MOST_CHARACTERS = 20_000
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _PART = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
 _ERROR_PATH = re.compile(r"(\$[^:\s]*): ")
-# A document may be nested a thousand levels deep.
+# A document may be nested hundreds of levels deep.
 _DEEPEST_INDENT = 40
 
 
@@ -58,8 +60,10 @@ def shown_payload(payload: str, path: str) -> Shown:
 
 def _is_json(payload: str) -> bool:
     try:
+        if is_too_deep(payload.encode()):
+            return False
         msgspec.json.decode(payload, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeEncodeError):
         return False
     return payload.lstrip()[:1] in ("{", "[")
 

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cli_support import ecomflow, environment
+from cli_support import ecomflow, ecomflow_that_obeys
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
 from faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
 
 pytestmark = [pytest.mark.stack]
-
-#: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
-#: ``preexec_fn``: that would fork this process, whose gRPC threads can abort it before its exec.
-_OBEY_PERMISSIONS = """
-import ctypes, os, sys
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
-if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
-    raise OSError(ctypes.get_errno(), "root can't give up CAP_DAC_OVERRIDE here, so no folder is read-only to it")
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-def ecomflow_that_obeys(*arguments: str, settings: Settings) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", _OBEY_PERMISSIONS, sys.executable, "-m", "ecomflow", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(settings),
-        check=False,
-    )
 
 
 def test_a_folder_that_is_read_only(own_shop: Settings) -> None:
