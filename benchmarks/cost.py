@@ -70,7 +70,7 @@ _ID_AND_TIME = 20 + 16
 _STREAMING_ENGINE_GIB, _STORAGE_WRITE_GIB, _INSERT_ALL_200_MB = 0.018, 0.025, 0.01
 _INSERT_ALL_LEAST = 1_000
 
-_SIZES = {pa.int64(): 8, pa.date32(): 8, pa.timestamp("us"): 8, pa.decimal128(38, 9): 16}
+_SIZES = {pa.int64(): 8, pa.date32(): 8, pa.timestamp("us", "UTC"): 8, pa.decimal128(38, 9): 16}
 
 HOW = {
     "shuffles": "GroupByKeys, stateful steps and side inputs in the pipeline's protobuf",

@@ -1,7 +1,8 @@
 """The five fact tables as Arrow schemas: the columns of the DDL in its order, the types that the Storage Write API takes.
 
-NUMERIC is decimal128(38, 9). TIMESTAMP is microseconds without a zone, UTC by definition, as in Google's own sample of Arrow
-appends (python-bigquery-storage, samples/pyarrow). A test holds these schemas equal to the DDL in ``ecomflow/sql/tables``.
+NUMERIC is decimal128(38, 9), TIMESTAMP microseconds in the zone UTC, as in Google's table of supported Arrow types
+(https://cloud.google.com/bigquery/docs/supported-data-types). A test holds these schemas equal to the DDL in
+``ecomflow/sql/tables``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 NUMERIC = pa.decimal128(38, 9)
-TIMESTAMP = pa.timestamp("us")
+TIMESTAMP = pa.timestamp("us", "UTC")
 
 _STRING = pa.string()
 _INT64 = pa.int64()

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from google.cloud.bigquery_storage_v1 import types
 
-from ecomflow.clients import bigquery_client, bigquery_write_client
+from ecomflow.clients import append_rows, bigquery_client, bigquery_write_client
 from ecomflow.config import LOCAL_PROJECT, Endpoints
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, spawn, stop
@@ -52,7 +52,11 @@ class LocalBigQuery:
         self.query(DDL.format(table=table))
 
     def append(self, *requests: types.AppendRowsRequest) -> list[types.AppendRowsResponse]:
-        return list(self.writer.append_rows(iter(requests), timeout=20))
+        return list(self.appended(iter(requests), requests[0].write_stream))
+
+    def appended(self, requests: Iterator[types.AppendRowsRequest], write_stream: str) -> Iterable[types.AppendRowsResponse]:
+        """The answers to ``requests``, one after another, on one connection that is routed by ``write_stream``."""
+        return append_rows(self.writer, write_stream, requests)
 
 
 @contextlib.contextmanager
@@ -71,7 +75,7 @@ def local_bigquery(data_dir: Path) -> Iterator[LocalBigQuery]:
         stop([identity], 10.0)
 
 
-def batch(ids: Iterable[str | None], zone: str | None = None) -> pa.RecordBatch:
+def batch(ids: Iterable[str | None], zone: str | None = "UTC") -> pa.RecordBatch:
     """A row for each event id, timestamps with or without a zone."""
     names = list(ids)
     count = len(names)
@@ -88,11 +92,16 @@ def batch(ids: Iterable[str | None], zone: str | None = None) -> pa.RecordBatch:
     )
 
 
+def stream_of(table: str) -> str:
+    """The default stream of ``table``."""
+    return f"projects/{LOCAL_PROJECT}/datasets/shop/tables/{table}/streams/_default"
+
+
 def request(rows: pa.RecordBatch, table: str | None = None, *, schema: bool = True) -> types.AppendRowsRequest:
     """An append of ``rows`` to the default stream of ``table``; None: to the connection's."""
     made = types.AppendRowsRequest()
     if table is not None:
-        made.write_stream = f"projects/{LOCAL_PROJECT}/datasets/shop/tables/{table}/streams/_default"
+        made.write_stream = stream_of(table)
     if schema:
         made.arrow_rows.writer_schema.serialized_schema = rows.schema.serialize().to_pybytes()
     made.arrow_rows.rows.serialized_record_batch = rows.serialize().to_pybytes()

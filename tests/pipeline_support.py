@@ -20,6 +20,7 @@ from google.cloud.bigquery_storage_v1 import types
 
 from ecomflow.config import Endpoints
 from ecomflow.events import Message
+from ecomflow.local.bigquery_appends import Refusal, check_routing
 from ecomflow.pipeline import engine, source, transforms
 from ecomflow.pipeline.bigquery_sink import RefusedRow
 from ecomflow.pipeline.config import PipelineConfig
@@ -209,6 +210,7 @@ class EndsStream(NamedTuple):
 
     code: grpc.StatusCode
     written: bool = False
+    words: str | None = None
 
 
 class AnswersError(NamedTuple):
@@ -271,6 +273,7 @@ class FakeBigQuery:
     def _append_rows(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         self.streams += 1
         for request in requests:
+            _demand_routing(context, request.write_stream)
             with self._lock:
                 self.requests.append(request)
                 fault = self.faults.popleft() if self.faults else self.always
@@ -290,7 +293,7 @@ class FakeBigQuery:
         elif not isinstance(fault, EndsStream) or fault.written:
             self._write(request, response)
         if isinstance(fault, EndsStream):
-            context.abort(fault.code, f"told to end with {fault.code.name}")
+            context.abort(fault.code, fault.words or f"told to end with {fault.code.name}")
         return response
 
     def _write(self, request: Any, response: Any) -> None:
@@ -303,6 +306,13 @@ class FakeBigQuery:
         response.append_result.SetInParent()
         with self._lock:
             self.rows[request.write_stream] += rows
+
+
+def _demand_routing(context: grpc.ServicerContext, write_stream: str) -> None:
+    try:
+        check_routing(context.invocation_metadata(), write_stream)
+    except Refusal as refusal:
+        context.abort(refusal.code, refusal.details)
 
 
 def _add_row_errors(response: Any, errors: list[tuple[int, str]]) -> None:

@@ -30,8 +30,15 @@ from ecomflow import __version__
 from ecomflow.clients import bigquery_write_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.facts import SCHEMAS
-from ecomflow.pipeline import bigquery_sink
-from ecomflow.pipeline.bigquery_sink import RefusedRow, TableWriter, close_writers, shared_writer, with_ingestion_time
+from ecomflow.pipeline import bigquery_sink, counters
+from ecomflow.pipeline.bigquery_sink import (
+    MaybeMissingError,
+    RefusedRow,
+    TableWriter,
+    close_writers,
+    shared_writer,
+    with_ingestion_time,
+)
 from ecomflow.pipeline.decode import decode_messages
 from ecomflow.pipeline.model import model_facts
 
@@ -46,6 +53,7 @@ TRANSIENT = [
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
 ]
 
 
@@ -114,8 +122,8 @@ def test_rows_arrive_whole(writer: TableWriter, bigquery: FakeBigQuery) -> None:
             "quantity_change": -3,
             "reason": "sale",
             "event_date": datetime(2026, 1, 31, tzinfo=UTC).date(),
-            "event_timestamp": datetime(2026, 1, 31, 10),
-            "ingestion_timestamp": datetime(2026, 2, 1, 12, 30, 15, 123456),
+            "event_timestamp": datetime(2026, 1, 31, 10, tzinfo=UTC),
+            "ingestion_timestamp": NOW,
         }
     ]
     (request,) = bigquery.requests
@@ -125,12 +133,12 @@ def test_rows_arrive_whole(writer: TableWriter, bigquery: FakeBigQuery) -> None:
 
 
 def test_ingestion_time_is_utc() -> None:
-    """The last column is the moment given, in UTC and without a zone, for every row."""
+    """The last column is the moment given, in UTC, for every row."""
     facts = rows(1, 2).drop_columns(["ingestion_timestamp"])
     there = datetime(2026, 2, 1, 1, 0, tzinfo=timezone(timedelta(hours=2)))
     stamped = with_ingestion_time(facts, TABLE, there)
     assert stamped.schema == SCHEMAS[TABLE]
-    assert stamped.column("ingestion_timestamp").to_pylist() == [datetime(2026, 1, 31, 23)] * 2
+    assert stamped.column("ingestion_timestamp").to_pylist() == [datetime(2026, 1, 31, 23, tzinfo=UTC)] * 2
 
 
 def test_batches_share_a_connection_in_order(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -294,6 +302,81 @@ def test_a_row_larger_than_a_request_is_refused(writer: TableWriter, bigquery: F
     assert sorted(written(bigquery)) == ["i-1", "i-2", "i-4"]
 
 
+UNKNOWN_COLUMN = EndsStream(
+    grpc.StatusCode.INVALID_ARGUMENT, words="Input schema has more fields than BigQuery schema, extra fields: 'reason'"
+)
+
+
+class TestAColumnThatAppendsDoNotKnowYet:
+    """A column that was just added is in the table at once, and known to appends some minutes later."""
+
+    def writer(self, host: str, patience: Patience, columns: Callable[[], list[str]]) -> TableWriter:
+        config = config_for(bigquery_storage=host)
+        client = bigquery_write_client(config.endpoints)
+        return TableWriter(config, TABLE, client, sleep=patience.sleep, clock=patience.clock, columns=columns)
+
+    def test_it_is_waited_for_while_the_table_has_it(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+        """Whatever the case of its name; the rows are written once it is known, and what is waited for is told meanwhile."""
+        bigquery.faults.extend([UNKNOWN_COLUMN] * 4)
+        told: list[str | None] = []
+
+        def columns() -> list[str]:
+            told.append(counters.snapshot()["waiting_for"])
+            return [name.upper() for name in SCHEMAS[TABLE].names]
+
+        with bigquery.serve() as host:
+            writer = self.writer(host, patience, columns)
+            assert append(writer, rows(1)) == []
+            writer.close()
+        assert written(bigquery) == ["i-1"]
+        assert patience.slept == [0.1, 0.2, 0.4, 0.8]
+        assert told[-1] is not None
+        assert "a column that fact_inventory has, which takes them up to ten minutes" in told[-1]
+
+    def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+        """As for a service that does not answer, of which the engine never gives up."""
+        bigquery.always = UNKNOWN_COLUMN
+        with bigquery.serve() as host:
+            writer = self.writer(host, patience, lambda: SCHEMAS[TABLE].names)
+            with pytest.raises(UnavailableError, match=r"took no rows .* extra fields: 'reason'"):
+                append(writer, rows(1))
+            writer.close()
+        assert bigquery_sink.RETRY_SECONDS <= patience.clock() < bigquery_sink.RETRY_SECONDS + 11
+
+    def test_a_column_that_the_table_lacks_is_not_waited_for(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+        """Nor one of a table that can't be looked at."""
+        bigquery.always = UNKNOWN_COLUMN
+
+        def unreachable() -> list[str]:
+            raise exceptions.ServiceUnavailable("gone")
+
+        for columns in (lambda: ["event_id"], unreachable):
+            with bigquery.serve() as host:
+                writer = self.writer(host, patience, columns)
+                with pytest.raises(SchemaError, match="extra fields: 'reason'"):
+                    append(writer, rows(1))
+                writer.close()
+        assert patience.slept == []
+
+
+def test_a_connection_that_reached_no_region_is_tried_again(writer: TableWriter, bigquery: FakeBigQuery) -> None:
+    """An answer of "Cannot route on empty project id" passes, though its code is that of a malformed request."""
+    bigquery.faults.append(EndsStream(grpc.StatusCode.INVALID_ARGUMENT, words="Cannot route on empty project id ''"))
+    assert append(writer, rows(1)) == []
+    assert written(bigquery) == ["i-1"]
+
+
+def test_access_denied_or_no_such_table(writer: TableWriter, bigquery: FakeBigQuery) -> None:
+    """Where BigQuery does not say which of the two it is, neither does the sentence; the remedies are both."""
+    words = "Permission 'TABLES_UPDATE_DATA' denied on resource 'projects/p/datasets/d/tables/t' (or it may not exist)."
+    bigquery.always = EndsStream(grpc.StatusCode.PERMISSION_DENIED, words=words)
+    with pytest.raises(MaybeMissingError) as caught:
+        append(writer, rows(1))
+    assert caught.value.message == f"Table test-project.shop.{TABLE} does not exist, or can't be written: {words}"
+    assert caught.value.remedy == "If it is missing, run: ecomflow infra up\nGrant the role roles/bigquery.dataEditor."
+    assert caught.value.exit_code == AccessError.exit_code
+
+
 @pytest.mark.parametrize("fault", [EndsStream, AnswersError], ids=["stream", "answer"])
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
@@ -302,8 +385,7 @@ def test_a_row_larger_than_a_request_is_refused(writer: TableWriter, bigquery: F
         (grpc.StatusCode.INVALID_ARGUMENT, SchemaError, "ecomflow infra status"),
         (grpc.StatusCode.FAILED_PRECONDITION, SchemaError, "ecomflow infra status"),
         (grpc.StatusCode.PERMISSION_DENIED, AccessError, "roles/bigquery.dataEditor"),
-        (grpc.StatusCode.UNAUTHENTICATED, AccessError, "roles/bigquery.dataEditor"),
-        (grpc.StatusCode.UNKNOWN, UnavailableError, ""),
+        (grpc.StatusCode.UNAUTHENTICATED, AccessError, "Log in again: gcloud auth application-default login"),
     ],
 )
 def test_a_lasting_error_is_told_at_once(
@@ -356,8 +438,8 @@ def test_whatever_ends_the_stream_answers_what_waits(
             raise ValueError("told to")
         return appending(*arguments, **options)
 
-    appending = writer._client.append_rows
-    monkeypatch.setattr(writer._client, "append_rows", broken)
+    appending = bigquery_sink.append_rows
+    monkeypatch.setattr(bigquery_sink, "append_rows", broken)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     assert append(writer, rows(1)) == []
     assert written(bigquery) == ["i-1"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 from cli_support import ecomflow
+from faults.fronts import GrpcFront, HttpFront, Refuse
 from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import bigquery
 from infra_support import Google
@@ -375,6 +378,45 @@ class TestProbe:
         only = probe._probe_messages("probe-lost", provisioned, stack)
         assert (only.ok, only.exit_code) == (False, 9)
         assert leftovers(provisioned, stack) == []
+
+    def test_an_object_that_is_written_too_soon_again(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Cloud Storage takes one write a second to one name and answers 429 to more: it is tried again."""
+        assert stack.storage is not None
+        answers = deque([None, 429, 429])  # the first upload is taken, the second try to write over it is not answered yet
+        front = HttpFront(stack.storage)
+        front.plan = lambda method, path: answers.popleft() if method == "POST" and answers else None
+        try:
+            only = probe._probe_objects("temp/probe-soon", provisioned, msgspec.structs.replace(stack, storage=front.address))
+        finally:
+            front.close()
+        assert (only.ok, list(answers)) == (True, [])
+        assert leftovers(provisioned, stack) == []
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [
+            (grpc.StatusCode.NOT_FOUND, "Requested entity was not found."),
+            (grpc.StatusCode.PERMISSION_DENIED, "Permission 'TABLES_UPDATE_DATA' denied on resource 'x' (or it may not exist)."),
+        ],
+    )
+    def test_a_table_that_appends_do_not_know_yet(
+        self, code: grpc.StatusCode, words: str, provisioned: Settings, stack: Endpoints
+    ) -> None:
+        """However the service says so of a table that was just made, the append is tried again until it is known."""
+        assert stack.bigquery_storage is not None
+        refusals = deque([Refuse(code, words)] * 2)
+        front = GrpcFront(stack.bigquery_storage)
+        front.plan = lambda method, _: refusals.popleft() if method == "AppendRows" and refusals else None
+        endpoints = msgspec.structs.replace(stack, bigquery_storage=front.address)
+        try:
+            only = probe._probe_table("fact_inventory", "probe_new", datetime.now(UTC), provisioned, endpoints)
+        finally:
+            front.close()
+        assert (only.ok, only.message, len(refusals)) == (
+            True,
+            "A row of 9 columns was appended by the Storage Write API and read back equal.",
+            0,
+        )
 
     def test_what_cannot_be_removed(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
         """A removal that fails is a failure with the name of what is left."""

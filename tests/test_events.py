@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -173,21 +173,21 @@ class TestTimes:
     @pytest.mark.parametrize(
         ("text", "utc"),
         [
-            ("2025-12-01T10:15:30Z", datetime(2025, 12, 1, 10, 15, 30)),
-            ("2025-12-01T10:15:30.5Z", datetime(2025, 12, 1, 10, 15, 30, 500_000)),
-            ("2025-12-01T10:15:30.123456Z", datetime(2025, 12, 1, 10, 15, 30, 123_456)),
-            ("2025-12-01T00:30:00+02:00", datetime(2025, 11, 30, 22, 30)),
-            ("2025-12-01T23:30:00-05:30", datetime(2025, 12, 2, 5, 0)),
-            ("2025-12-01T10:15:30-00:00", datetime(2025, 12, 1, 10, 15, 30)),
-            ("2025-12-01T10:15:30+23:59", datetime(2025, 11, 30, 10, 16, 30)),
-            ("2024-02-29T12:00:00Z", datetime(2024, 2, 29, 12, 0)),
+            ("2025-12-01T10:15:30Z", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
+            ("2025-12-01T10:15:30.5Z", datetime(2025, 12, 1, 10, 15, 30, 500_000, tzinfo=UTC)),
+            ("2025-12-01T10:15:30.123456Z", datetime(2025, 12, 1, 10, 15, 30, 123_456, tzinfo=UTC)),
+            ("2025-12-01T00:30:00+02:00", datetime(2025, 11, 30, 22, 30, tzinfo=UTC)),
+            ("2025-12-01T23:30:00-05:30", datetime(2025, 12, 2, 5, 0, tzinfo=UTC)),
+            ("2025-12-01T10:15:30-00:00", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
+            ("2025-12-01T10:15:30+23:59", datetime(2025, 11, 30, 10, 16, 30, tzinfo=UTC)),
+            ("2024-02-29T12:00:00Z", datetime(2024, 2, 29, 12, 0, tzinfo=UTC)),
             # RFC 3339 lets a small t and z, and a blank for the T.
-            ("2025-12-01t10:15:30z", datetime(2025, 12, 1, 10, 15, 30)),
-            ("2025-12-01 10:15:30Z", datetime(2025, 12, 1, 10, 15, 30)),
+            ("2025-12-01t10:15:30z", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
+            ("2025-12-01 10:15:30Z", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
             # Finer than a microsecond is rounded to the nearest, which may be tomorrow.
-            ("2025-12-01T10:15:30.1234564Z", datetime(2025, 12, 1, 10, 15, 30, 123_456)),
-            ("2025-12-01T10:15:30.1234566Z", datetime(2025, 12, 1, 10, 15, 30, 123_457)),
-            ("2025-12-01T23:59:59.9999999Z", datetime(2025, 12, 2)),
+            ("2025-12-01T10:15:30.1234564Z", datetime(2025, 12, 1, 10, 15, 30, 123_456, tzinfo=UTC)),
+            ("2025-12-01T10:15:30.1234566Z", datetime(2025, 12, 1, 10, 15, 30, 123_457, tzinfo=UTC)),
+            ("2025-12-01T23:59:59.9999999Z", datetime(2025, 12, 2, tzinfo=UTC)),
         ],
     )
     def test_it_is_stored_in_utc(self, kind: str, field: str, text: str, utc: datetime) -> None:

@@ -15,7 +15,7 @@ ARROW_TYPES = {
     "INT64": pa.int64(),
     "NUMERIC": pa.decimal128(38, 9),
     "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us"),
+    "TIMESTAMP": pa.timestamp("us", "UTC"),
 }
 # EVENTS.md's table of fact tables: partition and cluster.
 LAYOUT = {

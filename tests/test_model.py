@@ -38,7 +38,7 @@ from ecomflow.rules import first_violation, streamable_dates
 
 EXACT = Context(prec=100)
 
-ORDER_MOMENT = {"order_date": date(2025, 12, 1), "order_timestamp": datetime(2025, 12, 1, 10, 15, 30, 123_456)}
+ORDER_MOMENT = {"order_date": date(2025, 12, 1), "order_timestamp": datetime(2025, 12, 1, 10, 15, 30, 123_456, UTC)}
 ADDRESS = {
     "shipping_address_street": "1 Main Street",
     "shipping_address_city": "Paris",
@@ -151,7 +151,7 @@ class TestInventory:
                     "quantity_change": -3,
                     "reason": "sale",
                     "event_date": date(2025, 12, 1),
-                    "event_timestamp": datetime(2025, 12, 1, 10, 15, 30),
+                    "event_timestamp": datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC),
                 }
             ]
         }
@@ -171,7 +171,7 @@ class TestUserActivity:
                     "session_id": "S-1",
                     "platform": "web",
                     "event_date": date(2025, 12, 1),
-                    "event_timestamp": datetime(2025, 12, 1, 10, 15, 30),
+                    "event_timestamp": datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC),
                 }
             ]
         }
@@ -266,7 +266,7 @@ class TestMixedBatches:
 
 
 def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def _order_rows(body: Body, event_id: str) -> dict[str, list[Body]]:

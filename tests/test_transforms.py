@@ -88,12 +88,12 @@ HEADER = {
     "customer_id": "c-1",
     "customer_name": "Jane Doe",
     "order_date": date(2026, 2, 1),
-    "order_timestamp": datetime(2026, 2, 1, 1, 30),
+    "order_timestamp": datetime(2026, 2, 1, 1, 30, tzinfo=UTC),
     "status": "delivered",
     "shipping_address_street": "Main 1",
     "shipping_address_city": "Paris",
     "shipping_address_country": "FR",
-    "ingestion_timestamp": NOW.replace(tzinfo=None),
+    "ingestion_timestamp": NOW,
 }
 LINES = [
     {
@@ -138,8 +138,8 @@ class TestRows:
             "quantity_change": -3,
             "reason": "sale",
             "event_date": date(2026, 1, 31),
-            "event_timestamp": datetime(2026, 1, 31, 10),
-            "ingestion_timestamp": NOW.replace(tzinfo=None),
+            "event_timestamp": datetime(2026, 1, 31, 10, tzinfo=UTC),
+            "ingestion_timestamp": NOW,
         }
         (seen,) = warehouse.rows["fact_user_activity"]
         assert seen == {
@@ -151,8 +151,8 @@ class TestRows:
             "session_id": "s-1",
             "platform": "web",
             "event_date": date(2026, 1, 31),
-            "event_timestamp": datetime(2026, 1, 31, 10, 0, 0, 500_000),
-            "ingestion_timestamp": NOW.replace(tzinfo=None),
+            "event_timestamp": datetime(2026, 1, 31, 10, 0, 0, 500_000, UTC),
+            "ingestion_timestamp": NOW,
         }
 
     def test_every_batch_of_a_bundle_is_written(self, warehouse: MemoryWarehouse) -> None:

@@ -31,12 +31,14 @@ from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaE
 from ecomflow.facts import NUMERIC, SCHEMAS
 from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
-from ecomflow.pipeline.bigquery_sink import TableWriter
+from ecomflow.pipeline.bigquery_sink import MaybeMissingError, TableWriter
 from ecomflow.pipeline.config import pipeline_config
 
 # How long what was just made or written may take to be found.
 _APPEAR_SECONDS = 30.0
-_PULL_SECONDS = 5.0
+# Longer than Pub/Sub holds a pull open: one that is given up earlier may still lease the message, to nobody.
+# https://github.com/googleapis/google-cloud-python/issues/8087
+_PULL_SECONDS = 90.0
 
 # Values that a wrong type on the way would change: no float holds the numbers, and a time without its zone or microseconds is
 # another.
@@ -148,8 +150,7 @@ def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endp
 
 def _append(row: Mapping[str, Any], schema: pa.Schema, name: str, settings: Settings, endpoints: Endpoints) -> None:
     """As the pipeline does. The Storage Write API may take some seconds to learn of a table that was just made."""
-    naive = {column: _without_zone(value) for column, value in row.items()}
-    rows = pa.RecordBatch.from_pylist([naive], schema=schema)
+    rows = pa.RecordBatch.from_pylist([row], schema=schema)
     config = msgspec.structs.replace(pipeline_config(settings), endpoints=endpoints)
     client = bigquery_write_client(endpoints)
     writer = TableWriter(config, name, client)
@@ -167,14 +168,10 @@ def _once_found(work: Callable[[], Any]) -> Any:
     while True:
         try:
             return work()
-        except NotFoundError:
+        except (NotFoundError, MaybeMissingError):
             if time.monotonic() > give_up:
                 raise
             time.sleep(1.0)
-
-
-def _without_zone(value: Any) -> Any:
-    return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
 
 
 def _read_row(table_id: str, settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
@@ -268,7 +265,7 @@ def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check
             written.upload_from_string(_TEXT, if_generation_match=0, timeout=REQUEST_SECONDS, retry=retry)
             if written.download_as_bytes(timeout=REQUEST_SECONDS, retry=retry) != _TEXT.encode():
                 raise PipelineError("The object is not read as it was written.")
-            if _overwrites(blob()):
+            if _overwrites(blob(), retry):
                 raise PipelineError("An object that must not be written over was: dead letters could be lost.")
         return "An object was written, read, not written over, and deleted."
 
@@ -279,9 +276,13 @@ def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check
     return _attempt("an object", work, {f"object {name}": remove})
 
 
-def _overwrites(blob: Any) -> bool:
+def _overwrites(blob: Any, retry: Any) -> bool:
+    """Tried again where the service says that it is too soon: it takes one write a second to one name.
+
+    https://cloud.google.com/storage/quotas#objects
+    """
     try:
-        blob.upload_from_string("other", if_generation_match=0, timeout=REQUEST_SECONDS, retry=None)
+        blob.upload_from_string("other", if_generation_match=0, timeout=REQUEST_SECONDS, retry=retry)
     except PreconditionFailed:
         return False
     return True

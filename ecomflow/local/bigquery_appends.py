@@ -5,6 +5,7 @@ What fails in bqemulator 1.4.0 and is done here instead:
 - each open stream holds a thread of asyncio's default pool, of which there are six on two cores: the seventh stream hangs;
 - a request without a stream name, which BigQuery allows after the first of a connection, ends it with NOT_FOUND;
 - a null in a REQUIRED column and a missing required column end it with UNKNOWN; extra columns are dropped, text becomes numbers;
+- it demands no routing header and takes whatever Arrow type it can cast;
 - DEFAULT values are never applied; appends of all tables wait for one lock; a table changed while a stream is open breaks it.
 
 Sources of the answers: google/cloud/bigquery/storage/v1/storage.proto, and the messages of the real service as its clients'
@@ -14,15 +15,17 @@ issue trackers quote them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import pyarrow as pa
 
 # Appends wait for DuckDB without the GIL; more workers than this only queue before its commit lock.
 _WORKERS = 4
+_ROUTING_HEADER = "x-goog-request-params"
 _ROW_ERRORS = "Errors found while processing rows. Please refer to the row_errors field for details."
 
 
@@ -40,9 +43,11 @@ class Connection:
 
     def __init__(self) -> None:
         self.name = ""
+        self.is_routed = False
         self.stream: Any = None
         self.table: Any = None
         self.target: pa.Schema | None = None
+        self.columns: dict[str, Any] = {}
         self.required: list[str] = []
         self.writer: pa.Schema | None = None
         self.writer_bytes = b""
@@ -86,6 +91,9 @@ def append_service(handler: Any) -> Any:
             loop, connection = asyncio.get_running_loop(), Connection()
             async for request in requests:
                 try:
+                    if not connection.is_routed:
+                        check_routing(context.invocation_metadata(), request_type.FromString(request).write_stream)
+                        connection.is_routed = True
                     yield await loop.run_in_executor(self._workers, self.append, connection, request)
                 except Refusal as refusal:
                     await context.abort(refusal.code, refusal.details)
@@ -122,6 +130,7 @@ def append_service(handler: Any) -> Any:
                 raise Refusal(grpc.StatusCode.NOT_FOUND, f"Requested entity was not found. Entity: {name}")
             if table is not connection.table:
                 connection.table, connection.target = table, write_servicer._table_arrow_schema(table)
+                connection.columns = {field.name: field for field in table.schema_.fields}
                 connection.required = [field.name for field in table.schema_.fields if field.mode == "REQUIRED"]
                 check_columns(connection)
 
@@ -175,9 +184,9 @@ def check_columns(connection: Connection) -> None:
     if missing and not connection.applies_defaults:
         _refuse(connection, f"Input schema lacks the required fields: {', '.join(missing)}")
     for field in writer:
-        expected = target.field(field.name).type
-        if not _fits(field.type, expected):
-            _refuse(connection, f"Field {field.name} has the wrong type: expected {expected}, found {field.type}")
+        column = connection.columns[field.name]
+        if not takes(column.type, column.mode, field.type):
+            _refuse(connection, f"Field {field.name} of type {column.type} does not take the Arrow type {field.type}")
 
 
 def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:
@@ -223,13 +232,47 @@ def _full_name(name: str) -> str:
     return f"{table}/streams/_default" if default and not table.endswith("/streams") else name
 
 
-def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
-    kinds = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_timestamp, _is_text)
-    return found.id == expected.id or any(kind(found) and kind(expected) for kind in kinds)
+# Google's table of the Arrow types that each type of column takes: https://cloud.google.com/bigquery/docs/supported-data-types
+_SIGNED = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
+_TAKEN: dict[str, Callable[[pa.DataType], bool]] = {
+    "BOOL": pa.types.is_boolean,
+    "BYTES": pa.types.is_binary,
+    "DATE": pa.types.is_date32,
+    "DATETIME": lambda kind: bool(kind == pa.timestamp("us")),
+    "FLOAT64": pa.types.is_floating,
+    "GEOGRAPHY": pa.types.is_string,
+    "INT64": lambda kind: kind in _SIGNED,
+    "JSON": pa.types.is_string,
+    "NUMERIC": pa.types.is_decimal128,
+    "BIGNUMERIC": pa.types.is_decimal256,
+    "STRING": pa.types.is_string,
+    "STRUCT": pa.types.is_struct,
+    "TIME": pa.types.is_time64,
+    "TIMESTAMP": lambda kind: bool(kind == pa.timestamp("us", "UTC")),
+}
+# Names that the REST API, and DDL, have for some of them.
+_OTHER_NAMES = {"BOOLEAN": "BOOL", "FLOAT": "FLOAT64", "INTEGER": "INT64", "RECORD": "STRUCT", "DECIMAL": "NUMERIC"}
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def takes(column_type: str, mode: str, kind: pa.DataType) -> bool:
+    """Whether a column of ``column_type`` (``NUMERIC``, ``INTEGER``, ...) and ``mode`` takes Arrow values of ``kind``."""
+    if mode == "REPEATED":
+        return bool(pa.types.is_list(kind) and takes(column_type, "NULLABLE", kind.value_type))
+    name = column_type.partition("(")[0].upper()
+    check = _TAKEN.get(_OTHER_NAMES.get(name, name))
+    return check is not None and check(kind)
+
+
+def check_routing(metadata: Iterable[tuple[str, str]], write_stream: str) -> None:
+    """Raises Refusal unless each routing header names ``write_stream``, and there is one.
+
+    Outside the US multi-region the service needs it: https://cloud.google.com/bigquery/docs/write-api. An empty one beside it is
+    refused as well, for the service may take that one.
+    """
+    routed = [value for key, value in metadata if key == _ROUTING_HEADER]
+    wanted = f"write_stream={write_stream}"
+    if not routed or any(unquote(value) != wanted for value in routed):
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"Cannot route on empty project id '': expected {wanted}, got {routed}.")
 
 
 def _refuse(connection: Connection, message: str) -> None:

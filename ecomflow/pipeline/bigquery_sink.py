@@ -8,10 +8,11 @@ that does not fit raises.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from google.api_core import exceptions
 from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, RowError
+from requests.exceptions import RequestException
 
 from ecomflow import __version__
-from ecomflow.clients import bigquery_write_client
+from ecomflow.clients import append_rows, bigquery_client, bigquery_write_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.facts import SCHEMAS, TIMESTAMP
 from ecomflow.pipeline.config import PipelineConfig
@@ -49,7 +51,18 @@ _TRANSIENT = (
     exceptions.DeadlineExceeded,
     exceptions.TooManyRequests,
     exceptions.Cancelled,
+    exceptions.Unknown,  # "Stream removed": gRPC's word for a connection that broke
 )
+# A connection that reached no region: https://github.com/googleapis/google-cloud-python/issues/16650
+_NOT_ROUTED = "Cannot route"
+# What BigQuery says of a column that the table lacks, or that appends don't know yet.
+_UNKNOWN_COLUMNS = re.compile(r"more fields than|extra fields", re.IGNORECASE)
+_LOGIN = "Log in again: gcloud auth application-default login"
+_GRANT = "Grant the role roles/bigquery.dataEditor."
+
+
+class MaybeMissingError(AccessError):
+    """BigQuery denies access to a table "(or it may not exist)": it tells nobody without access which of the two it is."""
 
 
 class RefusedRow(NamedTuple):
@@ -122,7 +135,7 @@ class _Connection:
     def _receive(self) -> None:
         error: exceptions.GoogleAPICallError = exceptions.ServiceUnavailable("the append stream was closed by the server")
         try:
-            for response in self._client.append_rows(self._sent(), retry=None):
+            for response in append_rows(self._client, self._stream, self._sent()):
                 self._unanswered.popleft().settle(response, None)
         except exceptions.GoogleAPICallError as raised:
             error = raised
@@ -142,8 +155,10 @@ class TableWriter:
         client: Any,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        columns: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self._config = config
+        self._columns = columns or self._columns_now
         self._table = table
         self._client = client
         self._sleep = sleep
@@ -206,15 +221,15 @@ class TableWriter:
                     return refused
             elif error is None:
                 return refused
-            elif isinstance(error, _TRANSIENT) and self._clock() < give_up:
-                log.warning("Waiting for BigQuery to take rows of %s: %s", self._table, error.message)
-                waiting(self._table, f"BigQuery to take rows of {self._table}: {error.message}")
+            elif (awaited := self._awaited(error, append.rows.schema)) is not None and self._clock() < give_up:
+                log.warning("Waiting for %s", awaited)
+                waiting(self._table, awaited)
                 count("retries")
                 self._sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 append = _Append(append.rows, append.indices)
             else:
-                raise self._translated(error)
+                raise self._translated(error, append.rows.schema)
             self._send(append)
 
     def _await(self, append: _Append) -> None:
@@ -227,22 +242,65 @@ class TableWriter:
             append.connection.abandon()
             append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
 
-    def _translated(self, error: exceptions.GoogleAPICallError) -> EcomflowError:
-        table = f"{self._config.project}.{self._config.dataset}.{self._table}"
+    def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
+        """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""
+        if isinstance(error, _TRANSIENT) or _NOT_ROUTED in (error.message or ""):
+            return f"BigQuery to take rows of {self._table}: {error.message}"
+        if self._is_new_column(error, schema):
+            return f"BigQuery's appends to learn of a column that {self._table} has, which takes them up to ten minutes"
+        return None
+
+    def _is_new_column(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
+        """Whether appends miss columns that the table itself has.
+
+        A change of a table's schema reaches the Storage Write API within minutes:
+        https://cloud.google.com/bigquery/docs/write-api#update_the_data_type_of_a_column
+        """
+        if not (isinstance(error, exceptions.BadRequest) and _UNKNOWN_COLUMNS.search(error.message or "")):
+            return False
+        try:
+            has = self._columns()
+        except (exceptions.GoogleAPIError, RequestException, EcomflowError):  # what can't be looked at can't be waited for
+            return False
+        return {name.lower() for name in schema.names} <= {name.lower() for name in has}
+
+    def _columns_now(self) -> list[str]:
+        """The columns that the table has, by BigQuery's REST API."""
+        client = bigquery_client(self._config.project, self._config.endpoints)
+        try:
+            return [field.name for field in client.get_table(self._table_id, timeout=ANSWER_SECONDS, retry=None).schema]
+        finally:
+            client.close()
+
+    @property
+    def _table_id(self) -> str:
+        return f"{self._config.project}.{self._config.dataset}.{self._table}"
+
+    def _translated(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> EcomflowError:
+        table, words = self._table_id, error.message or ""
+        if self._awaited(error, schema) is not None:
+            return UnavailableError(f"BigQuery took no rows of {table}: {words}")
         if isinstance(error, exceptions.NotFound):
-            return NotFoundError(f"Table {table} does not exist: {error.message}", "Run: ecomflow infra up")
-        if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
-            return AccessError(f"Table {table} can't be written: {error.message}", "Grant the role roles/bigquery.dataEditor.")
+            return NotFoundError(f"Table {table} does not exist: {words}", "Run: ecomflow infra up")
+        if isinstance(error, exceptions.Unauthorized):
+            return AccessError(f"Table {table} can't be written: BigQuery does not accept the credentials: {words}", _LOGIN)
+        if isinstance(error, exceptions.Forbidden) and "may not exist" in words:
+            return MaybeMissingError(
+                f"Table {table} does not exist, or can't be written: {words}",
+                f"If it is missing, run: ecomflow infra up\n{_GRANT}",
+            )
+        if isinstance(error, exceptions.Forbidden):
+            return AccessError(f"Table {table} can't be written: {words}", _GRANT)
         if isinstance(error, exceptions.BadRequest):  # INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
             return SchemaError(
-                f"BigQuery refuses the rows of {table}: {error.message}", "Compare its columns with: ecomflow infra status"
+                f"BigQuery refuses the rows of {table}: {words}", "Compare its columns with: ecomflow infra status"
             )
-        return UnavailableError(f"BigQuery took no rows of {table}: {error.message}")
+        return UnavailableError(f"BigQuery took no rows of {table}: {words}")
 
 
 def with_ingestion_time(rows: pa.RecordBatch, table: str, now: datetime) -> pa.RecordBatch:
     """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
-    moment = pa.scalar(now.astimezone(UTC).replace(tzinfo=None), TIMESTAMP)
+    moment = pa.scalar(now.astimezone(UTC), TIMESTAMP)
     column = pa.repeat(moment, rows.num_rows)
     return pa.RecordBatch.from_arrays([*rows.columns, column], schema=SCHEMAS[table])
 

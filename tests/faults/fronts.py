@@ -21,6 +21,9 @@ import grpc
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
 
 
+_A_YEAR_OF_SECONDS = 366 * 86_400.0
+
+
 class Refuse(NamedTuple):
     """The call ends with ``code``; the service never sees it."""
 
@@ -156,12 +159,20 @@ class _Backend:
     def ask(self, request: bytes) -> bytes:
         self._requests.put(request)
         if self._answers is None:
-            self._answers = self._call(iter(self._requests.get, None), timeout=self._context.time_remaining())
+            routing = [(key, value) for key, value in self._context.invocation_metadata() if key == "x-goog-request-params"]
+            waiting = iter(self._requests.get, None)
+            self._answers = self._call(waiting, timeout=_seconds_left(self._context), metadata=routing)
             self._context.add_callback(self._answers.cancel)
         return bytes(next(self._answers))
 
     def end(self) -> None:
         self._requests.put(None)
+
+
+def _seconds_left(context: Any) -> float | None:
+    """Until the caller's deadline; None where it has none, of which gRPC makes a number too large for a deadline."""
+    left = context.time_remaining()
+    return left if left is not None and left < _A_YEAR_OF_SECONDS else None
 
 
 class HttpHold(NamedTuple):
