@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -133,7 +133,7 @@ def objects(
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
     """The objects that can hold letters of ``choice``, those of later minutes first. Otherwise as ``letters``."""
-    with reading(settings):
+    with reading(settings, endpoints):
         for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
@@ -167,13 +167,13 @@ def follow(
     One listing a stream and second, of the minutes in which an object can still appear. Raises as ``letters`` does.
     """
     bucket = bucket_of(settings, endpoints)
-    with reading(settings):
+    with reading(settings, endpoints):
         seen = {listed.name for listed in _since(bucket, choice.streams, now() - _LATE)}
     first = newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
-        with reading(settings):
+        with reading(settings, endpoints):
             recent = list(_since(bucket, choice.streams, now() - _LATE))
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
@@ -240,6 +240,7 @@ def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
 def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
     """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
     from google.api_core.exceptions import NotFound
+    from google.cloud.storage.exceptions import DataCorruption
 
     if listed.size > MAX_OBJECT_BYTES:
         return f"{listed.size} bytes are more than any object of dead letters has"
@@ -249,6 +250,8 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
         return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
     except NotFound:
         return b""
+    except DataCorruption:
+        return "its content is not that of its checksum"
 
 
 def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
@@ -290,8 +293,12 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[None]:
-    """What fails within, while the bucket is read, as an error of ours."""
+def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+    """What fails within, while the bucket is read, as an error of ours.
+
+    A 404 is the bucket's only where the bucket itself is not there: the local storage service answers so for an object that lost
+    its metadata as well.
+    """
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
     from requests.exceptions import ConnectionError as HttpConnectionError
@@ -299,6 +306,12 @@ def reading(settings: Settings) -> Iterator[None]:
     try:
         yield
     except exceptions.NotFound as error:
+        with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
+            if bucket_of(settings, endpoints).exists(timeout=30):
+                raise EcomflowError(
+                    f"Bucket {settings.bucket_name} is there, but its objects can't be listed: one of them is damaged.",
+                    "The local stack restores such objects when it starts: ecomflow infra down, then ecomflow infra up",
+                ) from error
         raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         role = "Sign in with gcloud auth application-default login, or grant the role roles/storage.objectViewer."

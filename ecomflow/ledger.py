@@ -1,15 +1,113 @@
-"""A publisher's ledger in, what was published by event id out; and where the local stack's own ledger lies."""
+"""A publisher's ledger: events that are about to be published, and those confirmed, out to a file; the events by their id back.
+
+Two kinds of JSON lines. A LedgerEntry is written before its event is sent; the Confirmation of a whole request after Pub/Sub has
+answered. An entry without a confirmation is an event of which nobody knows: its publisher was killed, or had no answer.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from urllib.parse import quote
 
 import msgspec
 
 from ecomflow.config import Endpoints, Settings, read_stack_endpoints
-from ecomflow.errors import ConfigError
-from ecomflow.generator.publisher import LedgerEntry
+from ecomflow.errors import AccessError, ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """An event and what must become of it. ``message_id`` is None until Pub/Sub has confirmed it."""
+
+    event_id: str | None
+    message_id: str | None
+    event_type: str
+    items: int
+    fault: str | None
+    expected_reason: str | None
+
+
+class Confirmation(msgspec.Struct, frozen=True):
+    """The message ids that Pub/Sub gave to events, by ``event_id``."""
+
+    confirmed: dict[str, str]
+
+
+_CONFIRMATION = b'{"confirmed"'
+_ENCODER = msgspec.json.Encoder()
+
+
+class LedgerWriter:
+    """Appends to one ledger. Safe for several threads, and for several processes with a writer each."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises AccessError where the file can't be opened for appending; its folder is made where it is missing.
+
+        What a full disk or a kill left of a last line is cut off, with a warning in the log.
+        """
+        self.path = path
+        self._lock = Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise AccessError(f"The ledger {path} cannot be written: {error.strerror}.", "Choose another path.") from error
+        with self._alone():
+            self._cut_torn_line()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def intend(self, entries: Sequence[LedgerEntry]) -> None:
+        """Write ``entries`` before they are sent. Raises AccessError where the disk has no room: then none is in the ledger."""
+        self._append(_ENCODER.encode_lines(entries))
+
+    def confirm(self, message_ids: dict[str, str]) -> None:
+        """Write that Pub/Sub has the events, ``message_ids`` by ``event_id``. Raises as ``intend``."""
+        self._append(_ENCODER.encode(Confirmation(message_ids)) + b"\n")
+
+    def _append(self, lines: bytes) -> None:
+        with self._alone():
+            try:
+                if os.write(self._file, lines) < len(lines):
+                    raise OSError(0, "the disk has room for a part of a line only")
+            except OSError as error:
+                self._cut_torn_line()
+                message = f"The ledger {self.path} cannot be written: {error.strerror}."
+                raise AccessError(message, "Make room or choose another path.") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _cut_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        whole = _end_of_whole_lines(self._file, size)
+        if whole < size:
+            log.warning("The last line of the ledger %s was not whole: %d bytes are cut off.", self.path, size - whole)
+            os.ftruncate(self._file, whole)
+
+
+def _end_of_whole_lines(file: int, size: int) -> int:
+    """The position after the last line feed of the file's first ``size`` bytes."""
+    step = 1 << 16
+    for end in range(size, 0, -step):
+        start = max(0, end - step)
+        if (at := os.pread(file, end - start, start).rfind(b"\n")) >= 0:
+            return start + at + 1
+    return 0
 
 
 def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
@@ -28,18 +126,39 @@ def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
 def read_ledger(path: Path) -> dict[str, LedgerEntry]:
     """The entries by the ``event_id`` of the fact tables: an event that was published twice is there once.
 
-    A last line without an end is being written and left out. Raises ConfigError for a file that can't be read or is no ledger.
+    One that any publisher has had confirmed has its message id. A last line without an end is being written and left out. Raises
+    ConfigError for a file that can't be read or is no ledger, with the number of the line.
     """
     entries: dict[str, LedgerEntry] = {}
-    decoder = msgspec.json.Decoder(LedgerEntry)
+    entry_of, confirmation_of = msgspec.json.Decoder(LedgerEntry).decode, msgspec.json.Decoder(Confirmation).decode
+    number = 0
     try:
         with path.open("rb") as lines:
             for line in lines:
-                if line.endswith(b"\n"):
-                    entry = decoder.decode(line)
-                    entries[entry.event_id or entry.message_id] = entry
+                number += 1
+                if not line.endswith(b"\n"):
+                    break
+                if line.startswith(_CONFIRMATION):
+                    _confirm(entries, confirmation_of(line))
+                else:
+                    _add(entries, entry_of(line))
     except OSError as error:
         raise ConfigError(f"The ledger {path} can't be read: {error.strerror}.", "Name another with --ledger.") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no ledger: {error}.", "Name one that ecomflow publish --ledger wrote.") from error
+        raise ConfigError(
+            f"{path} is no ledger: line {number}: {error}.", "Name one that ecomflow publish --ledger wrote."
+        ) from error
     return entries
+
+
+def _add(entries: dict[str, LedgerEntry], entry: LedgerEntry) -> None:
+    key = entry.event_id or entry.message_id or ""
+    before = entries.get(key)
+    if before is None or before.message_id is None or entry.message_id is not None:
+        entries[key] = entry
+
+
+def _confirm(entries: dict[str, LedgerEntry], confirmation: Confirmation) -> None:
+    for event_id, message_id in confirmation.confirmed.items():
+        if (entry := entries.get(event_id)) is not None and entry.message_id is None:
+            entries[event_id] = msgspec.structs.replace(entry, message_id=message_id)

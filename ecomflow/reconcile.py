@@ -23,8 +23,7 @@ from ecomflow.backlog import Waiting, count_waiting
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ImbalanceError
 from ecomflow.facts import STREAM_TABLES
-from ecomflow.generator.publisher import LedgerEntry
-from ecomflow.ledger import default_ledger, read_ledger
+from ecomflow.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.rejected import EVENT_STREAMS, STREAMS, stream_of
 
 # A request to BigQuery takes 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs); an id in it has some 50 bytes. As many
@@ -60,6 +59,9 @@ class Reconciliation(msgspec.Struct, frozen=True):
     By event id: ``missing``: in the ledger, but nowhere; ``incomplete``: in some of its tables, or with other rows than its own;
     ``doubled``: whole in the tables and a dead letter as well; ``unpublished``: landed, but not in the stack's own ledger.
     ``adds_up``: each event is in one place, or can be among those that wait.
+
+    ``unconfirmed``: events of the ledger whose publisher was killed or had no answer, and that are in no place: published or not.
+    ``unreadable``: objects among the dead letters that are none, or are damaged, so that what they held is not known.
     """
 
     ledger: str | None
@@ -70,6 +72,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     doubled: tuple[str, ...]
     unpublished: tuple[str, ...]
     adds_up: bool
+    unconfirmed: int = 0
+    unreadable: tuple[deadletters.Unreadable, ...] = ()
 
 
 def reconcile(
@@ -87,25 +91,30 @@ def reconcile(
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
     waiting = count_waiting(settings, endpoints)
-    shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count)
+    unreadable: list[deadletters.Unreadable] = []
+    shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count, unreadable)
     outcome = balance_by_id(entries, shapes, letters, waiting)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
     if unpublished:  # what was published since the ledger was read may have landed, and is in it by now
         known = read_ledger(path)
         unpublished = tuple(key for key in unpublished if key not in known)
-    adds_up = outcome.adds_up and not unpublished
-    return msgspec.structs.replace(outcome, ledger=str(path), unpublished=unpublished, adds_up=adds_up)
+    adds_up = outcome.adds_up and not unpublished and not unreadable
+    return msgspec.structs.replace(
+        outcome, ledger=str(path), unpublished=unpublished, unreadable=tuple(unreadable), adds_up=adds_up
+    )
 
 
 def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount = lambda *_: None) -> Reconciliation:
     amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, _sql("COUNT(*)"))}
     odd = [shape for shape in amounts if type_of(shape) is None]
     suspects = _ids_of(settings, endpoints, odd)
-    letters = _letters(settings, endpoints, on_count)
+    unreadable: list[deadletters.Unreadable] = []
+    letters = _letters(settings, endpoints, on_count, unreadable)
     # Once more, after what waits: what was on its way into the tables is whole by now, or still waits.
     waiting = count_waiting(settings, endpoints)
     shapes = _shapes(settings, endpoints, {*suspects, *letters}, on_count)
-    return balance_places(amounts, shapes, suspects, letters, waiting)
+    outcome = balance_places(amounts, shapes, suspects, letters, waiting)
+    return msgspec.structs.replace(outcome, unreadable=tuple(unreadable), adds_up=outcome.adds_up and not unreadable)
 
 
 def check(outcome: Reconciliation) -> None:
@@ -118,11 +127,14 @@ def check(outcome: Reconciliation) -> None:
         "doubled": outcome.doubled,
         "not in the ledger": outcome.unpublished,
     }
-    told = "; ".join(f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids)
+    told = [f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids]
+    told += [f"{one.object_name} is unreadable: {one.error}" for one in outcome.unreadable[:_NAMED]]
     remedy = "Every id: ecomflow reconcile --json"
+    if outcome.unreadable:
+        remedy += "\nMove the unreadable objects out of dlq/ once you have looked at them."
     if outcome.unpublished:
         remedy += f"\nWithout what others have published: ecomflow reconcile --ledger {outcome.ledger}"
-    raise ImbalanceError(f"What was published is not what landed. {told}.", remedy)
+    raise ImbalanceError(f"What was published is not what landed. {'; '.join(told)}.", remedy)
 
 
 def _named(ids: tuple[str, ...]) -> str:
@@ -134,8 +146,11 @@ def balance_by_id(
 ) -> Reconciliation:
     """The equation of a ledger's events. ``letters``: the stream of each dead letter, by event id. Pure.
 
-    An event that BigQuery took in part is its dead letter. One that is in its place and waits as well was delivered twice.
+    An event that BigQuery took in part is its dead letter. One that is in its place and waits as well was delivered twice. One
+    that was never confirmed counts as published once it is somewhere.
     """
+    known = {key: entry for key, entry in entries.items() if entry.message_id is not None or key in shapes or key in letters}
+    unconfirmed, entries = len(entries) - len(known), known
     landed = {key for key, entry in entries.items() if _is_whole(shapes.get(key, ()), entry)}
     refused = letters.keys() & entries.keys()
     open_ids = entries.keys() - landed - refused
@@ -155,6 +170,7 @@ def balance_by_id(
         doubled=_sorted(landed & refused),
         unpublished=(),
         adds_up=covered and not landed & refused,
+        unconfirmed=unconfirmed,
     )
 
 
@@ -237,10 +253,13 @@ def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> se
     return {key for *_, keys in rows for key in keys}
 
 
-def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount) -> dict[str, str]:
+def _letters(
+    settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[deadletters.Unreadable]
+) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that its event would have in the tables."""
     found: dict[str, str] = {}
-    for number, stored in enumerate(deadletters.every(settings, endpoints), start=1):
+    stored_letters = deadletters.letters(settings, endpoints, deadletters.ANY, unreadable=unreadable)
+    for number, stored in enumerate(stored_letters, start=1):
         found[str(stored.letter.event_id or stored.letter.message_id)] = stream_of(stored.letter)
         if number % _LETTERS_A_REPORT == 0:
             on_count("dead letters", number)

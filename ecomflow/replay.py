@@ -177,7 +177,7 @@ def replay(
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
-    with topic_sender(settings, endpoints) as sender, deadletters.reading(settings):
+    with topic_sender(settings, endpoints) as sender, deadletters.reading(settings, endpoints):
         mover = _Mover(deadletters.bucket_of(settings, endpoints), sender, patch, on_progress or (lambda _: None))
         is_interrupted = False
         try:

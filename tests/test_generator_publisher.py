@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.generator.publisher import BATCH_EVENTS, PublishSummary, publish
 from ecomflow.generator.rounds import GeneratedEvent, generate
+from ecomflow.ledger import read_ledger
 
 NOW = datetime(2025, 12, 3, 15, 30, tzinfo=UTC)
 SETTINGS = Settings()
@@ -145,22 +145,22 @@ class TestLedger:
         """The ledger pairs event ids with message ids, and says what must become of each event."""
         path = tmp_path / "new" / "ledger.jsonl"
         run(recorder, some(300), ledger=path)
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        entries = read_ledger(path)
         expected = {event.attributes["event_id"]: event for event in some(300)}
         arrived = [message.attributes["event_id"] for message in recorder.messages]
-        assert len(lines) == 1800
-        for line in lines:
-            event = expected[line["event_id"]]
-            assert (line["event_type"], line["fault"], line["items"]) == (event.event_type, event.fault, event.items)
-            assert line["expected_reason"] == event.expected_reason
-            assert arrived[int(line["message_id"])] == line["event_id"]
+        assert len(entries) == 1800
+        for event_id, entry in entries.items():
+            event = expected[event_id]
+            assert (entry.event_type, entry.fault, entry.items) == (event.event_type, event.fault, event.items)
+            assert entry.expected_reason == event.expected_reason
+            assert arrived[int(entry.message_id or "")] == entry.event_id == event_id
 
     def test_a_second_run_appends(self, recorder: Recorder, tmp_path: Path) -> None:
         """A ledger is never overwritten."""
         path = tmp_path / "ledger.jsonl"
-        for _ in range(2):
-            run(recorder, some(1), ledger=path)
-        assert len(path.read_text().splitlines()) == 12
+        for seed in range(2):
+            run(recorder, generate(1, seed=seed, now=NOW), ledger=path)
+        assert len(read_ledger(path)) == 12
 
     def test_a_ledger_that_cannot_be_written_is_told_before_publishing(self, recorder: Recorder, tmp_path: Path) -> None:
         """A folder in the ledger's place is an AccessError, and nothing is published."""
@@ -170,9 +170,10 @@ class TestLedger:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     def test_a_full_disk_is_told_with_the_count(self, recorder: Recorder) -> None:
-        """When the ledger can't grow, publishing ends and the error says how many events had been published."""
-        with pytest.raises(AccessError, match=r"No space left on device\. 6 events had been published before\."):
+        """When the ledger can't grow, nothing more is sent: an event is never published that no ledger knows."""
+        with pytest.raises(AccessError, match=r"The ledger /dev/full cannot be written: No space left on device\.\n"):
             run(recorder, some(1), ledger=Path("/dev/full"))
+        assert recorder.messages == []
 
 
 class FakeClock:
@@ -228,7 +229,7 @@ class TestInterrupt:
 
         summary = run(recorder, interrupted(), ledger=tmp_path / "ledger.jsonl")
         assert (summary.interrupted, summary.unanswered) == (True, 0)
-        assert summary.total == len(recorder.messages) == len((tmp_path / "ledger.jsonl").read_text().splitlines())
+        assert summary.total == len(recorder.messages) == len(read_ledger(tmp_path / "ledger.jsonl"))
         assert sum(summary.valid.values()) + sum(summary.invalid.values()) == summary.total
         assert summary.total in (2000, 3000, 4000)  # of four batches two had been waited for
 
@@ -324,9 +325,8 @@ class TestEmbeddedPubSub:
                 response = reader.pull(subscription=SETTINGS.subscription_path, max_messages=1000)
                 pulled |= {received.message.message_id: received.message.data for received in response.received_messages}
         expected = {event.attributes["event_id"]: event.data for event in some(200)}
-        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
         assert summary.total == 1200
-        assert pulled == {line["message_id"]: expected[line["event_id"]] for line in lines}
+        assert pulled == {entry.message_id: expected[event_id] for event_id, entry in read_ledger(ledger).items()}
 
     def test_a_missing_topic_is_named(self, tmp_path: Path) -> None:
         """Before ``infra up`` has made the topic, publishing says so."""

@@ -22,8 +22,7 @@ from ecomflow.clients import storage_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, ImbalanceError
 from ecomflow.generator import publisher, rounds
-from ecomflow.generator.publisher import LedgerEntry
-from ecomflow.ledger import default_ledger, read_ledger
+from ecomflow.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.pipeline import launch
 from ecomflow.reconcile import Line, Reconciliation, _without_ledger, balance_by_id, balance_places, check, reconcile, type_of
 

@@ -134,6 +134,10 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
         report = supervisor.up(settings.state_path, on_progress=lambda text: spinner.update(f"{text}…"))
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
+    if report.restored:
+        say_here(f"Restored the metadata of {len(report.restored)} objects, which a kill or a copy of the folder had cut off:")
+        for name in report.restored:
+            say_here(f"  {name}")
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:

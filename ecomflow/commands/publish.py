@@ -111,4 +111,7 @@ def _show(summary: Any, seed: int, as_json: bool) -> None:
 def _fate_of(unanswered: int) -> str:
     if not unanswered:
         return " Nothing else was sent."
-    return f" {unanswered:,} more were under way without an answer: published or not, they are in no count and no ledger."
+    return (
+        f" {unanswered:,} more were under way without an answer: published or not, they are not counted, and unconfirmed in the "
+        "ledger."
+    )

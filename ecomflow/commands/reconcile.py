@@ -84,6 +84,11 @@ def _show(outcome: Any) -> None:
         say("There is no ledger of what was published, so only the places are held against each other.")
     else:
         say(f"Published: by the ledger {outcome.ledger}")
+    if outcome.unconfirmed:
+        say(
+            f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed, or had no answer. "
+            "They wait in the subscription, or were never published."
+        )
     say(_backlog(outcome.waiting, datetime.now(UTC)))
     if outcome.adds_up:
         say(_verdict(outcome))

@@ -9,17 +9,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import IO
 
 import msgspec
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
 from ecomflow.generator.rounds import GeneratedEvent
+from ecomflow.ledger import LedgerEntry, LedgerWriter
 from ecomflow.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
 
 # Pub/Sub takes 1,000 messages and 10 MB a request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has about
@@ -50,17 +50,6 @@ class PublishSummary(msgspec.Struct, frozen=True):
     unanswered: int = 0
 
 
-class LedgerEntry(msgspec.Struct, frozen=True):
-    """One line of the ledger: a confirmed message and what must become of it."""
-
-    event_id: str | None
-    message_id: str
-    event_type: str
-    items: int
-    fault: str | None
-    expected_reason: str | None
-
-
 def publish(
     settings: Settings,
     endpoints: Endpoints,
@@ -74,17 +63,17 @@ def publish(
 ) -> PublishSummary:
     """Publish ``events`` to the topic, at most ``rate`` a second, and wait until all are confirmed.
 
-    ``on_progress`` gets the number of events confirmed so far. ``ledger`` gets a line (LedgerEntry) appended for each. Ctrl-C
-    gives what is in flight half a second to arrive, then returns the summary with ``interrupted``. Delivery is at least once: a
-    request that is tried again may publish its events twice, with the same ``event_id``. Raises NotFoundError (topic),
-    UnavailableError and AccessError: the message says how many events had been confirmed.
+    ``on_progress`` gets the number of events confirmed so far. ``ledger`` has each event before it is sent, and then what
+    was confirmed. Ctrl-C gives what is in flight half a second to arrive, then returns the summary with ``interrupted``. Delivery
+    is at least once: a request that is tried again may publish its events twice, with the same ``event_id``. Raises NotFoundError
+    (topic), UnavailableError and AccessError: the message says how many events had been confirmed.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
     started, interrupted = clock(), False
-    with _appending(ledger) as file:
-        tally = _Tally(file)
+    with _written(ledger) as writer:
+        tally = _Tally(writer)
         try:
             with topic_sender(settings, endpoints) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
                 sender = _Sender(requests, tally, in_hand)
@@ -99,15 +88,18 @@ def publish(
 class _Tally:
     """Counts confirmed events and writes the ledger. Workers call it, so that a Ctrl-C in the main thread can't come between."""
 
-    def __init__(self, ledger: IO[bytes] | None) -> None:
+    def __init__(self, ledger: LedgerWriter | None) -> None:
         self._ledger = ledger
         self._lock = Lock()
-        self._encoder = msgspec.json.Encoder()
         self._kinds: Counter[tuple[str, str | None, str | None, str]] = Counter()
         self._order_items = 0
         self.sent = self.total = 0  # events of the requests that were begun, and of those that were confirmed
 
     def begin(self, batch: list[GeneratedEvent]) -> None:
+        """``batch`` is about to be sent. Raises AccessError where the ledger can't take it: then it must not be sent."""
+        if self._ledger is not None:
+            with self._told_how_far():
+                self._ledger.intend(_entries(batch))
         with self._lock:
             self.sent += len(batch)
 
@@ -117,15 +109,17 @@ class _Tally:
             self._kinds.update(kinds)
             self._order_items += sum([event.items for event in batch])
             self.total += len(batch)
-            if self._ledger is not None:
-                self._write(self._ledger, self._encoder.encode_lines(_entries(batch, message_ids)))
+        if self._ledger is not None:
+            with self._told_how_far():
+                self._ledger.confirm(dict(zip([event.attributes["event_id"] for event in batch], message_ids, strict=True)))
 
-    def _write(self, ledger: IO[bytes], lines: bytes) -> None:
+    @contextmanager
+    def _told_how_far(self) -> Iterator[None]:
+        """A ledger that can't be written ends the publishing: its error also says how many events were published."""
         try:
-            ledger.write(lines)
-        except OSError as error:
-            message = f"The ledger {ledger.name} cannot be written: {error.strerror}.{told_so_far(self.total)}"
-            raise AccessError(message, "Make room or choose another path.") from error
+            yield
+        except AccessError as error:
+            raise AccessError(f"{error.message}{told_so_far(self.total)}", error.remedy) from error
 
     def summary(self, elapsed_seconds: float, interrupted: bool) -> PublishSummary:
         valid, invalid, faults, reasons, streams = Counter[str](), Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -182,28 +176,18 @@ def _paced(
         yield batch
 
 
-def _entries(batch: list[GeneratedEvent], message_ids: list[str]) -> list[LedgerEntry]:
+def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:
     return [
-        LedgerEntry(
-            event.attributes.get("event_id"), message_id, event.event_type, event.items, event.fault, event.expected_reason
-        )
-        for event, message_id in zip(batch, message_ids, strict=True)
+        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.items, event.fault, event.expected_reason)
+        for event in batch
     ]
 
 
 @contextmanager
-def _appending(path: Path | None) -> Iterator[IO[bytes] | None]:
-    """``path`` open for appending, its folder made where it is missing; None for None.
-
-    Unbuffered: a batch is one write, and is in the file as soon as it is confirmed.
-    """
+def _written(path: Path | None) -> Iterator[LedgerWriter | None]:
+    """The writer of the ledger ``path``; None for None."""
     if path is None:
         yield None
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)
-    except OSError as error:
-        raise AccessError(f"The ledger {path} cannot be written: {error.strerror}.", "Choose another path.") from error
-    with file:
-        yield file
+    with closing(LedgerWriter(path)) as ledger:
+        yield ledger

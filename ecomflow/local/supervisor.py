@@ -26,6 +26,7 @@ from ecomflow.local.bigquery import check_installed
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, is_free, spawn, stop
 from ecomflow.local.storage import storage_binary, storage_command
+from ecomflow.local.storage_repair import restore_metadata
 from ecomflow.state_folder import access_error
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
@@ -71,13 +72,17 @@ class ServiceReport(msgspec.Struct, frozen=True):
 
 
 class StackReport(msgspec.Struct, frozen=True):
-    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
+    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready.
+
+    ``restored``: objects of the local bucket (``bucket/object``) that had lost their metadata and have it again.
+    """
 
     state_path: str
     ready: bool
     services: tuple[ServiceReport, ...]
     endpoints: Endpoints | None
     started: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
 
 
 def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
@@ -97,8 +102,9 @@ def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
         if len(kept) == len(SERVICES):
             return status(state_path)
         stop([_identity(before[name]) for name in before.keys() - kept.keys()], _STOP_SECONDS)
+        restored = () if "storage" in kept else tuple(restore_metadata(state_path / "storage"))
         started = _start(state_path, kept, before, say)
-        return msgspec.structs.replace(status(state_path), started=tuple(started))
+        return msgspec.structs.replace(status(state_path), started=tuple(started), restored=restored)
 
 
 def status(state_path: Path) -> StackReport:
