@@ -39,6 +39,7 @@ from ecomflow.clients import publisher_client, subscriber_client
 from ecomflow.config import STACK_FILE, Endpoints, Settings
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent, generate
+from ecomflow.state_folder import folder_mark
 
 ROUNDS = 10_000
 ONE_BY_ONE_EVENTS = 600
@@ -165,7 +166,9 @@ def _publish(service: Service, rounds: int) -> int:
 
 def _command(service: Service) -> None:
     """``ecomflow publish --n 10000`` as a process, which finds the service where the stack's file says."""
-    (service.settings.state_path / STACK_FILE).write_bytes(msgspec.json.encode({"endpoints": service.endpoints}))
+    state_path = service.settings.state_path
+    written = {"folder": folder_mark(state_path), "endpoints": service.endpoints}
+    (state_path / STACK_FILE).write_bytes(msgspec.json.encode(written))
     command = [sys.executable, "-m", "ecomflow", "publish", "--n", str(ROUNDS)]
     subprocess.run(command, check=True, capture_output=True, env=environment(service.settings))
 

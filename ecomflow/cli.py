@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -83,8 +84,8 @@ def main() -> None:
         _end(error)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-    except PermissionError as error:
-        _end(_denied(error))
+    except OSError as error:
+        _end(_refused(error))
     except Exception as error:  # noqa: BLE001  # the last border: nobody is shown a traceback that did not ask for it
         _end(_unexpected(error))
 
@@ -105,9 +106,14 @@ def _end(error: EcomflowError) -> None:
     sys.exit(error.exit_code)
 
 
-def _denied(error: PermissionError) -> EcomflowError:
+def _refused(error: OSError) -> EcomflowError:
+    """What the system refuses a command for reasons that are the user's to change."""
     what = error.filename or "A file"
-    return AccessError(f"{what} can't be read or written: {error.strerror}.", "Make it yours, or work in a folder that is.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AccessError(f"{what} can't be written: {error.strerror}.", "Make room on the disk, then run the same again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return AccessError(f"{what} can't be read or written: {error.strerror}.", "Make it yours, or work in a folder that is.")
+    return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> EcomflowError:

@@ -17,7 +17,7 @@ import msgspec
 
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.rules import OrderTotals
-from ecomflow.state_folder import access_error
+from ecomflow.state_folder import access_error, check_own, folder_mark
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
@@ -101,6 +101,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def state_path(self) -> Path:
         return Path(self.state_dir)
+
+
+class _StackFile(msgspec.Struct, frozen=True):
+    """What is read here of stack.json, which ``ecomflow.local.supervisor`` writes."""
+
+    folder: str
+    endpoints: Endpoints
+
+
+_LOOPBACK = re.compile(r"(?:http://)?(?:127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 
 
 COMMENTED_CONFIG = """\
@@ -204,7 +214,11 @@ def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.enviro
 
 
 def read_stack_endpoints(state_path: Path) -> Endpoints | None:
-    """The endpoints that the local stack wrote when it came up; None where there is no stack file."""
+    """The endpoints that the local stack of this folder wrote when it came up; None where there is no stack file of its own.
+
+    Raises AccessError for a folder that is not this user's alone, ConfigError for a file that is none.
+    """
+    check_own(state_path)
     try:
         text = (state_path / STACK_FILE).read_bytes()
     except FileNotFoundError:
@@ -212,9 +226,18 @@ def read_stack_endpoints(state_path: Path) -> Endpoints | None:
     except OSError as error:
         raise access_error(state_path / STACK_FILE, error, "read") from error
     try:
-        return msgspec.convert(msgspec.json.decode(text)["endpoints"], Endpoints)
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
+        written = msgspec.json.decode(text, type=_StackFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{state_path / STACK_FILE} is not a stack file: {error}.", "Run: ecomflow infra up") from error
+    if written.folder != folder_mark(state_path):  # a copy: what it tells of belongs to the folder that it was copied from
+        return None
+    for endpoint in msgspec.structs.astuple(written.endpoints):
+        if endpoint is not None and not _LOOPBACK.fullmatch(endpoint):
+            raise ConfigError(
+                f"{state_path / STACK_FILE} names {endpoint!r}: expected a place on this machine, such as 127.0.0.1:8085.",
+                "Delete the file, and run: ecomflow infra up",
+            )
+    return written.endpoints
 
 
 def _from_file(path: Path) -> dict[str, Any]:

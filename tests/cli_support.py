@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ecomflow.config import Settings
+import msgspec
+
+from ecomflow.config import STACK_FILE, Endpoints, Settings
+from ecomflow.state_folder import folder_mark
 
 
 def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:
@@ -49,6 +52,11 @@ def ecomflow_that_obeys(
         env=environment(settings),
         check=False,
     )
+
+
+def write_stack_file(folder: Path, endpoints: Endpoints) -> None:
+    """Make ``folder`` a state folder whose local stack listens at ``endpoints``."""
+    (folder / STACK_FILE).write_bytes(msgspec.json.encode({"folder": folder_mark(folder), "endpoints": endpoints}))
 
 
 def ecomflow(

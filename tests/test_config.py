@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ecomflow.config import (
     resolve_endpoints,
     running_endpoints,
 )
-from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.errors import AccessError, ConfigError, UnavailableError
+from ecomflow.state_folder import folder_mark
 
 LOCAL = Endpoints("127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3", "127.0.0.1:4")
 
@@ -33,7 +35,7 @@ def write_config(folder: Path, text: str) -> Path:
 
 def write_stack(folder: Path) -> Settings:
     endpoints = {name: getattr(LOCAL, name) for name in Endpoints.__struct_fields__}
-    (folder / "stack.json").write_text(json.dumps({"endpoints": endpoints, "more": 1}))
+    (folder / "stack.json").write_text(json.dumps({"folder": folder_mark(folder), "endpoints": endpoints, "more": 1}))
     return Settings(state_dir=str(folder))
 
 
@@ -210,6 +212,32 @@ class TestEndpoints:
         with pytest.raises(ConfigError, match=r"stack\.json is not a stack file") as caught:
             read_stack_endpoints(tmp_path)
         assert caught.value.remedy == "Run: ecomflow infra up"
+
+    @pytest.mark.parametrize("host", ["10.0.0.7:8085", "pubsub.example.org:443", "http://127.0.0.1.example.org:80", "127.0.0.1"])
+    def test_a_stack_file_that_leads_elsewhere_is_refused(self, host: str, tmp_path: Path) -> None:
+        """The local stack is on this machine: whatever else a file names is no local stack."""
+        content = {"folder": folder_mark(tmp_path), "endpoints": {"pubsub": host}}
+        (tmp_path / "stack.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=f"names '{host}': expected a place on this machine"):
+            read_stack_endpoints(tmp_path)
+
+    def test_a_copied_folder_is_no_stack(self, tmp_path: Path) -> None:
+        """What its file tells of belongs to the folder that it was copied from; moved, a folder stays the same."""
+        (tmp_path / "one").mkdir()
+        write_stack(tmp_path / "one")
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+        assert read_stack_endpoints(tmp_path / "two") is None
+        (tmp_path / "one").rename(tmp_path / "three")
+        assert read_stack_endpoints(tmp_path / "three") == LOCAL
+
+    @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+    def test_a_folder_that_others_may_write_to_is_refused(self, mode: int, tmp_path: Path) -> None:
+        """Whoever made it ready could have put anything there."""
+        write_stack(tmp_path)
+        tmp_path.chmod(mode)
+        with pytest.raises(AccessError, match=f"can be written by other users .mode {mode:04o}") as caught:
+            read_stack_endpoints(tmp_path)
+        assert caught.value.remedy == f"Look at what is in it, then run: chmod go-w {tmp_path}"
 
     def test_no_stack_file_is_no_stack(self, tmp_path: Path) -> None:
         """Nothing came up here."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cli_support import ecomflow, environment
+from cli_support import ecomflow, environment, write_stack_file
 from dataflow_support import as_variables, dataflow_beside, in_project
 from dlq_support import held, letter, names, still, store
 
@@ -89,7 +89,7 @@ class TestStats:
     def test_unknown_fields_of_events_that_passed(self, bucket: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """What the pipeline counted, by type and path; they passed, so there is no letter."""
         settings = msgspec.structs.replace(bucket, state_dir=str(tmp_path))
-        (tmp_path / "stack.json").write_bytes(msgspec.json.encode({"endpoints": stack}))
+        write_stack_file(tmp_path, stack)
         counters = {"received": 9, "schema_drift/order/$.coupon": 4, "schema_drift/order/$.items[].gift": 7}
         seen = {"schema_drift/order/$.coupon": "'SPRING'"}
         status = PipelineStatus("drained", counters=counters, drift_examples=seen)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import ecomflow, start
+from cli_support import ecomflow, start, write_stack_file
 from reference_support import assert_landed, expected_rows, rows_of, sort_key
 
 from ecomflow import deadletters
@@ -54,7 +54,7 @@ def own_state(settings: Settings, stack: Endpoints, folder: Path) -> Settings:
     """``settings`` with a state folder of its own, so that pipelines of different tests don't share a lock."""
     import msgspec
 
-    (folder / "stack.json").write_bytes(msgspec.json.encode({"endpoints": stack}))
+    write_stack_file(folder, stack)
     return msgspec.structs.replace(settings, state_dir=str(folder))
 
 

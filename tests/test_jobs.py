@@ -15,13 +15,13 @@ from typing import Any
 import dataflow_stub
 import msgspec
 import pytest
-from cli_support import ecomflow
+from cli_support import ecomflow, write_stack_file
 from dataflow_stub import DataflowStub, running_stub
 from typer.testing import CliRunner, Result
 
 from ecomflow import infra
 from ecomflow.cli import app
-from ecomflow.config import STACK_FILE, DataflowSettings, Endpoints, Settings
+from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
@@ -592,12 +592,14 @@ class TestCommands:
 
 # A stand-in for the local pipeline: it holds the lock, tells how it fares, and does with SIGTERM what the test asks.
 STAND_IN = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
+from ecomflow.local.process import identity_of
 from ecomflow.pipeline import launch
 state, on_term = pathlib.Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if on_term == "stay" else lambda *_: sys.exit(0))
 with launch.locked(state):
-    status = launch.PipelineStatus("running", __import__("os").getpid(), "projects/p/subscriptions/s", {"received": 7})
+    this = identity_of(os.getpid())
+    status = launch.PipelineStatus("running", this.pid, "projects/p/subscriptions/s", {"received": 7}, mark=this.mark)
     import msgspec
     (state / launch.STATUS_FILE).write_bytes(msgspec.json.encode(status))
     print("runs", flush=True)
@@ -723,7 +725,7 @@ class TestLocal:
         """update drains the pipeline in the background and starts it again, with as many processes and its metrics where they
         were; cancel ends it within seconds.
         """
-        (tmp_path / STACK_FILE).write_bytes(msgspec.json.encode({"endpoints": stack}))
+        write_stack_file(tmp_path, stack)
         settings = msgspec.structs.replace(provisioned, state_dir=str(tmp_path))
         started = ecomflow("deploy", "--detach", "--processes", "2", "--metrics-port", "0", settings=settings, folder=tmp_path)
         assert started.returncode == 0, started.stderr

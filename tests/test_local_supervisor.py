@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ import pytest
 from ecomflow.config import read_stack_endpoints
 from ecomflow.errors import AccessError, MissingExtraError, UnavailableError
 from ecomflow.local import probes, process, supervisor
-from ecomflow.local.process import Identity
+from ecomflow.local.process import Identity, identity_of
+from ecomflow.state_folder import folder_mark
 
 stack = pytest.mark.stack
 
@@ -36,10 +38,20 @@ class TestProcess:
     def test_a_reused_pid_is_another_process(self) -> None:
         """A pid whose process started at another time is not the one that was started, and is never signalled."""
         this = psutil.Process()
-        assert process.find(Identity(this.pid, this.create_time())) is not None
-        stranger = Identity(this.pid, this.create_time() - 100)
+        assert process.find(identity_of(this.pid)) is not None
+        stranger = Identity(this.pid, "another start")
         assert process.find(stranger) is None
         process.stop([stranger], 0.0)
+
+    def test_a_step_of_the_wall_clock_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first NTP answer after a boot moves the boot time, from which psutil reckons the start of each process."""
+        identity = identity_of(os.getpid())
+        before = psutil.Process().create_time()
+        boot = psutil.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot + 7200)
+        assert psutil.Process().create_time() == pytest.approx(before + 7200)
+        assert process.find(identity) is not None
+        assert identity_of(os.getpid()) == identity
 
     def test_it_does_not_hold_the_callers_output_open(self, tmp_path: Path) -> None:
         """A command whose output is read to its end ends, though the service it started runs on."""
@@ -54,7 +66,7 @@ class TestProcess:
         try:
             assert os.getsid(service.pid) == service.pid
         finally:
-            process.stop([Identity(service.pid, service.create_time())], 2.0)
+            process.stop([identity_of(service.pid)], 2.0)
 
     def test_one_that_ignores_sigterm_is_killed(self, tmp_path: Path) -> None:
         """After the grace time SIGKILL ends it."""
@@ -170,19 +182,19 @@ class TestRunningStack:
         """After SIGSTOP of Pub/Sub status says unresponsive, and up replaces it and ends the old process."""
         suspended = pids(running)["pubsub"]
         assert suspended
-        started = psutil.Process(suspended).create_time()
+        identity = identity_of(suspended)
         os.kill(suspended, signal.SIGSTOP)
         assert states(supervisor.status(state_path))["pubsub"] == "unresponsive"
         repaired = supervisor.up(state_path)
         assert (repaired.ready, repaired.started, repaired.endpoints) == (True, ("pubsub",), running.endpoints)
-        assert process.find(Identity(suspended, started)) is None
+        assert process.find(identity) is None
 
     def test_a_taken_port_is_given_up(self, state_path: Path, running: supervisor.StackReport) -> None:
         """A service whose old port another program has taken comes up on a new one, and stack.json says so."""
         service = next(service for service in running.services if service.name == "storage")
         assert service.pid
         assert service.endpoint
-        process.stop([Identity(service.pid, psutil.Process(service.pid).create_time())], 5.0)
+        process.stop([identity_of(service.pid)], 5.0)
         with socket.create_server(("127.0.0.1", int(service.endpoint.rsplit(":")[-1]))):
             moved = supervisor.up(state_path)
         assert moved.ready
@@ -207,7 +219,7 @@ class TestLifecycle:
         assert (len(first.started), second.started) == (3, ())
         assert pids(first) == pids(second)
         assert "Another command starts or stops the local stack: waiting for it" in said
-        running = [Identity(pid, psutil.Process(pid).create_time()) for pid in pids(first).values() if pid]
+        running = [identity_of(pid) for pid in pids(first).values() if pid]
         report = supervisor.down(tmp_path / "state", with_data=True)
         assert set(states(report).values()) == {"down"}
         assert [process.find(identity) for identity in running] == [None] * 3
@@ -224,10 +236,9 @@ class TestLifecycle:
         """A stack.json whose pids belong to other programs now is replaced, and those programs are left alone."""
         this = psutil.Process()
         services = {
-            name: supervisor.Service(this.pid, this.create_time() - 1000, (process.free_port(),), "log")
-            for name in supervisor.SERVICES
+            name: supervisor.Service(this.pid, "another start", (process.free_port(),), "log") for name in supervisor.SERVICES
         }
-        stale = supervisor.Stack(1, supervisor.Endpoints(), services)
+        stale = supervisor.Stack(2, folder_mark(tmp_path), supervisor.Endpoints(), services)
         (tmp_path / "stack.json").write_bytes(msgspec.json.encode(stale))
         assert set(states(supervisor.status(tmp_path)).values()) == {"down"}
         with supervisor.running_stack(tmp_path) as endpoints:
@@ -235,6 +246,65 @@ class TestLifecycle:
             assert supervisor.status(tmp_path).ready
         assert not (tmp_path / "stack.json").exists()
         assert (tmp_path / "bigquery").is_dir()
+
+    def test_a_forged_file_gets_nobody_stopped(self, tmp_path: Path) -> None:
+        """It names, by their right identities, a process of this user's and a service of another folder: neither is touched."""
+        (tmp_path / "elsewhere").mkdir()
+        victims = [
+            process.spawn(["sleep", "60"], tmp_path / "log", tmp_path),
+            process.spawn(["sleep", "60"], tmp_path / "log", tmp_path / "elsewhere", role="pubsub"),
+        ]
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700)
+        names = ("storage", "pubsub")
+        services = {
+            name: supervisor.Service(victim.pid, victim.mark, (1,), "log") for name, victim in zip(names, victims, strict=True)
+        }
+        forged = supervisor.Stack(2, folder_mark(state), supervisor.Endpoints(), services)
+        (state / "stack.json").write_bytes(msgspec.json.encode(forged))
+        try:
+            assert set(states(supervisor.status(state)).values()) == {"down"}
+            supervisor.down(state)
+            assert all(process.find(victim) for victim in victims)
+        finally:
+            process.stop(victims, 5.0)
+
+    def test_a_copied_folder_leaves_the_original_alone(self, tmp_path: Path) -> None:
+        """Its status is down; its down stops nothing, its up starts services of its own."""
+        with supervisor.running_stack(tmp_path / "one"):
+            first = pids(supervisor.status(tmp_path / "one"))
+            shutil.copytree(tmp_path / "one", tmp_path / "two")
+            assert set(states(supervisor.status(tmp_path / "two")).values()) == {"down"}
+            supervisor.down(tmp_path / "two")
+            with supervisor.running_stack(tmp_path / "two"):
+                second = pids(supervisor.status(tmp_path / "two"))
+                assert set(first.values()).isdisjoint(second.values())
+            assert pids(supervisor.status(tmp_path / "one")) == first
+            assert supervisor.status(tmp_path / "one").ready
+
+    def test_services_whose_starter_was_killed_are_replaced(self, tmp_path: Path) -> None:
+        """Killed after it had started them and before stack.json told of them, infra up blocks no later one."""
+        with supervisor.running_stack(tmp_path):
+            orphans = [identity_of(pid) for pid in pids(supervisor.status(tmp_path)).values() if pid]
+            (tmp_path / "stack.json").unlink()
+            report = supervisor.up(tmp_path)
+            assert (report.ready, set(report.started)) == (True, {"pubsub", "storage", "bigquery"})
+            assert [process.find(orphan) for orphan in orphans] == [None] * 3
+
+    @pytest.mark.parametrize("next_command", [supervisor.down, supervisor.up])
+    def test_services_of_a_deleted_folder_are_ended(
+        self, next_command: Callable[[Path], supervisor.StackReport], tmp_path: Path
+    ) -> None:
+        """``rm -r .ecomflow`` under a running stack: the next command at that path ends what is left of it."""
+        state = tmp_path / "state"
+        before = supervisor.up(state)
+        orphans = [identity_of(pid) for pid in pids(before).values() if pid]
+        shutil.rmtree(state)
+        try:
+            next_command(state)
+            assert [process.find(orphan) for orphan in orphans] == [None] * 3
+        finally:
+            supervisor.down(state)
 
     def test_a_broken_file_is_no_stack(self, tmp_path: Path) -> None:
         """A stack.json that is not ours to read counts as no stack."""

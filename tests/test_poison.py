@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from cli_support import ecomflow, environment
+from cli_support import ecomflow, environment, write_stack_file
 from google.api_core.exceptions import ServiceUnavailable
 from pipeline_support import MemoryWarehouse, activity, config_for, inventory, message, order
 
@@ -358,7 +358,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
     import msgspec
 
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    (tmp_path / "stack.json").write_bytes(msgspec.json.encode({"endpoints": stack}))
+    write_stack_file(tmp_path, stack)
     settings = msgspec.structs.replace(provisioned, state_dir=str(tmp_path))
     today = f"{datetime.now(UTC):%Y-%m-%dT00:00:00Z}"
     bodies = [inventory(n, timestamp=today) for n in range(40)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from cli_support import ecomflow
+from cli_support import ecomflow, write_stack_file
 
 from ecomflow import deadletters
 from ecomflow.answers import select
@@ -226,7 +226,7 @@ class TestLedger:
     def test_only_the_stack_that_is_ours_has_one_by_default(self, tmp_path: Path) -> None:
         """It lies in the data of the local Pub/Sub, one for each topic and dataset; a project or an emulator has none."""
         own, settings = Endpoints(pubsub="127.0.0.1:1"), Settings(state_dir=str(tmp_path), topic="../t")
-        (tmp_path / "stack.json").write_bytes(msgspec.json.encode({"endpoints": own}))
+        write_stack_file(tmp_path, own)
         assert default_ledger(settings, own) is None
         (tmp_path / "pubsub").mkdir()
         assert default_ledger(settings, own) == tmp_path / "pubsub" / "ledger" / "..%2Ft.ecomflow.jsonl"

@@ -8,7 +8,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -19,9 +18,17 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.errors import NotFoundError, PipelineError
 from ecomflow.jobs.records import Job, Level
-from ecomflow.pipeline.launch import LOG_FILE, PipelineStatus, check_ready, drain_detached, read_status, start_detached
+from ecomflow.pipeline.launch import (
+    LOG_FILE,
+    PipelineStatus,
+    check_ready,
+    drain_detached,
+    read_status,
+    signal_pipeline,
+    start_detached,
+)
 from ecomflow.pipeline.logs import Line, set_aside
-from ecomflow.state_folder import access_error
+from ecomflow.state_folder import access_error, check_own
 
 Sleep = Callable[[float], None]
 
@@ -63,6 +70,7 @@ def log_lines(
     def wanted(text: Iterable[bytes]) -> Iterator[Line]:
         return (line for line in map(_line, text) if _weight(line) >= _LEAST[least] and (since is None or line.time >= since))
 
+    check_own(settings.state_path)
     file = _open(path)
     try:
         yield from deque(wanted(chain(_tail_before(path), _tail(file))), maxlen=lines)
@@ -98,8 +106,7 @@ def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStat
     if status.state != "running" or status.pid is None:
         raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
-        with suppress(ProcessLookupError):  # it has ended since
-            os.kill(status.pid, number)
+        signal_pipeline(status, number)
         give_up = time.monotonic() + seconds
         while (now := read_status(settings.state_path)).state == "running" and time.monotonic() < give_up:
             time.sleep(0.02)  # the system lets go of its lock when it ends, and tells nobody

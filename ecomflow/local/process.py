@@ -1,6 +1,7 @@
-"""Detached processes: a command goes in, and a pid with its start time comes out, by which it is known again and stopped.
+"""Detached processes: a command goes in, and an identity comes out by which it is known again and stopped.
 
-A pid alone is no identity: the kernel gives it to another process once the first is gone.
+A pid alone is no identity: the kernel gives it to another process once the first is gone. Neither is a start time by the wall
+clock, which steps (the first NTP answer after a boot): what is kept is the kernel's own mark.
 """
 
 from __future__ import annotations
@@ -16,28 +17,83 @@ from pathlib import Path
 import msgspec
 import psutil
 
-# The boot time that start times are counted from may move by a second when the clock is set.
-_SAME_START_SECONDS = 1.5
+# Set in what ``spawn`` starts, to its role. With the user and the working folder it tells a service of ours from other processes.
+ROLE_VARIABLE = "ECOMFLOW_SERVICE"
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # Kept so that a child that has ended is reaped by its handle, and no handle is collected while its process runs.
 _children: list[subprocess.Popen[bytes]] = []
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A process: its pid and when it started, seconds since the epoch."""
+    """A process: its pid, and the mark of its start, which no other process of this machine has with that pid."""
 
     pid: int
-    started: float
+    mark: str
 
 
-def spawn(command: list[str], log: Path, folder: Path) -> Identity:
-    """Starts ``command`` in a session of its own, its output appended to ``log``: it outlives this process and its terminal."""
+def identity_of(pid: int) -> Identity:
+    """Of a running process. Raises psutil.NoSuchProcess."""
+    return Identity(pid, _mark(pid))
+
+
+def _mark(pid: int) -> str:
+    """On Linux the boot and the ticks from it to the start, which nobody can set; elsewhere the start as the kernel noted it."""
+    try:
+        # The name may hold blanks and parentheses; after it the state is the third field of proc_pid_stat(5), the start the 22nd.
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{_BOOT_ID.read_text().strip()}:{ticks}"
+    except (FileNotFoundError, ProcessLookupError):
+        return f"{psutil.Process(pid).create_time():.2f}"
+
+
+def spawn(command: list[str], log: Path, folder: Path, role: str = "") -> Identity:
+    """Starts ``command`` in a session of its own, its output appended to ``log``: it outlives this process and its terminal.
+
+    ``role``: what it is to ``folder``, which is its working folder, for ``processes_of``.
+    """
     with log.open("ab") as output:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            start_new_session=True,
+            env={**os.environ, ROLE_VARIABLE: role},
         )
     _children.append(child)
-    return Identity(child.pid, psutil.Process(child.pid).create_time())
+    return identity_of(child.pid)
+
+
+def processes_of(folder: Path) -> list[tuple[str, Identity]]:
+    """The running processes of this user that ``spawn`` has started with a role in ``folder``, or in one deleted at its path.
+
+    The kernel is asked, and no file: nobody can name another process here.
+    """
+    _reap()
+    found = []
+    for process in psutil.process_iter(["uids"]):
+        role = _role_in(process, folder)
+        if role and not _has_ended(process):
+            found.append((role, identity_of(process.pid)))
+    return found
+
+
+def is_in_role(identity: Identity, role: str, folder: Path) -> bool:
+    """Whether the process is the one that ``spawn`` has started with ``role`` in ``folder``."""
+    process = find(identity)
+    return process is not None and _role_in(process, folder) == role
+
+
+def _role_in(process: psutil.Process, folder: Path) -> str | None:
+    try:
+        if process.uids().real != os.getuid() or Path(process.cwd()) != folder:
+            return None
+        return str(process.environ().get(ROLE_VARIABLE, "")) or None
+    except (psutil.Error, OSError):  # it has ended, or is another user's
+        return None
 
 
 def find(identity: Identity) -> psutil.Process | None:
@@ -45,8 +101,7 @@ def find(identity: Identity) -> psutil.Process | None:
     _reap()
     try:
         process = psutil.Process(identity.pid)
-        same = abs(process.create_time() - identity.started) < _SAME_START_SECONDS
-        return process if same and not _has_ended(process) else None
+        return process if _mark(identity.pid) == identity.mark and not _has_ended(process) else None
     except psutil.NoSuchProcess:
         return None
 

@@ -1,7 +1,11 @@
 """The local stack: a state folder comes in; Pub/Sub, GCS and BigQuery run, each as a process of its own, until ``down``.
 
 There is no resident supervisor. ``<state>/stack.json`` says where the services listen (``endpoints``) and which processes they
-are (``services``: pid, start time, ports, log); every call looks at the processes themselves. Data lies in ``<state>/pubsub``,
+are (``services``: pid, mark, ports, log). It is believed no further than the kernel agrees: a process counts as a service only
+where it is this user's, was started as that service, and works in this very folder. So a forged file, a copied folder or a pid in
+use again gets nobody stopped, and a service that no file knows of, for its starter was killed, is found.
+
+Data lies in ``<state>/pubsub``,
 ``<state>/storage`` and ``<state>/bigquery``, logs in ``<state>/logs``.
 """
 
@@ -24,15 +28,15 @@ from ecomflow.config import STACK_FILE, Endpoints
 from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.local.bigquery import check_installed
 from ecomflow.local.probes import answers
-from ecomflow.local.process import Identity, find, free_port, is_free, spawn, stop
+from ecomflow.local.process import Identity, find, free_port, is_free, is_in_role, processes_of, spawn, stop
 from ecomflow.local.storage import storage_binary, storage_command
 from ecomflow.local.storage_repair import restore_metadata
-from ecomflow.state_folder import access_error
+from ecomflow.state_folder import access_error, check_own, folder_mark
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
 """How many ports each service has."""
 
-_VERSION = 1
+_VERSION = 2
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _PROBE_SECONDS = 2.0
@@ -43,18 +47,19 @@ Progress = Callable[[str], None]
 
 
 class Service(msgspec.Struct, frozen=True):
-    """A service as stack.json has it. ``started`` is the process's start time, seconds since the epoch."""
+    """A service as stack.json has it: ``pid`` and ``mark`` are its Identity."""
 
     pid: int
-    started: float
+    mark: str
     ports: tuple[int, ...]
     log: str
 
 
 class Stack(msgspec.Struct, frozen=True):
-    """The whole of stack.json."""
+    """The whole of stack.json. ``folder``: the folder that it was written in, which a copy of the file is not."""
 
     version: int
+    folder: str
     endpoints: Endpoints
     services: dict[str, Service]
 
@@ -98,18 +103,19 @@ def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
     state_path = _make_state_folder(state_path)
     with _locked(state_path, say):
         before = _read(state_path)
-        kept = _ready_services(before)
+        kept = _ready_services(state_path, before)
+        _stop_all_but(kept, state_path)
         if len(kept) == len(SERVICES):
             return status(state_path)
-        stop([_identity(before[name]) for name in before.keys() - kept.keys()], _STOP_SECONDS)
         restored = () if "storage" in kept else tuple(restore_metadata(state_path / "storage"))
         started = _start(state_path, kept, before, say)
         return msgspec.structs.replace(status(state_path), started=tuple(started), restored=restored)
 
 
 def status(state_path: Path) -> StackReport:
-    """How the stack is now. Takes two seconds at most, and changes nothing."""
+    """How the stack is now. Takes two seconds at most, and changes nothing. Raises AccessError for another user's folder."""
     state_path = state_path.resolve()
+    check_own(state_path)
     services = _read(state_path)
     with ThreadPoolExecutor(len(SERVICES)) as pool:
         reports = tuple(pool.map(lambda name: _report(state_path, name, services.get(name)), SERVICES))
@@ -121,9 +127,11 @@ def down(state_path: Path, *, with_data: bool = False) -> StackReport:
     """Stops the services and forgets their ports; ``with_data`` removes the data folders that ``up`` has made, too."""
     state_path = state_path.resolve()
     if not state_path.is_dir():
+        _stop_all_but({}, state_path)  # of a folder that was deleted under them
         return status(state_path)
+    check_own(state_path)
     with _locked(state_path, lambda _: None):
-        stop([_identity(service) for service in _read(state_path).values()], _STOP_SECONDS)
+        _stop_all_but({}, state_path)
         (state_path / STACK_FILE).unlink(missing_ok=True)
         for name in SERVICES if with_data else ():
             if _marker(state_path, name).exists():
@@ -157,7 +165,7 @@ def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service
             _write(state_path, services)
         _wait_until_ready({name: services[name] for name in log_starts}, log_starts, say)
     except BaseException:
-        stop([_identity(services[name]) for name in services.keys() - kept.keys()], _STOP_SECONDS)
+        _stop_all_but(kept, state_path)
         if not kept:
             (state_path / STACK_FILE).unlink(missing_ok=True)
         raise
@@ -170,12 +178,12 @@ def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Se
         data_dir.mkdir(mode=0o700)
         _marker(state_path, name).touch()
     try:
-        identity = spawn(_command(name, ports, data_dir), log, state_path)
+        identity = spawn(_command(name, ports, data_dir), log, state_path, role=name)
     except OSError as error:
         raise UnavailableError(
             f"{name} cannot be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
         ) from error
-    return Service(identity.pid, identity.started, ports, str(log))
+    return Service(identity.pid, identity.mark, ports, str(log))
 
 
 def _command(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
@@ -231,34 +239,40 @@ def _failure(name: str, service: Service, log_start: int) -> EcomflowError:
     return UnavailableError(f"{name} {what}. The end of its log says:{end}", f"Read the whole log: {service.log}")
 
 
-def _ready_services(services: dict[str, Service]) -> dict[str, Service]:
+def _stop_all_but(kept: dict[str, Service], state_path: Path) -> None:
+    """Ends the services of this folder, also those of which no stack.json tells: their starter was killed, or it is gone."""
+    keep = {_identity(service) for service in kept.values()}
+    stop([identity for _, identity in processes_of(state_path) if identity not in keep], _STOP_SECONDS)
+
+
+def _ready_services(state_path: Path, services: dict[str, Service]) -> dict[str, Service]:
     with ThreadPoolExecutor(len(SERVICES)) as pool:
-        states = pool.map(lambda item: _state(*item), services.items())
+        states = pool.map(lambda item: _state(state_path, *item), services.items())
         return {name: services[name] for name, state in zip(services, states, strict=True) if state == "ready"}
 
 
-def _state(name: str, service: Service) -> State:
-    if find(_identity(service)) is None:
+def _state(state_path: Path, name: str, service: Service) -> State:
+    if not is_in_role(_identity(service), name, state_path):
         return "down"
     return "ready" if answers(name, service.ports, _PROBE_SECONDS) else "unresponsive"
 
 
 def _report(state_path: Path, name: str, service: Service | None) -> ServiceReport:
     log = str(state_path / "logs" / f"{name}.log")
-    state = _state(name, service) if service else "down"
+    state = _state(state_path, name, service) if service else "down"
     process = find(_identity(service)) if service else None
-    if service is None or process is None:
+    if service is None or process is None or state == "down":
         return ServiceReport(name, "down", None, None, log, None, None)
     try:
-        rss_mb = process.memory_info().rss / 1e6
+        rss_mb, started = process.memory_info().rss / 1e6, process.create_time()
     except psutil.NoSuchProcess:
         return ServiceReport(name, "down", None, None, log, None, None)
     endpoint = ", ".join(f"127.0.0.1:{port}" for port in service.ports)
-    return ServiceReport(name, state, service.pid, endpoint, log, round(rss_mb, 1), time.time() - service.started)
+    return ServiceReport(name, state, service.pid, endpoint, log, round(rss_mb, 1), time.time() - started)
 
 
 def _identity(service: Service) -> Identity:
-    return Identity(service.pid, service.started)
+    return Identity(service.pid, service.mark)
 
 
 def _endpoints(services: dict[str, Service]) -> Endpoints:
@@ -274,6 +288,7 @@ def _endpoints(services: dict[str, Service]) -> Endpoints:
 def _make_state_folder(state_path: Path) -> Path:
     try:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own(state_path)
         (state_path / "logs").mkdir(mode=0o700, exist_ok=True)
         (state_path / "stack.lock").touch(mode=0o600)
     except OSError as error:
@@ -310,12 +325,12 @@ def _read(state_path: Path) -> dict[str, Service]:
         return {}
     except OSError as error:
         raise access_error(state_path / STACK_FILE, error, "read") from error
-    known = stack.version == _VERSION and stack.services.keys() <= SERVICES.keys()
-    return stack.services if known else {}
+    is_own = stack.version == _VERSION and stack.folder == folder_mark(state_path)
+    return stack.services if is_own and stack.services.keys() <= SERVICES.keys() else {}
 
 
 def _write(state_path: Path, services: dict[str, Service]) -> None:
-    content = msgspec.json.format(msgspec.json.encode(Stack(_VERSION, _endpoints(services), services)))
+    content = msgspec.json.format(msgspec.json.encode(Stack(_VERSION, folder_mark(state_path), _endpoints(services), services)))
     draft = state_path / f"{STACK_FILE}.new"
     draft.write_bytes(content)
     draft.replace(state_path / STACK_FILE)

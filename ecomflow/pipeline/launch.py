@@ -23,8 +23,10 @@ import msgspec
 
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import EcomflowError, PipelineError
+from ecomflow.lifeline import end_with
+from ecomflow.local.process import Identity, find, identity_of
 from ecomflow.pipeline import logs
-from ecomflow.state_folder import access_error
+from ecomflow.state_folder import access_error, check_own
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ class Processes(msgspec.Struct, frozen=True):
 
 class PipelineStatus(msgspec.Struct, frozen=True):
     """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
-    lock. ``started`` and ``updated`` are in seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``.
-    ``waiting_for``: what it waits for just now, in a sentence. ``metrics_port``: where Prometheus reads, on loopback.
+    lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
+    since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
+    sentence. ``metrics_port``: where Prometheus reads, on loopback.
     """
 
     state: State
@@ -68,6 +71,7 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     updated: float | None = None
     processes: Processes = Processes()
     metrics_port: int | None = None
+    mark: str | None = None
 
 
 def run_here(
@@ -103,8 +107,15 @@ def run_here(
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
     """What this process, which runs the pipeline from now on, tells before it has counted anything."""
+    this = identity_of(os.getpid())
     return PipelineStatus(
-        "running", os.getpid(), settings.subscription_path, started=time.time(), processes=processes, metrics_port=metrics_port
+        "running",
+        this.pid,
+        settings.subscription_path,
+        started=time.time(),
+        processes=processes,
+        metrics_port=metrics_port,
+        mark=this.mark,
     )
 
 
@@ -167,14 +178,21 @@ def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> Pipel
     status = read_status(settings.state_path)
     if status.state != "running" or status.pid is None:
         raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
-    with suppress(ProcessLookupError):  # it has ended since
-        os.kill(status.pid, signal.SIGTERM)
+    signal_pipeline(status, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
         if time.monotonic() > give_up:
             raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
         time.sleep(0.05)
     return now
+
+
+def signal_pipeline(status: PipelineStatus, number: int) -> None:
+    """Send the running pipeline signal ``number``, unless it has ended since or the pid is another process's by now."""
+    if status.pid is None or status.mark is None or find(Identity(status.pid, status.mark)) is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(status.pid, number)
 
 
 def read_status(state_path: Path) -> PipelineStatus:
@@ -187,6 +205,7 @@ def read_status(state_path: Path) -> PipelineStatus:
 
 
 def _last_told(state_path: Path) -> PipelineStatus:
+    check_own(state_path)
     try:
         return msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
     except FileNotFoundError:
@@ -272,6 +291,7 @@ def held(state_path: Path) -> Iterator[None]:
     """
     with locked(state_path), logs.handled_by(logs.ToFile(state_path / LOG_FILE)):
         (state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
+        end_with(state_path)
         yield
 
 
@@ -281,6 +301,7 @@ def locked(state_path: Path) -> Iterator[None]:
     path = state_path / LOCK_FILE
     try:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own(state_path)
         file = path.open("a")
     except OSError as error:
         raise access_error(path, error, "written") from error

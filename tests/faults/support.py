@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cli_support import start
+from cli_support import start, write_stack_file
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import UnavailableError
@@ -65,7 +65,7 @@ class Fronts:
 def settings_in(folder: Path, settings: Settings, endpoints: Endpoints) -> Settings:
     """``settings`` with the state folder ``folder``, whose stack file names ``endpoints``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "stack.json").write_bytes(msgspec.json.encode({"endpoints": endpoints}))
+    write_stack_file(folder, endpoints)
     return msgspec.structs.replace(settings, state_dir=str(folder))
 
 
