@@ -22,9 +22,13 @@ from ecomflow.errors import EcomflowError
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
-# Control characters move the cursor; line separators and bidirectional marks reorder what stands around them.
+# Control characters move the cursor; line separators and bidirectional marks reorder what stands around them; invisible
+# characters (soft hyphen, zero-width space, byte order mark, tags) make unlike texts look alike. Joiners stay: emoji need them.
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {code: f"\\u{code:04x}" for code in _TURNING}
+_INVISIBLE = (0x00AD, 0x180E, 0x200B, *range(0x2060, 0x2065), 0xFEFF, *range(0xE0000, 0xE0080))
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    code: f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}" for code in (*_TURNING, *_INVISIBLE)
+}
 _CONTROL_WITHIN_LINES = {code: shown for code, shown in _CONTROL.items() if code != ord("\n")}
 # JSON escapes those below 32 by itself, and line feeds between its values stand for themselves.
 _NOT_PRINTABLE_ASCII = re.compile("[^\n -~]")

@@ -46,14 +46,13 @@ class Groups(msgspec.Struct, frozen=True):
 
 
 class UnknownField(msgspec.Struct, frozen=True):
-    """A field that the contract does not name, on events that passed: how often it was seen, and its first value where the
-    pipeline tells it. ``path`` other: of any name, for a pipeline counts only the first few hundred by theirs.
+    """A field that the contract does not name, on events that passed: and how often it was seen. ``path`` other: of any
+    name, for a pipeline counts only the first few hundred by theirs.
     """
 
     event_type: str
     path: str
     count: int
-    example: str | None = None
 
 
 class _Tally:
@@ -89,13 +88,13 @@ def group(found: Iterable[StoredLetter], settings: Settings) -> Groups:
     return Groups(total, tuple(sorted(groups, key=lambda one: (-one.count, one.stream, one.reason))), other)
 
 
-def unknown_fields(counters: Mapping[str, int], examples: Mapping[str, str]) -> tuple[UnknownField, ...]:
-    """What the counters ``schema_drift/<type>/<path>`` of a pipeline tell, most frequent first; ``examples`` by their names."""
+def unknown_fields(counters: Mapping[str, int]) -> tuple[UnknownField, ...]:
+    """What the counters ``schema_drift/<type>/<path>`` of a pipeline tell, most frequent first."""
     found = []
     for name, count in counters.items():
         if name.startswith(_DRIFT):
             event_type, slash, path = name.removeprefix(_DRIFT).partition("/")
-            found.append(UnknownField(*((event_type, path) if slash else ("any", event_type)), count, examples.get(name)))
+            found.append(UnknownField(*((event_type, path) if slash else ("any", event_type)), count))
     return tuple(sorted(found, key=lambda one: (-one.count, one.event_type, one.path)))
 
 

@@ -42,6 +42,8 @@ class TestPlain:
             ("[bold red]markup[/] [link=http://x]y[/link]", "[bold red]markup[/] [link=http://x]y[/link]"),
             ("\u202egnp.exe", "\\u202egnp.exe"),
             ("lone \ud800", "lone ?"),
+            ("zero\u200bwidth so\u00adft \ufeffmark tag\U000e0041", "zero\\u200bwidth so\\u00adft \\ufeffmark tag\\U000e0041"),
+            ("👩\u200d💻 a\u200cb", "👩\u200d💻 a\u200cb"),
         ],
     )
     def test_it_is_shown_as_text(self, value: object, shown: str) -> None:

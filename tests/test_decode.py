@@ -195,24 +195,6 @@ class TestUnknownFields:
         assert outcome.rows == rows_of(VALID[kind]())
         assert outcome.drift == {(kind, "$.new"): 1}
 
-    @pytest.mark.parametrize(
-        ("value", "shown"),
-        [
-            ("red", "'red'"),
-            ("x" * 100, "'" + "x" * 55 + "...'"),
-            (number("1.50"), "1.50"),
-            (number("7" * 4000), "7" * 60),
-            (None, "null"),
-            (True, "true"),
-            ({"deep": [1]}, "object"),
-            ([[1]], "array"),
-        ],
-    )
-    def test_the_first_value_is_kept_as_an_example(self, value: Any, shown: str) -> None:
-        """Clipped, and an object or array only by its kind."""
-        messages = [message(order(new=value)), message(order(new="another"))]
-        assert decode_messages(messages, NOW).examples == {("order", "$.new"): shown}
-
     def test_each_place_is_counted_once_an_occurrence(self) -> None:
         """Nested objects and items have paths of their own, an item's index left out."""
         address = {**order()["shipping_address"], "zip": "75001", "event_type": "x"}

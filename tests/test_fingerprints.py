@@ -104,7 +104,7 @@ class TestUnknownFields:
             "schema_drift/other": 1,
             "schema_drift/inventory/other": 3,
         }
-        assert [(one.event_type, one.path, one.count) for one in unknown_fields(counters, {})] == [
+        assert [(one.event_type, one.path, one.count) for one in unknown_fields(counters)] == [
             ("order", "$.items[].a/b", 7),
             ("inventory", "other", 3),
             ("order", "$.coupon", 2),

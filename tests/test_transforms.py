@@ -336,7 +336,6 @@ class TestCounters:
             "schema_drift/order/$.colour": 1,
         }
         assert len(warehouse.rows["fact_inventory"]) == 2
-        assert counters.drift_examples()["schema_drift/inventory/$.colour"] == "'red'"
 
     def test_names_of_unknown_fields_are_bounded(self, warehouse: MemoryWarehouse) -> None:
         """Beyond MAX_DRIFT_NAMES names the rest is counted under one, and nothing is lost from the sum."""

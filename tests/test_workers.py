@@ -128,26 +128,23 @@ def gone(pids: tuple[int, ...]) -> bool:
 
 class TestMerged:
     def test_counts_are_summed(self) -> None:
-        """Counters, restarts and memory are summed, of other gauges the greatest is taken, of examples and waits the first."""
+        """Counters, restarts and memory are summed, of other gauges the greatest is taken, of waits the first."""
         one = PipelineStatus(
             "running",
             counters={"a": 1, "b": 2},
             gauges={"memory_bytes": 10, "last_append/t": 5},
-            drift_examples={"x": "1"},
             restarts=1,
         )
         two = PipelineStatus(
             "running",
             counters={"b": 3, "c": 4},
             gauges={"memory_bytes": 20, "last_append/t": 4, "last_append/u": 6},
-            drift_examples={"x": "2", "y": "3"},
             restarts=2,
             waiting_for="Pub/Sub",
         )
         assert workers.merged((one, two)) == {
             "counters": {"a": 1, "b": 5, "c": 4},
             "gauges": {"memory_bytes": 30, "last_append/t": 5, "last_append/u": 6},
-            "drift_examples": {"x": "1", "y": "3"},
             "waiting_for": "Pub/Sub",
             "restarts": 3,
         }

@@ -85,7 +85,7 @@ def stats(
     with _reading() as report:
         found = deadletters.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
-        fields = unknown_fields(*_counters(settings, endpoints))
+        fields = unknown_fields(_counters(settings, endpoints))
     if as_json:
         show_json({"groups": groups, "unknown_fields": fields})
     else:
@@ -307,10 +307,9 @@ def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
     return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
 
 
-def _counters(settings: Settings, endpoints: Endpoints) -> tuple[dict[str, int], dict[str, str]]:
-    """The counters of the pipeline that runs or ran last, and examples of unknown fields: the local one's, or those of the
-    project's job, which keeps examples in its log only. Where they can't be read it says why, and there are none: who may
-    look at the bucket need not be allowed to look at jobs.
+def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
+    """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job. Where they can't be
+    read it says why, and there are none: who may look at the bucket need not be allowed to look at jobs.
     """
     from ecomflow.console import note
     from ecomflow.jobs import service
@@ -319,13 +318,12 @@ def _counters(settings: Settings, endpoints: Endpoints) -> tuple[dict[str, int],
 
     try:
         if settings.is_local:
-            status = read_status(settings.state_path)
-            return status.counters, status.drift_examples
+            return read_status(settings.state_path).counters
         api = JobsApi(settings, endpoints)
-        return service.metrics(api, service.find(api, settings.dataflow.job_name)).own, {}
+        return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
     except EcomflowError as error:
         note(f"Fields that the contract does not name can't be shown: {error.message}")
-        return {}, {}
+        return {}
 
 
 def _show_groups(groups: Any) -> None:
@@ -363,8 +361,8 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
     if not fields:
         return
     whose = "this pipeline's last run" if settings.is_local else f"job {settings.dataflow.job_name}"
-    rows = [(one.event_type, one.path, f"{one.count:,}", one.example) for one in fields[:_MOST_FIELDS]]
-    columns = ("type", "path", "count", "such as")
+    rows = [(one.event_type, one.path, f"{one.count:,}") for one in fields[:_MOST_FIELDS]]
+    columns = ("type", "path", "count")
     show_table("Fields that the contract does not name, on events that passed", columns, rows, right=("count",))
     more = f" {len(fields) - _MOST_FIELDS:,} more: --json." if len(fields) > _MOST_FIELDS else ""
     say(f"Counted by {whose}; the fields were dropped.{more}")

@@ -10,7 +10,6 @@ Gauges and what is waited for are of this process alone: Beam has no such metric
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -24,8 +23,6 @@ from numpy.typing import NDArray
 
 from ecomflow.figures import LATENCY_BOUNDS
 
-log = logging.getLogger(__name__)
-
 NAMESPACE = "ecomflow"
 # Producers choose the names of unknown fields, so their number must be bounded; what comes after is counted under one name.
 MAX_DRIFT_NAMES = 200
@@ -34,7 +31,6 @@ OTHER_DRIFT = "schema_drift/other"
 _totals: Counter[str] = Counter()
 _gauges: dict[str, float] = {}
 _waiting: dict[str, str] = {}
-_examples: dict[str, str] = {}
 _lock = threading.Lock()
 # Making Beam's counter anew costs six times as much as counting; names are bounded.
 _beam_counter = cache(lambda name: Metrics.counter(NAMESPACE, name))
@@ -65,19 +61,10 @@ def count_latency(published: NDArray[np.int64], confirmed: float) -> None:
         count(f"latency/{bucket}", amount)
 
 
-def count_drift(drift: Mapping[tuple[str, str], int], examples: Mapping[tuple[str, str], str]) -> None:
-    """Count unknown fields by (event type, path), and keep the first value of each, which is logged too."""
+def count_drift(drift: Mapping[tuple[str, str], int]) -> None:
+    """Count unknown fields by (event type, path). Their values reach neither a counter nor a log: they may be personal."""
     for (event_type, path), amount in drift.items():
-        name = _drift_name(f"schema_drift/{event_type}/{path}")
-        if name not in _examples and (event_type, path) in examples:
-            _examples[name] = examples[event_type, path]
-            log.info("A field that the contract does not name: %s %s, such as %s", event_type, path, _examples[name])
-        count(name, amount)
-
-
-def drift_examples() -> dict[str, str]:
-    """A value of each unknown field that this process has counted, as JSON, clipped, by the counter's name."""
-    return dict(_examples)
+        count(_drift_name(f"schema_drift/{event_type}/{path}"), amount)
 
 
 def totals() -> dict[str, int]:
@@ -108,15 +95,14 @@ def waiting(place: str, sentence: str | None) -> None:
 
 
 def snapshot() -> dict[str, Any]:
-    """What this process has counted, its gauges, its memory in hand, a value of each unknown field, and what was last said to be
-    waited for: under the names that they have in ``launch.PipelineStatus``.
+    """What this process has counted, its gauges, its memory in hand, and what was last said to be waited for: under the names
+    that they have in ``launch.PipelineStatus``.
     """
     with _lock:
         gauges, waits = dict(_gauges), list(_waiting.values())
     return {
         "counters": totals(),
         "gauges": {**gauges, "memory_bytes": float(_memory_bytes())},
-        "drift_examples": drift_examples(),
         "waiting_for": waits[-1] if waits else None,
     }
 

@@ -33,13 +33,10 @@ class StreamBatch(msgspec.Struct, gc=False):
 
 
 class DecodedBatch(msgspec.Struct):
-    """A batch by stream (every stream of ``rejected.STREAMS`` that occurs), and the unknown fields by (type, path): how many, and
-    the first value of each as JSON, clipped.
-    """
+    """A batch by stream (every stream of ``rejected.STREAMS`` that occurs), and its unknown fields, counted by (type, path)."""
 
     streams: dict[str, StreamBatch]
     drift: Counter[tuple[str, str]]
-    examples: dict[tuple[str, str], str] = {}
 
 
 # What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, numbers that no amount can be.
@@ -116,26 +113,16 @@ def _decode_slowly(message: Message, now: datetime, batch: DecodedBatch) -> Even
         return None
     event, unknown = outcome
     name = str(type(event).__struct_config__.tag)
-    for path, value in unknown:
+    for path in unknown:
         key = (name, path)
         if key not in batch.drift:
             key = key if len(batch.drift) < MAX_UNKNOWN_PATHS else (name, OTHER_PATHS)
-            batch.examples.setdefault(key, _example(value))
         batch.drift[key] += 1
     return event
 
 
-def _example(value: Any) -> str:
-    """``value``, shortened: an object or an array only by its kind, for it may be of any size and depth."""
-    if isinstance(value, str):
-        return _clipped(repr(value[:60]))
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return _json_type(value) if isinstance(value, dict | list) else str(value)[:60]
-
-
-# A field that the contract does not name: its path, array indices left out, and its value.
-UnknownField = tuple[str, Any]
+# The path of a field that the contract does not name, array indices left out.
+UnknownPath = str
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -146,8 +133,8 @@ class Refusal(msgspec.Struct, frozen=True):
     event_type: str | None
 
 
-def read_document(data: bytes) -> tuple[Event, list[UnknownField]] | Refusal:
-    """The event in ``data`` and the path and value of each field that the contract does not name; or the refusal."""
+def read_document(data: bytes) -> tuple[Event, list[UnknownPath]] | Refusal:
+    """The event in ``data`` and the path of each field that the contract does not name; or the refusal."""
     if is_too_deep(data):
         return Refusal("malformed_json", f"$: expected at most {MAX_DEPTH} levels of objects and arrays, got more", None)
     try:
@@ -160,7 +147,7 @@ def read_document(data: bytes) -> tuple[Event, list[UnknownField]] | Refusal:
     name = document.get("event_type")
     if not isinstance(name, str) or name not in EVENT_TYPES:
         return _unknown_type(document)
-    unknown: list[UnknownField] = []
+    unknown: list[UnknownPath] = []
     try:
         event = msgspec.convert(_known_part(document, EVENT_TYPES[name], "$", unknown), Event)
     except msgspec.ValidationError as error:
@@ -227,8 +214,8 @@ def _all_structs(kind: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
 _SHAPES = {kind: _shape(kind) for event in EVENT_TYPES.values() for kind in _all_structs(event)}
 
 
-def _known_part(value: dict[str, Any], kind: type[msgspec.Struct], path: str, unknown: list[UnknownField]) -> dict[str, Any]:
-    """``value`` without the fields that ``kind`` does not name, whose paths and values are added to ``unknown``."""
+def _known_part(value: dict[str, Any], kind: type[msgspec.Struct], path: str, unknown: list[UnknownPath]) -> dict[str, Any]:
+    """``value`` without the fields that ``kind`` does not name, whose paths are added to ``unknown``."""
     shape = _SHAPES[kind]
     known = {}
     for name, part in value.items():
@@ -237,11 +224,11 @@ def _known_part(value: dict[str, Any], kind: type[msgspec.Struct], path: str, un
         elif name == "event_type" and path == "$":
             known[name] = part
         else:
-            unknown.append((f"{path}.{name[:64]}", part))
+            unknown.append(f"{path}.{name[:64]}")
     return known
 
 
-def _known_field(value: Any, kind: type[msgspec.Struct] | None, path: str, unknown: list[UnknownField]) -> Any:
+def _known_field(value: Any, kind: type[msgspec.Struct] | None, path: str, unknown: list[UnknownPath]) -> Any:
     """No deeper than the contract itself, however deeply ``value`` is nested."""
     if kind is None:
         return value

@@ -63,7 +63,6 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     subscription: str | None = None
     counters: dict[str, int] = {}
     gauges: dict[str, float] = {}
-    drift_examples: dict[str, str] = {}
     restarts: int = 0
     last_failure: str | None = None
     waiting_for: str | None = None

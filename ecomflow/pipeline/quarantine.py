@@ -79,7 +79,9 @@ def isolate(
         for part in parts:
             yield from isolate(part, work, halves, refuse)
     elif failure is not None:
-        log.error("A message is refused as a processing_error: %s\n%s", failure.error, failure.traceback)
+        kind, frames = failure.error.partition(":")[0], failure.traceback.rpartition("\n")[0]
+        # Without the exception's words, which may quote the message: no log has a value of one.
+        log.error("A message is refused as a processing_error: %s; its dead letter says more.\n%s", kind, frames)
         yield refuse(batch, failure)
 
 
@@ -172,7 +174,7 @@ def _failure(error: Exception) -> Failure:
 
 def _words(error: Exception) -> str:
     """The exception's type and words as traceback prints them, on one line, with no folder of this machine in it and nothing that
-    a terminal obeys: they may quote the message, and they go to the log.
+    a terminal obeys: they may quote the message.
     """
     printed = traceback.format_exception_only(error)[-1][: 4 * MAX_MESSAGE]
     words = " ".join(_PATH.sub("", printed).split())

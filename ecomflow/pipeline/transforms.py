@@ -89,7 +89,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             halves_of_messages,
             lambda part, failure: refuse_messages(part, failure, now),
         ):
-            count_drift(decoded.drift, decoded.examples)
+            count_drift(decoded.drift)
             refused = _refused_here(decoded)
             count_step(self._step, put_out=_messages_in(decoded) - refused, refused=refused)
             for stream, part in decoded.streams.items():

@@ -64,19 +64,16 @@ def merged(statuses: Iterable[PipelineStatus]) -> dict[str, Any]:
     """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest."""
     counters: Counter[str] = Counter()
     gauges: dict[str, float] = {}
-    examples: dict[str, str] = {}
     waits, restarts = None, 0
     for status in statuses:
         counters.update(status.counters)
         for name, value in status.gauges.items():
             known = gauges.get(name, 0.0)
             gauges[name] = known + value if name == "memory_bytes" else max(known, value)
-        examples = {**status.drift_examples, **examples}
         waits, restarts = waits or status.waiting_for, restarts + status.restarts
     return {
         "counters": dict(counters),
         "gauges": gauges,
-        "drift_examples": examples,
         "waiting_for": waits,
         "restarts": restarts,
     }
