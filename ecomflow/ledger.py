@@ -60,7 +60,8 @@ class LedgerWriter:
         except OSError as error:
             raise AccessError(f"The ledger {path} cannot be written: {error.strerror}.", "Choose another path.") from error
         with self._alone():
-            self._cut_torn_line()
+            if torn := self._cut_torn_line():
+                log.warning("The last line of the ledger %s was not whole: %d bytes are cut off.", path, torn)
 
     def close(self) -> None:
         os.close(self._file)
@@ -92,12 +93,13 @@ class LedgerWriter:
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _cut_torn_line(self) -> None:
+    def _cut_torn_line(self) -> int:
+        """How many bytes were cut off."""
         size = os.fstat(self._file).st_size
         whole = _end_of_whole_lines(self._file, size)
         if whole < size:
-            log.warning("The last line of the ledger %s was not whole: %d bytes are cut off.", self.path, size - whole)
             os.ftruncate(self._file, whole)
+        return size - whole
 
 
 def _end_of_whole_lines(file: int, size: int) -> int:

@@ -18,6 +18,7 @@ from ecomflow.errors import AccessError, EcomflowError, NotFoundError, Unavailab
 # Seconds. Something on loopback answers or is not there; Google may take its time.
 _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
 _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
+_FULL_DISK = "No space left on device"
 # How long a Ctrl-C waits for what is under way. A service that is well answers within milliseconds.
 _SETTLE_SECONDS = 0.5
 
@@ -130,6 +131,10 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
             f"Google's credentials do not work: {_detail(cause)}.{told}", "Run: gcloud auth application-default login"
         )
     if isinstance(cause, _transient()):
+        if _FULL_DISK in _detail(cause):
+            return UnavailableError(
+                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}", "Make room there, then publish again."
+            )
         remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
         return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
     return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 # Appends wait for DuckDB without the GIL; more workers than this only queue before its commit lock.
 _WORKERS = 4
+_FULL_DISK = "No space left on device"
 _ROUTING_HEADER = "x-goog-request-params"
 _ROW_ERRORS = "Errors found while processing rows. Please refer to the row_errors field for details."
 
@@ -163,7 +164,9 @@ def append_service(handler: Any) -> Any:
                 cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM ecomflow_rows")  # noqa: S608  # quoted and checked
             except duckdb.BinderException as error:  # ALTER TABLE by a query changes the table, but not bqemulator's catalog
                 raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"Input schema does not fit the table: {error}") from error
-            except (duckdb.TransactionException, duckdb.CatalogException) as error:
+            except (duckdb.TransactionException, duckdb.CatalogException, duckdb.IOException) as error:
+                if _FULL_DISK in str(error):
+                    raise Refusal(grpc.StatusCode.UNAVAILABLE, f"The disk of the local BigQuery is full: {error}") from error
                 raise Refusal(grpc.StatusCode.ABORTED, f"The table changed while rows were appended: {error}") from error
             finally:
                 cursor.unregister("ecomflow_rows")

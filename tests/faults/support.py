@@ -210,11 +210,11 @@ def drained_dry(settings: Settings, endpoints: Endpoints, seconds: float = PATIE
 
 
 def equation_holds(settings: Settings, endpoints: Endpoints, ledger: Path) -> Reconciliation:
-    """Wait until nothing waits, then do the sum: each event of ``ledger`` once, as a fact if valid, else as a dead letter."""
+    """Wait until nothing waits, then do the sum: each confirmed event of ``ledger`` once, as a fact or as a dead letter."""
     drained_dry(settings, endpoints)
     outcome = reconcile(settings, endpoints, ledger)
     assert (outcome.missing, outcome.incomplete, outcome.doubled, outcome.adds_up) == ((), (), (), True)
-    entries = read_ledger(ledger).values()
+    entries = [entry for entry in read_ledger(ledger).values() if entry.message_id is not None]
     valid = Counter(entry.event_type for entry in entries if entry.fault is None)
     invalid = Counter(entry.event_type for entry in entries if entry.fault is not None)
     for line in outcome.lines:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cli_support import ecomflow, ecomflow_that_obeys
 
+from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
 from faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
@@ -108,3 +113,46 @@ def test_two_infra_ups_at_once(tmp_path: Path) -> None:
         assert supervisor.status(settings.state_path).ready
     finally:
         supervisor.down(settings.state_path)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own at ``folder``."""
+    folder.mkdir(mode=0o700)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.faults
+def test_a_full_disk_under_the_whole_stack(tmp_path: Path, ledger: Path) -> None:
+    """Each service says that its disk is full, nothing that was confirmed is lost, and with room again all is well by itself."""
+    with small_disk(tmp_path / "disk", 60) as disk:
+        settings = Settings(state_dir=str(disk / "state"))
+        with supervisor.running_stack(settings.state_path) as endpoints:
+            infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+            with running(settings) as pipeline:
+                publish(settings, endpoints, events(20, seed=1), ledger)
+                equation_holds(settings, endpoints, ledger)
+                _fill(disk, leaving=1_200_000)  # for two publish requests, and not for all that becomes of them
+                result = ecomflow("publish", "--n", "5000", "--ledger", str(ledger), settings=settings)
+                assert result.returncode == 4
+                assert "The disk of the Pub/Sub at" in result.stderr
+                assert "Make room there, then publish again." in result.stderr
+                pipeline.says("The disk of the local BigQuery is full")
+                (disk / "fill").unlink()
+                equation_holds(settings, endpoints, ledger)
+
+
+def _fill(disk: Path, leaving: int) -> None:
+    room = os.statvfs(disk)
+    (disk / "fill").write_bytes(bytes(room.f_bavail * room.f_frsize - leaving))
