@@ -38,6 +38,11 @@ _STATUS = {
     500: "INTERNAL",
     503: "UNAVAILABLE",
 }
+# What client-based APIs say to a user's login that names no quota project: https://cloud.google.com/docs/quotas/set-quota-project
+NO_QUOTA_PROJECT = (
+    "Your application is authenticating by using local Application Default Credentials. The {api}.googleapis.com API requires a"
+    " quota project, which is not set by default."
+)
 _FULL_ONLY = ("environment", "pipelineDescription", "steps", "transformNameMapping", "stageStates")
 
 
@@ -49,6 +54,7 @@ class Request:
     path: str
     query: dict[str, str]
     body: dict[str, Any]
+    quota_project: str | None = None
 
 
 @dataclass
@@ -77,6 +83,7 @@ class DataflowStub:
     drain_looks: int = 2
     cancel_looks: int = 1
     page_size: int = 100
+    demands_quota_project: bool = False
     url: str = ""
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -163,6 +170,8 @@ class DataflowStub:
             raise Refusal(503, "the stub is closing")
         if fault is not None:
             raise Refusal(int(fault.status or 500), fault.message)
+        if self.demands_quota_project and not request.quota_project:
+            raise Refusal(403, NO_QUOTA_PROJECT.format(api="dataflow"))
         route = _JOBS.fullmatch(request.path)
         if route is None:
             raise Refusal(404, f"The stub has no {request.path}")
@@ -307,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = Request(self.command, url.path, query, json.loads(content or b"{}"))
+        request = Request(self.command, url.path, query, json.loads(content or b"{}"), self.headers.get("x-goog-user-project"))
         try:
             status, body = 200, self.served.answer(request)
         except Refusal as refusal:

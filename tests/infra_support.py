@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import grpc
+from dataflow_stub import NO_QUOTA_PROJECT
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 
 from ecomflow.infra.resources import APIS
@@ -24,7 +25,8 @@ class Google:
 
     ``enabled`` are the APIs; ``policies`` the bindings by kind of resource (project, bucket, dataset, subscription), as role and
     members; ``permissions`` what the caller has, on whatever it asks; ``denied`` the paths' ends that get a 403 with ``denial``;
-    ``refused`` why nothing can be enabled; ``is_slow`` that enabling never ends. ``requests`` keeps method, path, body of each.
+    ``refused`` why nothing can be enabled; ``is_slow`` that enabling never ends; ``demands_quota_project`` refuses
+    requests without x-goog-user-project, of which ``quota_projects`` keeps each. ``requests`` keeps method, path, body of each.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,8 @@ class Google:
         self.permissions: set[str] = set()
         self.denied: tuple[str, ...] = ()
         self.denial = "The caller does not have permission"
+        self.demands_quota_project = False
+        self.quota_projects: list[str | None] = []
         self.requests: list[tuple[str, str, Any]] = []
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
@@ -93,7 +97,11 @@ class Google:
                 self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
             def _reply(self, body: Any) -> None:
-                status, answer = google.answer(self.command, self.path, body)
+                google.quota_projects.append(self.headers.get("x-goog-user-project"))
+                if google.demands_quota_project and google.quota_projects[-1] is None:
+                    status, answer = 403, {"error": {"code": 403, "message": NO_QUOTA_PROJECT.format(api="serviceusage")}}
+                else:
+                    status, answer = google.answer(self.command, self.path, body)
                 encoded = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

@@ -226,7 +226,7 @@ class TestAccess:
         found = {check.name: check for check in access_of(endpoints, for_dataflow=True)}
         project = found["your access to Dataflow"]
         assert (project.ok, project.checked) == (True, False)
-        assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project test-project."
+        assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project 4242."
 
     @pytest.mark.parametrize(
         ("bindings", "told"),

@@ -27,7 +27,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
-from ecomflow.infra.failures import Service, translate
+from ecomflow.infra.failures import NO_PROJECT, Service, translate
 from ecomflow.infra.observe import column_of, rules_by_prefix
 from ecomflow.infra.resources import (
     APIS,
@@ -254,8 +254,53 @@ class TestTranslate:
             (
                 google.Forbidden("BigQuery API has not been used in project 12 before or it is disabled."),
                 AccessError,
-                "BigQuery is not enabled in project my-project.",
-                "Run: gcloud services enable bigquery.googleapis.com --project my-project",
+                "BigQuery is not enabled in project 12.",
+                "Run: gcloud services enable bigquery.googleapis.com --project 12",
+            ),
+            (
+                google.Forbidden(
+                    "BigQuery Storage API has not been used in project 34 before or it is disabled. Enable it by visiting"
+                    " https://console.developers.google.com/apis/api/bigquerystorage.googleapis.com/overview?project=34"
+                ),
+                AccessError,
+                "BigQuery is not enabled in project 34.",
+                "Run: gcloud services enable bigquerystorage.googleapis.com --project 34",
+            ),
+            (
+                google.Forbidden("BigQuery API has not been used in project 764086051850 before or it is disabled."),
+                AccessError,
+                "BigQuery was asked on the quota of gcloud's own project 764086051850.",
+                "Name one: gcloud auth application-default set-quota-project my-project",
+            ),
+            (
+                google.Forbidden(
+                    "Your application is authenticating by using local Application Default Credentials. The"
+                    " dataflow.googleapis.com API requires a quota project, which is not set by default."
+                ),
+                AccessError,
+                "BigQuery does not know which project's quota to use for this login.",
+                "Name one: gcloud auth application-default set-quota-project my-project",
+            ),
+            (
+                google.Forbidden(
+                    "Caller does not have required permission to use project my-project. Grant the caller the"
+                    " roles/serviceusage.serviceUsageConsumer role, or one with the serviceusage.services.use permission."
+                ),
+                AccessError,
+                "Access to table t is denied: this account lacks serviceusage.services.use.",
+                "Grant this account roles/serviceusage.serviceUsageConsumer on project my-project.",
+            ),
+            (
+                google.Forbidden("Access Denied: Table p:d.t: Permission bigquery.tables.get denied on table p:d.t."),
+                AccessError,
+                "Access to table t is denied: this account lacks bigquery.tables.get.",
+                "Grant this account roles/bigquery.metadataViewer on project my-project.",
+            ),
+            (
+                google.Unauthenticated("Request had invalid authentication credentials."),
+                AccessError,
+                "BigQuery does not accept the credentials: Request had invalid authentication credentials.",
+                "Log in again: gcloud auth application-default login",
             ),
             (
                 google.NotFound("Not found: Project my-project"),
@@ -302,6 +347,48 @@ class TestTranslate:
         assert message in translated.message
         assert remedy in str(translated.remedy)
         assert str(pickle.loads(pickle.dumps(translated))) == str(translated)
+
+    def test_a_service_that_names_no_permission(self) -> None:
+        """Pub/Sub says only that the caller may not: the permission that the work takes is named, with its smallest role."""
+        denied = translate(google.Forbidden("User not authorized to perform this action."), CLOUD, "topic t", "pubsub.topics.get")
+        assert denied.message == "Access to topic t is denied: this account lacks pubsub.topics.get."
+        assert str(denied.remedy).startswith("Grant this account roles/pubsub.viewer on project my-project.")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Not found: Project my-project",
+            "Requested project not found or user does not have access to it (project=my-project).",
+            "Unknown project id: my-project",
+            "Project not found: my-project",
+            "Project 'projects/my-project' not found or permission denied.",
+            "(f00d): Project my-project was not found.",
+            "GET https://dataflow.googleapis.com/v1b3/projects/p: Project p does not exist",
+            "The requested project was not found.",
+        ],
+    )
+    def test_a_missing_project(self, text: str) -> None:
+        """Each service has its own words for it."""
+        assert NO_PROJECT.search(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Topic not found: projects/my-project/topics/t",
+            "Subscription not found: projects/my-project/subscriptions/s",
+            "Resource not found (resource=projects/my-project/topics/t).",
+            "Not found: Table my-project:d.project was not found in location EU",
+            "Not found: Dataset my-project:project was not found in location EU",
+            "Not found: Job my-project:EU.j",
+            "The job 7 of project my-project does not exist.",
+            "Service account a@my-project.iam.gserviceaccount.com in project my-project was not found.",
+            "Billing account for project is not found.",
+            "The specified bucket does not exist.",
+        ],
+    )
+    def test_something_missing_in_a_project(self, text: str) -> None:
+        """What is missing is named by the resource, not told as the project."""
+        assert translate(google.NotFound(text), CLOUD, "topic t").message == "Topic t does not exist."
 
 
 def actions(settings: Settings, stack: Endpoints) -> dict[str, str]:

@@ -107,7 +107,7 @@ def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -
     from ecomflow.infra.credentials import account_of, find_credentials
 
     try:
-        return (passed("credentials", f"They work: {account_of(find_credentials())}."),)
+        return (passed("credentials", f"They work: {account_of(find_credentials(settings.project_id))}."),)
     except EcomflowError as error:
         return (failed("credentials", error),)
 

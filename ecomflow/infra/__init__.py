@@ -175,7 +175,7 @@ def _require_target(settings: Settings, *used: str | None) -> None:
         raise UnavailableError("The local stack does not run.", "Run: ecomflow infra up")
     from ecomflow.infra.credentials import find_credentials
 
-    find_credentials()
+    find_credentials(settings.project_id)
 
 
 def _steps_after_enabling(

@@ -115,7 +115,7 @@ def _call(
     endpoint = _endpoint(name)
     api = f"{name}.googleapis.com"
     service = Service(api, api, _ROLES[name], settings.project_id, endpoint)
-    credentials = AnonymousCredentials() if endpoint else find_credentials()
+    credentials = AnonymousCredentials() if endpoint else find_credentials(settings.project_id)
     with google_errors(service, f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
         url = f"{endpoint or f'https://{api}'}/{path}"
         response: requests.Response = session.request(method, url, params=params, json=body, timeout=_REQUEST_SECONDS)

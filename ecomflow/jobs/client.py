@@ -44,7 +44,7 @@ class JobsApi:
         retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
         self._options: dict[str, Any] = {"retry": retry, "timeout": patience}
         with self._errors("Dataflow"):
-            access = _access(endpoints)
+            access = _access(self.project, endpoints)
             self._jobs = dataflow.JobsV1Beta3Client(transport="rest", **access)
             self._messages = dataflow.MessagesV1Beta3Client(transport="rest", **access)
             self._metrics = dataflow.MetricsV1Beta3Client(transport="rest", **access)
@@ -113,10 +113,10 @@ def _is_precondition(error: Exception) -> bool:
     return response is not None and getattr(response, "status_code", 0) == 400 and "FAILED_PRECONDITION" in response.text
 
 
-def _access(endpoints: Endpoints) -> dict[str, Any]:
+def _access(project: str, endpoints: Endpoints) -> dict[str, Any]:
     """Credentials, found once for all three clients, and the endpoint where it is not Google's own."""
     from google.auth.credentials import AnonymousCredentials
 
     if endpoints.dataflow is not None:
         return {"credentials": AnonymousCredentials(), "client_options": {"api_endpoint": endpoints.dataflow}}
-    return {"credentials": find_credentials()}
+    return {"credentials": find_credentials(project)}
