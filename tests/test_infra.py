@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundErr
 from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
 from ecomflow.infra.failures import NO_PROJECT, Service, translate
-from ecomflow.infra.observe import column_of, rules_by_prefix
+from ecomflow.infra.observe import bucket_of, column_of, rules_by_prefix
 from ecomflow.infra.resources import (
     APIS,
     Bucket,
@@ -79,7 +80,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("kind", "attribute", "live", "told"),
         [
-            (Topic, "retention_days", 0, ("0", "7")),
+            (Topic, "retention_days", 7, ("7", "0")),
             (Subscription, "ack_deadline_seconds", 10, ("10", "30")),
             (Subscription, "retention_days", 1, ("1", "7")),
             (Subscription, "exactly_once", True, ("True", "False")),
@@ -91,6 +92,8 @@ class TestPlan:
             (Bucket, "public_access_prevention", "inherited", ("inherited", "enforced")),
             (Bucket, "delete_after_days", (("temp/", 7),), ("temp/ 7 days", "temp/ 7 days, dlq/ 90 days")),
             (Bucket, "delete_after_days", (), ("none", "temp/ 7 days, dlq/ 90 days")),
+            (Bucket, "soft_delete_days", 0, ("0", "7")),
+            (Bucket, "soft_delete_days", 30, ("30", "7")),
             (Table, "clustering", ("status",), ("status", "shipping_address_country, status")),
         ],
     )
@@ -124,7 +127,7 @@ class TestPlan:
 
     @pytest.mark.parametrize(
         ("kind", "attribute"),
-        [(Topic, "retention_days"), (Bucket, "location"), (Bucket, "delete_after_days"), (Table, "clustering"), (View, "query")],
+        [(Topic, "retention_days"), (Bucket, "location"), (Bucket, "soft_delete_days"), (Table, "clustering"), (View, "query")],
     )
     def test_not_reported(self, kind: type[Resource], attribute: str) -> None:
         """What a service does not report is no drift."""
@@ -171,6 +174,31 @@ class TestPlan:
 
 def step_kind(kind: type[Resource]) -> Kind:
     return plan_step(wanted(kind), None).kind
+
+
+class TestSettings:
+    """Pure: what should exist follows from the settings."""
+
+    def test_what_is_kept(self) -> None:
+        """A topic keeps nothing that is acknowledged unless it is asked to; deleted objects can be restored for 7 days."""
+        assert [topic.retention_days for topic in made(LOCAL, Topic)] == [0, 0]
+        assert [bucket.soft_delete_days for bucket in made(LOCAL, Bucket)] == [7]
+        other = msgspec.structs.replace(LOCAL, topic_retention_days=31, soft_delete_days=0)
+        assert [topic.retention_days for topic in made(other, Topic)] == [31, 0]
+        assert [bucket.soft_delete_days for bucket in made(other, Bucket)] == [0]
+
+    def test_no_retry_policy_in_a_project(self) -> None:
+        """Dataflow supports none, and only the settings of the local stack say that no job on Dataflow reads the subscription."""
+        assert [one.backoff_seconds for one in made(LOCAL, Subscription)] == [(1, 60), ()]
+        in_project = msgspec.structs.replace(LOCAL, project="my-project")
+        assert [one.backoff_seconds for one in made(in_project, Subscription)] == [(), ()]
+        pipeline = made(in_project, Subscription)[0]
+        step = plan_step(pipeline, msgspec.structs.replace(pipeline, backoff_seconds=(1, 60)))
+        assert step.differences == (Difference("backoff_seconds", "1, 60", "none", "change"),)
+
+
+def made(settings: Settings, kind: type[Resource]) -> list[Any]:
+    return [resource for resource in desired(settings) if isinstance(resource, kind)]
 
 
 class TestColumns:
@@ -231,12 +259,23 @@ class TestBucketRules:
         bucket.add_lifecycle_delete_rule(age=1, matches_prefix=["dlq/"])
         bucket.add_lifecycle_delete_rule(age=2, matches_prefix=["mine/"])
         bucket.add_lifecycle_set_storage_class_rule("NEARLINE", age=3)
-        _configure(bucket)
-        _configure(bucket)
+        _configure(bucket, LOCAL)
+        _configure(bucket, LOCAL)
         assert rules_by_prefix(bucket) == {"mine/": 2, "temp/": 7, "dlq/": 90}
         assert len(list(bucket.lifecycle_rules)) == 4
         assert bucket.iam_configuration.uniform_bucket_level_access_enabled is True
         assert bucket.iam_configuration.public_access_prevention == "enforced"
+
+    def test_soft_delete(self) -> None:
+        """A bucket without a soft-delete policy keeps nothing deleted; one with it does for whole days; it is set in seconds."""
+        bucket = storage.Bucket(client=None, name="b")
+        bucket._properties["location"] = "eu"
+        assert bucket_of(bucket).soft_delete_days == 0
+        bucket._properties["softDeletePolicy"] = {"retentionDurationSeconds": "604800", "effectiveTime": "2025-12-01T00:00:00Z"}
+        assert bucket_of(bucket).soft_delete_days == 7
+        _configure(bucket, msgspec.structs.replace(LOCAL, soft_delete_days=0))
+        assert bucket.soft_delete_policy.retention_duration_seconds == 0
+        assert bucket_of(bucket).soft_delete_days == 0
 
 
 class TestTranslate:

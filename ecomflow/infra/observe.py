@@ -206,16 +206,27 @@ def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     if bucket is None:
         return None
     if service.endpoint is not None:
-        # fake-gcs-server has one location, and neither access settings nor lifecycle rules.
-        return Bucket(settings.bucket_name, None, None, None, None)
+        # fake-gcs-server has one location, and neither access settings nor lifecycle rules nor soft delete.
+        return Bucket(settings.bucket_name, None, None, None, None, None)
+    return bucket_of(bucket)
+
+
+def bucket_of(bucket: storage.Bucket) -> Bucket:
+    """Our record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
-        name=settings.bucket_name,
+        name=bucket.name,
         location=bucket.location.upper(),
         uniform_access=bool(bucket.iam_configuration.uniform_bucket_level_access_enabled),
         public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
         delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
+        soft_delete_days=soft_delete_days(bucket),
     )
+
+
+def soft_delete_days(bucket: storage.Bucket) -> int:
+    """For how many days objects deleted from the bucket can be restored, and are billed; 0 where they are gone at once."""
+    return int(bucket.soft_delete_policy.retention_duration_seconds or 0) // DAY_SECONDS
 
 
 def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
