@@ -43,7 +43,21 @@ NO_QUOTA_PROJECT = (
     "Your application is authenticating by using local Application Default Credentials. The {api}.googleapis.com API requires a"
     " quota project, which is not set by default."
 )
-_FULL_ONLY = ("environment", "pipelineDescription", "steps", "transformNameMapping", "stageStates")
+# JOB_VIEW_SUMMARY: "Project ID, Job ID, job name, job type, job status, start/end time, and Cloud SDK version details." A list is
+# nothing more, whatever view is asked for; labels, environment and steps come with JOB_VIEW_DESCRIPTION and JOB_VIEW_ALL.
+_SUMMARY = (
+    "id",
+    "projectId",
+    "location",
+    "name",
+    "type",
+    "currentState",
+    "currentStateTime",
+    "createTime",
+    "startTime",
+    "jobMetadata",
+)
+_DESCRIBED_ONLY = ("labels", "environment", "pipelineDescription", "steps", "transformNameMapping", "stageStates")
 
 
 @dataclass(frozen=True)
@@ -219,7 +233,7 @@ class DataflowStub:
     def _list(self, query: dict[str, str], place: tuple[str, str]) -> dict[str, Any]:
         wanted, name = int(query.get("filter", 0)), query.get("name")
         jobs = [
-            {key: value for key, value in job.items() if key not in _FULL_ONLY}
+            {key: value for key, value in job.items() if key in _SUMMARY}
             for job in self._in(place)
             if (name is None or job["name"] == name)
             and (wanted != LIST_ACTIVE or job["currentState"] not in TERMINAL)
@@ -233,7 +247,7 @@ class DataflowStub:
         needed, following = after.get(job["currentState"], (looks + 1, None))
         if following is not None and looks >= needed:
             self._move(job, following)
-        hidden = () if view in (VIEW_ALL, VIEW_DESCRIPTION) else ("pipelineDescription", "steps")
+        hidden = () if view in (VIEW_ALL, VIEW_DESCRIPTION) else _DESCRIBED_ONLY
         return {key: value for key, value in job.items() if key not in hidden}
 
     def _request_state(self, job: dict[str, Any], wanted: int) -> dict[str, Any]:

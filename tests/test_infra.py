@@ -473,7 +473,7 @@ class TestApply:
         assert subscription.retry_policy.maximum_backoff.total_seconds() == 60
         assert subscription.dead_letter_policy.dead_letter_topic == ""
         topic = publisher_client(stack).get_topic(topic=provisioned.topic_path)
-        assert topic.message_retention_duration.total_seconds() == 7 * 86_400
+        assert topic.message_retention_duration.total_seconds() == 0
         client = bigquery_client(provisioned.project_id, stack)
         table = client.get_table(f"{provisioned.dataset_id}.fact_order")
         assert tuple(field.name for field in table.schema) == tuple(c.name for c in sql.table_definition("fact_order").columns)
