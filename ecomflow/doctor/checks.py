@@ -19,7 +19,7 @@ from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscript
 PREFLIGHT_SECONDS = 12.0
 
 # APIs that only a job on Dataflow needs.
-_DATAFLOW_APIS = ("dataflow.googleapis.com", "compute.googleapis.com")
+_DATAFLOW_APIS = ("dataflow.googleapis.com", "compute.googleapis.com", "logging.googleapis.com")
 
 Line = tuple[str, Callable[[], Check]]
 

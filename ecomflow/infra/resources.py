@@ -28,7 +28,8 @@ DEAD_LETTER_DAYS = 31
 # at most a minute after what was broken works again. Only on this machine: see docs/adr/0016.
 LOCAL_BACKOFF_SECONDS = (1, 60)
 
-# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine.
+# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine, and write logs;
+# Cloud Monitoring is asked for the backlog.
 APIS = (
     "pubsub.googleapis.com",
     "dataflow.googleapis.com",
@@ -36,6 +37,8 @@ APIS = (
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
     "storage.googleapis.com",
+    "monitoring.googleapis.com",
+    "logging.googleapis.com",
 )
 
 # Days after which objects are deleted, by prefix: what a job staged, and dead letters that nobody replayed.
