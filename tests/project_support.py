@@ -201,12 +201,14 @@ def _table_body(found: Table | View, dataset: str, table: str) -> dict[str, Any]
 
 
 def _subscription(found: Subscription) -> types.Subscription:
+    backoff = [{"seconds": seconds} for seconds in found.backoff_seconds]
     return types.Subscription(
         name=found.name,
         topic=found.topic,
         ack_deadline_seconds=found.ack_deadline_seconds,
         message_retention_duration={"seconds": (found.retention_days or 0) * DAY_SECONDS},
         expiration_policy=types.ExpirationPolicy(),
+        retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
     )
 
 

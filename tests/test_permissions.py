@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from project_support import ROLES, Project
 
@@ -17,6 +18,7 @@ from ecomflow.doctor import Check, access, preflight
 from ecomflow.errors import AccessError
 from ecomflow.infra.changes import remove_bucket
 from ecomflow.infra.permissions import ROLE_OF
+from ecomflow.infra.resources import Topic
 from ecomflow.pipeline import dataflow
 
 ACCOUNT = "job@test-project.iam.gserviceaccount.com"
@@ -141,6 +143,29 @@ class TestDenied:
             "This account lacks monitoring.timeSeries.list: without it ecomflow top and reconcile --wait can't see what waits."
             " Have roles/monitoring.viewer granted to it on project test-project."
         )
+
+
+class TestOtherwiseSetUp:
+    """What a pipeline can do with, though ``infra up`` would change it."""
+
+    def test_a_topic_that_keeps_more(self, served: Any) -> None:
+        """It costs more, and passes with a word about it."""
+        project = Project(SETTINGS, DEPLOYER)
+        project.there[SETTINGS.topic_path] = Topic(SETTINGS.topic_path, 7)
+        found = {check.name: check for check in preflight(SETTINGS, served(project), for_dataflow=True)}
+        line = found["topic ecomflow-events"]
+        assert (line.ok, line.message) == (True, "It is in reach, though retention_days is 7, expected 0.")
+
+    @pytest.mark.parametrize(("for_dataflow", "roles"), [(True, DEPLOYER), (False, ENGINE)])
+    def test_a_retry_policy(self, for_dataflow: bool, roles: set[str], served: Any) -> None:
+        """Dataflow supports none; the engine of this machine can do with one."""
+        project = Project(SETTINGS, roles)
+        subscription = project.there[SETTINGS.subscription_path]
+        project.there[SETTINGS.subscription_path] = msgspec.structs.replace(subscription, backoff_seconds=(1, 60))
+        found = {check.name: check for check in preflight(SETTINGS, served(project), for_dataflow=for_dataflow)}
+        line = found["subscription ecomflow-events-pipeline"]
+        assert line.ok is not for_dataflow
+        assert line.message.casefold().endswith("backoff_seconds is 1, 60, expected none.")
 
 
 class TestEnabling:
