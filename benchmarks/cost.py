@@ -1,7 +1,8 @@
 """Question 9: what a million mixed events make Dataflow and BigQuery move, reckoned; nothing here asks an account.
 
 Subjects: ``ecomflow`` (the graph that ``deploy`` submits) and ``write-to-bigquery`` (``beams_own.py``: ReadFromPubSub, a row a
-dict, and Beam's WriteToBigQuery with STREAMING_INSERTS for each of the five tables). Without a subject it prints both as a table.
+dict, and Beam's WriteToBigQuery with STREAMING_INSERTS for each of the five tables). Without a subject it prints both as a table,
+and below it what keeping a million events costs (``kept.py``).
 A sample of EVENTS generated events, a third of each type, is measured and scaled to a million; bytes are in GB (10^9).
 
 How each figure is reckoned (HOW has it by the figure's name):
@@ -49,7 +50,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from google.auth.credentials import AnonymousCredentials
 
-from benchmarks import beams_own
+from benchmarks import beams_own, kept
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
 from ecomflow.events import Message
@@ -270,6 +271,11 @@ def table(figures: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def gib(figures: dict[str, float]) -> float:
+    """The size of a million events as Pub/Sub counts them, to three digits."""
+    return round(figures["read"] / 2**30, 3)
+
+
 def _shown(key: str, value: float) -> str:
     if key == "dollars":
         return f"${value:.3f}"
@@ -281,7 +287,11 @@ def main() -> None:
     parser.add_argument("--subject", choices=SUBJECTS, help="one, as JSON; default: both, as a table")
     name = parser.parse_args().subject
     logging.disable(logging.CRITICAL)
-    print(json.dumps(reckon(name)) if name else table({name: reckon(name) for name in SUBJECTS}))
+    if name:
+        print(json.dumps(reckon(name)))
+        return
+    figures = {name: reckon(name) for name in SUBJECTS}
+    print(table(figures), kept.table(kept.kept(SETTINGS, gib(figures["ecomflow"]))), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -72,10 +72,11 @@ def _monitoring(settings: Settings) -> Iterator[Any]:
 
     from ecomflow.infra.credentials import find_credentials
     from ecomflow.infra.failures import Service, google_errors
+    from ecomflow.infra.permissions import READ_METRICS
 
     service = Service("Cloud Monitoring", "monitoring.googleapis.com", "roles/monitoring.viewer", settings.project_id, None)
-    with google_errors(service, f"the backlog of {settings.subscription_path}"):
-        yield monitoring_v3.MetricServiceClient(credentials=find_credentials())
+    with google_errors(service, f"the backlog of {settings.subscription_path}", READ_METRICS):
+        yield monitoring_v3.MetricServiceClient(credentials=find_credentials(settings.project_id))
 
 
 def newest_backlog(client: Any, settings: Settings, now: datetime) -> Backlog | None:

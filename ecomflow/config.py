@@ -68,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bucket: str = ""
     dataset: str = "ecomflow"
     ack_deadline_seconds: int = 30
+    topic_retention_days: int = 0
+    soft_delete_days: int = 7
     order_totals: OrderTotals = "count"
     # Of the pipeline on this machine: one engine each, on one subscription.
     processes: int = 1
@@ -130,6 +132,13 @@ COMMENTED_CONFIG = """\
 # Seconds that a pulled message may stay unacknowledged before it comes again, 10 to 600. The local pipeline extends it while it
 # works, so this is how long a killed pipeline's messages wait.
 # ack_deadline_seconds = 30
+
+# Days for which the topic keeps messages after they are acknowledged, 0 to 31, so that a subscription can be rewound. Pub/Sub
+# charges for what is kept; 0 keeps nothing.
+# topic_retention_days = 0
+
+# Days for which objects deleted from the bucket can be restored, and are charged for: 7 to 90, or 0 for not at all.
+# soft_delete_days = 7
 
 # Orders whose total_amount is not the sum of quantity x price of their lines: "refuse" them (dead letters), "count" them
 # (the counter order_totals_differ), or "ignore" it. Refuse only where no order has shipping, discounts or taxes in its total.
@@ -271,6 +280,10 @@ def _check(settings: Settings) -> None:
         )
     if not 10 <= settings.ack_deadline_seconds <= 600:
         raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct it.")
+    if not 0 <= settings.topic_retention_days <= 31:
+        raise ConfigError(f"topic_retention_days is {settings.topic_retention_days}: expected 0 (off) to 31.", "Correct it.")
+    if settings.soft_delete_days != 0 and not 7 <= settings.soft_delete_days <= 90:
+        raise ConfigError(f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct it.")
     if settings.processes < 1:
         raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct it.")
     if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):

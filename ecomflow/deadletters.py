@@ -313,9 +313,12 @@ def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
                     "The local stack restores such objects when it starts: ecomflow infra down, then ecomflow infra up",
                 ) from error
         raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
-    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
-        role = "Sign in with gcloud auth application-default login, or grant the role roles/storage.objectViewer."
+    except exceptions.Forbidden as error:
+        role = "Grant the role roles/storage.objectViewer."
         raise AccessError(f"Bucket {settings.bucket_name} can't be read: {error}", role) from error
+    except (exceptions.Unauthorized, GoogleAuthError) as error:
+        login = "Log in again: gcloud auth application-default login"
+        raise AccessError(f"Google's credentials do not work: {error}", login) from error
     except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
         raise UnavailableError(
             f"The bucket's service does not answer: {error}", "Look at it with: ecomflow infra status"

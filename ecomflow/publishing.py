@@ -121,15 +121,12 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
     where = endpoints.pubsub or "pubsub.googleapis.com"
     if isinstance(cause, exceptions.NotFound):
         return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
-    if isinstance(cause, exceptions.Forbidden | exceptions.Unauthorized):
+    if isinstance(cause, exceptions.Forbidden):
         message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
-        return AccessError(
-            message, "Ask for the role roles/pubsub.publisher on the topic, or run: gcloud auth application-default login"
-        )
-    if isinstance(cause, GoogleAuthError):
-        return AccessError(
-            f"Google's credentials do not work: {_detail(cause)}.{told}", "Run: gcloud auth application-default login"
-        )
+        return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
+    if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
+        message = f"Google's credentials do not work: {_detail(cause)}.{told}"
+        return AccessError(message, "Log in again: gcloud auth application-default login")
     if isinstance(cause, _transient()):
         if _FULL_DISK in _detail(cause):
             return UnavailableError(

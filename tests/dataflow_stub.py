@@ -38,7 +38,26 @@ _STATUS = {
     500: "INTERNAL",
     503: "UNAVAILABLE",
 }
-_FULL_ONLY = ("environment", "pipelineDescription", "steps", "transformNameMapping", "stageStates")
+# What client-based APIs say to a user's login that names no quota project: https://cloud.google.com/docs/quotas/set-quota-project
+NO_QUOTA_PROJECT = (
+    "Your application is authenticating by using local Application Default Credentials. The {api}.googleapis.com API requires a"
+    " quota project, which is not set by default."
+)
+# JOB_VIEW_SUMMARY: "Project ID, Job ID, job name, job type, job status, start/end time, and Cloud SDK version details." A list is
+# nothing more, whatever view is asked for; labels, environment and steps come with JOB_VIEW_DESCRIPTION and JOB_VIEW_ALL.
+_SUMMARY = (
+    "id",
+    "projectId",
+    "location",
+    "name",
+    "type",
+    "currentState",
+    "currentStateTime",
+    "createTime",
+    "startTime",
+    "jobMetadata",
+)
+_DESCRIBED_ONLY = ("labels", "environment", "pipelineDescription", "steps", "transformNameMapping", "stageStates")
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class Request:
     path: str
     query: dict[str, str]
     body: dict[str, Any]
+    quota_project: str | None = None
 
 
 @dataclass
@@ -77,6 +97,7 @@ class DataflowStub:
     drain_looks: int = 2
     cancel_looks: int = 1
     page_size: int = 100
+    demands_quota_project: bool = False
     url: str = ""
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -163,6 +184,8 @@ class DataflowStub:
             raise Refusal(503, "the stub is closing")
         if fault is not None:
             raise Refusal(int(fault.status or 500), fault.message)
+        if self.demands_quota_project and not request.quota_project:
+            raise Refusal(403, NO_QUOTA_PROJECT.format(api="dataflow"))
         route = _JOBS.fullmatch(request.path)
         if route is None:
             raise Refusal(404, f"The stub has no {request.path}")
@@ -210,7 +233,7 @@ class DataflowStub:
     def _list(self, query: dict[str, str], place: tuple[str, str]) -> dict[str, Any]:
         wanted, name = int(query.get("filter", 0)), query.get("name")
         jobs = [
-            {key: value for key, value in job.items() if key not in _FULL_ONLY}
+            {key: value for key, value in job.items() if key in _SUMMARY}
             for job in self._in(place)
             if (name is None or job["name"] == name)
             and (wanted != LIST_ACTIVE or job["currentState"] not in TERMINAL)
@@ -224,7 +247,7 @@ class DataflowStub:
         needed, following = after.get(job["currentState"], (looks + 1, None))
         if following is not None and looks >= needed:
             self._move(job, following)
-        hidden = () if view in (VIEW_ALL, VIEW_DESCRIPTION) else ("pipelineDescription", "steps")
+        hidden = () if view in (VIEW_ALL, VIEW_DESCRIPTION) else _DESCRIBED_ONLY
         return {key: value for key, value in job.items() if key not in hidden}
 
     def _request_state(self, job: dict[str, Any], wanted: int) -> dict[str, Any]:
@@ -307,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = Request(self.command, url.path, query, json.loads(content or b"{}"))
+        request = Request(self.command, url.path, query, json.loads(content or b"{}"), self.headers.get("x-goog-user-project"))
         try:
             status, body = 200, self.served.answer(request)
         except Refusal as refusal:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import grpc
+from dataflow_stub import NO_QUOTA_PROJECT
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 
 from ecomflow.infra.resources import APIS
@@ -23,8 +24,10 @@ class Google:
     """Service Usage, Resource Manager, and the roles of buckets, datasets, tables and (by gRPC) subscriptions.
 
     ``enabled`` are the APIs; ``policies`` the bindings by kind of resource (project, bucket, dataset, subscription), as role and
-    members; ``permissions`` what the caller has, on whatever it asks; ``denied`` the paths' ends that get a 403 with ``denial``;
-    ``refused`` why nothing can be enabled; ``is_slow`` that enabling never ends. ``requests`` keeps method, path, body of each.
+    members; ``permissions`` what the caller has, on whatever it asks; ``denied`` the paths' ends that get a 403 with ``denial``,
+    ``missing`` those that get a 404; ``refused`` why nothing can be enabled; ``is_slow`` that enabling never ends;
+    ``demands_quota_project`` refuses requests without x-goog-user-project, of which ``quota_projects`` keeps each. ``requests``
+    keeps method, path, body of each.
     """
 
     def __init__(self) -> None:
@@ -35,7 +38,10 @@ class Google:
         self.policies: dict[str, dict[str, list[str]]] = {}
         self.permissions: set[str] = set()
         self.denied: tuple[str, ...] = ()
+        self.missing: tuple[str, ...] = ()
         self.denial = "The caller does not have permission"
+        self.demands_quota_project = False
+        self.quota_projects: list[str | None] = []
         self.requests: list[tuple[str, str, Any]] = []
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
@@ -43,6 +49,8 @@ class Google:
         self.requests.append((method, path, body))
         if self.denied and path.endswith(self.denied):
             return 403, {"error": {"code": 403, "message": self.denial}}
+        if self.missing and path.endswith(self.missing):
+            return 404, {"error": {"code": 404, "message": "Unknown service account"}}
         match path.rsplit("/", 1)[-1].rsplit(":", 1)[-1]:
             case "batchGet":
                 states = {api: "ENABLED" if api in self.enabled else "DISABLED" for api in APIS}
@@ -80,6 +88,10 @@ class Google:
     def _bindings(self, kind: str) -> list[dict[str, Any]]:
         return [{"role": role, "members": members} for role, members in self.policies.get(kind, {}).items()]
 
+    def pubsub_methods(self) -> dict[str, dict[str, Any]]:
+        """Handlers of Pub/Sub's own methods, by service: none here."""
+        return {}
+
     @contextmanager
     def over_http(self) -> Iterator[str]:
         """The URL of all the REST APIs."""
@@ -90,10 +102,16 @@ class Google:
                 self._reply(None)
 
             def do_POST(self) -> None:
-                self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"null"))
+
+            do_DELETE = do_POST  # noqa: N815
 
             def _reply(self, body: Any) -> None:
-                status, answer = google.answer(self.command, self.path, body)
+                google.quota_projects.append(self.headers.get("x-goog-user-project"))
+                if google.demands_quota_project and google.quota_projects[-1] is None:
+                    status, answer = 403, {"error": {"code": 403, "message": NO_QUOTA_PROJECT.format(api="serviceusage")}}
+                else:
+                    status, answer = google.answer(self.command, self.path, body)
                 encoded = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -133,7 +151,10 @@ class Google:
             "GetIamPolicy": _handler(get, iam_policy_pb2.GetIamPolicyRequest),
             "TestIamPermissions": _handler(test, iam_policy_pb2.TestIamPermissionsRequest),
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("google.iam.v1.IAMPolicy", methods),))
+        services = {"google.iam.v1.IAMPolicy": methods, **self.pubsub_methods()}
+        server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:

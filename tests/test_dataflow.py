@@ -452,14 +452,26 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("method", "status", "message", "kind", "words"),
         [
-            ("GET", 403, "Permission denied on dataflow.jobs.list", AccessError, "Access to job ecomflow is denied."),
-            ("POST", 403, "Permission denied on dataflow.jobs.create", AccessError, "Access to job ecomflow is denied."),
+            (
+                "GET",
+                403,
+                "Permission denied on dataflow.jobs.list",
+                AccessError,
+                "Access to job ecomflow is denied: this account lacks dataflow.jobs.list.",
+            ),
+            (
+                "POST",
+                403,
+                "Permission denied on dataflow.jobs.create",
+                AccessError,
+                "Access to job ecomflow is denied: this account lacks dataflow.jobs.create.",
+            ),
             (
                 "GET",
                 403,
                 "Dataflow API has not been used in project 1 before or it is disabled.",
                 AccessError,
-                "Dataflow is not enabled in project ecom-test.\nRun: gcloud services enable dataflow.googleapis.com",
+                "Dataflow is not enabled in project 1.\nRun: gcloud services enable dataflow.googleapis.com --project 1",
             ),
             ("GET", 404, "Project not found: ecom-test", NotFoundError, "Project 'ecom-test' does not exist"),
             ("POST", 404, "no such region", NotFoundError, "Dataflow has no project ecom-test in europe-west1: no such region"),

@@ -31,6 +31,8 @@ from ecomflow.infra.roles import job_grants
 
 ACCOUNT = "job@test-project.iam.gserviceaccount.com"
 PROJECT = Settings(project="test-project", dataflow=DataflowSettings(service_account=ACCOUNT))
+# How many lines are on the caller's own access where a job on Dataflow is meant; those on the job's follow.
+OWN = 7
 
 
 def failures(found: tuple[Check, ...]) -> dict[str, Check]:
@@ -167,6 +169,7 @@ def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Google, Endpoints]
         pubsub = servers.enter_context(stub.over_grpc())
         monkeypatch.setenv("SERVICEUSAGE_EMULATOR_HOST", url)
         monkeypatch.setenv("CLOUDRESOURCEMANAGER_EMULATOR_HOST", url)
+        monkeypatch.setenv("IAM_EMULATOR_HOST", url)
         yield stub, Endpoints(pubsub=pubsub, storage=url, bigquery=url, bigquery_storage=pubsub, dataflow=url)
 
 
@@ -180,11 +183,16 @@ class TestAccess:
     def test_a_job_without_roles(self, google: tuple[Google, Endpoints]) -> None:
         """Each role that is seen nowhere is a line with the reason and the command that grants it."""
         found = access_of(google[1], for_dataflow=True)
-        assert {check.exit_code for check in found} == {5}
+        assert {check.exit_code for check in found if not check.ok} == {5}
+        assert [check.name for check in found if check.ok] == ["your access to Cloud Monitoring"]
         names = [check.name for check in found]
-        assert names[:2] == ["your access to Dataflow", "your access to the bucket"]
-        assert names[2:] == [f"{grant.role} on {grant.resource}" for grant in job_grants(PROJECT)]
-        assert [check.remedy for check in found[2:]] == [f"Run: {grant.command}" for grant in job_grants(PROJECT)]
+        assert names[:OWN] == [
+            *("your access to Dataflow", "acting as the job's service account", "your access to the topic"),
+            *("your access to the subscription", "your access to the tables", "your access to the bucket"),
+            "your access to Cloud Monitoring",
+        ]
+        assert names[OWN:] == [f"{grant.role} on {grant.resource}" for grant in job_grants(PROJECT)]
+        assert [check.remedy for check in found[OWN:]] == [f"Run: {grant.command}" for grant in job_grants(PROJECT)]
         assert "lacks dataflow.jobs.create" in found[0].message
 
     def test_the_least_roles(self, google: tuple[Google, Endpoints]) -> None:
@@ -199,22 +207,25 @@ class TestAccess:
         }
         stub.permissions = {
             *("dataflow.jobs.create", "dataflow.jobs.get", "dataflow.jobs.list", "dataflow.jobs.updateContents"),
-            *("storage.objects.create", "storage.objects.get", "storage.objects.list"),
+            *("storage.objects.create", "storage.objects.get", "storage.objects.list", "storage.buckets.get"),
+            *("pubsub.topics.get", "pubsub.subscriptions.get", "bigquery.tables.get"),
+            *("iam.serviceAccounts.actAs", "monitoring.timeSeries.list"),
         }
-        assert [(check.ok, check.checked) for check in access_of(endpoints, for_dataflow=True)] == [(True, True)] * 7
+        found = access_of(endpoints, for_dataflow=True)
+        assert [(check.ok, check.checked) for check in found] == [(True, True)] * (OWN + 5)
 
     def test_the_default_account(self, google: tuple[Google, Endpoints]) -> None:
         """Without a service account in the settings, Compute Engine's own is looked for; an editor may not use the bucket."""
         stub, endpoints = google
         stub.policies = {"project": {"roles/editor": ["serviceAccount:4242-compute@developer.gserviceaccount.com"]}}
         found = access_of(endpoints, for_dataflow=True, settings=Settings(project="test-project"))
-        assert [check.ok for check in found[2:]] == [True, True, True, False, True]
+        assert [check.ok for check in found[OWN:]] == [True, True, True, False, True]
 
     def test_roles_that_are_not_shown(self, google: tuple[Google, Endpoints]) -> None:
         """Where this account may not read a policy, the line says so, with what to do if it should matter, and passes."""
         stub, endpoints = google
         stub.denied = ("getIamPolicy", "/iam", "/datasets/ecomflow")
-        found = access_of(endpoints, for_dataflow=True)[2:]
+        found = access_of(endpoints, for_dataflow=True)[OWN:]
         assert {(check.ok, check.checked) for check in found} == {(True, False)}
         assert found[0].message.startswith(
             "Not checked: this account may not read the roles on subscription ecomflow-events-pipeline. If the job fails"
@@ -229,7 +240,7 @@ class TestAccess:
         found = {check.name: check for check in access_of(endpoints, for_dataflow=True)}
         project = found["your access to Dataflow"]
         assert (project.ok, project.checked) == (True, False)
-        assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project test-project."
+        assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project 4242."
 
     @pytest.mark.parametrize(
         ("bindings", "told"),
@@ -248,16 +259,24 @@ class TestAccess:
         """The local engine works as whoever runs it: what that account may do is asked, and the missing permission is named."""
         stub, endpoints = google
         stub.permissions = {
-            "pubsub.subscriptions.consume",
-            "bigquery.tables.get",
-            "storage.objects.create",
-            "storage.objects.get",
+            *("pubsub.topics.get", "pubsub.subscriptions.consume", "pubsub.subscriptions.get", "bigquery.tables.get"),
+            *("storage.objects.create", "storage.objects.get"),
         }
-        subscription, tables, bucket = access_of(endpoints, for_dataflow=False)
-        assert subscription.ok
+        topic, subscription, tables, bucket, monitoring = access_of(endpoints, for_dataflow=False)
+        assert (topic.ok, subscription.ok, monitoring.ok) == (True, True, True)
         assert tables.message == "This account lacks bigquery.tables.updateData."
-        assert tables.remedy == "Have roles/bigquery.dataEditor granted to it."
-        assert bucket.message == "This account lacks storage.objects.list."
+        assert tables.remedy == "Have roles/bigquery.dataEditor granted to it on dataset ecomflow."
+        assert bucket.message == "This account lacks storage.objects.list, storage.buckets.get."
+        expected = "Have roles/storage.objectUser and roles/storage.bucketViewer granted to it on bucket test-project-ecomflow."
+        assert bucket.remedy == expected
+
+    def test_a_service_account_that_is_not_there(self, google: tuple[Google, Endpoints]) -> None:
+        """It is told as the setting to correct."""
+        google[0].missing = (f"{ACCOUNT}:testIamPermissions",)
+        found = {check.name: check for check in access_of(google[1], for_dataflow=True)}
+        line = found["acting as the job's service account"]
+        assert (line.message, line.exit_code) == (f"Service account {ACCOUNT} does not exist.", 3)
+        assert line.remedy == "Correct service_account in [dataflow]."
 
     def test_emulators_know_no_roles(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where every service is an emulator nothing is asked of anybody."""

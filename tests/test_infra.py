@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,8 +28,8 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
-from ecomflow.infra.failures import Service, translate
-from ecomflow.infra.observe import column_of, rules_by_prefix
+from ecomflow.infra.failures import NO_PROJECT, Service, translate
+from ecomflow.infra.observe import bucket_of, column_of, rules_by_prefix
 from ecomflow.infra.resources import (
     APIS,
     Bucket,
@@ -79,7 +80,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("kind", "attribute", "live", "told"),
         [
-            (Topic, "retention_days", 0, ("0", "7")),
+            (Topic, "retention_days", 7, ("7", "0")),
             (Subscription, "ack_deadline_seconds", 10, ("10", "30")),
             (Subscription, "retention_days", 1, ("1", "7")),
             (Subscription, "exactly_once", True, ("True", "False")),
@@ -91,6 +92,8 @@ class TestPlan:
             (Bucket, "public_access_prevention", "inherited", ("inherited", "enforced")),
             (Bucket, "delete_after_days", (("temp/", 7),), ("temp/ 7 days", "temp/ 7 days, dlq/ 90 days")),
             (Bucket, "delete_after_days", (), ("none", "temp/ 7 days, dlq/ 90 days")),
+            (Bucket, "soft_delete_days", 0, ("0", "7")),
+            (Bucket, "soft_delete_days", 30, ("30", "7")),
             (Table, "clustering", ("status",), ("status", "shipping_address_country, status")),
         ],
     )
@@ -124,7 +127,7 @@ class TestPlan:
 
     @pytest.mark.parametrize(
         ("kind", "attribute"),
-        [(Topic, "retention_days"), (Bucket, "location"), (Bucket, "delete_after_days"), (Table, "clustering"), (View, "query")],
+        [(Topic, "retention_days"), (Bucket, "location"), (Bucket, "soft_delete_days"), (Table, "clustering"), (View, "query")],
     )
     def test_not_reported(self, kind: type[Resource], attribute: str) -> None:
         """What a service does not report is no drift."""
@@ -171,6 +174,31 @@ class TestPlan:
 
 def step_kind(kind: type[Resource]) -> Kind:
     return plan_step(wanted(kind), None).kind
+
+
+class TestSettings:
+    """Pure: what should exist follows from the settings."""
+
+    def test_what_is_kept(self) -> None:
+        """A topic keeps nothing that is acknowledged unless it is asked to; deleted objects can be restored for 7 days."""
+        assert [topic.retention_days for topic in made(LOCAL, Topic)] == [0, 0]
+        assert [bucket.soft_delete_days for bucket in made(LOCAL, Bucket)] == [7]
+        other = msgspec.structs.replace(LOCAL, topic_retention_days=31, soft_delete_days=0)
+        assert [topic.retention_days for topic in made(other, Topic)] == [31, 0]
+        assert [bucket.soft_delete_days for bucket in made(other, Bucket)] == [0]
+
+    def test_no_retry_policy_in_a_project(self) -> None:
+        """Dataflow supports none, and only the settings of the local stack say that no job on Dataflow reads the subscription."""
+        assert [one.backoff_seconds for one in made(LOCAL, Subscription)] == [(1, 60), ()]
+        in_project = msgspec.structs.replace(LOCAL, project="my-project")
+        assert [one.backoff_seconds for one in made(in_project, Subscription)] == [(), ()]
+        pipeline = made(in_project, Subscription)[0]
+        step = plan_step(pipeline, msgspec.structs.replace(pipeline, backoff_seconds=(1, 60)))
+        assert step.differences == (Difference("backoff_seconds", "1, 60", "none", "change"),)
+
+
+def made(settings: Settings, kind: type[Resource]) -> list[Any]:
+    return [resource for resource in desired(settings) if isinstance(resource, kind)]
 
 
 class TestColumns:
@@ -231,12 +259,23 @@ class TestBucketRules:
         bucket.add_lifecycle_delete_rule(age=1, matches_prefix=["dlq/"])
         bucket.add_lifecycle_delete_rule(age=2, matches_prefix=["mine/"])
         bucket.add_lifecycle_set_storage_class_rule("NEARLINE", age=3)
-        _configure(bucket)
-        _configure(bucket)
+        _configure(bucket, LOCAL)
+        _configure(bucket, LOCAL)
         assert rules_by_prefix(bucket) == {"mine/": 2, "temp/": 7, "dlq/": 90}
         assert len(list(bucket.lifecycle_rules)) == 4
         assert bucket.iam_configuration.uniform_bucket_level_access_enabled is True
         assert bucket.iam_configuration.public_access_prevention == "enforced"
+
+    def test_soft_delete(self) -> None:
+        """A bucket without a soft-delete policy keeps nothing deleted; one with it does for whole days; it is set in seconds."""
+        bucket = storage.Bucket(client=None, name="b")
+        bucket._properties["location"] = "eu"
+        assert bucket_of(bucket).soft_delete_days == 0
+        bucket._properties["softDeletePolicy"] = {"retentionDurationSeconds": "604800", "effectiveTime": "2025-12-01T00:00:00Z"}
+        assert bucket_of(bucket).soft_delete_days == 7
+        _configure(bucket, msgspec.structs.replace(LOCAL, soft_delete_days=0))
+        assert bucket.soft_delete_policy.retention_duration_seconds == 0
+        assert bucket_of(bucket).soft_delete_days == 0
 
 
 class TestTranslate:
@@ -254,8 +293,53 @@ class TestTranslate:
             (
                 google.Forbidden("BigQuery API has not been used in project 12 before or it is disabled."),
                 AccessError,
-                "BigQuery is not enabled in project my-project.",
-                "Run: gcloud services enable bigquery.googleapis.com --project my-project",
+                "BigQuery is not enabled in project 12.",
+                "Run: gcloud services enable bigquery.googleapis.com --project 12",
+            ),
+            (
+                google.Forbidden(
+                    "BigQuery Storage API has not been used in project 34 before or it is disabled. Enable it by visiting"
+                    " https://console.developers.google.com/apis/api/bigquerystorage.googleapis.com/overview?project=34"
+                ),
+                AccessError,
+                "BigQuery is not enabled in project 34.",
+                "Run: gcloud services enable bigquerystorage.googleapis.com --project 34",
+            ),
+            (
+                google.Forbidden("BigQuery API has not been used in project 764086051850 before or it is disabled."),
+                AccessError,
+                "BigQuery was asked on the quota of gcloud's own project 764086051850.",
+                "Name one: gcloud auth application-default set-quota-project my-project",
+            ),
+            (
+                google.Forbidden(
+                    "Your application is authenticating by using local Application Default Credentials. The"
+                    " dataflow.googleapis.com API requires a quota project, which is not set by default."
+                ),
+                AccessError,
+                "BigQuery does not know which project's quota to use for this login.",
+                "Name one: gcloud auth application-default set-quota-project my-project",
+            ),
+            (
+                google.Forbidden(
+                    "Caller does not have required permission to use project my-project. Grant the caller the"
+                    " roles/serviceusage.serviceUsageConsumer role, or one with the serviceusage.services.use permission."
+                ),
+                AccessError,
+                "Access to table t is denied: this account lacks serviceusage.services.use.",
+                "Grant this account roles/serviceusage.serviceUsageConsumer on project my-project.",
+            ),
+            (
+                google.Forbidden("Access Denied: Table p:d.t: Permission bigquery.tables.get denied on table p:d.t."),
+                AccessError,
+                "Access to table t is denied: this account lacks bigquery.tables.get.",
+                "Grant this account roles/bigquery.metadataViewer on project my-project.",
+            ),
+            (
+                google.Unauthenticated("Request had invalid authentication credentials."),
+                AccessError,
+                "BigQuery does not accept the credentials: Request had invalid authentication credentials.",
+                "Log in again: gcloud auth application-default login",
             ),
             (
                 google.NotFound("Not found: Project my-project"),
@@ -303,6 +387,48 @@ class TestTranslate:
         assert remedy in str(translated.remedy)
         assert str(pickle.loads(pickle.dumps(translated))) == str(translated)
 
+    def test_a_service_that_names_no_permission(self) -> None:
+        """Pub/Sub says only that the caller may not: the permission that the work takes is named, with its smallest role."""
+        denied = translate(google.Forbidden("User not authorized to perform this action."), CLOUD, "topic t", "pubsub.topics.get")
+        assert denied.message == "Access to topic t is denied: this account lacks pubsub.topics.get."
+        assert str(denied.remedy).startswith("Grant this account roles/pubsub.viewer on project my-project.")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Not found: Project my-project",
+            "Requested project not found or user does not have access to it (project=my-project).",
+            "Unknown project id: my-project",
+            "Project not found: my-project",
+            "Project 'projects/my-project' not found or permission denied.",
+            "(f00d): Project my-project was not found.",
+            "GET https://dataflow.googleapis.com/v1b3/projects/p: Project p does not exist",
+            "The requested project was not found.",
+        ],
+    )
+    def test_a_missing_project(self, text: str) -> None:
+        """Each service has its own words for it."""
+        assert NO_PROJECT.search(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Topic not found: projects/my-project/topics/t",
+            "Subscription not found: projects/my-project/subscriptions/s",
+            "Resource not found (resource=projects/my-project/topics/t).",
+            "Not found: Table my-project:d.project was not found in location EU",
+            "Not found: Dataset my-project:project was not found in location EU",
+            "Not found: Job my-project:EU.j",
+            "The job 7 of project my-project does not exist.",
+            "Service account a@my-project.iam.gserviceaccount.com in project my-project was not found.",
+            "Billing account for project is not found.",
+            "The specified bucket does not exist.",
+        ],
+    )
+    def test_something_missing_in_a_project(self, text: str) -> None:
+        """What is missing is named by the resource, not told as the project."""
+        assert translate(google.NotFound(text), CLOUD, "topic t").message == "Topic t does not exist."
+
 
 def actions(settings: Settings, stack: Endpoints) -> dict[str, str]:
     """What is not to be kept, by name without its path."""
@@ -347,7 +473,7 @@ class TestApply:
         assert subscription.retry_policy.maximum_backoff.total_seconds() == 60
         assert subscription.dead_letter_policy.dead_letter_topic == ""
         topic = publisher_client(stack).get_topic(topic=provisioned.topic_path)
-        assert topic.message_retention_duration.total_seconds() == 7 * 86_400
+        assert topic.message_retention_duration.total_seconds() == 0
         client = bigquery_client(provisioned.project_id, stack)
         table = client.get_table(f"{provisioned.dataset_id}.fact_order")
         assert tuple(field.name for field in table.schema) == tuple(c.name for c in sql.table_definition("fact_order").columns)

@@ -73,13 +73,40 @@ class TestList:
         stub.add_job("shop", dataflow_stub.DRAINED, createTime="2025-12-01T08:00:00Z")
         stub.add_job("ecomflow-dev", createTime="2025-12-01T11:00:00Z")
         stub.add_job("labelled", createTime="2025-12-01T09:00:00Z", labels={"ecomflow-version": "0-1-0"})
-        stub.add_job("other", createTime="2025-12-01T10:00:00Z")
+        stub.add_job("other", createTime="2025-12-01T10:00:00Z", labels={"team": "shop"})
+        stub.add_job("a-batch", createTime="2025-12-01T10:30:00Z", type=1)
         found = service.jobs(api, job_name="shop", now=now)
         assert [(job.name, job.state, job.age_seconds) for job in found] == [
             ("ecomflow-dev", "running", 3600.0),
             ("labelled", "running", 3 * 3600.0),
             ("shop", "drained", 4 * 3600.0),
         ]
+
+    def test_names_are_those_that_status_takes(self, stub: DataflowStub, api: JobsApi) -> None:
+        """Each listed job is found by its name and by its id."""
+        stub.add_job("elsewhere-named", labels={"ecomflow-version": "0-1-0"})
+        stub.add_job("shop")
+        for job in service.jobs(api, job_name="shop", now=now):
+            assert service.find(api, job.name, now=now) == service.find(api, job.id, now=now) == job
+
+    def test_a_region_with_many_jobs(self, stub: DataflowStub, api: JobsApi) -> None:
+        """Jobs of other names are asked for their labels up to a bound, the newest first; batch jobs are not asked."""
+        for number in range(service.MOST_LOOKUPS + 5):
+            stub.add_job(f"job-{number}", createTime=f"2025-12-01T{number // 60:02}:{number % 60:02}:00Z")
+        stub.add_job("a-batch", type=1)
+        assert service.jobs(api, job_name="shop") == []
+        looked = stub.seen("GET", "jobs/.+")
+        assert len(looked) == service.MOST_LOOKUPS
+        assert {request.query["view"] for request in looked} == {str(dataflow_stub.VIEW_DESCRIPTION)}
+        assert len(service.jobs(api, job_name="shop", everything=True, limit=2)) == 2
+        assert len(stub.seen("GET", "jobs/.+")) == service.MOST_LOOKUPS + 2
+
+    def test_a_job_that_has_gone_since(self, stub: DataflowStub, api: JobsApi) -> None:
+        """A job that is no longer there when it is asked for its labels is listed as the list had it."""
+        stub.add_job("shop")
+        stub.fail("GET", "jobs/.+", 404)
+        (job,) = service.jobs(api, job_name="shop")
+        assert (job.name, job.labels) == ("shop", {})
 
     def test_everything(self, stub: DataflowStub, api: JobsApi) -> None:
         """With everything, all jobs of the region, over as many pages as they fill."""
@@ -572,7 +599,11 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (("status", "ecomflow"), "no project is configured"),
+            (
+                ("status", "ecomflow"),
+                "'ecomflow' is not the pipeline of this machine (none has run), and no project is configured",
+            ),
+            (("logs", "x", "--project", "my-project", "--runner", "DirectRunner"), "'x' is not the pipeline of this machine"),
             (("status", "--runner", "DataflowRunner"), "No project is configured"),
             (("status", "--runner", "Spark"), "The runner Spark is unknown"),
             (("logs", "--level", "loud", "--project", "my-project"), "There is no level 'loud'"),
@@ -653,9 +684,11 @@ class TestLocal:
             counted = json.loads(ecomflow("job", "metrics", "--json", settings=here, folder=tmp_path).stdout)
             said = ecomflow("job", "logs", "--lines", "2", settings=here, folder=tmp_path)
             as_json = ecomflow("job", "logs", "--lines", "2", "--json", settings=here, folder=tmp_path)
+            named = [ecomflow("job", "metrics", name, settings=here, folder=tmp_path) for name in (listed["name"], listed["id"])]
             cancelled = ecomflow("job", "cancel", "--yes", settings=here, folder=tmp_path)
             assert process.wait(10) == 0
         assert (listed["id"], listed["state"], listed["region"]) == (str(process.pid), "running", "local")
+        assert [result.returncode for result in named] == [0, 0]
         assert counted == {"own": {"received": 7}, "system": {}}
         assert said.stdout == "2025-12-01 10:00:00 warning  \\x1b[2Jtwo\\x9b\n2025-12-01 10:00:00 warning  three\n"
         two, three = map(json.loads, as_json.stdout.splitlines())

@@ -232,4 +232,4 @@ def _show_removals(removals: Any) -> None:
     from ecomflow.console import show_table
 
     rows = [(removal.outcome, removal.kind, short(removal.name), removal.reason or "") for removal in removals]
-    show_table("", ("outcome", "kind", "name", "why"), rows)
+    show_table("", ("outcome", "kind", "name", "note"), rows)

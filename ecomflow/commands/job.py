@@ -50,7 +50,7 @@ def list_jobs(
     else:
         from ecomflow.jobs import service
 
-        found = service.jobs(_api(settings), job_name=settings.dataflow.job_name, everything=everything)[:limit]
+        found = service.jobs(_api(settings), job_name=settings.dataflow.job_name, everything=everything, limit=limit)
     if as_json:
         show_json(found)
     elif not found:
@@ -308,13 +308,23 @@ def is_here(settings: Settings, runner: str | None, job: str | None = None) -> b
     if not here and settings.is_local:
         raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it with: --project my-project")
     if here and job is not None:
-        raise ConfigError(
-            f"'{job}' names a Dataflow job, and no project is configured."
-            if settings.is_local
-            else "The local pipeline has no id.",
-            "Name the project with: --project my-project" if settings.is_local else "Leave the job out.",
-        )
+        _check_local(settings, job)
     return here
+
+
+def _check_local(settings: Settings, job: str) -> None:
+    """The pipeline of this machine goes by the name and the process that the list shows."""
+    from ecomflow.errors import ConfigError
+    from ecomflow.jobs import local
+
+    listed = local.jobs(settings)
+    if any(job in (found.name, found.id) for found in listed):
+        return
+    there = " and ".join(f"{found.name}, process {found.id}" for found in listed) or "none has run"
+    sentence = f"'{job}' is not the pipeline of this machine ({there})"
+    if settings.is_local:
+        raise ConfigError(f"{sentence}, and no project is configured.", "Name the project of a job with: --project my-project")
+    raise ConfigError(f"{sentence}.", "Leave the job out. See: ecomflow job list --runner DirectRunner")
 
 
 def _api(settings: Settings) -> Any:

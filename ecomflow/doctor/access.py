@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from ecomflow.clients import storage_client, subscriber_client
+from ecomflow.clients import publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.doctor.records import Check, not_checked, passed
-from ecomflow.errors import AccessError, EcomflowError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError
 from ecomflow.infra.failures import (
     DeniedError,
     DisabledApiError,
@@ -24,8 +24,9 @@ from ecomflow.infra.failures import (
     storage_service,
 )
 from ecomflow.infra.observe import bigquery_for
+from ecomflow.infra.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, ROLE_OF
 from ecomflow.infra.roles import Grant, job_grants
-from ecomflow.infra.services import granted_on_project, has_project_policy, project_number, project_policy
+from ecomflow.infra.services import granted_on_account, granted_on_project, has_project_policy, project_number, project_policy
 
 _SECONDS = 10.0
 
@@ -65,51 +66,97 @@ def lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[
     own = _own_permissions(settings, endpoints, for_dataflow)
     grants = job_grants(settings) if for_dataflow else ()
     return [
-        *((name, partial(_check_own, name, asked)) for name, asked in own),
+        *((asked.name, partial(_check_own, asked)) for asked in own),
         *((_name(grant), partial(_check_grant, grant, settings, endpoints)) for grant in grants),
     ]
 
 
-_Asked = tuple[Sequence[str], Callable[[Sequence[str]], set[str]], str]
+class _Own(NamedTuple):
+    """Permissions that this account needs on ``where``, and what tells those that it has. ``optional``: what it can't do without
+    them, where a pipeline runs all the same.
+    """
+
+    name: str
+    where: str
+    permissions: Sequence[str]
+    granted: Callable[[Sequence[str]], set[str]]
+    optional: str = ""
 
 
-def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[tuple[str, _Asked]]:
-    """The permissions that whoever runs this needs: to start a job, or else to be the pipeline."""
+def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[_Own]:
+    """What whoever runs this needs: to read what there is, and to start a job, or else to be the pipeline."""
+    start = _to_start_a_job(settings) if for_dataflow else []
+    consume, append = ([], []) if for_dataflow else (["pubsub.subscriptions.consume"], ["bigquery.tables.updateData"])
     objects = ("storage.objects.create", "storage.objects.get", "storage.objects.list")
-    bucket: _Asked = (objects, partial(_granted_on_bucket, settings, endpoints), "roles/storage.objectUser")
-    if for_dataflow:
-        jobs = ("dataflow.jobs.create", "dataflow.jobs.get", "dataflow.jobs.list", "dataflow.jobs.updateContents")
-        project: _Asked = (jobs, lambda permissions: granted_on_project(permissions, settings), "roles/dataflow.developer")
-        return [("your access to Dataflow", project), ("your access to the bucket", bucket)]
-    consume: _Asked = (
-        ("pubsub.subscriptions.consume",),
-        partial(_granted_on_subscription, settings, endpoints),
-        "roles/pubsub.subscriber",
-    )
-    append: _Asked = (
-        ("bigquery.tables.updateData", "bigquery.tables.get"),
-        partial(_granted_on_table, settings, endpoints),
-        "roles/bigquery.dataEditor",
-    )
+    backlog = "without it ecomflow top and reconcile --wait can't see what waits"
+    granted = partial(granted_on_project, settings=settings)
     return [
-        ("your access to the subscription", consume),
-        ("your access to the tables", append),
-        ("your access to the bucket", bucket),
+        *start,
+        _on("topic", settings.topic, (READ_TOPIC,), partial(_granted_on_topic, settings, endpoints)),
+        _on(
+            "subscription",
+            settings.subscription,
+            (*consume, READ_SUBSCRIPTION),
+            partial(_granted_on_subscription, settings, endpoints),
+        ),
+        _Own(
+            "your access to the tables",
+            f"dataset {settings.dataset}",
+            (*append, READ_TABLE),
+            partial(_granted_on_table, settings, endpoints),
+        ),
+        _on("bucket", settings.bucket_name, (*objects, READ_BUCKET), partial(_granted_on_bucket, settings, endpoints)),
+        _Own("your access to Cloud Monitoring", f"project {settings.project_id}", (READ_METRICS,), granted, backlog),
     ]
 
 
-def _check_own(name: str, asked: _Asked) -> Check:
-    permissions, ask, role = asked
+def _to_start_a_job(settings: Settings) -> list[_Own]:
+    jobs = ("dataflow.jobs.create", "dataflow.jobs.get", "dataflow.jobs.list", "dataflow.jobs.updateContents")
+    granted = partial(granted_on_project, settings=settings)
+    account = settings.dataflow.service_account or "Compute Engine's default service account"
+    return [
+        _Own("your access to Dataflow", f"project {settings.project_id}", jobs, granted),
+        _Own("acting as the job's service account", account, (ACT_AS,), partial(_granted_on_account, settings)),
+    ]
+
+
+def _on(kind: str, name: str, permissions: Sequence[str], granted: Callable[[Sequence[str]], set[str]]) -> _Own:
+    return _Own(f"your access to the {kind}", f"{kind} {name}", permissions, granted)
+
+
+def _check_own(own: _Own) -> Check:
     try:
-        granted = ask(permissions)
+        granted = own.granted(own.permissions)
     except _UnknownError as reason:
-        return not_checked(name, str(reason))
+        return not_checked(own.name, str(reason))
     except _NOT_SHOWN as error:
-        return not_checked(name, error.message.rstrip("."))
-    lacking = [permission for permission in permissions if permission not in granted]
-    if lacking:
-        raise AccessError(f"This account lacks {', '.join(lacking)}.", f"Have {role} granted to it.")
-    return passed(name, f"It has {', '.join(permissions)}.")
+        return not_checked(own.name, error.message.rstrip("."))
+    lacking = [permission for permission in own.permissions if permission not in granted]
+    if not lacking:
+        return passed(own.name, f"It has {', '.join(own.permissions)}.")
+    roles = " and ".join(dict.fromkeys(ROLE_OF[permission] for permission in lacking))
+    remedy = f"Have {roles} granted to it on {own.where}."
+    if own.optional:
+        return passed(own.name, f"This account lacks {', '.join(lacking)}: {own.optional}. {remedy}")
+    raise AccessError(f"This account lacks {', '.join(lacking)}.", remedy)
+
+
+def _granted_on_account(settings: Settings, permissions: Sequence[str]) -> set[str]:
+    account = settings.dataflow.service_account or _default_account(settings)
+    try:
+        return granted_on_account(account, permissions, settings)
+    except NotFoundError as error:
+        raise NotFoundError(f"Service account {account} does not exist.", "Correct service_account in [dataflow].") from error
+
+
+def _granted_on_topic(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
+    request = {"resource": settings.topic_path, "permissions": list(permissions)}
+    client = publisher_client(endpoints)
+    try:
+        read = partial(client.test_iam_permissions, request=request, timeout=_SECONDS)
+        return set(_ask(pubsub_service(settings, endpoints), f"topic {settings.topic}", read).permissions)
+    finally:
+        client.transport.close()
 
 
 def _granted_on_subscription(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:

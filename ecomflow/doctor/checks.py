@@ -12,14 +12,14 @@ from ecomflow import errors
 from ecomflow.config import Endpoints, Settings
 from ecomflow.doctor.records import Check, failed, not_checked, passed
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
-from ecomflow.infra.differences import plan_step, tell
+from ecomflow.infra.differences import Step, plan_step, tell
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 
 # For all the checks together, which run side by side.
 PREFLIGHT_SECONDS = 12.0
 
 # APIs that only a job on Dataflow needs.
-_DATAFLOW_APIS = ("dataflow.googleapis.com", "compute.googleapis.com")
+_DATAFLOW_APIS = ("dataflow.googleapis.com", "compute.googleapis.com", "logging.googleapis.com")
 
 Line = tuple[str, Callable[[], Check]]
 
@@ -47,7 +47,7 @@ def preflight(settings: Settings, endpoints: Endpoints, *, for_dataflow: bool) -
         return credentials
     from ecomflow.doctor import access
 
-    lines = [*_api_lines(settings, endpoints, for_dataflow), *_resource_lines(settings, endpoints)]
+    lines = [*_api_lines(settings, endpoints, for_dataflow), *_resource_lines(settings, endpoints, for_dataflow)]
     lines += access.lines(settings, endpoints, for_dataflow)
     return (*credentials, *side_by_side(lines, PREFLIGHT_SECONDS))
 
@@ -107,7 +107,7 @@ def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -
     from ecomflow.infra.credentials import account_of, find_credentials
 
     try:
-        return (passed("credentials", f"They work: {account_of(find_credentials())}."),)
+        return (passed("credentials", f"They work: {account_of(find_credentials(settings.project_id))}."),)
     except EcomflowError as error:
         return (failed("credentials", error),)
 
@@ -133,7 +133,7 @@ def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
     return passed("APIs", f"{', '.join(api.removesuffix('.googleapis.com') for api in needed)} are enabled.")
 
 
-def _resource_lines(settings: Settings, endpoints: Endpoints) -> list[Line]:
+def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[Line]:
     """A line for each resource of ``desired``; the clients are made here, so that threads import nothing at once."""
     from ecomflow.infra.observe import (
         bigquery_for,
@@ -167,23 +167,31 @@ def _resource_lines(settings: Settings, endpoints: Endpoints) -> list[Line]:
             case _:
                 return observe_view(table.removesuffix("_unique"), settings, endpoints, for_the_rest)
 
-    return [(_name(wanted), partial(_check_resource, wanted, partial(observe, wanted))) for wanted in desired(settings)]
+    return [
+        (_name(wanted), partial(_check_resource, wanted, partial(observe, wanted), for_dataflow)) for wanted in desired(settings)
+    ]
 
 
 def _name(wanted: Resource) -> str:
     return f"{KINDS[type(wanted)]} {wanted.name.rsplit('/', 1)[-1].rsplit('.', 1)[-1]}"
 
 
-def _check_resource(wanted: Resource, observe: Callable[[], Resource | None]) -> Check:
+def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], for_dataflow: bool) -> Check:
     step = plan_step(wanted, observe())
     if step.action == "create":
         raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
     told = f"{'; '.join(map(tell, step.differences))}."
-    # A bucket that others set up takes dead letters all the same.
-    if isinstance(wanted, Bucket) and step.action == "change":
+    if step.action == "change" and _is_harmless(wanted, step, for_dataflow):
         return passed(_name(wanted), f"It is in reach, though {told}")
     if step.action == "keep":
         return passed(_name(wanted), "It is in reach." if isinstance(wanted, Bucket | Dataset) else "It is as it should be.")
     remedies = dict.fromkeys(difference.remedy for difference in step.differences if difference.remedy)
     kind = SchemaError if isinstance(wanted, Table | View) else ConfigError
     raise kind(f"{told[0].upper()}{told[1:]}", "\n".join(remedies) or "Run: ecomflow infra up")
+
+
+def _is_harmless(wanted: Resource, step: Step, for_dataflow: bool) -> bool:
+    """A bucket that others set up takes dead letters, a topic may keep more, and only Dataflow can't do with a retry policy."""
+    if isinstance(wanted, Subscription):
+        return not for_dataflow and {difference.attribute for difference in step.differences} == {"backoff_seconds"}
+    return isinstance(wanted, Bucket | Topic)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -45,6 +46,8 @@ __all__ = [
     "status",
 ]
 
+T = TypeVar("T")
+
 _PROPAGATION_SECONDS = 180.0
 
 _STATES: dict[str, Literal["missing", "drifted", "exists"]] = {
@@ -78,12 +81,21 @@ def plan(settings: Settings, endpoints: Endpoints) -> Plan:
     return Plan((step, *plan_steps(_wanted(settings, endpoints), live).steps))
 
 
-def apply(settings: Settings, endpoints: Endpoints, plan: Plan, on_progress: Callable[[Step], None] | None = None) -> Plan:
+def apply(
+    settings: Settings,
+    endpoints: Endpoints,
+    plan: Plan,
+    on_progress: Callable[[Step], None] | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Plan:
     """Carries ``plan`` out and returns the steps that did something: none when everything was there.
 
     ``on_progress`` is called after each step, also one with nothing to do. A resource that another run made meanwhile counts as
-    made. Where APIs had to be enabled, the rest is planned again, for what a disabled service holds can't be seen. Raises
-    SchemaError, before anything else is changed, where the plan has a step that can't be made.
+    made. Where APIs had to be enabled, the rest is planned again, for what a disabled service holds can't be seen; and each step
+    is tried again for minutes while Google still says that an API is disabled, for one that can be read may not take changes yet.
+    Raises SchemaError, before anything else is changed, where the plan has a step that can't be made.
     """
     from ecomflow.infra.changes import carry_out
 
@@ -91,14 +103,15 @@ def apply(settings: Settings, endpoints: Endpoints, plan: Plan, on_progress: Cal
     _raise_refusals(plan)
     report = on_progress or (lambda step: None)
     done: list[Step] = []
-    steps = plan.steps
+    steps, give_up = plan.steps, None
     if steps and steps[0].kind == "apis" and steps[0].action == "change":
         carry_out(steps[0], settings, endpoints)
         report(steps[0])
         done.append(steps[0])
-        steps = _steps_after_enabling(settings, endpoints)
+        give_up = clock() + _PROPAGATION_SECONDS
+        steps = _once_enabled(lambda: _steps_after_enabling(settings, endpoints), give_up, sleep, clock)
     for step in steps:
-        carry_out(step, settings, endpoints)
+        _once_enabled(partial(carry_out, step, settings, endpoints), give_up, sleep, clock)
         report(step)
     return Plan((*done, *(step for step in steps if step.action != "keep")))
 
@@ -175,30 +188,29 @@ def _require_target(settings: Settings, *used: str | None) -> None:
         raise UnavailableError("The local stack does not run.", "Run: ecomflow infra up")
     from ecomflow.infra.credentials import find_credentials
 
-    find_credentials()
+    find_credentials(settings.project_id)
 
 
-def _steps_after_enabling(
-    settings: Settings,
-    endpoints: Endpoints,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> tuple[Step, ...]:
-    """The steps for all but the APIs. Google says for a while that an API just enabled is not."""
-    from ecomflow.infra.failures import DisabledApiError
+def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Step, ...]:
+    """The steps for all but the APIs."""
     from ecomflow.infra.observe import observe
 
-    give_up = clock() + _PROPAGATION_SECONDS
+    rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
+    _raise_refusals(rest)
+    return rest.steps
+
+
+def _once_enabled(work: Callable[[], T], give_up: float | None, sleep: Callable[[float], None], clock: Callable[[], float]) -> T:
+    """What ``work`` returns, tried again until ``give_up`` while Google says that an API just enabled is not; None: none was."""
+    from ecomflow.infra.failures import DisabledApiError
+
     while True:
         try:
-            rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
+            return work()
         except DisabledApiError:
-            if clock() > give_up:
+            if give_up is None or clock() > give_up:
                 raise
-            sleep(5.0)
-        else:
-            _raise_refusals(rest)
-            return rest.steps
+        sleep(5.0)
 
 
 def _raise_refusals(plan: Plan) -> None:

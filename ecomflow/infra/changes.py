@@ -17,7 +17,7 @@ from ecomflow.clients import bigquery_client, publisher_client, storage_client, 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.infra.differences import Step
 from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
-from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, storage_retry
+from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
@@ -44,7 +44,7 @@ _SUBSCRIPTION_FIELDS = {
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """What ``down`` did to one resource, and why it was kept."""
+    """What ``down`` did to one resource; ``reason`` why it was kept, or what stays of it."""
 
     kind: Kind
     name: str
@@ -120,9 +120,16 @@ def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
         for prefix in OBJECT_PREFIXES:
             _delete_objects(client, bucket, prefix)
         left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
+        restorable = _restorable(soft_delete_days(bucket))
         if left:
-            return Removal("bucket", bucket.name, "kept", f"it holds objects that are not ecomflow's, such as {left[0]}")
-        return _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
+            reason = f"it holds objects that are not ecomflow's, such as {left[0]}"
+            return Removal("bucket", bucket.name, "kept", "; ".join(filter(None, (reason, restorable))))
+        gone = _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
+        return msgspec.structs.replace(gone, reason=restorable)
+
+
+def _restorable(days: int) -> str | None:
+    return f"its deleted objects can be restored, and are billed, for {days} more days" if days else None
 
 
 def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
@@ -187,11 +194,11 @@ def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         client = storage_client(settings.project_id, endpoints)
         if step.action == "change":
             bucket = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
-            _configure(bucket)
+            _configure(bucket, settings)
             bucket.patch(retry=retry, timeout=REQUEST_SECONDS)
             return
         bucket = client.bucket(step.name)
-        _configure(bucket)
+        _configure(bucket, settings)
         try:
             client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
         except Conflict:
@@ -284,7 +291,8 @@ def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoi
         client.update_table(table, ["clustering_fields"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
 
-def _configure(bucket: storage.Bucket) -> None:
+def _configure(bucket: storage.Bucket, settings: Settings) -> None:
+    bucket.soft_delete_policy.retention_duration_seconds = settings.soft_delete_days * DAY_SECONDS
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
     ours = {prefix for prefix, _ in OBJECT_DAYS}

@@ -11,6 +11,7 @@ from typing import Any
 import google.auth
 import google.auth.exceptions
 from google.auth.transport.requests import Request
+from google.oauth2.credentials import Credentials as UserCredentials
 
 from ecomflow.errors import AccessError, UnavailableError
 
@@ -19,10 +20,25 @@ _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _REFRESH_SECONDS = 5.0
 _METADATA_SECONDS = 1.0
 _LOGIN = "Run: gcloud auth application-default login"
+_LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
 
 
 @cache
-def find_credentials() -> Any:
+def find_credentials(project: str) -> Any:
+    """google.auth's default credentials, refreshed once, with ``project`` as the quota project of a user's login without one.
+
+    Client-based APIs refuse a user's login that names no quota project. A service account's is its own, and resource-based APIs
+    (Pub/Sub, Storage, BigQuery) take that of the resource whatever is named, so their clients are left as they are:
+    https://cloud.google.com/docs/quotas/quota-project. Raises as ``default_credentials``.
+    """
+    credentials = default_credentials()
+    if isinstance(credentials, UserCredentials) and not credentials.quota_project_id:
+        return credentials.with_quota_project(project)
+    return credentials
+
+
+@cache
+def default_credentials() -> Any:
     """google.auth's default credentials, refreshed once, so that a login that has lapsed is told here.
 
     ``google.auth.default`` asks the metadata server of Compute Engine as the last of its sources, three times over some ten to
@@ -37,7 +53,7 @@ def find_credentials() -> Any:
     except google.auth.exceptions.TransportError as error:
         raise UnavailableError(f"Google's token service does not answer: {_line(error)}", "Check the network.") from error
     except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
-        raise AccessError(f"The Google Cloud credentials do not work: {_line(error)}", _LOGIN) from error
+        raise AccessError(f"The Google Cloud credentials do not work: {_line(error)}", _LOGIN_AGAIN) from error
     return credentials
 
 

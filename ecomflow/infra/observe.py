@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from google.api_core.exceptions import NotFound, ServiceUnavailable
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud import bigquery, storage
+from google.cloud.bigquery.enums import DatasetView
 from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
@@ -18,6 +19,7 @@ from ecomflow import sql
 from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.infra.failures import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.infra.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
@@ -90,7 +92,7 @@ def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
     """How many rows ``table`` holds, those still in BigQuery's streaming buffer by its own estimate."""
     service = bigquery_service(settings, endpoints)
     client = bigquery_for(settings, endpoints)
-    with google_errors(service, f"table {table}"):
+    with google_errors(service, f"table {table}", READ_TABLE):
         live = client.get_table(table, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
     waiting = live.streaming_buffer.estimated_rows if live.streaming_buffer else 0
     return int(live.num_rows or 0) + int(waiting or 0)
@@ -161,7 +163,7 @@ def _all_of(observations: list[Observation]) -> list[Resource | None]:
 def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic | None:
     """Topic ``projects/P/topics/T`` as it is; None where there is none."""
     service = pubsub_service(settings, endpoints)
-    with google_errors(service, f"topic {name}"):
+    with google_errors(service, f"topic {name}", READ_TOPIC):
         client = publisher_client(endpoints)
         try:
             topic = _if_there(partial(client.get_topic, topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS))
@@ -175,7 +177,7 @@ def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic 
 def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
     """Subscription ``projects/P/subscriptions/S`` as it is; None where there is none."""
     service = pubsub_service(settings, endpoints)
-    with google_errors(service, f"subscription {name}"), subscriber_client(endpoints) as client:
+    with google_errors(service, f"subscription {name}", READ_SUBSCRIPTION), subscriber_client(endpoints) as client:
         live = _if_there(
             partial(client.get_subscription, subscription=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
         )
@@ -198,29 +200,41 @@ def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) ->
 
 def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     service = storage_service(settings, endpoints)
-    with google_errors(service, f"bucket {settings.bucket_name}"):
+    with google_errors(service, f"bucket {settings.bucket_name}", READ_BUCKET):
         client = storage_client(settings.project_id, endpoints)
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
     if bucket is None:
         return None
     if service.endpoint is not None:
-        # fake-gcs-server has one location, and neither access settings nor lifecycle rules.
-        return Bucket(settings.bucket_name, None, None, None, None)
+        # fake-gcs-server has one location, and neither access settings nor lifecycle rules nor soft delete.
+        return Bucket(settings.bucket_name, None, None, None, None, None)
+    return bucket_of(bucket)
+
+
+def bucket_of(bucket: storage.Bucket) -> Bucket:
+    """Our record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
-        name=settings.bucket_name,
+        name=bucket.name,
         location=bucket.location.upper(),
         uniform_access=bool(bucket.iam_configuration.uniform_bucket_level_access_enabled),
         public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
         delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
+        soft_delete_days=soft_delete_days(bucket),
     )
+
+
+def soft_delete_days(bucket: storage.Bucket) -> int:
+    """For how many days objects deleted from the bucket can be restored, and are billed; 0 where they are gone at once."""
+    return int(bucket.soft_delete_policy.retention_duration_seconds or 0) // DAY_SECONDS
 
 
 def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
     service = bigquery_service(settings, endpoints)
-    with google_errors(service, f"dataset {settings.dataset_id}"):
-        retry = bigquery_retry(service)
-        live = _if_there(partial(client.get_dataset, settings.dataset_id, retry=retry, timeout=REQUEST_SECONDS))
+    with google_errors(service, f"dataset {settings.dataset_id}", READ_DATASET):
+        # All of a dataset, its access list included, would take datasets.getIamPolicy as well.
+        options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS, "dataset_view": DatasetView.METADATA}
+        live = _if_there(partial(client.get_dataset, settings.dataset_id, **options))
     if live is None:
         return None
     return Dataset(settings.dataset_id, live.location.upper() if live.location else None)
@@ -246,7 +260,7 @@ def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigqu
 
 def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> bigquery.Table | None:
     service = bigquery_service(settings, endpoints)
-    with google_errors(service, f"table {table_id}"):
+    with google_errors(service, f"table {table_id}", READ_TABLE):
         return _if_there(partial(client.get_table, table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS))
 
 

@@ -17,17 +17,19 @@ from ecomflow.sql import Column
 
 DAY_SECONDS = 86_400
 
-# Long enough to mend a pipeline that broke over a weekend; the longest that a subscription keeps by default.
+# How long the subscription keeps what is not acknowledged: a pipeline may be down over a weekend. Pub/Sub charges only for what
+# waits longer than 24 hours: https://cloud.google.com/pubsub/docs/subscription-properties
 RETENTION_DAYS = 7
 
 # The longest that a subscription keeps a message: https://cloud.google.com/pubsub/docs/subscription-properties
 DEAD_LETTER_DAYS = 31
 
-# Seconds from the first and the longest wait before a message that was not acknowledged comes again: soon after a restart, and at
-# most a minute after what was broken is mended. Dataflow has its own redelivery and passes this by.
-BACKOFF_SECONDS = (1, 60)
+# The shortest and the longest wait, in seconds, before a message that was not acknowledged comes again: soon after a restart, and
+# at most a minute after what was broken works again. Only on this machine: see docs/adr/0016.
+LOCAL_BACKOFF_SECONDS = (1, 60)
 
-# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine.
+# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine, and write logs;
+# Cloud Monitoring is asked for the backlog.
 APIS = (
     "pubsub.googleapis.com",
     "dataflow.googleapis.com",
@@ -35,6 +37,8 @@ APIS = (
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
     "storage.googleapis.com",
+    "monitoring.googleapis.com",
+    "logging.googleapis.com",
 )
 
 # Days after which objects are deleted, by prefix: what a job staged, and dead letters that nobody replayed.
@@ -83,13 +87,16 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A Cloud Storage bucket. ``delete_after_days`` holds (prefix, days) of its lifecycle rules."""
+    """A Cloud Storage bucket. ``delete_after_days`` holds (prefix, days) of its lifecycle rules; ``soft_delete_days`` is for how
+    long a deleted object can be restored, 0: not at all.
+    """
 
     name: str
     location: str | None
     uniform_access: bool | None
     public_access_prevention: str | None
     delete_after_days: tuple[tuple[str, int], ...] | None
+    soft_delete_days: int | None
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -147,11 +154,11 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
     tables = tuple(_table(name, settings) for name in sql.TABLES)
     views = tuple(_view(name, settings) for name in sql.TABLES)
     return (
-        Topic(settings.topic_path, RETENTION_DAYS),
+        Topic(settings.topic_path, settings.topic_retention_days),
         _subscription(settings),
         Topic(dead_letter_topic(settings), 0),
         _dead_letter_subscription(settings),
-        Bucket(settings.bucket_name, settings.location.upper(), True, "enforced", OBJECT_DAYS),
+        _bucket(settings),
         Dataset(settings.dataset_id, settings.location.upper()),
         *tables,
         *views,
@@ -186,7 +193,7 @@ def _subscription(settings: Settings) -> Subscription:
         filter="",
         exactly_once=False,
         expires=False,
-        backoff_seconds=BACKOFF_SECONDS,
+        backoff_seconds=LOCAL_BACKOFF_SECONDS if settings.is_local else (),
         dead_letter_topic="",
     )
 
@@ -203,6 +210,17 @@ def _dead_letter_subscription(settings: Settings) -> Subscription:
         expires=False,
         backoff_seconds=(),
         dead_letter_topic="",
+    )
+
+
+def _bucket(settings: Settings) -> Bucket:
+    return Bucket(
+        name=settings.bucket_name,
+        location=settings.location.upper(),
+        uniform_access=True,
+        public_access_prevention="enforced",
+        delete_after_days=OBJECT_DAYS,
+        soft_delete_days=settings.soft_delete_days,
     )
 
 

@@ -1,7 +1,7 @@
-"""Projects flow in; the APIs enabled in them, and who holds which role on them, flow out, by Google's REST APIs for both.
+"""Projects flow in; the APIs enabled in them, and who holds which role on them, flow out, by Google's REST APIs.
 
-Neither has an emulator: where every service is one, nothing is asked. SERVICEUSAGE_EMULATOR_HOST and
-CLOUDRESOURCEMANAGER_EMULATOR_HOST name other endpoints, as the emulator variables of the other services do.
+None has an emulator: where every service is one, nothing is asked. SERVICEUSAGE_EMULATOR_HOST, CLOUDRESOURCEMANAGER_EMULATOR_HOST
+and IAM_EMULATOR_HOST name other endpoints, as the emulator variables of the other services do.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ _REQUEST_SECONDS = 10.0
 # Enabling takes Google seconds to a few minutes.
 _ENABLE_SECONDS = 300.0
 
-_SERVICE_USAGE, _RESOURCE_MANAGER = "serviceusage", "cloudresourcemanager"
-_ROLES = {_SERVICE_USAGE: "roles/serviceusage.serviceUsageAdmin", _RESOURCE_MANAGER: "roles/browser"}
+_SERVICE_USAGE, _RESOURCE_MANAGER, _IAM = "serviceusage", "cloudresourcemanager", "iam"
+_ROLES = {
+    _SERVICE_USAGE: "roles/serviceusage.serviceUsageAdmin",
+    _RESOURCE_MANAGER: "roles/browser",
+    _IAM: "roles/iam.serviceAccountUser",
+}
 
 
 def has_apis(settings: Settings, endpoints: Endpoints) -> bool:
@@ -103,6 +107,16 @@ def granted_on_project(permissions: Sequence[str], settings: Settings) -> set[st
     return set(answer.get("permissions", []))
 
 
+def granted_on_account(account: str, permissions: Sequence[str], settings: Settings) -> set[str]:
+    """Those of ``permissions`` that this account has on the service account ``account``, of whatever project that is.
+
+    https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/testIamPermissions
+    """
+    path = f"v1/projects/-/serviceAccounts/{account}:testIamPermissions"
+    answer = _call(_IAM, "POST", path, settings, body={"permissions": list(permissions)}, resource=f"service account {account}")
+    return set(answer.get("permissions", []))
+
+
 def _call(
     name: str,
     method: str,
@@ -111,12 +125,13 @@ def _call(
     *,
     params: list[tuple[str, str]] | None = None,
     body: dict[str, Any] | None = None,
+    resource: str | None = None,
 ) -> dict[str, Any]:
     endpoint = _endpoint(name)
     api = f"{name}.googleapis.com"
     service = Service(api, api, _ROLES[name], settings.project_id, endpoint)
-    credentials = AnonymousCredentials() if endpoint else find_credentials()
-    with google_errors(service, f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
+    credentials = AnonymousCredentials() if endpoint else find_credentials(settings.project_id)
+    with google_errors(service, resource or f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
         url = f"{endpoint or f'https://{api}'}/{path}"
         response: requests.Response = session.request(method, url, params=params, json=body, timeout=_REQUEST_SECONDS)
         if not response.ok:

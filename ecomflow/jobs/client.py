@@ -6,7 +6,8 @@ Each call is tried again while the service says that it is busy, for a bounded t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,7 @@ from ecomflow.infra.failures import NO_PROJECT, Service, translate
 _GOOGLE_PATIENCE_SECONDS = 20.0
 _STUB_PATIENCE_SECONDS = 2.0
 _PAGE = 1000
+_AT_ONCE = 8
 # The REST transport puts the request before what the service says.
 _REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 
@@ -44,21 +46,36 @@ class JobsApi:
         retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
         self._options: dict[str, Any] = {"retry": retry, "timeout": patience}
         with self._errors("Dataflow"):
-            access = _access(endpoints)
+            access = _access(self.project, endpoints)
             self._jobs = dataflow.JobsV1Beta3Client(transport="rest", **access)
             self._messages = dataflow.MessagesV1Beta3Client(transport="rest", **access)
             self._metrics = dataflow.MetricsV1Beta3Client(transport="rest", **access)
 
     def jobs(self, name: str | None = None) -> list[Any]:
-        """The summaries of all jobs, of those named ``name`` where given; in the service's order."""
+        """The summaries of all jobs, of those named ``name`` where given; in the service's order.
+
+        A summary has id, name, type, state and times, and nothing else whatever view is asked for: no labels.
+        https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.jobs/list
+        """
         request = self._types.ListJobsRequest(**self._place, name=name, page_size=_PAGE)
         with self._errors(f"the jobs of {self.project} in {self.region}"):
             found = list(self._jobs.list_jobs(request=request, **self._options))
         return [job for job in found if name is None or job.name == name]
 
-    def job(self, job_id: str) -> Any:
-        """The whole of a job, with the description of its steps once it runs."""
-        request = self._types.GetJobRequest(**self._place, job_id=job_id, view=self._types.JobView.JOB_VIEW_ALL)
+    def described(self, jobs: Sequence[Any]) -> list[Any]:
+        """``jobs``, of which a list has summaries only, with their labels: a request for each, side by side."""
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            return list(pool.map(self._described, jobs))
+
+    def _described(self, job: Any) -> Any:
+        try:
+            return self.job(job.id, "JOB_VIEW_DESCRIPTION")
+        except NotFoundError:  # it has gone since it was listed
+            return job
+
+    def job(self, job_id: str, view: str = "JOB_VIEW_ALL") -> Any:
+        """The whole of a job, with the description of its steps once it runs; or as much of it as ``view`` says."""
+        request = self._types.GetJobRequest(**self._place, job_id=job_id, view=self._types.JobView[view])
         with self._errors(f"job {job_id}"):
             return self._jobs.get_job(request=request, **self._options)
 
@@ -113,10 +130,10 @@ def _is_precondition(error: Exception) -> bool:
     return response is not None and getattr(response, "status_code", 0) == 400 and "FAILED_PRECONDITION" in response.text
 
 
-def _access(endpoints: Endpoints) -> dict[str, Any]:
+def _access(project: str, endpoints: Endpoints) -> dict[str, Any]:
     """Credentials, found once for all three clients, and the endpoint where it is not Google's own."""
     from google.auth.credentials import AnonymousCredentials
 
     if endpoints.dataflow is not None:
         return {"credentials": AnonymousCredentials(), "client_options": {"api_endpoint": endpoints.dataflow}}
-    return {"credentials": find_credentials()}
+    return {"credentials": find_credentials(project)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,8 @@ _JOB_ID = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}_\d{2}_\d{2}-\d+")
 _POLL_SECONDS = 5.0
 _RECENT = timedelta(days=1)
 _RECENT_ERRORS = 5
+# Requests that a list may take: a few seconds, eight at a time.
+MOST_LOOKUPS = 100
 # Watermarks are microseconds since the epoch, per stage; a negative one says that there is none, or that the stage is done.
 # The names are those that Beam's own test runner for Dataflow reads (TestDataflowRunner.java), with their older form.
 _DATA_WATERMARKS = ("DataWatermark", "windmill-data-watermark")
@@ -37,21 +39,36 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def jobs(api: JobsApi, *, job_name: str, everything: bool = False, now: Now = utc_now) -> list[Job]:
-    """ecomflow's jobs of the region, newest first: named ``job_name``, or with its mark in name or labels; or ``everything``."""
-    found = sorted((_job(raw, now()) for raw in api.jobs()), key=_newest, reverse=True)
-    return [job for job in found if everything or _is_ours(job, job_name)]
+def jobs(api: JobsApi, *, job_name: str, everything: bool = False, limit: int | None = None, now: Now = utc_now) -> list[Job]:
+    """ecomflow's jobs of the region, newest first: named ``job_name``, or with its mark in name or labels; or ``everything``.
+
+    A list has no labels, so each job is asked for its own; of everything only the ``MOST_LOOKUPS`` newest, and the rest has none.
+    """
+    listed = sorted(api.jobs(), key=_created, reverse=True)
+    if not everything:
+        return [_job(raw, now()) for raw in _ours(api, listed, job_name)[:limit]]
+    first, rest = listed[:limit][:MOST_LOOKUPS], listed[:limit][MOST_LOOKUPS:]
+    return [_job(raw, now()) for raw in (*api.described(first), *rest)]
+
+
+def _ours(api: JobsApi, listed: Sequence[Any], job_name: str) -> list[Any]:
+    """Those with our name, and of the newest ``MOST_LOOKUPS`` other streaming jobs those with a label of ours."""
+    named_so = {raw.id for raw in listed if raw.name == job_name or raw.name.startswith(MARK)}
+    others = [raw.id for raw in listed if raw.id not in named_so and _kind(raw) == "streaming"][:MOST_LOOKUPS]
+    found = api.described([raw for raw in listed if raw.id in {*named_so, *others}])
+    return [raw for raw in found if raw.id in named_so or any(key.startswith(MARK) for key in raw.labels)]
 
 
 def find(api: JobsApi, name_or_id: str, *, now: Now = utc_now) -> Job:
     """The job with this id, or the newest of this name: of those that are active, where there are any. Raises NotFoundError."""
     if _JOB_ID.fullmatch(name_or_id):
         return _job(api.job(name_or_id), now())
-    found = sorted((_job(raw, now()) for raw in api.jobs(name_or_id)), key=_newest, reverse=True)
+    found = sorted(api.jobs(name_or_id), key=_created, reverse=True)
     if not found:
         sentence = f"There is no job named {name_or_id} in {api.project}, {api.region}."
         raise NotFoundError(sentence, "Start it with: ecomflow deploy --runner DataflowRunner. See: ecomflow job list --all")
-    return next((job for job in found if job.state not in TERMINAL), found[0])
+    chosen = next((raw for raw in found if _state(raw) not in TERMINAL), found[0])
+    return _job(api.described([chosen])[0], now())
 
 
 def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sleep: Sleep = time.sleep) -> JobDetail:
@@ -167,7 +184,7 @@ def _job(raw: Any, now: datetime) -> Job:
         id=raw.id,
         name=raw.name,
         state=_state(raw),
-        kind=raw.type_.name.removeprefix("JOB_TYPE_").lower(),
+        kind=_kind(raw),
         region=raw.location,
         created=_plain(created),
         state_since=_plain(raw.current_state_time),
@@ -185,13 +202,12 @@ def _plain(moment: datetime | None) -> datetime | None:
     return None if moment is None else datetime.fromtimestamp(moment.timestamp(), UTC)
 
 
-def _newest(job: Job) -> datetime:
-    return job.created or datetime.fromtimestamp(0, UTC)
+def _kind(raw: Any) -> str:
+    return str(raw.type_.name).removeprefix("JOB_TYPE_").lower()
 
 
-def _is_ours(job: Job, job_name: str) -> bool:
-    labelled = any(key.startswith(MARK) for key in job.labels)
-    return job.name == job_name or job.name.startswith(MARK) or labelled
+def _created(raw: Any) -> datetime:
+    return _plain(raw.create_time) or datetime.fromtimestamp(0, UTC)
 
 
 def _message(raw: Any) -> Message:

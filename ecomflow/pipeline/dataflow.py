@@ -35,6 +35,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.infra.credentials import find_credentials
 from ecomflow.infra.failures import NO_PROJECT, Service, google_errors, storage_service, translate
+from ecomflow.infra.permissions import READ_BUCKET
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.dataflow_options import beam_options, check_endpoints
 from ecomflow.pipeline.graph import build_graph
@@ -50,6 +51,7 @@ _REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 _STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
 # With "always", google-cloud-core would pass by the endpoint that the variable above names.
 _MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
+_QUOTA_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 _PASSING = (exceptions.ServiceUnavailable, exceptions.InternalServerError, exceptions.TooManyRequests, RequestException)
 
 
@@ -96,7 +98,7 @@ def submit(
             transform_name_mapping=transform_name_mapping,
         )
         _check_bucket(settings, endpoints)
-        with _errors(settings, endpoints), _emulated_storage(endpoints):
+        with _errors(settings, endpoints), _emulated_storage(endpoints), _quota_project(settings, endpoints):
             _check_name(settings, running_job(settings, endpoints), update)
             options, job = _run(settings, endpoints, arguments)
     staging = options.view_as(GoogleCloudOptions).staging_location
@@ -142,13 +144,13 @@ def running_job(settings: Settings, endpoints: Endpoints) -> api.Job | None:
         name=settings.dataflow.job_name,
     )
     retry = Retry(if_exception_type(*_PASSING), initial=0.2, maximum=1.0, timeout=3.0)
-    found = _jobs_client(endpoints).list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
+    found = _jobs_client(settings, endpoints).list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
     return next((job for job in found if job.name == settings.dataflow.job_name), None)
 
 
-def _jobs_client(endpoints: Endpoints) -> api.JobsV1Beta3Client:
+def _jobs_client(settings: Settings, endpoints: Endpoints) -> api.JobsV1Beta3Client:
     if endpoints.dataflow is None:
-        return api.JobsV1Beta3Client(credentials=find_credentials())
+        return api.JobsV1Beta3Client(credentials=find_credentials(settings.project_id))
     return api.JobsV1Beta3Client(
         credentials=AnonymousCredentials(), transport="rest", client_options=ClientOptions(api_endpoint=endpoints.dataflow)
     )
@@ -156,7 +158,7 @@ def _jobs_client(endpoints: Endpoints) -> api.JobsV1Beta3Client:
 
 def _check_bucket(settings: Settings, endpoints: Endpoints) -> None:
     """Beam would retry an upload to a missing bucket for minutes."""
-    with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}"):
+    with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", READ_BUCKET):
         client = storage_client(settings.project_id, endpoints)
         client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
 
@@ -252,12 +254,26 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
+def _quota_project(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+    """Beam finds credentials by itself, and only the environment tells it the quota project of a user's login without one."""
+    quota = find_credentials(settings.project_id).quota_project_id if endpoints.dataflow is None else None
+    with _environment({_QUOTA_VARIABLE: quota} if quota else {}):
+        yield
+
+
+@contextmanager
 def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
     """Where the bucket is an emulator's: Beam stages by a client that looks only into the environment."""
     if endpoints.storage is None:
         yield
         return
-    wanted = {_STORAGE_VARIABLE: os.environ.get(_STORAGE_VARIABLE, endpoints.storage), _MTLS_VARIABLE: "never"}
+    with _environment({_STORAGE_VARIABLE: os.environ.get(_STORAGE_VARIABLE, endpoints.storage), _MTLS_VARIABLE: "never"}):
+        yield
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """``wanted`` in the environment until the block ends."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -89,7 +89,10 @@ class DeadLetterWriter:
 def _translated(error: Exception, bucket: str) -> EcomflowError:
     if isinstance(error, exceptions.NotFound):
         return NotFoundError(f"Bucket {bucket} does not exist, so dead letters have no place.", "Run: ecomflow infra up")
-    if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+    if isinstance(error, exceptions.Unauthorized):
+        login = "Log in again: gcloud auth application-default login"
+        return AccessError(f"Cloud Storage does not accept the credentials: {error}", login)
+    if isinstance(error, exceptions.Forbidden):
         return AccessError(f"Bucket {bucket} can't be written: {error}", "Grant the role roles/storage.objectCreator.")
     return UnavailableError(f"Bucket {bucket} takes no dead letters: {error}")
 
