@@ -181,8 +181,10 @@ class Subscriber:
         subscription = self._broker.subscription(request.subscription)
         if request.max_messages < 1:
             raise invalid(f"Invalid max_messages given: ({request.max_messages}): expected 1 or more.")
-        if not (request.return_immediately or subscription.has_available()):
-            await self._hold(subscription, request, context)
+        clock = asyncio.get_running_loop().time
+        until = clock() + (0.0 if request.return_immediately else self._broker.options.hold_seconds)
+        while not subscription.has_available() and (patience := until - clock()) > 0:
+            await self._hold(subscription, request, context, patience)
         deliveries = self._lease(subscription, request)
         if round_trip := self._broker.options.round_trip:
             try:
@@ -192,14 +194,13 @@ class Subscriber:
                 raise
         return encode_received(deliveries)
 
-    async def _hold(self, subscription: Subscription, request: Proto, context: grpc.aio.ServicerContext) -> None:
-        """Wait for a message, on this server's own clock.
+    async def _hold(self, subscription: Subscription, request: Proto, context: grpc.aio.ServicerContext, patience: float) -> None:
+        """Wait for a message, on this server's own clock, for ``patience`` seconds.
 
         A client whose deadline comes first has gone, and what then comes is leased to nobody, as by the service:
         https://github.com/googleapis/google-cloud-python/issues/8087. A call that is cancelled ends at once.
         """
-        until_first = _until_first(subscription.ended, subscription.until_available(), timeout=self._broker.options.hold_seconds)
-        waiting = asyncio.ensure_future(until_first)
+        waiting = asyncio.ensure_future(_until_first(subscription.ended, subscription.until_available(), timeout=patience))
         subscription.num_waiting_pulls += 1
         try:
             await asyncio.shield(waiting)
