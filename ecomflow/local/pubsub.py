@@ -40,8 +40,9 @@ from google.pubsub_v1 import types
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.local.pubsub_broker import Broker, unimplemented
 from ecomflow.local.pubsub_checks import MAX_PUBLISH_BYTES
+from ecomflow.local.pubsub_clock import Clock, SystemClock
 from ecomflow.local.pubsub_log import Log
-from ecomflow.local.pubsub_queue import Backlog, Clock, Options, StatusError, SystemClock
+from ecomflow.local.pubsub_queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub_services import Publisher, Subscriber
 
 

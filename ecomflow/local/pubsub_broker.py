@@ -12,6 +12,7 @@ from typing import NoReturn
 import grpc
 from google.pubsub_v1 import types
 
+from ecomflow.local.pubsub_clock import Clock
 from ecomflow.local.pubsub_log import (
     Acknowledged,
     Log,
@@ -24,7 +25,7 @@ from ecomflow.local.pubsub_log import (
     TopicDeleted,
     TopicStored,
 )
-from ecomflow.local.pubsub_queue import Clock, Options, Proto, StatusError, Subscription
+from ecomflow.local.pubsub_queue import Options, Proto, StatusError, Subscription
 
 _LOGGER = logging.getLogger(__name__)
 COMPACTION_SLACK_BYTES = 64 * 2**20

@@ -7,14 +7,14 @@ import contextlib
 import heapq
 import itertools
 import re
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grpc
 import msgspec
 
+from ecomflow.local.pubsub_clock import Clock
 from ecomflow.local.pubsub_log import Message
 from ecomflow.local.pubsub_ordering import OrderingKeys
 from ecomflow.local.pubsub_stream import Stream
@@ -24,24 +24,6 @@ _ACK_ID = re.compile(r"\d+-\d+-\d+")
 
 Proto = Any  # A protobuf object; the classes are made at run time, so that there is no type to name.
 Delivery = tuple[str, Message, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
-
-
-class Clock(Protocol):
-    """Time as the server sees it."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have the event loop call ``callback`` at ``when``; what is returned calls it off."""
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
-        return asyncio.get_running_loop().call_later(max(0.0, when - time.time()), callback).cancel
 
 
 class StatusError(Exception):
