@@ -1,9 +1,9 @@
 """Question 3: a backlog of mixed events on a throw-away local stack, to rows.
 
 Subjects: ``ecomflow`` (``ecomflow deploy`` as a process), ``two`` (``deploy --processes 2``), ``beam`` (``beams_own``), ``loop``
-(``roofline``). Each is one process on a fresh stack, with the same backlog published before it starts, and watched from outside:
-it has begun when the Pub/Sub service has leased the first message, and is done when the subscription is empty and every row is
-in its table, counted exactly.
+(``roofline``), and for question 10 ``distant`` (``deploy`` at a distant Pub/Sub). Each is one process on a fresh stack, with
+the same backlog published before it starts, and watched from outside: it has begun when the Pub/Sub service has leased the first
+message, and is done when the subscription is empty and every row is in its table, counted exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.events import to_publish
 from benchmarks.throwaway import (
+    DISTANT,
     BacklogReader,
     Stack,
     alive,
@@ -39,7 +40,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "two": (*DEPLOY, "--processes", "2"),
     "beam": ("-m", "benchmarks.beams_own"),
     "loop": ("-m", "benchmarks.roofline"),
+    "distant": DEPLOY,
 }
+PUBSUB_OPTIONS = {"distant": DISTANT}
 EVENTS = 100_000
 _PATIENCE = 1800.0
 _LOOK_SECONDS = 0.025
@@ -62,15 +65,16 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=EVENTS)
     parser.add_argument("--items", type=int, help="lines an order; default: the generator's mixture")
     arguments = parser.parse_args()
-    print(json.dumps(measure(COMMANDS[arguments.subject], arguments.events, arguments.items)))
+    options = PUBSUB_OPTIONS.get(arguments.subject, ())
+    print(json.dumps(measure(COMMANDS[arguments.subject], arguments.events, arguments.items, options)))
 
 
-def measure(command: Sequence[str], count: int, items: int | None = None) -> dict[str, Any]:
+def measure(command: Sequence[str], count: int, items: int | None = None, pubsub_options: Sequence[str] = ()) -> dict[str, Any]:
     """Publish ``count`` events, run ``command`` until all of them are rows: rates, and what each process used.
 
     Raises RuntimeError where the process ends or the rows are not those of the events.
     """
-    with provisioned_stack() as stack:
+    with provisioned_stack(pubsub_options) as stack:
         published = publish(stack.settings, stack.endpoints, to_publish(count, items))
         services = {name: psutil.Process(pid) for name, pid in stack.pids.items()} | {"watcher": psutil.Process()}
         memory_before = {name: rss([process]) for name, process in services.items()}

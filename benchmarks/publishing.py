@@ -55,9 +55,10 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def pubsub() -> Iterator[Service]:
+def pubsub(*options: str) -> Iterator[Service]:
+    """One of its own, started with ``options``."""
     with temporary_folder() as folder:
-        command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", "0", "--data-dir", str(folder / "pubsub")]
+        command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", "0", "--data-dir", str(folder / "pubsub"), *options]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert child.stdout is not None

@@ -168,5 +168,24 @@ streaming inserts: 6,000 events measured and scaled, no account asked. `benchmar
     ),
 )
 
-_ALL = (DECODING, GRAPH, END_TO_END, LATENCY, PUBLISHING, STARTING, GROWTH, STACK, COST)
+PULLING = Question(
+    "pulling",
+    10,
+    "Pulling from a distant Pub/Sub",
+    """\
+The embedded Pub/Sub, told to be a round trip of 50 ms away and to bring 100 messages a pull at most: no account was asked, and
+what Google's brings a pull is its own choice. The puller is the pipeline's, without what follows it; the pipeline is question 3's
+ecomflow deploy on such a Pub/Sub. The last subject is the puller at a Pub/Sub on the same machine, which brings what it is asked
+for.""",
+    3,
+    (
+        Subject("ecomflow", "pulling", "ecomflow", "the puller"),
+        Subject("one-by-one", "pulling", "one-by-one", "a loop: a pull, its acknowledgement, the next pull"),
+        Subject("pipeline", "end_to_end", "distant", "ecomflow deploy", ("--events", "60000")),
+        Subject("near", "pulling", "near", "the puller, on the same machine"),
+    ),
+    (Comparison("ecomflow", "one-by-one", "rate", at_least=2.5),),
+)
+
+_ALL = (DECODING, GRAPH, END_TO_END, LATENCY, PUBLISHING, STARTING, GROWTH, STACK, COST, PULLING)
 QUESTIONS = {question.key: question for question in _ALL}

@@ -16,6 +16,7 @@ from ecomflow.clients import bigquery_write_client, subscriber_client
 from ecomflow.config import load_settings
 from ecomflow.events import Message
 from ecomflow.facts import SCHEMAS
+from ecomflow.pipeline.ack_requests import portions
 from ecomflow.pipeline.bigquery_sink import TableWriter, with_ingestion_time
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.decode import decode_messages
@@ -32,8 +33,7 @@ def main() -> None:
     while True:
         if received := pull(subscriber, config):
             append(writers, [message_of(item.message) for item in received])
-            for start in range(0, len(received), 2000):
-                ack_ids = [item.ack_id for item in received[start : start + 2000]]
+            for ack_ids in portions([item.ack_id for item in received]):
                 subscriber.acknowledge(subscription=config.subscription_path, ack_ids=ack_ids)
 
 

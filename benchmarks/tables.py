@@ -13,6 +13,7 @@ READY_WITHIN = 1.3
 IDLE_UNDER = 0.03
 PUBLISHER_UNDER = 0.5
 HELP_WITHIN = 2.0
+PULLED_AT_LEAST = 5000
 
 Rounds = Mapping[str, Sequence[Figures]]
 Tables = Callable[[Question, Rounds], Iterator[str]]
@@ -232,6 +233,19 @@ def cost(question: Question, rounds: Rounds) -> Iterator[str]:
     yield table({subject.key: mine[0] for subject in question.subjects if (mine := good(rounds.get(subject.key, ())))})
 
 
+def pulling(question: Question, rounds: Rounds) -> Iterator[str]:
+    yield from ratios(question, rounds)
+    yield ""
+    rows = []
+    for subject in question.subjects:
+        if mine := good(rounds.get(subject.key, ())):
+            rate = median(mine, "rate") or 0.0
+            is_judged = subject.key in ("ecomflow", "pipeline")
+            target = (f"at least {PULLED_AT_LEAST:,}", reached(rate >= PULLED_AT_LEAST)) if is_judged else ("", "")
+            rows.append((subject.words, f"{mine[0]['events']:,}", f"{rate:,.0f}", *target))
+    yield from markdown(("subject", "events", "events/s, median", "reach", "reached"), rows)
+
+
 def good(rounds: Sequence[Figures]) -> list[Figures]:
     """The rounds that have figures."""
     return [figures for figures in rounds if "error" not in figures]
@@ -250,5 +264,6 @@ TABLES: dict[str, Tables] = {
     "growth": growths,
     "stack": stack,
     "cost": cost,
+    "pulling": pulling,
 }
 """The questions whose figures are more than ratios."""

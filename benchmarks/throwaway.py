@@ -25,6 +25,8 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
 from ecomflow.local.pubsub_queue import Backlog
 
+# A Pub/Sub as far away as one in another region of the continent, and as stingy as Google's sometimes is.
+DISTANT = ("--round-trip", "0.05", "--messages-per-pull", "100")
 _DRAIN_SECONDS = 60.0
 
 
@@ -37,13 +39,28 @@ class Stack(NamedTuple):
 
 
 @contextmanager
-def provisioned_stack() -> Iterator[Stack]:
+def provisioned_stack(pubsub_options: Sequence[str] = ()) -> Iterator[Stack]:
     """A stack of its own with topic, subscription, bucket, dataset and tables, gone after the block."""
-    with temporary_folder() as folder, supervisor.running_stack(folder) as endpoints:
+    with temporary_folder() as folder, _pubsub_with(pubsub_options), supervisor.running_stack(folder) as endpoints:
         settings = Settings(state_dir=str(folder))
         infra.apply(settings, endpoints, infra.plan(settings, endpoints))
         reports = supervisor.status(folder).services
         yield Stack(settings, endpoints, {report.name: report.pid for report in reports if report.pid is not None})
+
+
+@contextmanager
+def _pubsub_with(options: Sequence[str]) -> Iterator[None]:
+    """Within, the stack's Pub/Sub is started with ``options``."""
+    command = supervisor._command
+
+    def with_options(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
+        return [*command(name, ports, data_dir), *(options if name == "pubsub" else ())]
+
+    supervisor._command = with_options
+    try:
+        yield
+    finally:
+        supervisor._command = command
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from google.cloud import pubsub_v1
 from ecomflow.clients import publisher_client, subscriber_client
 from ecomflow.config import Endpoints
 from ecomflow.local.pubsub import serve
+from ecomflow.local.pubsub_queue import Options
 
 TOPIC = "projects/test-project/topics/events"
 SUBSCRIPTION = "projects/test-project/subscriptions/pipeline"
@@ -107,12 +108,12 @@ class Clients:
 
 
 @contextlib.contextmanager
-def clients_of_server(data_dir: Path, clock: ManualClock | None = None) -> Iterator[Clients]:
+def clients_of_server(data_dir: Path, clock: ManualClock | None = None, options: Options | None = None) -> Iterator[Clients]:
     """Clients of a server in a thread of this process, which ends with the context."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    context = serve(data_dir, clock=clock)
+    context = serve(data_dir, clock=clock, options=options)
     try:
         port = asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(10)
         clients = Clients(f"127.0.0.1:{port}")
@@ -130,8 +131,8 @@ def clients_of_server(data_dir: Path, clock: ManualClock | None = None) -> Itera
 class ServerProcess:
     """``python -m ecomflow.local.pubsub`` as a process of its own, which does not outlive the context."""
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", str(port), "--data-dir", str(data_dir)]
+    def __init__(self, data_dir: Path, port: int = 0, *options: str) -> None:
+        command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", str(port), "--data-dir", str(data_dir), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline().strip()

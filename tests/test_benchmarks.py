@@ -179,6 +179,8 @@ class TestPage:
         assert (
             "Not measured yet: Decoding, validating and modelling, one core; The Beam graph without I/O on FnApiRunner." in page
         )
+        assert "| the puller | 60,000 | 9,000 | at least 5,000 | yes |" in page
+        assert "| ecomflow deploy | 60,000 | 4,000 | at least 5,000 | **no** |" in page
         first = {path.name: path.read_bytes() for path in draw(found, tmp_path)}
         second = {path.name: path.read_bytes() for path in draw(found, tmp_path)}
         assert first == second
@@ -216,6 +218,7 @@ def sample() -> dict[str, dict[str, list[dict[str, Any]]]]:
     started = [{"seconds": 0.15, "typer_seconds": 0.1, "ratio": 1.5, "beam": False}]
     million = [dict.fromkeys(HOW, 1.0)]
     idle = {name: {"cpu_share": 0.01, "mb": 70.0} for name in ("pubsub", "storage", "bigquery")}
+    pulled = {"ecomflow": 9000.0, "one-by-one": 1000.0, "pipeline": 4000.0, "near": 90_000.0}
     seen = latency.summary([0.1, 0.2, 0.3], 500)
     return {
         "end-to-end": {"ecomflow": whole, "two": whole, "beam": whole, "loop": whole},
@@ -224,6 +227,7 @@ def sample() -> dict[str, dict[str, list[dict[str, Any]]]]:
         "publishing": {"ecomflow": [{"rate": 100.0, **shares}], "one-by-one": rates(2), "one-by-one-at-once": rates(5)},
         "starting": {"help": started, "dry-run": started},
         "cost": {"ecomflow": million, "write-to-bigquery": million},
+        "pulling": {key: [{"events": 60_000, "rate": rate}] for key, rate in pulled.items()},
         "stack": {"stack": [{"ready": 2.0, "command": 3.0, "idle": idle}], **{name: [{"ready": 1.9}] for name in idle}},
     }
 
@@ -246,13 +250,20 @@ def figures_of(module: str, subject: str, *arguments: str) -> dict[str, Any]:
 @pytest.mark.stack
 @pytest.mark.slow
 class TestSubjects:
-    @pytest.mark.parametrize(("subject", "events"), [("ecomflow", 90), ("two", 90), ("beam", 6), ("loop", 90)])
+    @pytest.mark.parametrize(("subject", "events"), [("ecomflow", 90), ("two", 90), ("beam", 6), ("loop", 90), ("distant", 90)])
     def test_a_backlog_becomes_rows(self, subject: str, events: int) -> None:
         """Every way end to end finishes, with the rows counted and each process's CPU told."""
         figures = figures_of("end_to_end", subject, "--events", str(events), "--items", "2")
         assert (figures["events"], figures["rows"]) == (events, events // 3 * 7)
         assert figures["rate"] > 0
         assert figures["cpu"].keys() == {"pipeline", "pubsub", "storage", "bigquery", "watcher"}
+
+    @pytest.mark.parametrize("subject", ["ecomflow", "one-by-one", "near"])
+    def test_pulling_ends_with_nothing_left(self, subject: str) -> None:
+        """Each way takes what was published."""
+        figures = figures_of("pulling", subject, "--events", "300")
+        assert figures["events"] == 300
+        assert figures["rate"] > 0
 
     def test_latency_is_that_of_every_event(self) -> None:
         """Two seconds at 50 events a second are a hundred latencies."""

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ecomflow.config import Endpoints
 from ecomflow.errors import NotFoundError, UnavailableError
 from ecomflow.local import pubsub_broker
 from ecomflow.local.pubsub import read_backlog
-from ecomflow.local.pubsub_queue import Backlog
+from ecomflow.local.pubsub_queue import Backlog, Options
 
 # The flag asks for what is there now, which is what most tests want to know.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
@@ -118,10 +119,10 @@ class TestPublishAndPull:
         assert len(clients.pull(5000)) == 1000
 
     def test_a_pull_is_bounded_in_bytes_yet_gives_at_least_one(self, clients: Clients) -> None:
-        """Three messages of 4 MB do not fit in one response of 10 MB."""
-        for _ in range(3):
-            clients.publish(bytes(4 * 10**6))
-        assert [len(clients.pull()), len(clients.pull())] == [2, 1]
+        """A client that was told nothing of it refuses a response of 4 MiB: one message at most is larger, and comes alone."""
+        for size in (1, 2, 5, 1):
+            clients.publish(bytes(size * 10**6))
+        assert [len(clients.pull()) for _ in range(4)] == [2, 1, 1, 0]
 
     def test_a_waiting_pull_is_answered_when_a_message_comes(self, clients: Clients) -> None:
         """A pull on an empty subscription waits, and returns with the message that is published meanwhile."""
@@ -130,10 +131,34 @@ class TestPublishAndPull:
         response = clients.subscriber.pull(subscription=SUBSCRIPTION, max_messages=10, timeout=20)
         assert data_of(response.received_messages) == [b"now"]
 
-    def test_a_waiting_pull_ends_before_its_client_gives_up(self, clients: Clients) -> None:
-        """A short client timeout brings an empty response, so that nothing is ever leased to a client that has gone."""
-        response = clients.subscriber.pull(subscription=SUBSCRIPTION, max_messages=10, timeout=0.5)
-        assert list(response.received_messages) == []
+    def test_a_client_that_gives_up_before_the_server_loses_the_next_message(self, clients: Clients, clock: ManualClock) -> None:
+        """As with the service, which waits on its own clock: the message is leased to nobody until its deadline, and counted."""
+        with pytest.raises(exceptions.DeadlineExceeded):
+            clients.subscriber.pull(subscription=SUBSCRIPTION, max_messages=10, timeout=0.3, retry=None)
+        clients.publish(b"late")
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_leased_to_departed == 1)
+        assert clients.pull() == []
+        clock.advance(10)
+        assert clients.pull_data() == [b"late"]
+
+    def test_a_cancelled_pull_loses_nothing(self, clients: Clients) -> None:
+        """A client that closes its channel cancels the pull, and the server stops waiting for it."""
+        other = Clients(clients.host)
+        with ThreadPoolExecutor() as pool:
+            pull = pool.submit(other.subscriber.pull, subscription=SUBSCRIPTION, max_messages=10, timeout=90, retry=None)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == 1)
+            other.close()
+            assert isinstance(pull.exception(10), Exception)
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == 0)
+        clients.publish(b"x")
+        assert clients.pull_data() == [b"x"]
+
+    def test_a_waiting_pull_ends_empty(self, tmp_path: Path) -> None:
+        """The server waits for its own time, which the client outwaits."""
+        with clients_of_server(tmp_path, options=Options(hold_seconds=0.05)) as clients:
+            clients.create()
+            response = clients.subscriber.pull(subscription=SUBSCRIPTION, max_messages=10, timeout=20)
+            assert list(response.received_messages) == []
 
 
 def test_clients_find_the_server_by_the_emulator_variable(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,23 +291,77 @@ class TestOrderingKeys:
             clients.create(enable_message_ordering=True)
             yield clients
 
-    def test_of_each_key_one_message_is_outstanding(self, clients: Clients) -> None:
-        """The next message of a key comes when the one before it is acknowledged; other keys and no key do not wait."""
-        clients.publish(b"a1", b"a2", key="a")
+    def test_of_each_key_one_batch_is_outstanding(self, clients: Clients) -> None:
+        """A pull takes as much of a key as it has room for, the next waits for all of it; other keys and no key do not wait."""
+        clients.publish(b"a1", b"a2", b"a3", key="a")
         clients.publish(b"b1", key="b")
-        clients.publish(b"free1", b"free2")
+        clients.publish(b"free")
+        first, second = clients.pull(2)
+        assert data_of([first, second]) == [b"a1", b"a2"]
+        assert clients.pull_data() == [b"b1", b"free"]
+        clients.acknowledge(second)
+        assert clients.pull_data() == []
+        clients.acknowledge(first)
+        assert clients.pull_data() == [b"a3"]
+
+    def test_a_stream_gets_the_next_of_a_key_without_an_acknowledgement(self, clients: Clients) -> None:
+        """What is published later comes to the stream that holds the key, though another one waits as well."""
+        streams = [StreamUser(clients), StreamUser(clients)]
+        clients.publish(b"1", b"2", key="a")
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_outstanding_messages == 2)
+        for number in range(3, 20):
+            clients.publish(b"%d" % number, key="a")
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_outstanding_messages == 19)
+        for stream in streams:
+            stream.half_close()
+        received = [
+            [one.message.data for response in stream.responses for one in response.received_messages] for stream in streams
+        ]
+        assert sorted(received) == [[], [b"%d" % number for number in range(1, 20)]]
+
+    def test_a_failure_brings_back_the_later_ones_of_its_key(self, clients: Clients) -> None:
+        """A nack takes from the consumer what it holds of the key beyond that message; its acks for them count no more."""
+        clients.publish(b"1", b"2", b"3", key="a")
+        clients.publish(b"free")
         received = clients.pull()
-        assert data_of(received) == [b"a1", b"b1", b"free1", b"free2"]
+        clients.modify_deadline(0, received[1])
+        clients.acknowledge(received[2])
+        assert clients.pull_data() == []
         clients.acknowledge(received[0])
-        assert clients.pull_data() == [b"a2"]
+        assert clients.pull_data() == [b"2", b"3"]
+
+    def test_a_delayed_message_delays_its_key(self, tmp_path: Path, clock: ManualClock) -> None:
+        """The retry policy's pause holds for the later ones as well, those published meanwhile included."""
+        with clients_of_server(tmp_path / "delayed", clock) as clients:
+            clients.create(enable_message_ordering=True, retry_policy={"minimum_backoff": timedelta(seconds=5)})
+            clients.publish(b"1", b"2", key="a")
+            clients.modify_deadline(0, clients.pull()[0])
+            clients.publish(b"3", key="a")
+            clients.publish(b"other", key="b")
+            assert clients.pull_data() == [b"other"]
+            clock.advance(5)
+            assert clients.pull_data() == [b"1", b"2", b"3"]
+
+    def test_three_hundred_of_one_key_flow(self, clients: Clients) -> None:
+        """Google's subscriber gets them without a round trip each."""
+        clients.publish(*(b"%d" % number for number in range(300)), key="a")
+        seen: list[int] = []
+
+        def note(message: Any) -> None:
+            seen.append(int(message.data))
+            message.ack()
+
+        with clients.subscribed(note):
+            wait_until(lambda: len(seen) == 300, 10)
+        assert seen == list(range(300))
 
     def test_a_failed_message_comes_before_the_later_ones_of_its_key(self, clients: Clients, clock: ManualClock) -> None:
         """Neither a nack nor a lapsed deadline lets a later message pass."""
         clients.publish(b"1", b"2", key="a")
-        clients.modify_deadline(0, *clients.pull())
-        (first,) = clients.pull()
+        clients.modify_deadline(0, *clients.pull(1))
+        (first,) = clients.pull(1)
         clock.advance(10)
-        (again,) = clients.pull()
+        (again,) = clients.pull(1)
         clients.acknowledge(again)
         assert data_of([first, again, *clients.pull()]) == [b"1", b"1", b"2"]
 
@@ -291,10 +370,10 @@ class TestOrderingKeys:
         with clients_of_server(tmp_path / "data") as clients:
             clients.create(enable_message_ordering=True)
             clients.publish(b"1", b"2", b"3", key="a")
-            clients.acknowledge(*clients.pull())
-            clients.pull()
+            clients.acknowledge(*clients.pull(1))
+            clients.pull(1)
         with clients_of_server(tmp_path / "data") as clients:
-            (second,) = clients.pull()
+            (second,) = clients.pull(1)
             clients.acknowledge(second)
             assert data_of([second, *clients.pull()]) == [b"2", b"3"]
 
@@ -407,6 +486,51 @@ class TestStreamingPull:
         assert (properties.exactly_once_delivery_enabled, properties.message_ordering_enabled) == (False, False)
         stream.close()
 
+    def test_an_empty_request_is_answered_by_an_empty_response(self, clients: Clients) -> None:
+        """Protocol version 1 keeps a stream alive by it; a client of version 0 would not expect one."""
+        stream = StreamUser(clients, protocol_version=1)
+        stream.send()
+        assert stream.receive() == []
+        clients.publish(b"x")
+        assert data_of(stream.receive()) == [b"x"]
+        stream.close()
+        old = StreamUser(clients)
+        old.send()
+        clients.publish(b"y")
+        assert data_of(old.receive()) == [b"y"]
+        old.close()
+
+    def test_googles_subscriber_gets_a_thousand_large_messages(self, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Found by PUBSUB_EMULATOR_HOST it takes responses of up to 4 MiB."""
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", clients.host)
+        clients.publish(*[bytes(5000)] * 1000)
+        done = threading.Event()
+        seen: set[str] = set()
+
+        def note(message: Any) -> None:
+            seen.add(message.message_id)
+            message.ack()
+            if len(seen) == 1000:
+                done.set()
+
+        with pubsub_v1.SubscriberClient() as subscriber:
+            future = subscriber.subscribe(SUBSCRIPTION, note)
+            arrived = done.wait(20)
+            future.cancel()
+            future.result(10)
+        assert (arrived, len(seen)) == (True, 1000)
+
+    def test_what_is_under_way_as_a_stream_ends_is_given_back(self, clients: Clients) -> None:
+        """A client that reads one response and goes leaves the others, of which it has not heard, to the next one at once."""
+        for _ in range(20):
+            clients.publish(bytes(3_000_000))
+        stream = StreamUser(clients)
+        stream.receive()
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_outstanding_messages >= 2)
+        outstanding = read_backlog(clients.host, SUBSCRIPTION).num_outstanding_messages
+        stream.close()
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_outstanding_messages < outstanding)
+
     def test_a_half_closed_stream_ends_well(self, clients: Clients) -> None:
         """Where the client has no more to say, the server ends the stream with OK, and acks sent before count."""
         clients.publish(b"x")
@@ -422,7 +546,10 @@ class TestStreamingPull:
         [
             ({"stream_ack_deadline_seconds": 5}, {}, "expected 10 to 600"),
             ({}, {"subscription": SUBSCRIPTION}, "first request"),
+            ({}, {"protocol_version": 1}, "first request"),
             ({}, {"modify_deadline_ack_ids": ["a"]}, "differ in length"),
+            ({}, {"ack_ids": ["a"]}, "invalid ack ID"),
+            ({}, {"ack_ids": ["1-1-" + "9" * 245] * 2088}, "exceeds the limit: 524288 bytes"),
         ],
     )
     def test_a_malformed_stream_request_ends_it(
@@ -489,7 +616,7 @@ class TestResources:
         clients.publisher.delete_topic(topic=TOPIC)
         clients.publisher.create_topic(name=TOPIC)
         clients.publish(b"for nobody")
-        assert clients.subscriber.get_subscription(subscription=SUBSCRIPTION).topic == "_deleted_topic_"
+        assert clients.subscriber.get_subscription(subscription=SUBSCRIPTION).topic == "_deleted-topic_"
         assert clients.pull_data() == [b"x"]
 
     def test_seek_to_now_purges(self, clients: Clients, clock: ManualClock) -> None:
@@ -530,6 +657,15 @@ def create(**config: Any) -> tuple[str, dict[str, Any]]:
     return "subscriber.create_subscription", {"name": SUBSCRIPTION + "-2", "topic": TOPIC} | config
 
 
+def acknowledge(*ack_ids: str) -> tuple[str, dict[str, Any]]:
+    return "subscriber.acknowledge", {"subscription": SUBSCRIPTION, "ack_ids": ack_ids}
+
+
+def modify_deadline(*ack_ids: str) -> tuple[str, dict[str, Any]]:
+    request = {"subscription": SUBSCRIPTION, "ack_ids": ack_ids, "ack_deadline_seconds": 0}
+    return "subscriber.modify_ack_deadline", request
+
+
 def update(path: str, **config: Any) -> tuple[str, dict[str, Any]]:
     return "subscriber.update_subscription", {"subscription": {"name": SUBSCRIPTION} | config, "update_mask": {"paths": [path]}}
 
@@ -541,6 +677,7 @@ def call(clients: Clients, method: str, request: dict[str, Any]) -> Any:
     return target(request=request, retry=None, timeout=10)
 
 
+LABELS_65 = {f"label-{number}": "" for number in range(65)}
 UNKNOWN_TOPIC, UNKNOWN_SUBSCRIPTION = "projects/test-project/topics/none", "projects/test-project/subscriptions/none"
 
 
@@ -565,6 +702,38 @@ def test_an_unknown_resource_is_not_found(clients: Clients, request_: tuple[str,
         call(clients, *request_)
 
 
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (("publisher.get_topic", {}), "topic"),
+        (("publisher.delete_topic", {}), "topic"),
+        (("publisher.list_topics", {}), "project"),
+        (("publisher.list_topic_subscriptions", {}), "topic"),
+        (("publisher.update_topic", {"update_mask": {"paths": ["labels"]}}), "topic.name"),
+        (("raw_publisher.publish", {"messages": [{"data": b"x"}]}), "topic"),
+        (("subscriber.create_subscription", {"name": SUBSCRIPTION + "-2"}), "topic"),
+        (("subscriber.update_subscription", {"update_mask": {"paths": ["labels"]}}), "subscription.name"),
+        (("subscriber.get_subscription", {}), "subscription"),
+        (("subscriber.delete_subscription", {}), "subscription"),
+        (("subscriber.list_subscriptions", {}), "project"),
+        (("subscriber.acknowledge", {"ack_ids": ["1-1-1"]}), "subscription"),
+        (("subscriber.modify_ack_deadline", {"ack_ids": ["1-1-1"]}), "subscription"),
+        (("subscriber.pull", {"max_messages": 1}), "subscription"),
+        (("subscriber.seek", {"time": datetime.fromtimestamp(0, UTC)}), "subscription"),
+    ],
+)
+def test_a_missing_name_is_invalid(clients: Clients, request_: tuple[str, dict[str, Any]], field: str) -> None:
+    """INVALID_ARGUMENT says which field of the request has no name."""
+    with pytest.raises(exceptions.InvalidArgument, match=rf"Invalid resource name given: \({field}=\)"):
+        call(clients, *request_)
+
+
+def test_attributes_of_googles_clients_are_taken(clients: Clients) -> None:
+    """A client that traces its messages sets attributes which begin with googclient_."""
+    clients.publisher.publish(TOPIC, b"x", googclient_traceparent="00-1-2-01").result(10)
+    assert dict(clients.pull()[0].message.attributes) == {"googclient_traceparent": "00-1-2-01"}
+
+
 def test_a_name_can_be_taken_once(clients: Clients) -> None:
     """ALREADY_EXISTS names the topic or subscription."""
     with pytest.raises(exceptions.AlreadyExists, match="resource=events"):
@@ -582,7 +751,8 @@ def test_a_name_can_be_taken_once(clients: Clients) -> None:
         (publish(attributes={"k": "v" * 1025}), "expected up to 1024 bytes"),
         (publish(attributes={f"k{n}": "v" for n in range(101)}), "has 101 attributes: expected up to 100"),
         (publish(data=b"x", ordering_key="k" * 1025), "expected up to 1024 bytes"),
-        (publish(data=bytes(10 * 2**20)), "exceeds the limit: 10485760 bytes"),
+        (publish(data=bytes(10**7)), "exceeds the limit: 10000000 bytes"),
+        (publish(attributes={"GOOGLE": "v"}), "not starting with 'goog'"),
         (("raw_publisher.publish", {"topic": TOPIC, "messages": []}), "expected 1 to 1000"),
         (("raw_publisher.publish", {"topic": TOPIC, "messages": [{"data": b"x"}] * 1001}), "has 1001 messages"),
         (
@@ -603,6 +773,15 @@ def test_a_name_can_be_taken_once(clients: Clients) -> None:
         (update("ack_deadline_seconds", ack_deadline_seconds=5), "ack_deadline_seconds=5"),
         (("subscriber.pull", {"subscription": SUBSCRIPTION, "max_messages": 0}), "expected 1 or more"),
         (("subscriber.acknowledge", {"subscription": SUBSCRIPTION}), "No ack ids specified"),
+        (acknowledge("a"), r"invalid ack ID to the service \(ack_id=a\)"),
+        (acknowledge(*["1-1-" + "9" * 245] * 2088), "exceeds the limit: 524288 bytes"),
+        (modify_deadline("a"), r"invalid ack ID to the service \(ack_id=a\)"),
+        (modify_deadline(*["1-1-" + "9" * 245] * 2088), "exceeds the limit: 524288 bytes"),
+        (("publisher.create_topic", {"name": TOPIC + "-2", "message_retention_duration": timedelta(minutes=1)}), "=60"),
+        (("publisher.create_topic", {"name": TOPIC + "-2", "message_retention_duration": timedelta(days=32)}), "=2.7648e"),
+        (("publisher.create_topic", {"name": TOPIC + "-2", "labels": LABELS_65}), "has 65 labels: expected up to 64"),
+        (create(labels=LABELS_65), "has 65 labels: expected up to 64"),
+        (("publisher.list_topics", {"project": "projects/test-project", "page_size": -1}), r"page_size given: \(-1\)"),
         (
             ("subscriber.modify_ack_deadline", {"subscription": SUBSCRIPTION, "ack_ids": ["a"], "ack_deadline_seconds": 601}),
             "expected 0 to 600",
@@ -676,7 +855,7 @@ class TestRestart:
             assert clients.pull() == []
             clients.publisher.delete_topic(topic=TOPIC)
         with clients_of_server(tmp_path) as clients:
-            assert clients.subscriber.get_subscription(subscription=SUBSCRIPTION).topic == "_deleted_topic_"
+            assert clients.subscriber.get_subscription(subscription=SUBSCRIPTION).topic == "_deleted-topic_"
             assert list(clients.publisher.list_topics(project="projects/test-project")) == []
 
     def test_message_ids_are_never_used_again(self, tmp_path: Path, clock: ManualClock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +110,16 @@ def test_a_rewrite_replaces_all_records(tmp_path: Path) -> None:
         log.append(RECORDS[2])
         assert log.size == (tmp_path / "pubsub.log").stat().st_size
     assert read(tmp_path) == RECORDS[:3]
+
+
+def test_a_rewrite_keeps_the_log_private(tmp_path: Path) -> None:
+    """The new file has the mode of the old one, whatever the umask."""
+    write(tmp_path, RECORDS)
+    with opened(tmp_path) as (log, _):
+        for mode in (0o600, 0o640):
+            log.path.chmod(mode)
+            log.rewrite(RECORDS[:2])
+            assert stat.S_IMODE(log.path.stat().st_mode) == mode
 
 
 def test_a_rewrite_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from pipeline_support import PUBLISHED, config_for, holds
 
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.local.pubsub import read_backlog
+from ecomflow.local.pubsub_queue import Options
 from ecomflow.pipeline import puller as puller_module
+from ecomflow.pipeline.pace import MOST_PULLS
 from ecomflow.pipeline.puller import PulledBatch, Puller, close_puller, shared_puller
 
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
@@ -183,9 +186,167 @@ def test_a_batch_ends_at_a_number_of_bytes(clients: Clients, clock: ManualClock,
     with pulling(clients.host, clock=clock.now) as puller:
         for number, letter in enumerate((b"x", b"y", b"z"), 1):
             clients.publish(letter * 60_000)
-            wait_until(lambda wanted=number: outstanding(clients) == wanted)  # a pull each
+            wait_until(lambda wanted=number: len(puller._ready) == wanted)  # a pull each
         assert [message.data[:1] for message in take(puller).messages] == [b"x", b"y"]
         assert [message.data[:1] for message in take(puller).messages] == [b"z"]
+
+
+@contextmanager
+def server_with(folder: Path, **options: Any) -> Iterator[Clients]:
+    """Clients of a server with these options, one topic and one subscription."""
+    with clients_of_server(folder, options=Options(**options)) as clients:
+        clients.create(ack_deadline_seconds=60)
+        yield clients
+
+
+def take_and_acknowledge(puller: Puller, count: int) -> list[str]:
+    """The ids of ``count`` messages."""
+    ids: list[str] = []
+    while len(ids) < count:
+        batch = take(puller)
+        ids += [message.message_id for message in batch.messages]
+        puller.acknowledge(batch)
+    return ids
+
+
+def an_hour_later() -> float:
+    """Seen from then, all messages have been waiting."""
+    return time.time() + 3600
+
+
+def test_pulls_are_outstanding_at_once(tmp_path: Path) -> None:
+    """Where pulls bring ten of a backlog each, sixteen are outstanding in the end; when nothing more comes, one is left."""
+    with server_with(tmp_path, messages_per_pull=10, hold_seconds=1) as clients:
+        sent = clients.publish(*[b"x"] * 1000)
+        with pulling(clients.host, 60, now=an_hour_later) as puller:
+            assert sorted(take_and_acknowledge(puller, 1000)) == sorted(sent)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == MOST_PULLS)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == 1)
+            assert undelivered(clients) == 0
+
+
+def test_what_outstanding_pulls_may_bring_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen pulls ask together for no more messages than may be held unread."""
+    monkeypatch.setattr(puller_module, "AHEAD_MESSAGES", 200)
+    with server_with(tmp_path, messages_per_pull=10) as clients:
+        clients.publish(*[b"x"] * 1000)
+        with pulling(clients.host, 60, now=an_hour_later) as puller:
+            take_and_acknowledge(puller, 500)
+            wait_until(lambda: outstanding(clients) > 180)
+            assert holds(lambda: outstanding(clients) <= 200, 0.3)
+
+
+def test_bytes_that_were_not_foreseen_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large messages that follow small ones come to all outstanding pulls; what exceeds AHEAD_BYTES goes back."""
+    monkeypatch.setattr(puller_module, "AHEAD_BYTES", 100_000)
+    with server_with(tmp_path, messages_per_pull=1) as clients:
+        clients.publish(*[b"x"] * 100)
+        with pulling(clients.host, 60, now=an_hour_later) as puller:
+            take_and_acknowledge(puller, 100)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == MOST_PULLS)
+            clients.publish(*[bytes(60_000)] * 10)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == 0 and outstanding(clients) == 2)
+            assert len(puller._ready) == 2
+            assert holds(lambda: outstanding(clients) == 2)
+            assert len(take_and_acknowledge(puller, 10)) == 10
+
+
+def test_long_ack_ids_are_all_told(tmp_path: Path) -> None:
+    """Ids of 500 characters, of which 2,000 would not fit in a request: each message comes once, is extended and acknowledged."""
+    with server_with(tmp_path, ack_id_length=500) as clients:
+        sent = [message_id for _ in range(5) for message_id in clients.publish(*[b"x"] * 1000)]
+        with pulling(clients.host, 60) as puller:
+            wait_until(lambda: sum(len(batch.messages) for batch in puller._ready) == 5000)
+            batch = take(puller)
+            batch.extended_at -= 30
+            puller.extend_due()
+            assert batch.extended_at > 0
+            puller.acknowledge(batch)
+            assert undelivered(clients) == 0
+            assert sorted(message.message_id for message in batch.messages) == sorted(sent)
+            clients.publish(*[b"y"] * 1000)
+            wait_until(lambda: len(puller._ready) == 1)
+        assert outstanding(clients) == 0  # released, in requests that the service takes
+
+
+def test_a_release_comes_in_portions(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of a thousand ids at most, one after the other, give back what was leased, once, and nothing else."""
+    told: list[list[str]] = []
+    for _ in range(5):
+        clients.publish(*[b"x"] * 900)
+    with pulling(clients.host, clock=clock.now) as puller:
+        wait_until(lambda: sum(len(batch.messages) for batch in puller._ready) == 4500)
+        done, held = take(puller, 900), take(puller, 1800)
+        puller.acknowledge(done)
+        modify = puller._client.modify_ack_deadline
+
+        def noting(request: Any, **options: Any) -> None:
+            told.append(list(request.ack_ids))
+            modify(request, **options)
+
+        monkeypatch.setattr(puller._client, "modify_ack_deadline", noting)
+    ids = [ack_id for part in told for ack_id in part]
+    assert max(map(len, told)) <= 1000
+    left = 4500 - len(done.messages)
+    assert (len(ids), len(set(ids))) == (left, left)
+    assert set(held.ack_ids) <= set(ids)
+    assert (outstanding(clients), undelivered(clients)) == (0, left)
+
+
+def test_a_pull_waits_longer_than_the_service() -> None:
+    """The deadline that Pub/Sub sees is 60 to 90 seconds: it answers first, so nothing is leased to a client that left."""
+    remaining: list[float] = []
+
+    def look(_: bytes, context: grpc.ServicerContext) -> bytes:
+        remaining.append(context.time_remaining())
+        return b""
+
+    with answering_pubsub(look) as host, pulling(host):
+        wait_until(lambda: len(remaining) > 3)
+    assert 60 <= min(remaining) <= max(remaining) < 91
+
+
+@pytest.mark.slow
+def test_an_event_after_a_pause_comes_at_once(tmp_path: Path) -> None:
+    """Eleven quiet seconds, within which the service still holds the pull, lead to no lease that nobody has."""
+    with server_with(tmp_path, hold_seconds=30) as clients, pulling(clients.host, 60) as puller:
+        assert puller.take(10, 11) is None
+        clients.publish(b"x")
+        assert [message.data for message in take(puller).messages] == [b"x"]
+        assert read_backlog(clients.host, SUBSCRIPTION).num_leased_to_departed == 0
+
+
+def test_stop_does_not_wait_for_outstanding_pulls(tmp_path: Path) -> None:
+    """Sixteen pulls that the service would hold for minutes end at once, and no message is leased to them afterwards."""
+    with server_with(tmp_path, messages_per_pull=1, hold_seconds=300) as clients:
+        clients.publish(*[b"x"] * 100)
+        with pulling(clients.host, 60, now=an_hour_later) as puller:
+            take_and_acknowledge(puller, 100)
+            wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == MOST_PULLS)
+            began = time.monotonic()
+            puller.stop()
+            assert time.monotonic() - began < 3
+            assert [thread.name for thread in threading.enumerate() if thread.name == "pull"] == []
+        wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == 0)
+        clients.publish(b"next")
+        assert clients.pull_data() == [b"next"]
+        assert read_backlog(clients.host, SUBSCRIPTION).num_leased_to_departed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.stack
+def test_a_distant_service_is_pulled_fast(tmp_path: Path) -> None:
+    """At a round trip of 50 ms and 100 messages a pull, where one pull at a time would bring 1,900 a second."""
+    with ServerProcess(tmp_path, 0, "--round-trip", "0.05", "--messages-per-pull", "100") as server:
+        clients = Clients(server.host)
+        clients.create(ack_deadline_seconds=60)
+        for _ in range(15):
+            clients.publish(*[b"x" * 400] * 1000)
+        with pulling(server.host, 60) as puller:
+            began = time.monotonic()
+            take_and_acknowledge(puller, 15_000)
+            assert 15_000 / (time.monotonic() - began) >= 3000
+        clients.close()
 
 
 def test_extends_what_is_held_longer_than_the_deadline(clients: Clients, puller: Puller, clock: ManualClock) -> None:
@@ -255,15 +416,12 @@ def test_a_missing_subscription_is_told(clients: Clients, clock: ManualClock) ->
 
 
 @contextmanager
-def refusing_pubsub(code: grpc.StatusCode) -> Iterator[str]:
-    """A Pub/Sub that answers every request with ``code``."""
-
-    def refuse(_: bytes, context: grpc.ServicerContext) -> None:
-        context.abort(code, "told to refuse")
+def answering_pubsub(answer: Callable[[bytes, grpc.ServicerContext], bytes | None]) -> Iterator[str]:
+    """A Pub/Sub of which ``answer`` answers every request."""
 
     class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
         def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(refuse)
+            return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.server(ThreadPoolExecutor(4), handlers=[Handler()])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -284,7 +442,11 @@ def refusing_pubsub(code: grpc.StatusCode) -> Iterator[str]:
 )
 def test_a_refused_pull_is_told(code: grpc.StatusCode, kind: type[EcomflowError], words: str) -> None:
     """take raises what no wait mends, with what to do."""
-    with refusing_pubsub(code) as host, pulling(host) as puller:
+
+    def refuse(_: bytes, context: grpc.ServicerContext) -> None:
+        context.abort(code, "told to refuse")
+
+    with answering_pubsub(refuse) as host, pulling(host) as puller:
         with pytest.raises(kind) as caught:
             puller.take(1, 10)
         assert type(caught.value) is kind

@@ -6,12 +6,13 @@ import errno
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NoReturn
 
 import grpc
 from google.pubsub_v1 import types
 
+from ecomflow.local.pubsub_clock import Clock
 from ecomflow.local.pubsub_log import (
     Acknowledged,
     Log,
@@ -24,11 +25,11 @@ from ecomflow.local.pubsub_log import (
     TopicDeleted,
     TopicStored,
 )
-from ecomflow.local.pubsub_queue import Clock, Proto, StatusError, Subscription
+from ecomflow.local.pubsub_queue import Options, Proto, StatusError, Subscription
 
 _LOGGER = logging.getLogger(__name__)
 COMPACTION_SLACK_BYTES = 64 * 2**20
-_DELETED_TOPIC = "_deleted_topic_"  # What the service puts in place of a deleted topic's name.
+_DELETED_TOPIC = "_deleted-topic_"  # What the service puts in place of a deleted topic's name.
 _PubsubMessage, _Topic, _Subscription = types.PubsubMessage.pb(), types.Topic.pb(), types.Subscription.pb()
 
 
@@ -41,8 +42,9 @@ class Topic:
 class Broker:
     """All topics and subscriptions, and the log that brings them back. A change is logged first and made then."""
 
-    def __init__(self, log: Log, clock: Clock) -> None:
+    def __init__(self, log: Log, clock: Clock, options: Options) -> None:
         """Take up where ``log`` ends."""
+        self.options = options
         self.topics: dict[str, Topic] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.clock = clock
@@ -59,11 +61,13 @@ class Broker:
         self._opened = True
         self._compact(slack=0)
 
-    def topic(self, name: str) -> Topic:
-        return self.topics.get(name) or _refuse_unknown(name)
+    def topic(self, name: str, field: str = "topic") -> Topic:
+        """The topic ``name``, which came in ``field`` of a request."""
+        return self.topics.get(name) or _refuse_unknown(field, name)
 
-    def subscription(self, name: str) -> Subscription:
-        return self.subscriptions.get(name) or _refuse_unknown(name)
+    def subscription(self, name: str, field: str = "subscription") -> Subscription:
+        """The subscription ``name``, which came in ``field`` of a request."""
+        return self.subscriptions.get(name) or _refuse_unknown(field, name)
 
     def store_topic(self, config: Proto) -> None:
         self._store(TopicStored(config.SerializeToString()))
@@ -94,14 +98,14 @@ class Broker:
         self._compact(COMPACTION_SLACK_BYTES)
         return messages
 
-    def acknowledge(self, subscription: Subscription, ack_ids: Iterable[str]) -> None:
+    def acknowledge(self, subscription: Subscription, ack_ids: Collection[str]) -> None:
         leases = subscription.find(ack_ids)
         if leases:
             self._append(Acknowledged(subscription.number, [lease.message.id for lease in leases.values()]))
             subscription.settle(leases)
             self._compact(COMPACTION_SLACK_BYTES)
 
-    def modify_deadline(self, subscription: Subscription, ack_ids: Iterable[str], seconds: int) -> None:
+    def modify_deadline(self, subscription: Subscription, ack_ids: Collection[str], seconds: int) -> None:
         if not 0 <= seconds <= 600:
             raise invalid(f"Invalid ack deadline given: (ack_deadline_seconds={seconds}): expected 0 to 600.")
         leases = subscription.find(ack_ids)
@@ -194,7 +198,7 @@ class Broker:
         if subscription := self.subscriptions.get(config.name):
             subscription.config = config
             return
-        subscription = Subscription(number, config, self.clock, self._forward)
+        subscription = Subscription(number, config, self.clock, self._forward, self.options.ack_id_length)
         self.subscriptions[config.name] = self._numbered[number] = subscription
         if topic := self.topics.get(config.topic):
             topic.subscriptions.append(subscription)
@@ -242,5 +246,7 @@ def unimplemented(what: str) -> StatusError:
     )
 
 
-def _refuse_unknown(name: str) -> NoReturn:
+def _refuse_unknown(field: str, name: str) -> NoReturn:
+    if not name:
+        raise invalid(f"Invalid resource name given: ({field}=): expected the full name, as projects/PROJECT/{field}s/ID.")
     raise StatusError(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={short_name(name)}).")

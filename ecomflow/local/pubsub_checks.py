@@ -13,8 +13,10 @@ from ecomflow.local.pubsub_broker import invalid, short_name, unimplemented
 from ecomflow.local.pubsub_queue import Proto, StatusError, seconds_of
 
 # https://cloud.google.com/pubsub/quotas#resource_limits
-MAX_REQUEST_BYTES = 10 * 2**20
+MAX_PUBLISH_BYTES = 10_000_000
+MAX_ACK_BYTES = 524_288
 MAX_MESSAGES = 1000
+MAX_LABELS = 64
 MAX_ATTRIBUTES = 100
 MAX_ATTRIBUTE_KEY_BYTES = 256
 MAX_ATTRIBUTE_VALUE_BYTES = 1024
@@ -36,6 +38,22 @@ def check_new(name: str, known: Collection[str]) -> None:
         raise StatusError(
             grpc.StatusCode.ALREADY_EXISTS, f"Resource already exists in the project (resource={short_name(name)})."
         )
+
+
+def check_given(field: str, name: str) -> None:
+    """Refuse an empty ``name``, which the request's ``field`` should hold."""
+    if not name:
+        raise invalid(f"Invalid resource name given: ({field}=): expected the full name, as projects/PROJECT/…/ID.")
+
+
+def check_labels(config: Proto) -> None:
+    if len(config.labels) > MAX_LABELS:
+        raise invalid(f"{config.name} has {len(config.labels)} labels: expected up to {MAX_LABELS}.")
+
+
+def check_page_size(request: Proto) -> None:
+    if request.page_size < 0:
+        raise invalid(f"Invalid page_size given: ({request.page_size}): expected 0, for the default, or more.")
 
 
 def check_range(name: str, value: float, least: int, most: int) -> None:
@@ -65,18 +83,27 @@ SUBSCRIPTION_LACKS = {
     "message_transforms": "message transforms",
 }
 TOPIC_FIXED = {"name", "kms_key_name"}
+_RETENTION = (600, 31 * 86_400)
 SUBSCRIPTION_FIXED = {"name", "topic", "enable_message_ordering", "filter"}
+
+
+def check_topic(config: Proto) -> None:
+    check_supported(config, TOPIC_LACKS)
+    check_labels(config)
+    if config.HasField("message_retention_duration"):
+        check_range("message_retention_duration", seconds_of(config.message_retention_duration), *_RETENTION)
 
 
 def complete_subscription(config: Proto) -> None:
     """Fill in the defaults of the service, and check what was given."""
     check_supported(config, SUBSCRIPTION_LACKS)
+    check_labels(config)
     config.state = _Subscription.ACTIVE
     config.ack_deadline_seconds = config.ack_deadline_seconds or 10
     check_range("ack_deadline_seconds", config.ack_deadline_seconds, 10, 600)
     if not config.HasField("message_retention_duration"):
         config.message_retention_duration.CopyFrom(duration_pb2.Duration(seconds=7 * 86_400))
-    check_range("message_retention_duration", seconds_of(config.message_retention_duration), 600, 31 * 86_400)
+    check_range("message_retention_duration", seconds_of(config.message_retention_duration), *_RETENTION)
     if not config.HasField("expiration_policy"):
         config.expiration_policy.ttl.CopyFrom(duration_pb2.Duration(seconds=31 * 86_400))
     if config.HasField("retry_policy"):
@@ -103,9 +130,13 @@ def merge(stored: Proto, update: Proto, paths: Collection[str], fixed: Collectio
     return merged
 
 
+def check_size(request: Proto, most: int) -> None:
+    if request.ByteSize() > most:
+        raise invalid(f"Request payload size exceeds the limit: {most} bytes.")
+
+
 def check_publish(request: Proto) -> None:
-    if request.ByteSize() > MAX_REQUEST_BYTES:
-        raise invalid(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
+    check_size(request, MAX_PUBLISH_BYTES)
     if not 1 <= len(request.messages) <= MAX_MESSAGES:
         raise invalid(f"The request has {len(request.messages)} messages: expected 1 to {MAX_MESSAGES}.")
     if len({message.ordering_key for message in request.messages}) > 1:
@@ -123,7 +154,9 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
     if len(attributes) > MAX_ATTRIBUTES:
         raise invalid(f"A message has {len(attributes)} attributes: expected up to {MAX_ATTRIBUTES}.")
     for key, value in attributes.items():
-        if not 1 <= len(key.encode()) <= MAX_ATTRIBUTE_KEY_BYTES or key.startswith("goog"):
+        # Google's own clients set attributes that begin with googclient_, for one to trace messages.
+        is_reserved = key[:4].lower() == "goog" and not key.startswith("googclient_")
+        if not 1 <= len(key.encode()) <= MAX_ATTRIBUTE_KEY_BYTES or is_reserved:
             raise invalid(
                 f"Invalid attribute key '{key}': expected 1 to {MAX_ATTRIBUTE_KEY_BYTES} bytes, not starting with 'goog'."
             )
@@ -131,6 +164,7 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
             raise invalid(f"The value of attribute '{key}' is too long: expected up to {MAX_ATTRIBUTE_VALUE_BYTES} bytes.")
 
 
-def check_ack_ids(ack_ids: Collection[str]) -> None:
-    if not ack_ids:
+def check_ack_ids(request: Proto) -> None:
+    check_size(request, MAX_ACK_BYTES)
+    if not request.ack_ids:
         raise invalid("No ack ids specified.")

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -125,6 +126,7 @@ class Log:
         scratch = self.path.with_suffix(".tmp")
         try:
             with scratch.open("wb") as file:
+                os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._fd).st_mode))
                 file.write(_MAGIC)
                 for record in records:
                     file.write(_frame(record))

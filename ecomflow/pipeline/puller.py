@@ -1,7 +1,7 @@
 """A subscription in, batches of messages out, with the acknowledgement of each batch: the local engine's hold on Pub/Sub.
 
-One thread pulls ahead of the pipeline, within bounds; one extends the ack deadline of whatever is not yet acknowledged. What is
-released, or forgotten by a process that dies, comes again.
+Threads pull ahead of the pipeline, within bounds, as many as ``pace.py`` says; one extends the ack deadline of what is not yet
+acknowledged. What is released, or forgotten by a process that dies, comes again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from google.api_core import exceptions
@@ -19,15 +20,12 @@ from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest,
 from ecomflow.clients import subscriber_client
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.events import Message
+from ecomflow.pipeline.ack_requests import send_in_portions
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import count, waiting
+from ecomflow.pipeline.pace import Pace
 
 log = logging.getLogger(__name__)
-
-# A unary pull returns 1,000 messages at most, an acknowledgement takes 512 KiB, and Google's ack ids are some 200 bytes.
-# https://cloud.google.com/pubsub/quotas#resource_limits
-PULL_MESSAGES = 1000
-ACK_IDS_PER_REQUEST = 2000
 
 # How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
 AHEAD_MESSAGES = 10_000
@@ -35,7 +33,11 @@ AHEAD_BYTES = 16 * 2**20
 # A batch ends at so much data, however few messages: orders of many items become many rows, and memory is to stay what it is.
 BATCH_BYTES = 8 * 2**20
 
-_PULL_TIMEOUT = 10.0
+# Longer than the service holds a pull that finds nothing. A client that gives up first may leave messages leased to nobody until
+# their ack deadline: https://github.com/googleapis/google-cloud-python/issues/8087. To stop, the connection is closed.
+_PULL_TIMEOUT = 90.0
+_JOIN_TIMEOUT = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _TRANSIENT = (
     exceptions.ServiceUnavailable,
     exceptions.DeadlineExceeded,
@@ -61,22 +63,29 @@ class PulledBatch:
 class Puller:
     """Pulls one subscription ahead of its reader. Safe for several threads."""
 
-    def __init__(self, config: PipelineConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: PipelineConfig, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
+        """``clock`` counts what is left of leases; ``now``, in seconds since the epoch, tells how old messages are."""
         self._subscription = config.subscription_path
         self._deadline = config.ack_deadline_seconds
         self._clock = clock
+        self._now = now
         self._client = subscriber_client(config.endpoints)
-        self._pulls = subscriber_client(config.endpoints)  # a connection of its own: closing it ends the outstanding pull
+        self._pulls = subscriber_client(config.endpoints)  # a connection of its own: closing it ends the outstanding pulls
         self._changed = threading.Condition()
         self._ready: deque[PulledBatch] = deque()
         self._leased: set[PulledBatch] = set()
         self._stopping = False
         self._closed = threading.Event()
         self._error: EcomflowError | None = None
-        self._puller = threading.Thread(target=self._pull_ahead, name="pull", daemon=True)
+        self._pace = Pace(AHEAD_MESSAGES, AHEAD_BYTES)
+        self._retry_pause = _FIRST_PAUSE
+        self._pullers: set[threading.Thread] = set()
         self._extender = threading.Thread(target=self._extend_leases, name="lease", daemon=True)
-        self._puller.start()
         self._extender.start()
+        with self._changed:
+            self._match_threads()
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
         """What has been pulled, ``most`` messages or ``BATCH_BYTES`` at a time or a pull more; None where nothing comes within
@@ -104,9 +113,8 @@ class Puller:
         """Tell Pub/Sub that ``batch`` is done. Where it can't be told, the messages come again."""
         told = 0
         try:
-            for ack_ids in _chunks(batch.ack_ids):
-                self._client.acknowledge(_ack_request(subscription=self._subscription, ack_ids=ack_ids), timeout=30)
-                told += len(ack_ids)
+            for number in send_in_portions(batch.ack_ids, self._send_acknowledgement):
+                told += number
         except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
             log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
         finally:
@@ -126,8 +134,11 @@ class Puller:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._pulls.close()  # first, or the outstanding pull would take what is given back
-        self._puller.join(timeout=_PULL_TIMEOUT)
+            pullers = list(self._pullers)
+        self._pulls.close()  # first, or the outstanding pulls would take what is given back
+        give_up = time.monotonic() + _JOIN_TIMEOUT
+        for puller in pullers:
+            puller.join(max(0.0, give_up - time.monotonic()))
         with self._changed:
             unread = list(self._ready)
             self._ready.clear()
@@ -139,7 +150,7 @@ class Puller:
         self.stop()
         self.release()
         self._closed.set()
-        self._extender.join(timeout=_PULL_TIMEOUT)
+        self._extender.join(timeout=_JOIN_TIMEOUT)
         self._client.close()
 
     def _joined(self, parts: list[PulledBatch]) -> PulledBatch:
@@ -156,60 +167,88 @@ class Puller:
         self._leased.add(whole)
         return whole
 
+    def _match_threads(self) -> None:
+        """Have as many threads that pull as pulls are wanted; one too many ends by itself. Called with the lock held."""
+        while len(self._pullers) < self._pace.wanted and not self._has_ended:
+            thread = threading.Thread(target=self._pull_ahead, name="pull", daemon=True)
+            self._pullers.add(thread)
+            thread.start()
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._stopping or self._error is not None
+
     def _pull_ahead(self) -> None:
         try:
-            self._pull_until_stopped()
+            while asked := self._begin():
+                self._pull(asked)
         except Exception as error:  # the thread's own border: ended in silence, its reader would wait for ever
             log.warning("The pulling of %s failed.", self._subscription, exc_info=error)
             self._fail(UnavailableError(f"The pulling of {self._subscription} failed: {type(error).__name__}: {error}"))
 
-    def _pull_until_stopped(self) -> None:
-        pause = 0.1
-        while self._wait_for_room():
-            try:
-                response = self._pulls.pull(
-                    PullRequest(subscription=self._subscription, max_messages=PULL_MESSAGES), timeout=_PULL_TIMEOUT, retry=None
-                )
-            except exceptions.DeadlineExceeded:
-                waiting("pull", None)
-                continue  # nothing came within the long poll
-            except _TRANSIENT as error:
-                if self._stopping:
-                    return
-                log.warning("Waiting for Pub/Sub: %s", error.message)
-                waiting("pull", f"Pub/Sub: {error.message}")
-                count("retries")
-                self._pause(pause)
-                pause = min(pause * 2, 5.0)
-                continue
-            except exceptions.GoogleAPICallError as error:
-                self._fail(_translated(error, self._subscription))
-                return
-            except ValueError:  # the channel was closed
-                return
-            pause = 0.1
-            waiting("pull", None)
-            self._receive(response._pb.received_messages)
+    def _begin(self) -> int:
+        """Wait until there is room for a pull; how many messages to ask for, 0 where this thread is no longer wanted."""
 
-    def _wait_for_room(self) -> bool:
-        """Whether to pull on, once there is room."""
+        def asked() -> int:
+            return self._pace.ask(sum(len(batch.messages) for batch in self._ready), sum(batch.size for batch in self._ready))
 
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or _has_room(self._ready, AHEAD_MESSAGES, AHEAD_BYTES))
-            return not self._stopping
+            self._changed.wait_for(lambda: self._has_ended or len(self._pullers) > self._pace.wanted or asked())
+            if self._has_ended or len(self._pullers) > self._pace.wanted:
+                self._pullers.discard(threading.current_thread())
+                return 0
+            messages = asked()
+            self._pace.begin(messages)
+            return messages
 
-    def _receive(self, received: Any) -> None:
-        if not received:
+    def _pull(self, asked: int) -> None:
+        try:
+            request = PullRequest(subscription=self._subscription, max_messages=asked)
+            received: Any = self._pulls.pull(request, timeout=_PULL_TIMEOUT, retry=None)._pb.received_messages
+        except exceptions.DeadlineExceeded:
+            received = ()  # nothing came within the long poll
+        except _TRANSIENT as error:
+            self._retry_later(asked, error)
             return
+        except exceptions.GoogleAPICallError as error:
+            self._fail(_translated(error, self._subscription))
+            return
+        except ValueError:  # the channel was closed
+            if not self._stopping:
+                raise
+            return
+        self._receive(asked, received)
+
+    def _retry_later(self, asked: int, error: exceptions.GoogleAPIError) -> None:
+        """Say that Pub/Sub is waited for, and wait, in the last of the outstanding pulls to fail."""
+        with self._changed:
+            pause = self._retry_pause
+            if not self._stopping and self._pace.outstanding == 1:
+                message = getattr(error, "message", str(error))
+                log.warning("Waiting for Pub/Sub: %s", message)
+                waiting("pull", f"Pub/Sub: {message}")
+                count("retries")
+                self._changed.wait_for(lambda: self._has_ended, pause)
+                self._retry_pause = min(pause * 2, _LONGEST_PAUSE)
+            self._pace.fail(asked)
+            self._changed.notify_all()
+
+    def _receive(self, asked: int, received: Any) -> None:
         messages = [_message(item.message) for item in received]
         batch = PulledBatch(messages, [item.ack_id for item in received], sum(len(message.data) for message in messages))
         batch.extended_at = self._clock()
+        youngest = self._now() - max((message.publish_time for message in messages), default=0) / 1e6
+        waiting("pull", None)
         with self._changed:
-            keep = not self._stopping
-            if keep:
+            self._pace.end(asked, len(messages), batch.size, youngest)
+            self._retry_pause = _FIRST_PAUSE
+            # Where messages have suddenly grown, outstanding pulls bring more bytes than there was room for.
+            keep = not self._stopping and sum(ready.size for ready in self._ready) < AHEAD_BYTES
+            if keep and messages:
                 self._ready.append(batch)
                 self._leased.add(batch)
-                self._changed.notify_all()
+            self._match_threads()
+            self._changed.notify_all()
         if not keep:
             self._set_deadline([batch], 0)
 
@@ -229,22 +268,25 @@ class Puller:
     def _set_deadline(self, batches: Iterable[PulledBatch], seconds: int) -> bool:
         """Whether Pub/Sub could be told."""
         try:
-            for ack_ids in _chunks([ack_id for batch in batches for ack_id in batch.ack_ids]):
-                request = _deadline_request(subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds)
-                self._client.modify_ack_deadline(request, timeout=10, retry=None)
+            ack_ids = [ack_id for batch in batches for ack_id in batch.ack_ids]
+            for _ in send_in_portions(ack_ids, partial(self._send_deadline, seconds)):
+                pass
         except (exceptions.GoogleAPICallError, ValueError) as error:
             log.info("Some messages keep their ack deadline: %s", error)
             return False
         return True
 
+    def _send_acknowledgement(self, ack_ids: Sequence[str]) -> None:
+        self._client.acknowledge(_ack_request(subscription=self._subscription, ack_ids=ack_ids), timeout=30)
+
+    def _send_deadline(self, seconds: int, ack_ids: Sequence[str]) -> None:
+        request = _deadline_request(subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds)
+        self._client.modify_ack_deadline(request, timeout=10, retry=None)
+
     def _fail(self, error: EcomflowError) -> None:
         with self._changed:
             self._error = error
             self._changed.notify_all()
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping, seconds)
 
 
 def _has_room(parts: Iterable[PulledBatch], messages: int, size: int) -> bool:
@@ -267,11 +309,6 @@ def _message(received: Any) -> Message:
     moment, attributes = received.publish_time, received.attributes
     named = {name: attributes[name] for name in attributes}  # half the price of dict(): the map's own view of pairs is in Python
     return Message(received.data, named, received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000)
-
-
-def _chunks(ack_ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ack_ids), ACK_IDS_PER_REQUEST):
-        yield ack_ids[start : start + ACK_IDS_PER_REQUEST]
 
 
 def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> EcomflowError:
