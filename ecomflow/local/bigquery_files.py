@@ -6,10 +6,11 @@ bqemulator hands to DuckDB what it does not know (COPY, ATTACH, ``read_text(...)
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
-# They escape ``enable_external_access``: the first writes a log to any path (DuckDB then ends the process), the others run SQL that
-# they are given as a text, in which the first would not be seen.
+# They escape ``enable_external_access``: the first writes a log to any path (DuckDB then ends the process), the others run SQL
+# that they are given as a text, in which the first would not be seen.
 _REFUSED_FUNCTIONS = frozenset({"enable_logging", "query", "json_execute_serialized_sql"})
 # What DuckDB takes for a space.
 _SPACES = re.compile("[\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff]")
@@ -18,7 +19,7 @@ _MAY_CALL_THEM = re.compile("|".join(_REFUSED_FUNCTIONS), re.IGNORECASE)
 
 
 def confine_files(engine: Any, executor: Any) -> None:
-    """Repairs bqemulator's ``DuckDBEngine`` and ``jobs.executor``: neither SQL nor a load, extract or EXPORT DATA opens a file."""
+    """Repairs bqemulator's ``DuckDBEngine`` and ``jobs.executor``: no SQL and no load, extract or EXPORT DATA opens a file."""
     load_spatial, execute_anything = engine._load_spatial, engine.execute
 
     def load_spatial_and_lock(self: Any) -> None:
@@ -29,7 +30,9 @@ def confine_files(engine: Any, executor: Any) -> None:
 
     def execute(self: Any, sql: str, parameters: Any = None) -> Any:
         if called := refused_function(sql):
-            raise _invalid(f"{called}() is refused: the local BigQuery opens no files and runs no SQL that it is given as a text.")
+            raise _invalid(
+                f"{called}() is refused: the local BigQuery opens no files and runs no SQL that it is given as a text."
+            )
         return execute_anything(self, sql, parameters)
 
     def resolve_uri(uri: str, _: Any) -> str:
@@ -51,7 +54,7 @@ def refused_function(sql: str) -> str | None:
     # Offsets are those of the UTF-8 text.
     text = sql.encode()
     tokens = [text[start:end].decode(errors="replace") for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in pairwise(tokens):
         # A name keeps its quotes, and what follows it up to the next token: spaces and comments.
         name = _WORD.search(token)
         if name and name[0].lower() in _REFUSED_FUNCTIONS and following.startswith("("):

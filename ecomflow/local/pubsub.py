@@ -2,7 +2,7 @@
 
 How it differs from the service (https://cloud.google.com/pubsub/docs/reference/rpc/google.pubsub.v1):
 
-- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists.
+- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It answers only its own user.
 - Nothing but an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, never enforced.
 - What is not acknowledged survives the death of the process, not of the machine; after a restart every lease has lapsed and the
   delivery attempts count from one again.
@@ -37,6 +37,7 @@ from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.local.grpc_guard import OwnUserInterceptor
 from ecomflow.local.pubsub_broker import Broker, invalid, unimplemented
 from ecomflow.local.pubsub_checks import (
     MAX_MESSAGES,
@@ -65,6 +66,7 @@ from ecomflow.local.pubsub_queue import (
     SystemClock,
     seconds_of,
 )
+from ecomflow.peers import OtherUsers, OwnUser, add_other_users
 
 LONG_POLL_SECONDS = 5.0
 
@@ -395,16 +397,18 @@ def _translating(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..
 
 
 @contextlib.asynccontextmanager
-async def serve(data_dir: Path, port: int = 0, clock: Clock | None = None) -> AsyncIterator[int]:
+async def serve(data_dir: Path, port: int = 0, clock: Clock | None = None, others: OtherUsers = "refuse") -> AsyncIterator[int]:
     """Serve on 127.0.0.1 while the context is open, with the state kept in ``data_dir``; yields the port (0 takes a free one).
 
     Raises AccessError where ``data_dir`` cannot be written, UnavailableError where it or the port is in use.
     """
     with contextlib.closing(Log(data_dir)) as log:
         broker = Broker(log, clock or SystemClock())
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        guard = OwnUserInterceptor()
+        server = grpc.aio.server(options=_SERVER_OPTIONS, interceptors=[guard])
         server.add_generic_rpc_handlers(tuple(_handlers(broker)))
         bound = _bind(server, port)
+        guard.own_user = OwnUser(("127.0.0.1", bound), others)
         await server.start()
         try:
             yield bound
@@ -422,11 +426,11 @@ def _bind(server: grpc.aio.Server, port: int) -> int:
         ) from error
 
 
-async def _run(port: int, data_dir: Path) -> None:
+async def _run(port: int, data_dir: Path, others: OtherUsers) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with serve(data_dir, port) as bound:
+    async with serve(data_dir, port, others=others) as bound:
         print(f"listening on 127.0.0.1:{bound}", flush=True)
         await stopped.wait()
 
@@ -435,10 +439,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--data-dir", type=Path, required=True, help="where messages not yet acknowledged are kept")
+    add_other_users(parser)
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_run(arguments.port, arguments.data_dir))
+        asyncio.run(_run(arguments.port, arguments.data_dir, arguments.other_users))
     except EcomflowError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -25,7 +25,8 @@ from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.local.bigquery import check_installed
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, is_free, spawn, stop
-from ecomflow.local.storage import storage_binary, storage_command
+from ecomflow.local.storage import check_storage_installed
+from ecomflow.peers import OtherUsers
 from ecomflow.state_folder import access_error
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
@@ -80,15 +81,15 @@ class StackReport(msgspec.Struct, frozen=True):
     started: tuple[str, ...] = ()
 
 
-def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
+def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress | None = None) -> StackReport:
     """Brings the stack up and returns when each service answers. Services that are ready stay; the others are replaced, on
-    their old ports where these are free.
+    their old ports where these are free. ``others`` is for those that start.
 
     ``on_progress`` gets a sentence at each step. Raises MissingExtraError before anything starts, AccessError for a state folder
     that cannot be written, and UnavailableError with the end of its log for a service that does not come up.
     """
     check_installed()
-    storage_binary()
+    check_storage_installed()
     say = on_progress or (lambda _: None)
     state_path = _make_state_folder(state_path)
     with _locked(state_path, say):
@@ -97,7 +98,7 @@ def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
         if len(kept) == len(SERVICES):
             return status(state_path)
         stop([_identity(before[name]) for name in before.keys() - kept.keys()], _STOP_SECONDS)
-        started = _start(state_path, kept, before, say)
+        started = _start(state_path, kept, before, say, others)
         return msgspec.structs.replace(status(state_path), started=tuple(started))
 
 
@@ -138,7 +139,9 @@ def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> I
         down(state_path)
 
 
-def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress) -> list[str]:
+def _start(
+    state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress, others: OtherUsers
+) -> list[str]:
     """Starts what is not kept, all at once; stops it again if one of it fails."""
     log_starts = {}
     services = dict(kept)
@@ -146,7 +149,7 @@ def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service
         for name in SERVICES.keys() - kept.keys():
             log = state_path / "logs" / f"{name}.log"
             log_starts[name] = log.stat().st_size if log.exists() else 0
-            services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log)
+            services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log, others)
             # Before they are ready, so that no process is lost track of if this one is killed.
             _write(state_path, services)
         _wait_until_ready({name: services[name] for name in log_starts}, log_starts, say)
@@ -158,13 +161,13 @@ def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service
     return [name for name in SERVICES if name in log_starts]
 
 
-def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Service:
+def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path, others: OtherUsers) -> Service:
     data_dir = state_path / name
     if not data_dir.exists():
         data_dir.mkdir(mode=0o700)
         _marker(state_path, name).touch()
     try:
-        identity = spawn(_command(name, ports, data_dir), log, state_path)
+        identity = spawn([*_command(name, ports, data_dir), "--other-users", others], log, state_path)
     except OSError as error:
         raise UnavailableError(
             f"{name} cannot be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
@@ -175,9 +178,7 @@ def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Se
 def _command(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
     # -P: a file in the working folder must not be taken for a module of ours.
     python = [sys.executable, "-P", "-m", f"ecomflow.local.{name}"]
-    if name == "storage":
-        return storage_command(ports[0], data_dir)
-    if name == "pubsub":
+    if name != "bigquery":
         return [*python, "--port", str(ports[0]), "--data-dir", str(data_dir)]
     return [*python, "--http-port", str(ports[0]), "--grpc-port", str(ports[1]), "--data-dir", str(data_dir)]
 
