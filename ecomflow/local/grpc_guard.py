@@ -34,7 +34,7 @@ class OwnUserInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     def _guarded(self, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """``method`` behind the check, in the form that it has: gRPC treats coroutines, generators and functions differently."""
+        """``method`` behind the check, in the form that it has: gRPC treats coroutines and generators differently."""
 
         async def call(request: Any, context: Any) -> Any:
             if refusal := self._refusal(context):
@@ -47,21 +47,21 @@ class OwnUserInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
             async for response in method(request, context):
                 yield response
 
-        def call_in_thread(request: Any, context: Any) -> Any:
-            if refusal := self._refusal(context):
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
-            return method(request, context)
-
         def iterate_in_thread(request: Any, context: Any) -> Iterator[Any]:
+            # In a thread abort returns, and what follows it would be done.
             if refusal := self._refusal(context):
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+                context.set_code(grpc.StatusCode.PERMISSION_DENIED)
+                context.set_details(refusal)
+                return
             yield from method(request, context)
 
         if inspect.iscoroutinefunction(method):
             return call
         if inspect.isasyncgenfunction(method):
             return iterate
-        return iterate_in_thread if inspect.isgeneratorfunction(method) else call_in_thread
+        if inspect.isgeneratorfunction(method):
+            return iterate_in_thread
+        raise TypeError(f"{method} is neither a coroutine nor a generator: it can't be guarded.")
 
     def _refusal(self, context: Any) -> str | None:
         if self.own_user is None:
