@@ -83,6 +83,7 @@ def add_other_users(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--other-users", choices=("refuse", "allow"), default="refuse", help=what)
 
 
+@lru_cache(maxsize=_MOST_KNOWN)
 def parse_grpc_peer(peer: str) -> Address | None:
     """``ipv4:127.0.0.1:5000`` or ``ipv6:[::1]:5000`` (its brackets may be quoted) as an address; None for anything else."""
     kind, _, rest = peer.partition(":")

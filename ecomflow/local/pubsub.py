@@ -37,7 +37,7 @@ from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
-from ecomflow.local.grpc_guard import OwnUserInterceptor
+from ecomflow.local.grpc_guard import OwnUserHandler
 from ecomflow.local.pubsub_broker import Broker, invalid, unimplemented
 from ecomflow.local.pubsub_checks import (
     MAX_MESSAGES,
@@ -404,11 +404,10 @@ async def serve(data_dir: Path, port: int = 0, clock: Clock | None = None, other
     """
     with contextlib.closing(Log(data_dir)) as log:
         broker = Broker(log, clock or SystemClock())
-        guard = OwnUserInterceptor()
-        server = grpc.aio.server(options=_SERVER_OPTIONS, interceptors=[guard])
-        server.add_generic_rpc_handlers(tuple(_handlers(broker)))
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
         bound = _bind(server, port)
-        guard.own_user = OwnUser(("127.0.0.1", bound), others)
+        own_user = OwnUser(("127.0.0.1", bound), others)
+        server.add_generic_rpc_handlers(tuple(OwnUserHandler(handler, own_user) for handler in _handlers(broker)))
         await server.start()
         try:
             yield bound
