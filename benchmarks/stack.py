@@ -24,7 +24,6 @@ from ecomflow.config import STACK_FILE, Settings
 from ecomflow.local import supervisor
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, spawn, stop
-from ecomflow.local.storage import storage_command
 
 SETTLE_SECONDS = 5.0
 IDLE_SECONDS = 10.0
@@ -75,9 +74,7 @@ def alone(name: str) -> float:
 def _command(name: str, ports: list[int], folder: Path) -> list[str]:
     data = folder / "data"
     data.mkdir()
-    if name == "storage":
-        return storage_command(ports[0], data)
-    numbers = ["--port", str(ports[0])] if name == "pubsub" else ["--http-port", str(ports[0]), "--grpc-port", str(ports[1])]
+    numbers = ["--port", str(ports[0])] if name != "bigquery" else ["--http-port", str(ports[0]), "--grpc-port", str(ports[1])]
     return [sys.executable, "-P", "-m", f"ecomflow.local.{name}", *numbers, "--data-dir", str(data)]
 
 

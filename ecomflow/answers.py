@@ -47,6 +47,13 @@ class Query(msgspec.Struct, frozen=True):
     chart: str | None = None
 
 
+class Estimate(msgspec.Struct, frozen=True):
+    """What would be read, and the kind of statement, such as SELECT; None where it is not told."""
+
+    scanned_bytes: int
+    statement: str | None
+
+
 class Reply(msgspec.Struct, frozen=True):
     """BigQuery's answer while it is read: ``total`` rows in all, and each as it comes. No columns: a statement without rows."""
 
@@ -83,23 +90,34 @@ def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> 
     GoogleSQL a parameter is a STRING where no type stands, and none may be left out. Raises NotFoundError for an unknown
     question, ConfigError for a parameter that is missing, unknown, of another type, or does not fit its type.
     """
-    given = {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
     if len(name_or_sql.split()) > 1:
-        needed = dict.fromkeys(parameters_of(name_or_sql), ("", ""))
-        query = Query("", qualify_anyones(name_or_sql, settings.dataset_id), _bound(needed, given, "The query"))
-    else:
-        asked = question(name_or_sql.strip())
-        needed = {parameter.name: (parameter.type, parameter.default) for parameter in asked.parameters}
-        bound = _bound(needed, given, f"'{asked.name}'")
-        query = Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart)
-    return query
+        return prepare_sql(settings, name_or_sql, values)
+    asked = question(name_or_sql.strip())
+    needed = {parameter.name: (parameter.type, parameter.default) for parameter in asked.parameters}
+    bound = _bound(needed, _given(values), f"'{asked.name}'")
+    return Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart)
+
+
+def prepare_sql(settings: Settings, sql: str, values: Mapping[str, str]) -> Query:
+    """GoogleSQL with its parameters, as ``prepare`` takes them."""
+    needed = dict.fromkeys(parameters_of(sql), ("", ""))
+    return Query("", qualify_anyones(sql, settings.dataset_id), _bound(needed, _given(values), "The query"))
+
+
+def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
+
+
+def estimate(settings: Settings, endpoints: Endpoints, query: Query) -> Estimate:
+    """What BigQuery says of ``query`` by a dry run, which is free. Raises as ``send`` does."""
+    with _query_errors(_service(settings, endpoints)) as service:
+        job = _started(settings, endpoints, query, service, dry_run=True)
+        return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
 
 
 def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
-    """How many bytes BigQuery would read for ``query``, and of clustered tables may read at most, by a dry run, which is free."""
-    with _query_errors(_service(settings, endpoints)) as service:
-        job = _started(settings, endpoints, query, service, dry_run=True)
-        return int(job.total_bytes_processed or 0)
+    """How many bytes BigQuery would read for ``query``, and of clustered tables may read at most."""
+    return estimate(settings, endpoints, query).scanned_bytes
 
 
 def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:

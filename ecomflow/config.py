@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.peers import OtherUsers
 from ecomflow.rules import OrderTotals
 from ecomflow.state_folder import access_error, check_own, folder_mark
 
@@ -74,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Of the pipeline on this machine: one engine each, on one subscription.
     processes: int = 1
     state_dir: str = ".ecomflow"
+    # Whether what listens on loopback answers other users of the machine.
+    other_users: OtherUsers = "refuse"
     dataflow: DataflowSettings = DataflowSettings()
 
     @property
@@ -155,6 +158,9 @@ COMMENTED_CONFIG = """\
 
 # The folder of the local stack: its data, its logs, and what runs.
 # state_dir = ".ecomflow"
+
+# Other users of this machine: "refuse" them at the local stack, the page and the metrics, or "allow" them. Read when these start.
+# other_users = "refuse"
 
 # The job on Dataflow. What is left out is Dataflow's choice.
 # [dataflow]

@@ -34,6 +34,7 @@ _DOWNLOADS_AT_ONCE = 8
 # delay by the two minutes of the writer's patience, and more by a pipeline under load.
 _LATE = timedelta(minutes=10)
 _POLL_SECONDS = 1.0
+_GONE = 410  # the status of an object without its content, on the local stack
 
 # What an object of ours never reaches: a bundle of 64 MB whose every byte is escaped. A larger one is somebody else's.
 MAX_OBJECT_BYTES = 512 * 2**20
@@ -239,7 +240,7 @@ def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
 
 def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
     """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
-    from google.api_core.exceptions import NotFound
+    from google.api_core.exceptions import ClientError, NotFound
     from google.cloud.storage.exceptions import DataCorruption
 
     if listed.size > MAX_OBJECT_BYTES:
@@ -252,6 +253,10 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
         return b""
     except DataCorruption:
         return "its content is not that of its checksum"
+    except ClientError as error:
+        if error.code != _GONE:
+            raise
+        return "its content is missing"
 
 
 def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
@@ -296,8 +301,7 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
 def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
     """What fails within, while the bucket is read, as an error of ours.
 
-    A 404 is the bucket's only where the bucket itself is not there: the local storage service answers so for an object that lost
-    its metadata as well.
+    A 404 is the bucket's only where the bucket itself is not there: a service may answer so for a damaged object as well.
     """
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
@@ -309,8 +313,8 @@ def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
         with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
             if bucket_of(settings, endpoints).exists(timeout=30):
                 raise EcomflowError(
-                    f"Bucket {settings.bucket_name} is there, but its objects can't be listed: one of them is damaged.",
-                    "The local stack restores such objects when it starts: ecomflow infra down, then ecomflow infra up",
+                    f"Bucket {settings.bucket_name} is there, but its service did not find what it lists: {error.message}",
+                    "Run the same again.",
                 ) from error
         raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
     except exceptions.Forbidden as error:

@@ -1,4 +1,4 @@
-"""The dead-letter sink against fake-gcs-server, with a front that can fail: each letter lands once, under a name of its own."""
+"""The dead-letter sink against the local GCS and fake-gcs-server, with a front that can fail: each letter lands once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ import pytest
 from google.cloud import storage
 from local_pubsub_support import wait_until
 from pipeline_support import config_for, message
+from storage_support import SERVERS, storage_server
 
 from ecomflow.clients import storage_client
 from ecomflow.config import Endpoints
 from ecomflow.errors import AccessError, NotFoundError, UnavailableError
-from ecomflow.local.probes import answers
-from ecomflow.local.process import free_port, spawn, stop
-from ecomflow.local.storage import storage_command
+from ecomflow.local.process import free_port
 from ecomflow.pipeline import deadletter_sink
 from ecomflow.pipeline.deadletter_sink import (
     DeadLetterWriter,
@@ -165,15 +164,11 @@ def test_close_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None
         assert [thread for thread in threading.enumerate() if thread.name.startswith("dead-letters")] == []
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a fake-gcs-server."""
-    folder = tmp_path_factory.mktemp("gcs")
-    port = free_port()
-    identity = spawn(storage_command(port, folder / "data"), folder / "storage.log", folder)
-    wait_until(lambda: answers("storage", (port,), 1.0))
-    yield f"127.0.0.1:{port}"
-    stop([identity], 5.0)
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a local GCS."""
+    with storage_server(tmp_path_factory.mktemp("gcs") / "data", request.param) as address:
+        yield address.removeprefix("http://")
 
 
 class Storage:

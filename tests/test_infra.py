@@ -251,7 +251,7 @@ class TestColumns:
 
 
 class TestBucketRules:
-    """Lifecycle rules, which fake-gcs-server does not have."""
+    """Lifecycle rules, which the local GCS does not apply."""
 
     def test_ours_beside_the_users(self) -> None:
         """A bucket gets a rule for each of our prefixes in place of an older one, and keeps those that are the user's."""

@@ -398,7 +398,9 @@ class TestUnderLoad:
         connection = http.client.HTTPConnection(str(warehouse.endpoints.bigquery).removeprefix("http://"))
 
         def call(method: str, path: str, body: str | None = None) -> tuple[int, str]:
-            connection.request(method, f"/bigquery/v2/projects/ecomflow-local/queries{path}", body)
+            connection.request(
+                method, f"/bigquery/v2/projects/ecomflow-local/queries{path}", body, {"Content-Type": "application/json"}
+            )
             response = connection.getresponse()
             content = json.loads(response.read())
             return response.status, content.get("jobReference", {}).get("jobId", "")

@@ -113,12 +113,12 @@ class TestWithoutStack:
         assert "ECOMFLOW_STATE_DIR" in str(caught.value.remedy)
 
     def test_a_missing_extra_is_told_before_anything_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without the wheel of the local GCS no folder is made and no process started."""
+        """Without a package of the local GCS no folder is made and no process started."""
 
-        def missing() -> Path:
+        def missing() -> None:
             raise MissingExtraError("not installed")
 
-        monkeypatch.setattr(supervisor, "storage_binary", missing)
+        monkeypatch.setattr(supervisor, "check_storage_installed", missing)
         with pytest.raises(MissingExtraError):
             supervisor.up(tmp_path / "state")
         assert not (tmp_path / "state").exists()

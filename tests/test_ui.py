@@ -222,7 +222,7 @@ class TestQuestions:
         """It is refused before it is sent."""
         browser, gate = page_of(provisioned)
         text = unescape(post(browser, gate, "/questions", sql="DROP TABLE ecomflow.fact_order").text)
-        assert "The query begins with DROP: expected SELECT or WITH." in text
+        assert "Expected SELECT or WITH, got DROP." in text
         assert bigquery_client(provisioned.project_id, stack).get_table(f"{provisioned.dataset_id}.fact_order")
 
     def test_sql_that_the_warehouse_refuses(self, provisioned: Settings) -> None:

@@ -16,7 +16,7 @@ from ecomflow.answers import Answer
 from ecomflow.config import Settings
 from ecomflow.deadletter_groups import group
 from ecomflow.deadletters import Choice, StoredLetter
-from ecomflow.errors import ConfigError, EcomflowError
+from ecomflow.errors import EcomflowError
 from ecomflow.events import Message
 from ecomflow.figures import LOCAL, Figures, from_counters
 from ecomflow.figures_history import History, report
@@ -33,7 +33,6 @@ from ecomflow.ui.numbers import bytes_text, rate_text, seconds_text
 from ecomflow.ui.readings import Reading
 from ecomflow.ui.replays import Replay
 from ecomflow.ui.sampler import Sample
-from ecomflow.ui.select_only import check_reads_only
 from ecomflow.ui.svg import Line, bar, columns_chart, line_chart, sparkline
 from ecomflow.ui.warehouse import TableDetail
 
@@ -194,49 +193,6 @@ class TestPayload:
     def test_the_path_of_an_error(self, error: str, path: str) -> None:
         """An error that names a place begins with it."""
         assert payload.path_in(error) == path
-
-
-class TestSelectOnly:
-    @pytest.mark.parametrize(
-        "sql",
-        [
-            "SELECT 1",
-            " select 1 ; ",
-            "-- a comment; drop\nSELECT ';' /* delete */",
-            "WITH a AS (SELECT 1) SELECT * FROM a",
-            "(SELECT 1) UNION ALL (SELECT 2)",
-            "SELECT `update`, 'DROP TABLE x' FROM ecomflow.fact_order",
-            'SELECT """;delete""" # insert',
-        ],
-    )
-    def test_what_reads_is_taken(self, sql: str) -> None:
-        """One SELECT, whatever stands in its strings, comments and quoted names."""
-        check_reads_only(sql)
-
-    @pytest.mark.parametrize(
-        "sql",
-        [
-            "",
-            "-- nothing",
-            ";",
-            "DELETE FROM ecomflow.fact_order WHERE TRUE",
-            "SELECT 1; DROP TABLE ecomflow.fact_order",
-            "WITH a AS (SELECT 1) DELETE FROM ecomflow.fact_order WHERE TRUE",
-            "CREATE TABLE x AS SELECT 1",
-            "EXPORT DATA OPTIONS(uri='gs://x') AS SELECT 1",
-            "FROM ecomflow.fact_order",
-            "SELECT 1 |> EXPORT DATA",
-            "BEGIN SELECT 1; END",
-            "DECLARE x INT64",
-            "CALL p()",
-            "COPY x TO '/tmp/x'",
-            "SELECT '\\'; DROP TABLE x; --'; DROP TABLE x",
-        ],
-    )
-    def test_what_writes_is_refused(self, sql: str) -> None:
-        """The page may look, not change: all else is refused before anything is sent."""
-        with pytest.raises(ConfigError):
-            check_reads_only(sql)
 
 
 class TestGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -100,6 +100,35 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
         raise typer.Exit(4)
 
 
+_ENV_EXAMPLES = 'Examples:\n\n  eval "$(ecomflow infra env)"\n\n  ecomflow infra env --shell fish | source'
+
+
+@app.command(epilog=_ENV_EXAMPLES)
+def env(
+    shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Whose syntax the lines have.")] = "sh",
+    as_json: AsJson = False,
+) -> None:
+    """Print the variables by which Google's own clients find the running local stack."""
+    from ecomflow.console import show_json
+    from ecomflow.errors import ConfigError, UnavailableError
+    from ecomflow.local import exports, supervisor
+
+    settings = settings_of(None)
+    if not settings.is_local:
+        sentence = f"The project {settings.project} is configured: only the local stack needs variables."
+        raise ConfigError(sentence, "Unset ECOMFLOW_PROJECT and the project in ecomflow.toml.")
+    # The stack itself is asked: a shell may have the variables of one that is gone.
+    endpoints = supervisor.status(settings.state_path).endpoints
+    if endpoints is None:
+        raise UnavailableError(f"The local stack in {settings.state_path}/ does not run.", "Run: ecomflow infra up")
+    found = exports.variables(endpoints)
+    if as_json:
+        show_json(found)
+        return
+    for name, value in found.items():
+        typer.echo(exports.export_line(shell, name, value))
+
+
 @app.command(epilog="Examples:\n\n  ecomflow infra down\n\n  ecomflow infra down --with-data --yes")
 def down(
     project: Project = None,
@@ -131,13 +160,11 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
     from ecomflow.local import supervisor
 
     with err.status("Starting the local services…") as spinner:
-        report = supervisor.up(settings.state_path, on_progress=lambda text: spinner.update(f"{text}…"))
+        report = supervisor.up(
+            settings.state_path, others=settings.other_users, on_progress=lambda text: spinner.update(f"{text}…")
+        )
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
-    if report.restored:
-        say_here(f"Restored the metadata of {len(report.restored)} objects, which a kill or a copy of the folder had cut off:")
-        for name in report.restored:
-            say_here(f"  {name}")
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:

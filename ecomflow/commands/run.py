@@ -190,7 +190,7 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
     from ecomflow.pipeline.exposition import served
 
     reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
-    with served(reader.read, port) as bound:
+    with served(reader.read, port, settings.other_users) as bound:
         yield bound
 
 

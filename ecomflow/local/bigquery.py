@@ -3,7 +3,8 @@
 Run as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. It listens on loopback only; datasets,
 tables and rows lie in ``DIR/bqemulator.duckdb`` and are there again after a restart. It takes no ``BQEMU_*`` setting of the
 environment, which could open it to the network or send traces away. What is repaired in bqemulator, and why, stands in
-``bigquery_repairs`` and ``bigquery_appends``; both know the inside of one version, hence the pin.
+``bigquery_repairs``, ``bigquery_appends`` and ``bigquery_files``, who may ask in ``bigquery_guard``; all of them know the inside
+of one version, hence the pin.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
+from ecomflow.lifeline import end_with
 from ecomflow.local.process import is_free
+from ecomflow.peers import OtherUsers, OwnUser, add_other_users
 
 EMULATOR_VERSION = "1.4.0"
 _INSTALL = "Run: pip install 'ecomflow[local]'"
@@ -34,7 +37,7 @@ def check_installed() -> None:
             raise MissingExtraError(message, _INSTALL)
 
 
-def run(http_port: int, grpc_port: int, data_dir: Path) -> None:
+def run(http_port: int, grpc_port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
     check_installed()
     for port in (http_port, grpc_port):
@@ -43,12 +46,15 @@ def run(http_port: int, grpc_port: int, data_dir: Path) -> None:
                 f"Port {port} of 127.0.0.1 is taken by another program.", "Choose another port, or end that program."
             )
     _forget_settings_of_the_environment()
+    from ecomflow.local.bigquery_guard import guard_servers
     from ecomflow.local.bigquery_repairs import apply_repairs
 
     apply_repairs()
+    guard_servers(OwnUser(("127.0.0.1", http_port), others), OwnUser(("127.0.0.1", grpc_port), others))
     from bqemulator.server import run_forever
 
     data_dir.mkdir(parents=True, exist_ok=True)
+    end_with(data_dir)
     run_forever(_settings(http_port, grpc_port, data_dir))
 
 
@@ -82,9 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--http-port", type=int, required=True, help="port of the REST API")
     parser.add_argument("--grpc-port", type=int, required=True, help="port of the Storage API")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tables; made where missing")
+    add_other_users(parser)
     options = parser.parse_args(arguments)
     try:
-        run(options.http_port, options.grpc_port, options.data_dir)
+        run(options.http_port, options.grpc_port, options.data_dir, options.other_users)
     except EcomflowError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -29,6 +29,7 @@ def apply_repairs() -> None:
     _fold_the_log_seldom(server.DuckDBEngine)
     _give_each_thread_a_cursor(server.DuckDBEngine)
     _end_each_read(server.DuckDBEngine)
+    _confine_files(server.DuckDBEngine)
     _stop_copying_tables(server.SnapshotManager)
     _bound_jobs(server.DuckDBCatalogRepository)
     _report_the_whole_ddl()
@@ -190,6 +191,15 @@ def _end_each_read(engine: Any) -> None:
         return _Result(execute_and_hold(self, sql, parameters))
 
     engine.execute = execute
+
+
+def _confine_files(engine: Any) -> None:
+    """No SQL and no job reads or writes the user's files: see ``bigquery_files``."""
+    from bqemulator.jobs import executor
+
+    from ecomflow.local.bigquery_files import confine_files
+
+    confine_files(engine, executor)
 
 
 def _stop_copying_tables(snapshots: Any) -> None:

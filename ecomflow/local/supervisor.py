@@ -29,8 +29,8 @@ from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.local.bigquery import check_installed
 from ecomflow.local.probes import answers
 from ecomflow.local.process import Identity, find, free_port, is_free, is_in_role, processes_of, spawn, stop
-from ecomflow.local.storage import storage_binary, storage_command
-from ecomflow.local.storage_repair import restore_metadata
+from ecomflow.local.storage import check_storage_installed
+from ecomflow.peers import OtherUsers
 from ecomflow.state_folder import access_error, check_own, folder_mark
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
@@ -77,28 +77,24 @@ class ServiceReport(msgspec.Struct, frozen=True):
 
 
 class StackReport(msgspec.Struct, frozen=True):
-    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready.
-
-    ``restored``: objects of the local bucket (``bucket/object``) that had lost their metadata and have it again.
-    """
+    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
 
     state_path: str
     ready: bool
     services: tuple[ServiceReport, ...]
     endpoints: Endpoints | None
     started: tuple[str, ...] = ()
-    restored: tuple[str, ...] = ()
 
 
-def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
+def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress | None = None) -> StackReport:
     """Brings the stack up and returns when each service answers. Services that are ready stay; the others are replaced, on
-    their old ports where these are free.
+    their old ports where these are free. ``others`` is for those that start.
 
     ``on_progress`` gets a sentence at each step. Raises MissingExtraError before anything starts, AccessError for a state folder
     that cannot be written, and UnavailableError with the end of its log for a service that does not come up.
     """
     check_installed()
-    storage_binary()
+    check_storage_installed()
     say = on_progress or (lambda _: None)
     state_path = _make_state_folder(state_path)
     with _locked(state_path, say):
@@ -107,9 +103,8 @@ def up(state_path: Path, *, on_progress: Progress | None = None) -> StackReport:
         _stop_all_but(kept, state_path)
         if len(kept) == len(SERVICES):
             return status(state_path)
-        restored = () if "storage" in kept else tuple(restore_metadata(state_path / "storage"))
-        started = _start(state_path, kept, before, say)
-        return msgspec.structs.replace(status(state_path), started=tuple(started), restored=restored)
+        started = _start(state_path, kept, before, say, others)
+        return msgspec.structs.replace(status(state_path), started=tuple(started))
 
 
 def status(state_path: Path) -> StackReport:
@@ -152,7 +147,9 @@ def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> I
         down(state_path)
 
 
-def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress) -> list[str]:
+def _start(
+    state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress, others: OtherUsers
+) -> list[str]:
     """Starts what is not kept, all at once; stops it again if one of it fails."""
     log_starts = {}
     services = dict(kept)
@@ -160,7 +157,7 @@ def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service
         for name in SERVICES.keys() - kept.keys():
             log = state_path / "logs" / f"{name}.log"
             log_starts[name] = log.stat().st_size if log.exists() else 0
-            services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log)
+            services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log, others)
             # Before they are ready, so that no process is lost track of if this one is killed.
             _write(state_path, services)
         _wait_until_ready({name: services[name] for name in log_starts}, log_starts, say)
@@ -172,13 +169,13 @@ def _start(state_path: Path, kept: dict[str, Service], before: dict[str, Service
     return [name for name in SERVICES if name in log_starts]
 
 
-def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Service:
+def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path, others: OtherUsers) -> Service:
     data_dir = state_path / name
     if not data_dir.exists():
         data_dir.mkdir(mode=0o700)
         _marker(state_path, name).touch()
     try:
-        identity = spawn(_command(name, ports, data_dir), log, state_path, role=name)
+        identity = spawn([*_command(name, ports, data_dir), "--other-users", others], log, state_path, role=name)
     except OSError as error:
         raise UnavailableError(
             f"{name} cannot be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
@@ -189,9 +186,7 @@ def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path) -> Se
 def _command(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
     # -P: a file in the working folder must not be taken for a module of ours.
     python = [sys.executable, "-P", "-m", f"ecomflow.local.{name}"]
-    if name == "storage":
-        return storage_command(ports[0], data_dir)
-    if name == "pubsub":
+    if name != "bigquery":
         return [*python, "--port", str(ports[0]), "--data-dir", str(data_dir)]
     return [*python, "--http-port", str(ports[0]), "--grpc-port", str(ports[1]), "--data-dir", str(data_dir)]
 

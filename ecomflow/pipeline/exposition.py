@@ -1,17 +1,13 @@
-"""Figures in, Prometheus' text format out: served over HTTP on loopback, to those who ask by a loopback name.
-
-A web page can have a browser ask a name of its own that leads to 127.0.0.1 (DNS rebinding); such a request names that host.
-"""
+"""Figures in, Prometheus' text format out: served over HTTP on loopback, to this user's programs alone and to no page."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -20,11 +16,12 @@ from prometheus_client.registry import Collector
 
 from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.figures import LATENCY_BOUNDS, Figures
+from ecomflow.peers import OtherUsers, OwnUser
+from ecomflow.web_guard import is_loopback_name
 
 PATH = "/metrics"
 
 _HOST = "127.0.0.1"
-_LOOPBACK_NAME = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
 
 def metrics(figures: Figures) -> Iterator[Metric]:
@@ -66,7 +63,7 @@ def metrics(figures: Figures) -> Iterator[Metric]:
 
 
 @contextmanager
-def served(read: Callable[[], Figures], port: int) -> Iterator[int]:
+def served(read: Callable[[], Figures], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
     """Within, what ``read`` gives is served at ``http://127.0.0.1:<port>/metrics``; 0: at a free port. Gives the port.
 
     ``read`` is never called by two threads at a time. Raises ConfigError where the port is taken or not ours to take.
@@ -78,6 +75,7 @@ def served(read: Callable[[], Figures], port: int) -> Iterator[int]:
             f"Port {port} of {_HOST} can't be had for the metrics: {error.strerror}.",
             "Take a free one with: ecomflow deploy --metrics-port 0",
         ) from error
+    server.own_user = OwnUser((_HOST, server.server_port), others)
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True)
         thread.start()
@@ -135,7 +133,9 @@ _ALLOW = {"405 Method Not Allowed": [("Allow", "GET")]}
 
 def _refusal(environ: dict[str, Any]) -> tuple[str, str] | None:
     """The status and the sentence that a request gets which is not answered."""
-    if not _LOOPBACK_NAME.fullmatch(environ.get("HTTP_HOST", "")):
+    if sentence := environ["ecomflow.refusal"]:
+        return "403 Forbidden", sentence
+    if not is_loopback_name(environ.get("HTTP_HOST", "")):
         return "403 Forbidden", f"Ask for it by a loopback name: http://{_HOST}:{environ['SERVER_PORT']}{PATH}"
     if environ["REQUEST_METHOD"] != "GET":
         return "405 Method Not Allowed", "There is only GET."
@@ -146,10 +146,15 @@ def _refusal(environ: dict[str, Any]) -> tuple[str, str] | None:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    own_user: OwnUser
 
 
 class _Handler(WSGIRequestHandler):
     timeout = 10.0  # seconds that a client may take between two bytes
+
+    def get_environ(self) -> dict[str, Any]:
+        server = cast(_Server, self.server)
+        return super().get_environ() | {"ecomflow.refusal": server.own_user.refusal(self.client_address[:2])}
 
     def log_message(self, format: str, *args: Any) -> None:  # the base class's name
         """A scrape is no event of the pipeline's."""

@@ -31,10 +31,10 @@ from ecomflow.ui.layout import View, page, trouble
 from ecomflow.ui.letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
 from ecomflow.ui.letters_view import groups_view, letters_view, replay_view
 from ecomflow.ui.questions_view import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
+from ecomflow.ui.read_only import read_only
 from ecomflow.ui.readings import Reading, in_thread, unexpected
 from ecomflow.ui.replays import Replays
 from ecomflow.ui.sampler import Sampler
-from ecomflow.ui.select_only import check_reads_only
 from ecomflow.ui.steps import read_steps
 from ecomflow.ui.tables_view import detail_view, table_view, tables_view, weighed_view
 from ecomflow.ui.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
@@ -221,11 +221,16 @@ class Pages:
             return trouble(error)
 
     def _answer(self, name_or_sql: str, values: dict[str, str], form: dict[str, str], action: str, shell: str | None) -> Html:
-        if action == "/questions":
-            check_reads_only(name_or_sql)
-            name_or_sql = f"{name_or_sql} "  # one word is a question's name, and this is SQL
-        asked = answers.prepare(self.settings, name_or_sql, values)
+        own = action == "/questions"
+        # One word is a question's name.
+        asked = (
+            answers.prepare_sql(self.settings, name_or_sql, values)
+            if own
+            else answers.prepare(self.settings, name_or_sql, values)
+        )
         endpoints = running_endpoints(self.settings)
+        if own:
+            asked = read_only(self.settings, endpoints, asked)
         if not self.settings.is_local and form.get("sure") != "yes":
             amount = answers.scanned_bytes(self.settings, endpoints, asked)
             fields = {name: text for name, text in form.items() if name != "sure"}

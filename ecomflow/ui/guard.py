@@ -17,6 +17,8 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ecomflow.web_guard import is_own_origin
+
 MAX_FORM_BYTES = 256 * 1024
 
 _HEADERS = {
@@ -112,7 +114,7 @@ class Guard:
             return None
         if method != "POST":
             return PlainTextResponse("Only GET and POST are understood.\n", 405)
-        return None if headers.get("origin") == f"http://{host}" else _refusal("The form is not one of this page.\n")
+        return None if is_own_origin(headers.get("origin"), host) else _refusal("The form is not one of this page.\n")
 
 
 async def read_form(request: Request, gate: Gate) -> dict[str, str] | Response:

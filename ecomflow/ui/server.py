@@ -13,8 +13,10 @@ import uvicorn
 
 from ecomflow.config import Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.peers import OwnUser
 from ecomflow.ui.app import Options, make_app
 from ecomflow.ui.guard import Gate
+from ecomflow.web_guard import UserGuard
 
 HOST = "127.0.0.1"
 
@@ -27,7 +29,7 @@ def serve(settings: Settings, port: int, options: Options, on_address: Callable[
     with _listening(port) as listener:
         gate = Gate(listener.getsockname()[1])
         app, pages = make_app(settings, gate, options)
-        server = uvicorn.Server(_config(app))
+        server = uvicorn.Server(_config(UserGuard(app, OwnUser(listener.getsockname(), settings.other_users))))
         pages.steps.look()  # takes seconds, so it begins before anybody looks
         # uvicorn raises the signal that ended it once more.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -51,6 +53,7 @@ def _config(app: object) -> uvicorn.Config:
         log_level="critical",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=0,
         limit_concurrency=64,
     )

@@ -29,6 +29,8 @@ QUIET = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Another site, and a name that was made to lead here.
+    "--host-resolver-rules=MAP evil.example 127.0.0.1",
 )
 
 

@@ -170,7 +170,7 @@ class TestQuestions:
         expect(box).to_have_value("SELECT 'one' AS name,\n  1 AS n UNION ALL SELECT 'two', 2")
         box.fill("DROP TABLE ecomflow.fact_order")
         page.get_by_role("button", name="Ask").click()
-        expect(page.locator(".notice")).to_contain_text("The query begins with DROP")
+        expect(page.locator(".notice")).to_contain_text("got DROP")
 
 
 def _count(shop: Settings, stack: Endpoints, number: str) -> int:

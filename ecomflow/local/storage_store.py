@@ -1,0 +1,282 @@
+"""Buckets and objects on disk: bytes, names and conditions come in, resources of Cloud Storage's JSON API and bytes go out.
+
+``DIR/objects.sqlite3`` has the resources, ``DIR/content/<generation>`` the bytes: no name is ever part of a path. A change is one
+transaction, so its conditions hold when it is made. What was answered survives the death of the process, not of the machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+Resource = dict[str, Any]
+Conditions = Mapping[str, int]
+"""ifGenerationMatch, ifGenerationNotMatch, ifMetagenerationMatch, ifMetagenerationNotMatch."""
+
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, resource TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+  bucket TEXT, name TEXT, generation INTEGER NOT NULL, resource TEXT NOT NULL, PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+"""
+# What a client may say of an object; all else is ours to say.
+_OBJECT_FIELDS = (
+    *("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl", "metadata", "customTime"),
+    *("storageClass", "eventBasedHold", "temporaryHold"),
+)
+
+
+class StorageError(Exception):
+    """A refusal, as the service gives it: a status, a reason and a sentence."""
+
+    def __init__(self, status: int, reason: str, sentence: str) -> None:
+        super().__init__(status, reason, sentence)
+        self.status, self.reason, self.sentence = status, reason, sentence
+
+
+class Upload:
+    """Bytes on their way into the store, with their checksums."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._crc32c: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+        self._file = path.open("wb")
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self._md5.update(piece)
+        self._crc32c.update(piece)
+        self.size += len(piece)
+
+    def close(self) -> Resource:
+        """What a resource says of the bytes, which are now all there."""
+        self._file.close()
+        checksums = {"md5Hash": self._md5.digest(), "crc32c": self._crc32c.digest()}
+        return {"size": str(self.size)} | {name: base64.b64encode(value).decode() for name, value in checksums.items()}
+
+    def discard(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Store:
+    """The buckets and objects below ``folder``. For one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._content = folder / "content"
+        self._content.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._db = sqlite3.connect(folder / "objects.sqlite3", isolation_level=None)
+        self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {_SCHEMA}")
+        (newest,) = self._db.execute("SELECT max(generation) FROM objects").fetchone()
+        self._generation = newest or 0
+        self._remove_leftovers()
+
+    def close(self) -> None:
+        self._db.close()
+
+    # Buckets
+
+    def create_bucket(self, resource: Resource) -> Resource:
+        name = resource.get("name", "")
+        if not isinstance(name, str) or not _BUCKET_NAME.fullmatch(name) or ".." in name:
+            raise StorageError(400, "invalid", f"Invalid bucket name: '{name}'.")
+        now = _now()
+        made = {"location": "US", "storageClass": "STANDARD"} | resource | {"timeCreated": now, "updated": now}
+        with self._transaction():
+            if self._row("SELECT 1 FROM buckets WHERE name = ?", name):
+                raise StorageError(409, "conflict", f"Your previous request to create the named bucket {name} succeeded.")
+            self._put_bucket(name, made | {"metageneration": "1"})
+        return self.bucket(name)
+
+    def bucket(self, name: str) -> Resource:
+        if row := self._row("SELECT resource FROM buckets WHERE name = ?", name):
+            return {"kind": "storage#bucket", "id": name, **json.loads(row[0]), "name": name}
+        raise StorageError(404, "notFound", "The specified bucket does not exist.")
+
+    def buckets(self, prefix: str) -> list[Resource]:
+        names = [name for (name,) in self._db.execute("SELECT name FROM buckets ORDER BY name")]
+        return [self.bucket(name) for name in names if name.startswith(prefix)]
+
+    def change_bucket(self, name: str, changes: Resource) -> Resource:
+        with self._transaction():
+            found = self.bucket(name)
+            newer = str(int(found["metageneration"]) + 1)
+            changed = _merged(found, changes) | {"metageneration": newer, "updated": _now()}
+            self._put_bucket(name, changed)
+        return self.bucket(name)
+
+    def delete_bucket(self, name: str) -> None:
+        with self._transaction():
+            self.bucket(name)
+            if self._row("SELECT 1 FROM objects WHERE bucket = ? LIMIT 1", name):
+                raise StorageError(409, "conflict", "The bucket you tried to delete is not empty.")
+            self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
+
+    # Objects
+
+    def new_upload(self) -> Upload:
+        self._generation = max(self._generation + 1, time.time_ns() // 1000)
+        return Upload(self._content / str(self._generation))
+
+    def finish(self, bucket: str, name: str, given: Resource, upload: Upload, conditions: Conditions) -> Resource:
+        """The object that ``upload`` becomes. Its bytes are thrown away where a condition does not hold."""
+        generation, now = int(upload.path.name), _now()
+        said = {field: given[field] for field in _OBJECT_FIELDS if given.get(field) is not None}
+        made = {"storageClass": "STANDARD", "contentType": "application/octet-stream"} | said | upload.close()
+        try:
+            self._check_sums(given, made)
+            with self._transaction():
+                self.bucket(bucket)
+                before = self._find(bucket, name)
+                _check(conditions, before)
+                self._put_object(bucket, name, generation, made | {"metageneration": "1", "timeCreated": now, "updated": now})
+        except StorageError:
+            upload.discard()
+            raise
+        if before:
+            self._path(before).unlink(missing_ok=True)
+        return self.object(bucket, name, None, {})
+
+    def object(self, bucket: str, name: str, generation: int | None, conditions: Conditions) -> Resource:
+        found = self._find(bucket, name)
+        if found and generation not in (None, int(found["generation"])):
+            found = None
+        _check(conditions, found)
+        if found is None:
+            self.bucket(bucket)
+            raise StorageError(404, "notFound", f"No such object: {bucket}/{name}")
+        return found
+
+    def content(self, resource: Resource) -> Path:
+        """The file of an object's bytes. Raises StorageError 410 where somebody has removed it."""
+        path = self._path(resource)
+        if not path.exists():
+            raise StorageError(410, "gone", f"The content of {resource['bucket']}/{resource['name']} is missing.")
+        return path
+
+    def change_object(
+        self, bucket: str, name: str, generation: int | None, changes: Resource, conditions: Conditions
+    ) -> Resource:
+        allowed = {field: value for field, value in changes.items() if field in _OBJECT_FIELDS}
+        with self._transaction():
+            found = self.object(bucket, name, generation, conditions)
+            newer = str(int(found["metageneration"]) + 1)
+            changed = _merged(found, allowed) | {"metageneration": newer, "updated": _now()}
+            self._put_object(bucket, name, int(found["generation"]), changed)
+        return self.object(bucket, name, None, {})
+
+    def delete_object(self, bucket: str, name: str, generation: int | None, conditions: Conditions) -> None:
+        with self._transaction():
+            found = self.object(bucket, name, generation, conditions)
+            self._db.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
+        self._path(found).unlink(missing_ok=True)
+
+    def names(self, bucket: str, first: str) -> Iterator[Resource]:
+        """The bucket's objects from the name ``first`` on, in the order of their names' bytes."""
+        self.bucket(bucket)
+        sql = "SELECT name, generation, resource FROM objects WHERE bucket = ? AND name >= ? ORDER BY name"
+        rows = self._db.execute(sql, (bucket, first))
+        return (_object(bucket, *row) for row in rows)
+
+    # Rows
+
+    def _find(self, bucket: str, name: str) -> Resource | None:
+        row = self._row("SELECT name, generation, resource FROM objects WHERE bucket = ? AND name = ?", bucket, name)
+        return _object(bucket, *row) if row else None
+
+    def _row(self, sql: str, *values: str) -> Any:
+        return self._db.execute(sql, values).fetchone()
+
+    def _put_bucket(self, name: str, resource: Resource) -> None:
+        self._db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (name, json.dumps(resource)))
+
+    def _put_object(self, bucket: str, name: str, generation: int, resource: Resource) -> None:
+        values = (bucket, name, generation, json.dumps(resource))
+        self._db.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", values)
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def _path(self, resource: Resource) -> Path:
+        return self._content / str(int(resource["generation"]))
+
+    def _check_sums(self, given: Resource, made: Resource) -> None:
+        for field in ("md5Hash", "crc32c"):
+            if given.get(field, made[field]) != made[field]:
+                sentence = f"Provided {field} '{given[field]}' doesn't match calculated '{made[field]}'."
+                raise StorageError(400, "invalid", sentence)
+
+    def _remove_leftovers(self) -> None:
+        """Bytes of uploads that a kill has ended."""
+        kept = {str(generation) for (generation,) in self._db.execute("SELECT generation FROM objects")}
+        for path in self._content.iterdir():
+            if path.name not in kept:
+                path.unlink()
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def check_object_name(name: str) -> None:
+    """Raises StorageError for a name that Cloud Storage refuses, and for one that would leave a folder it is copied to."""
+    size = len(name.encode())
+    if not 1 <= size <= 1024:
+        raise StorageError(400, "invalid", f"Invalid object name: expected 1 to 1024 bytes, got {size}.")
+    if name == "." or name.startswith("/") or ".." in name.split("/") or re.search(r"[\0\r\n]", name):
+        shown = name.encode("unicode_escape").decode()
+        sentence = f"Invalid object name '{shown}': expected no leading slash, no part '..' and no NUL or line end."
+        raise StorageError(400, "invalid", sentence)
+
+
+def _check(conditions: Conditions, found: Resource | None) -> None:
+    """Raises StorageError 412 where a condition does not hold, and 304 where what the client has is what there is."""
+    for field in ("generation", "metageneration"):
+        live, name = int(found[field]) if found else 0, f"if{field.capitalize()}"
+        if conditions.get(f"{name}Match", live) != live:
+            raise StorageError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        if conditions.get(f"{name}NotMatch") == live:
+            raise StorageError(304, "conditionNotMet", "The object is unchanged.")
+
+
+def _object(bucket: str, name: str, generation: int, resource: str) -> Resource:
+    identity = f"{bucket}/{name}/{generation}"
+    said = {"kind": "storage#object", "id": identity, "name": name, "bucket": bucket, "generation": str(generation)}
+    found: Resource = json.loads(resource) | said
+    etag = base64.b64encode(f"{generation}/{found['metageneration']}".encode()).decode()
+    return found | {"etag": etag}
+
+
+def _merged(found: Resource, changes: Resource) -> Resource:
+    """https://www.rfc-editor.org/rfc/rfc7386: null removes, objects are merged."""
+    merged = dict(found)
+    for field, value in changes.items():
+        if value is None:
+            merged.pop(field, None)
+        elif isinstance(value, dict) and isinstance(merged.get(field), dict):
+            merged[field] = _merged(merged[field], value)
+        else:
+            merged[field] = value
+    return merged
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
