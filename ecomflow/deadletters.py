@@ -240,7 +240,7 @@ def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
 
 def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
     """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
-    from google.api_core.exceptions import ClientError, NotFound
+    from google.api_core.exceptions import GoogleAPICallError, NotFound
     from google.cloud.storage.exceptions import DataCorruption
 
     if listed.size > MAX_OBJECT_BYTES:
@@ -253,7 +253,7 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
         return b""
     except DataCorruption:
         return "its content is not that of its checksum"
-    except ClientError as error:
+    except GoogleAPICallError as error:
         if error.code != _GONE:
             raise
         return "its content is missing"
