@@ -21,6 +21,7 @@ from ecomflow import answers
 from ecomflow.config import Endpoints, Settings
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
+from ecomflow.ledger import read_ledger
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -68,7 +69,7 @@ class TestTheRunningPipeline:
         result = ecomflow("reconcile", "--wait", "30", "--ledger", str(ledger), "--json", settings=shop)
         assert result.returncode == 0, result.stderr
         assert figure(page, "Refused") == refused + 900
-        assert sum(len(line) > 0 for line in ledger.read_text().splitlines()) == 1800
+        assert len(read_ledger(ledger)) == 1800
         expect(page.locator("svg.chart")).to_be_visible()
 
     def test_a_pipeline_that_restarts_under_it(self, pipeline: Pipeline, page: Page, shop: Settings, stack: Endpoints) -> None:
