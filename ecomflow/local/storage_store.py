@@ -199,7 +199,9 @@ class Store:
         return self._db.execute(sql, values).fetchone()
 
     def _put_bucket(self, name: str, resource: Resource) -> None:
-        self._db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (name, json.dumps(resource)))
+        """Without a soft delete policy: what is deleted here is gone, and nothing may say that it can be restored."""
+        kept = {field: value for field, value in resource.items() if field != "softDeletePolicy"}
+        self._db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (name, json.dumps(kept)))
 
     def _put_object(self, bucket: str, name: str, generation: int, resource: Resource) -> None:
         values = (bucket, name, generation, json.dumps(resource))
