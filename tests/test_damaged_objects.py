@@ -21,7 +21,7 @@ def content_of(letter_id: str, stack_folder: Path) -> Path:
 
 def check(settings: Settings, name: str, why: str) -> None:
     for words, found, code in (
-        (("dlq", "inspect"), "E-2777", 1),
+        (("dlq", "inspect"), "E-987654323", 1),
         (("dlq", "stats"), "Dead letters by cause", 1),
         (("dlq", "replay", "--dry-run"), "0 of 1", 1),
         (("reconcile", "--json"), name, 7),
@@ -35,17 +35,17 @@ def check(settings: Settings, name: str, why: str) -> None:
 
 def test_changed_content(provisioned: Settings, stack: Endpoints, stack_folder: Path) -> None:
     """Nothing in it can be believed."""
-    name = store(provisioned, stack, [held(1777)], "one")
-    store(provisioned, stack, [held(2777)], "two")
-    path = content_of("E-1777", stack_folder)
+    name = store(provisioned, stack, [held(987654321)], "one")
+    store(provisioned, stack, [held(987654323)], "two")
+    path = content_of("E-987654321", stack_folder)
     path.write_bytes(path.read_bytes().replace(b"on_hold", b"on_fold"))
     check(provisioned, name, "its content is not that of its checksum")
 
 
 def test_missing_content(provisioned: Settings, stack: Endpoints, stack_folder: Path) -> None:
     """No 404 of it is taken for the bucket's; it can be deleted."""
-    name = store(provisioned, stack, [held(1778)], "one")
-    store(provisioned, stack, [held(2777)], "two")
-    content_of("E-1778", stack_folder).unlink()
+    name = store(provisioned, stack, [held(987654322)], "one")
+    store(provisioned, stack, [held(987654323)], "two")
+    content_of("E-987654322", stack_folder).unlink()
     check(provisioned, name, "its content is missing")
     assert name in names(provisioned, stack, "dlq/")
