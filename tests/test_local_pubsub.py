@@ -963,8 +963,8 @@ class TestProcess:
                 wait_until(lambda: seen == {b"before"})
                 assert server.terminate() == 0
                 stack.enter_context(ServerProcess(tmp_path, int(server.host.rpartition(":")[2])))
-                clients.publisher.publish(TOPIC, b"after").result(20)
-                wait_until(lambda: b"after" in seen)
+                clients.publisher.publish(TOPIC, b"after").result(60)
+                wait_until(lambda: b"after" in seen, 60)
 
     def test_it_says_where_it_listens_and_stops_within_a_second(self, tmp_path: Path) -> None:
         """The first line is the address; SIGTERM ends it well although a stream is waiting."""
