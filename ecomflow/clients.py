@@ -82,7 +82,7 @@ def append_rows(
 
     With the routing header that the service requires outside the US multi-region, once. ``client.append_rows`` itself can't know
     the stream and sends the header empty, also beside a caller's own, and such a connection fails now and then with "Cannot route
-    on empty project id ''": https://cloud.google.com/bigquery/docs/write-api#connection_management
+    on empty project id ''": https://cloud.google.com/bigquery/docs/write-api
     """
     from google.api_core import gapic_v1
 

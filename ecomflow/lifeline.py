@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _SECONDS = 1.0
 
 
-def end_with(folder: Path, on_gone: Callable[[], None] | None = None) -> None:
-    """Call ``on_gone``, or send this process SIGTERM, within seconds of ``folder``'s deletion. Moving it is no deletion."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    threading.Thread(target=_watch, args=(opened, on_gone or _terminate), name="lifeline", daemon=True).start()
-
-
-def _watch(opened: int, on_gone: Callable[[], None]) -> None:
-    while os.fstat(opened).st_nlink:
-        time.sleep(_SECONDS)  # no system call waits for this on every platform
-    on_gone()
-
-
-def _terminate() -> None:
+def terminate() -> None:
+    """Send this process SIGTERM."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def tied_to(folder: Path, on_gone: Callable[[], None] = terminate) -> Iterator[None]:
+    """Within, ``on_gone`` is called some seconds after ``folder`` was deleted. Moving it is no deletion."""
+    opened, over = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_SECONDS):
+            if not os.fstat(opened).st_nlink:
+                on_gone()
+                return
+
+    watcher = threading.Thread(target=watch, name="lifeline", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        os.close(opened)

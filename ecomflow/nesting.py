@@ -11,7 +11,7 @@ from itertools import accumulate
 
 MAX_DEPTH = 500
 """The most levels of objects and arrays within each other: what BigQuery's JSON type takes.
-https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#json_type
+https://cloud.google.com/bigquery/docs/json-data
 """
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)

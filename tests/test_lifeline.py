@@ -13,7 +13,7 @@ from cli_support import environment, write_stack_file
 from local_pubsub_support import wait_until
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.lifeline import end_with
+from ecomflow.lifeline import tied_to
 from ecomflow.pipeline.launch import read_status
 
 
@@ -22,12 +22,23 @@ def test_it_tells_of_a_deletion_and_of_nothing_else(tmp_path: Path) -> None:
     folder, gone = tmp_path / "a", threading.Event()
     folder.mkdir()
     (folder / "x").touch()
-    end_with(folder, gone.set)
-    (folder / "x").unlink()
-    folder.rename(tmp_path / "b")
-    assert not gone.wait(2.5)
-    shutil.rmtree(tmp_path / "b")
-    assert gone.wait(10)
+    with tied_to(folder, gone.set):
+        (folder / "x").unlink()
+        folder.rename(tmp_path / "b")
+        assert not gone.wait(2.5)
+        shutil.rmtree(tmp_path / "b")
+        assert gone.wait(10)
+
+
+def test_it_ends_with_what_it_watches_for(tmp_path: Path) -> None:
+    """Afterwards a deletion is nobody's business, and no thread is left."""
+    folder, gone = tmp_path / "a", threading.Event()
+    folder.mkdir()
+    with tied_to(folder, gone.set):
+        pass
+    folder.rmdir()
+    assert not gone.wait(1.5)
+    assert [thread for thread in threading.enumerate() if thread.name == "lifeline"] == []
 
 
 @pytest.mark.stack

@@ -319,7 +319,7 @@ def _remove_dataset(settings: Settings, endpoints: Endpoints) -> Removal:
 
 
 def _delete_objects(client: storage.Client, bucket: storage.Bucket, prefix: str) -> None:
-    """One call an object: fake-gcs-server's batch endpoint is broken."""
+    """One call an object: the local storage has no batch requests."""
 
     def delete(blob: storage.Blob) -> None:
         try:

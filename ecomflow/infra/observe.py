@@ -206,7 +206,7 @@ def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     if bucket is None:
         return None
     if service.endpoint is not None:
-        # fake-gcs-server has one location, and neither access settings nor lifecycle rules nor soft delete.
+        # The local storage has one location, and applies neither access settings nor lifecycle rules nor soft delete.
         return Bucket(settings.bucket_name, None, None, None, None, None)
     return bucket_of(bucket)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
-from ecomflow.lifeline import end_with
+from ecomflow.lifeline import tied_to
 from ecomflow.local.process import is_free
 from ecomflow.peers import OtherUsers, OwnUser, add_other_users
 
@@ -54,8 +54,8 @@ def run(http_port: int, grpc_port: int, data_dir: Path, others: OtherUsers = "re
     from bqemulator.server import run_forever
 
     data_dir.mkdir(parents=True, exist_ok=True)
-    end_with(data_dir)
-    run_forever(_settings(http_port, grpc_port, data_dir))
+    with tied_to(data_dir):
+        run_forever(_settings(http_port, grpc_port, data_dir))
 
 
 def _settings(http_port: int, grpc_port: int, data_dir: Path) -> Any:

@@ -38,7 +38,7 @@ import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
-from ecomflow.lifeline import end_with
+from ecomflow.lifeline import tied_to
 from ecomflow.local.grpc_guard import OwnUserHandler
 from ecomflow.local.pubsub_broker import Broker, unimplemented
 from ecomflow.local.pubsub_checks import MAX_PUBLISH_BYTES
@@ -202,9 +202,9 @@ async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with serve(data_dir, port, options=options, others=others) as bound:
-        end_with(data_dir)
-        print(f"listening on 127.0.0.1:{bound}", flush=True)
-        await stopped.wait()
+        with tied_to(data_dir):
+            print(f"listening on 127.0.0.1:{bound}", flush=True)
+            await stopped.wait()
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from importlib import util
 from pathlib import Path
 
 from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
-from ecomflow.lifeline import end_with
+from ecomflow.lifeline import tied_to
 from ecomflow.local.process import is_free
 from ecomflow.peers import OtherUsers, OwnUser, add_other_users
 from ecomflow.web_guard import ServiceGuard
@@ -45,8 +45,7 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     from ecomflow.local.storage_store import Store
 
     os.umask(0o077)
-    with contextlib.closing(Store(data_dir)) as store:
-        end_with(data_dir)
+    with contextlib.closing(Store(data_dir)) as store, tied_to(data_dir):
         app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
         options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
         uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]

@@ -254,7 +254,7 @@ class TableWriter:
         """Whether appends miss columns that the table itself has.
 
         A change of a table's schema reaches the Storage Write API within minutes:
-        https://cloud.google.com/bigquery/docs/write-api#update_the_data_type_of_a_column
+        https://cloud.google.com/bigquery/docs/write-api
         """
         if not (isinstance(error, exceptions.BadRequest) and _UNKNOWN_COLUMNS.search(error.message or "")):
             return False

@@ -23,7 +23,7 @@ import msgspec
 
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import EcomflowError, PipelineError
-from ecomflow.lifeline import end_with
+from ecomflow.lifeline import tied_to
 from ecomflow.local.process import Identity, find, identity_of
 from ecomflow.pipeline import logs
 from ecomflow.state_folder import access_error, check_own
@@ -290,8 +290,8 @@ def held(state_path: Path) -> Iterator[None]:
     """
     with locked(state_path), logs.handled_by(logs.ToFile(state_path / LOG_FILE)):
         (state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
-        end_with(state_path)
-        yield
+        with tied_to(state_path):
+            yield
 
 
 @contextmanager
