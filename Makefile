@@ -32,7 +32,7 @@ faults: $(INSTALLED) ## What make test leaves out: kills, dead services, full di
 	$(BIN)/python -m pytest -m faults tests/faults
 
 soak: $(INSTALLED) ## Ten minutes of load with a kill every 30 s; SOAK_SECONDS=3600 make soak for an hour
-	PYTHONPATH=tests $(BIN)/python -m faults.soak
+	$(BIN)/python -m tests.faults.soak
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check ecomflow tests benchmarks docs

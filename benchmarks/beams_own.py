@@ -23,7 +23,7 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from google.auth.credentials import AnonymousCredentials
 
 from ecomflow.config import Settings, load_settings, running_endpoints
-from ecomflow.facts import SCHEMAS
+from ecomflow.contract.facts import SCHEMAS
 
 
 def main() -> None:

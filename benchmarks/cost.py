@@ -53,12 +53,12 @@ from google.auth.credentials import AnonymousCredentials
 from benchmarks import beams_own, kept
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
-from ecomflow.events import Message
-from ecomflow.pipeline.bigquery_sink import MAX_REQUEST_BYTES, with_ingestion_time
-from ecomflow.pipeline.dataflow import ReadMessages, worker_config
-from ecomflow.pipeline.decode import decode_messages
+from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.events import Message
+from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import model_facts
+from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, with_ingestion_time
 
 EVENTS = 6_000
 BUNDLE = 1_000

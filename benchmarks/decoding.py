@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from benchmarks.events import NOW, messages
-from ecomflow.events import EVENT_DECODER, Message
-from ecomflow.pipeline.decode import decode_messages
+from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.events import EVENT_DECODER, Message
 from ecomflow.pipeline.model import model_facts
 
 BATCH = 10_000

@@ -30,8 +30,8 @@ from benchmarks.throwaway import (
     running,
     wait_for,
 )
-from ecomflow.clients import bigquery_client
-from ecomflow.facts import SCHEMAS
+from ecomflow.contract.facts import SCHEMAS
+from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator.publisher import PublishSummary, publish
 
 DEPLOY = ("-m", "ecomflow", "deploy", "--runner", "DirectRunner")

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.events import Message
+from ecomflow.contract.events import Message
 from ecomflow.generator.rounds import GeneratedEvent, generate
 
 SEED = 7

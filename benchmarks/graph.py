@@ -17,14 +17,14 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints
-from ecomflow.events import Message
+from ecomflow.contract.decode import StreamBatch, decode_messages
+from ecomflow.contract.events import Message
 from ecomflow.pipeline import transforms
 from ecomflow.pipeline.batches import MessageBatch
-from ecomflow.pipeline.bigquery_sink import with_ingestion_time
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.decode import StreamBatch, decode_messages
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import FactBatch, model_facts
+from ecomflow.pipeline.sinks.bigquery import with_ingestion_time
 
 BATCH = 10_000
 CONFIG = PipelineConfig("bench-project", "projects/bench-project/subscriptions/s", "bucket", "dataset", Endpoints(), 30)

@@ -20,9 +20,9 @@ from typing import Any
 from benchmarks.end_to_end import DEPLOY
 from benchmarks.events import to_publish
 from benchmarks.throwaway import Stack, alive, end_on_sigterm, provisioned_stack, running, wait_for
-from ecomflow.clients import bigquery_client
+from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.publishing import RequestSender, topic_sender
 from ecomflow.generator.rounds import GeneratedEvent
-from ecomflow.publishing import RequestSender, topic_sender
 
 RATE = 500
 SECONDS = 60.0

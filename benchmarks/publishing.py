@@ -34,12 +34,12 @@ from google.cloud.pubsub_v1.types import BatchSettings
 
 from benchmarks.events import NOW, SEED
 from benchmarks.throwaway import cpu_seconds, environment, temporary_folder
-from ecomflow import publishing
-from ecomflow.clients import publisher_client, subscriber_client
 from ecomflow.config import STACK_FILE, Endpoints, Settings
+from ecomflow.gcp import publishing
+from ecomflow.gcp.clients import publisher_client, subscriber_client
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent, generate
-from ecomflow.state_folder import folder_mark
+from ecomflow.processes.state_folder import folder_mark
 
 ROUNDS = 10_000
 ONE_BY_ONE_EVENTS = 600

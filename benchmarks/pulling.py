@@ -20,10 +20,10 @@ import psutil
 from benchmarks.events import to_publish
 from benchmarks.publishing import Service, pubsub
 from benchmarks.throwaway import DISTANT, cpu_seconds
-from ecomflow.clients import subscriber_client
+from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator.publisher import publish
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.puller import Puller
+from ecomflow.pipeline.direct.puller import Puller
 
 _BUNDLE = 10_000
 

@@ -12,15 +12,15 @@ from typing import Any
 from google.api_core import exceptions
 from google.pubsub_v1.types import PullRequest
 
-from ecomflow.clients import bigquery_write_client, subscriber_client
 from ecomflow.config import load_settings
-from ecomflow.events import Message
-from ecomflow.facts import SCHEMAS
-from ecomflow.pipeline.ack_requests import portions
-from ecomflow.pipeline.bigquery_sink import TableWriter, with_ingestion_time
+from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.events import Message
+from ecomflow.contract.facts import SCHEMAS
+from ecomflow.gcp.clients import bigquery_write_client, subscriber_client
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
-from ecomflow.pipeline.decode import decode_messages
+from ecomflow.pipeline.direct.ack_requests import portions
 from ecomflow.pipeline.model import model_facts
+from ecomflow.pipeline.sinks.bigquery import TableWriter, with_ingestion_time
 
 PULL_MESSAGES = 1000
 BATCH_MESSAGES = 10_000

@@ -23,7 +23,7 @@ from benchmarks.throwaway import cpu_seconds, end_on_sigterm, environment, rss, 
 from ecomflow.config import STACK_FILE, Settings
 from ecomflow.local import supervisor
 from ecomflow.local.probes import answers
-from ecomflow.local.process import Identity, find, free_port, spawn, stop
+from ecomflow.processes.detached import Identity, find, free_port, spawn, stop
 
 SETTLE_SECONDS = 5.0
 IDLE_SECONDS = 10.0

@@ -23,7 +23,7 @@ import psutil
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
-from ecomflow.local.pubsub_queue import Backlog
+from ecomflow.local.pubsub.queue import Backlog
 
 # A Pub/Sub as far away as one in another region of the continent, and as stingy as Google's sometimes is.
 DISTANT = ("--round-trip", "0.05", "--messages-per-pull", "100")

@@ -24,8 +24,8 @@ from rich.text import Text
 
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Settings, resolve_endpoints
-from ecomflow.figures_history import History
-from ecomflow.figures_sources import FiguresReader
+from ecomflow.jobs.metrics import FiguresReader
+from ecomflow.metrics.history import History
 
 PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, LINES = 110, 40

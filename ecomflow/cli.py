@@ -12,9 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from ecomflow import __version__
-from ecomflow.commands import contract, dlq, doctor, infra, job, publish, query, reconcile, run, start, top, ui
+from ecomflow.commands import contract, deploy, dlq, doctor, infra, job, publish, query, reconcile, start, top, ui
 from ecomflow.errors import AccessError, EcomflowError
-from ecomflow.loopback import bypass_proxies
+from ecomflow.loopback.proxies import bypass_proxies
 
 
 class _Group(TyperGroup):
@@ -41,7 +41,7 @@ app.command(epilog="Examples:\n\n  ecomflow doctor\n\n  ecomflow doctor --projec
 app.command(
     epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach\n\n  ecomflow deploy --project my-project --dry-run\n\n"
     "  ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30"
-)(run.deploy)
+)(deploy.deploy)
 app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
 app.add_typer(contract.contract, name="contract", cls=_Group)
 app.add_typer(dlq.dlq, name="dlq", cls=_Group)
@@ -98,7 +98,7 @@ def _escape_what_cannot_be_encoded() -> None:
 
 
 def _end(error: EcomflowError) -> None:
-    from ecomflow.console import show_error
+    from ecomflow.terminal.console import show_error
 
     show_error(error)
     if os.environ.get("ECOMFLOW_DEBUG"):

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
+from ecomflow.contract.rules import OrderTotals
 from ecomflow.errors import ConfigError, UnavailableError
-from ecomflow.peers import OtherUsers
-from ecomflow.rules import OrderTotals
-from ecomflow.state_folder import access_error, check_own, folder_mark
+from ecomflow.loopback.peers import OtherUsers
+from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"

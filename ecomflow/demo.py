@@ -14,16 +14,19 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from ecomflow import answers, balance, deadletters, infra, reconcile
-from ecomflow.backlog import Waiting, count_waiting, wait_until_empty
+from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.facts import SCHEMAS
+from ecomflow.deadletters import store
 from ecomflow.errors import ImbalanceError, UnavailableError
-from ecomflow.facts import SCHEMAS
 from ecomflow.generator import publisher, rounds
 from ecomflow.generator.faults import EVENT_TYPES
-from ecomflow.ledger import default_ledger
+from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.local import supervisor
-from ecomflow.pipeline import launch
+from ecomflow.pipeline.direct import launch
+from ecomflow.reconciliation import balance, reconcile
+from ecomflow.reconciliation.ledger import default_ledger
+from ecomflow.warehouse import queries
 
 _QUESTION = "sales-per-product"
 _SETTLE_SECONDS = 300.0
@@ -38,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True):
     published: publisher.PublishSummary
     lines: tuple[balance.Line, ...]
     equation: reconcile.Reconciliation
-    answer: answers.Answer
+    answer: queries.Answer
 
 
 def run(n: int, seed: int, on_progress: Callable[[str], None], on_count: OnCount = lambda *_: None) -> Outcome:
@@ -111,17 +114,17 @@ def _publish(settings: Settings, endpoints: Endpoints, n: int, seed: int, on_cou
 
 def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary, on_count: OnCount) -> Outcome:
     letters: Counter[str] = Counter()
-    for (_, reason), amount in deadletters.count_by_stream_and_reason(settings, endpoints).items():
+    for (_, reason), amount in store.count_by_stream_and_reason(settings, endpoints).items():
         letters[reason] += amount
     lines = balance.compare(published.valid, published.order_items, published.reasons, count_rows(settings, endpoints), letters)
     equation = reconcile.reconcile(settings, endpoints, on_count=lambda unit, done: on_count(unit, done, None))
-    return Outcome(published, lines, equation, answers.ask(settings, endpoints, _QUESTION, {}))
+    return Outcome(published, lines, equation, queries.ask(settings, endpoints, _QUESTION, {}))
 
 
 def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     """The rows of every ``_unique`` view, by table."""
     selects = [f"SELECT '{table}' AS place, COUNT(*) AS amount FROM ecomflow.{table}_unique" for table in SCHEMAS]  # noqa: S608  # our names
-    answer = answers.ask(settings, endpoints, " UNION ALL ".join(selects), {})
+    answer = queries.ask(settings, endpoints, " UNION ALL ".join(selects), {})
     return {str(table): int(amount) for table, amount in answer.rows}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.loopback import bypass_proxies
+from ecomflow.loopback.proxies import bypass_proxies
 
 for name in list(os.environ):
     if name.startswith("ECOMFLOW_") or name.endswith("_EMULATOR_HOST"):

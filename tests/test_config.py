@@ -23,7 +23,7 @@ from ecomflow.config import (
     running_endpoints,
 )
 from ecomflow.errors import AccessError, ConfigError, UnavailableError
-from ecomflow.state_folder import folder_mark
+from ecomflow.processes.state_folder import folder_mark
 
 LOCAL = Endpoints("127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3", "127.0.0.1:4")
 

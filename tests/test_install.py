@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
+
 LOCK, BUILD_LOCK = ROOT / "requirements.lock", ROOT / "requirements-build.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = {

@@ -48,8 +48,8 @@ def show(
     ] = Format.JSON_SCHEMA,
 ) -> None:
     """Show the contract: what each field of an event must be."""
-    from ecomflow.contracts.page import markdown
-    from ecomflow.contracts.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
+    from ecomflow.contract.markdown import markdown
+    from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
 
     names = list(EXAMPLES) if event_type is None else [event_type.value]
     if form is Format.JSON_SCHEMA:
@@ -69,8 +69,8 @@ def check(
 
     Ends with 10 where one is refused, or where there was none to check.
     """
-    from ecomflow.console import plain
-    from ecomflow.contracts.check import Tally, check_lines
+    from ecomflow.contract.check import Tally, check_lines
+    from ecomflow.terminal.console import plain
 
     now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
     for file in files:
@@ -94,8 +94,8 @@ def diff(
 
     Ends with 10 where a change is breaking.
     """
-    from ecomflow.console import say, show_json, show_table
-    from ecomflow.contracts.diff import compare, current_contract, read_contract
+    from ecomflow.contract.diff import compare, current_contract, read_contract
+    from ecomflow.terminal.console import say, show_json, show_table
 
     changes = compare(read_contract(old), current_contract() if new is None else read_contract(new))
     breaking = sum(change.breaking for change in changes)
@@ -127,7 +127,7 @@ def _lines_of(file: Path) -> Iterator[bytes]:
 
 
 def _show_tally(tally: Any, as_json: bool) -> None:
-    from ecomflow.console import plain
+    from ecomflow.terminal.console import plain
 
     drift = [(event_type, path, count) for (event_type, path), count in sorted(tally.drift.items())]
     if as_json:

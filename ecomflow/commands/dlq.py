@@ -15,8 +15,8 @@ from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
 
 if TYPE_CHECKING:
-    from ecomflow.deadletters import Choice, StoredLetter, Unreadable
-    from ecomflow.replay import ReplayPlan, ReplaySummary
+    from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
+    from ecomflow.deadletters.store import Choice, StoredLetter, Unreadable
 
 dlq = typer.Typer(no_args_is_help=True, help="The messages that were refused: look at them, group them, replay them.")
 
@@ -50,16 +50,16 @@ def inspect(
     """Show dead letters, newest first: when, which stream, why, and the payload. Fails, after showing the others, where an
     object in their place can't be read.
     """
-    from ecomflow import deadletters
-    from ecomflow.console import say, show_json
+    from ecomflow.deadletters import store
+    from ecomflow.terminal.console import say, show_json
 
     settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     if follow:
-        _follow(deadletters.follow(settings, endpoints, choice, limit=limit, unreadable=unreadable), full, as_json)
+        _follow(store.follow(settings, endpoints, choice, limit=limit, unreadable=unreadable), full, as_json)
         return
     with _reading() as report:
-        found = deadletters.newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable, on_progress=report)
+        found = store.newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable, on_progress=report)
     if as_json:
         show_json([_as_object(item) for item in found])
     elif not found:
@@ -76,14 +76,14 @@ def stats(
     """Group dead letters by stream, reason and fingerprint (event type, path, rule), each with the command that would replay
     it; and count the fields that the contract does not name, on events that passed.
     """
-    from ecomflow import deadletters
-    from ecomflow.console import show_json
-    from ecomflow.deadletter_groups import group, unknown_fields
+    from ecomflow.deadletters import store
+    from ecomflow.deadletters.groups import group, unknown_fields
+    from ecomflow.terminal.console import show_json
 
     settings, choice = settings_of(project), _choice(stream, reason, since, None, None)
-    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
-        found = deadletters.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        found = store.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
         fields = unknown_fields(_counters(settings, endpoints))
     if as_json:
@@ -116,10 +116,10 @@ def replay(
     """Publish dead letters again that the contract takes by now, with their bytes, attributes and event_id, and move them
     aside to replayed/. The others stay where they are.
     """
-    from ecomflow.console import say, show_json
-    from ecomflow.mergepatch import read_patch
-    from ecomflow.progress import INTERRUPTED, leave
-    from ecomflow.replay import plan_replay
+    from ecomflow.deadletters.merge_patch import read_patch
+    from ecomflow.deadletters.replay import plan_replay
+    from ecomflow.terminal.console import say, show_json
+    from ecomflow.terminal.progress import INTERRUPTED, leave
 
     settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
@@ -160,21 +160,21 @@ def export(
     project: Project = None,
 ) -> None:
     """Write dead letters to a file, newest first, a JSON object a line, as they lie in the bucket."""
-    from ecomflow import deadletters
-    from ecomflow.console import note
+    from ecomflow.deadletters import store
+    from ecomflow.terminal.console import note
 
     settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[deadletters.Unreadable]()
+    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
-        found = deadletters.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        found = store.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
         count = _write_lines(found, file)
     note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
     _refuse_unreadable(unreadable)
 
 
 def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
-    from ecomflow.progress import interruptible, progress
-    from ecomflow.replay import replay as publish_again
+    from ecomflow.deadletters.replay import replay as publish_again
+    from ecomflow.terminal.progress import interruptible, progress
 
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
@@ -189,9 +189,9 @@ def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, p
 def _choice(stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None) -> Choice:
     from typing import get_args
 
-    from ecomflow.deadletters import Choice
-    from ecomflow.rejected import STREAMS
-    from ecomflow.rejected import Reason as Known
+    from ecomflow.contract.dead_letter import STREAMS
+    from ecomflow.contract.dead_letter import Reason as Known
+    from ecomflow.deadletters.store import Choice
 
     if stream is not None and stream not in STREAMS:
         raise ConfigError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
@@ -203,7 +203,7 @@ def _choice(stream: str | None, reason: str | None, since: str | None, event_id:
 @contextmanager
 def _reading() -> Iterator[Callable[[int], None]]:
     """Shows on a terminal how many objects were read, and how fast."""
-    from ecomflow.progress import interruptible, progress
+    from ecomflow.terminal.progress import interruptible, progress
 
     only_read = "Interrupted: dead letters were only read, nothing was changed."
     with interruptible(only_read), progress("Reading dead letters") as shown:
@@ -237,7 +237,7 @@ def _follow(found: Iterator[StoredLetter], full: bool, as_json: bool) -> None:
 def _print_line(item: StoredLetter) -> None:
     import msgspec
 
-    from ecomflow.console import inert_json
+    from ecomflow.terminal.console import inert_json
 
     sys.stdout.write(inert_json(msgspec.json.encode(_as_object(item))) + "\n")
 
@@ -245,8 +245,8 @@ def _print_line(item: StoredLetter) -> None:
 def _show_line(item: StoredLetter) -> None:
     from rich.text import Text
 
-    from ecomflow.console import out, plain
-    from ecomflow.rejected import stream_of
+    from ecomflow.contract.dead_letter import stream_of
+    from ecomflow.terminal.console import out, plain
 
     letter = item.letter
     head = f"{letter.failed_at:%m-%d %H:%M:%S} {stream_of(letter)} {letter.reason} "
@@ -255,14 +255,14 @@ def _show_line(item: StoredLetter) -> None:
 
 
 def _as_object(item: StoredLetter) -> dict[str, Any]:
-    from ecomflow.fingerprints import fingerprint
+    from ecomflow.deadletters.fingerprints import fingerprint
 
     cause = fingerprint(item.letter)
     return {"object_name": item.object_name, "path": cause.path, "fingerprint": cause.id, "letter": item.letter}
 
 
 def _show_letters(found: list[StoredLetter], full: bool) -> None:
-    from ecomflow.console import say, show_table
+    from ecomflow.terminal.console import say, show_table
 
     if full:
         for item in found:
@@ -274,8 +274,8 @@ def _show_letters(found: list[StoredLetter], full: bool) -> None:
 
 
 def _show_whole(item: StoredLetter) -> None:
-    from ecomflow.console import out, plain
-    from ecomflow.fingerprints import fingerprint
+    from ecomflow.deadletters.fingerprints import fingerprint
+    from ecomflow.terminal.console import out, plain
 
     letter, cause = item.letter, fingerprint(item.letter)
     out.rule(plain(f"{letter.failed_at:%Y-%m-%d %H:%M:%S} {letter.reason}"), align="left")
@@ -297,8 +297,8 @@ def _show_whole(item: StoredLetter) -> None:
 def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
     from rich.text import Text
 
-    from ecomflow.console import plain
-    from ecomflow.rejected import stream_of
+    from ecomflow.contract.dead_letter import stream_of
+    from ecomflow.terminal.console import plain
 
     letter = item.letter
     path, _, rule = letter.error.partition(": ")
@@ -311,10 +311,10 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job. Where they can't be
     read it says why, and there are none: who may look at the bucket need not be allowed to look at jobs.
     """
-    from ecomflow.console import note
     from ecomflow.jobs import service
     from ecomflow.jobs.client import JobsApi
-    from ecomflow.pipeline.launch import read_status
+    from ecomflow.pipeline.direct.launch import read_status
+    from ecomflow.terminal.console import note
 
     try:
         if settings.is_local:
@@ -327,7 +327,7 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
 
 
 def _show_groups(groups: Any) -> None:
-    from ecomflow.console import out, plain, say, show_table
+    from ecomflow.terminal.console import out, plain, say, show_table
 
     if not groups.total:
         say("There are no dead letters of that kind.")
@@ -345,7 +345,7 @@ def _show_groups(groups: Any) -> None:
 def _group_row(one: Any) -> tuple[Any, ...]:
     from rich.text import Text
 
-    from ecomflow.console import plain
+    from ecomflow.terminal.console import plain
 
     cause = one.fingerprint
     head = one.reason if cause.event_type in (None, one.stream) else f"{one.reason}, event type {cause.event_type}"
@@ -356,7 +356,7 @@ def _group_row(one: Any) -> tuple[Any, ...]:
 
 
 def _show_unknown_fields(fields: Any, settings: Settings) -> None:
-    from ecomflow.console import say, show_table
+    from ecomflow.terminal.console import say, show_table
 
     if not fields:
         return
@@ -369,7 +369,7 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
 
 
 def _show_plan(plan: ReplayPlan) -> None:
-    from ecomflow.console import say
+    from ecomflow.terminal.console import say
 
     if not plan.chosen:
         return
@@ -407,7 +407,7 @@ def _write_lines(found: Iterator[StoredLetter], file: str) -> int:
 
 
 def _write_all(found: Iterator[StoredLetter], output: IO[bytes]) -> int:
-    from ecomflow.rejected import to_lines
+    from ecomflow.contract.dead_letter import to_lines
 
     count = 0
     for item in found:

@@ -21,8 +21,8 @@ def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = Fals
     With --probe a row of every fact table, a message and an object are written to temporary resources, read back and removed. The
     exit code is that of the first failure.
     """
-    from ecomflow.console import err, say, show_json
     from ecomflow.doctor import preflight
+    from ecomflow.terminal.console import err, say, show_json
 
     settings = settings_of(project)
     if not as_json:
@@ -57,7 +57,7 @@ def _is_reachable(checks: Sequence[Any]) -> bool:
 def _show(checks: Sequence[Any]) -> None:
     from rich.text import Text
 
-    from ecomflow.console import out, plain
+    from ecomflow.terminal.console import out, plain
 
     width = max(len(check.name) for check in checks)
     for check in checks:

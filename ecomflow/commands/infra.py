@@ -22,7 +22,7 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     nothing and says so.
     """
     from ecomflow import infra
-    from ecomflow.console import err, note, say, show_json
+    from ecomflow.terminal.console import err, note, say, show_json
 
     settings = settings_of(project)
     say_here = note if as_json else say
@@ -55,7 +55,7 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
     Changes nothing.
     """
     from ecomflow import infra
-    from ecomflow.console import say, show_json
+    from ecomflow.terminal.console import say, show_json
 
     settings = settings_of(project)
     planned = infra.plan(settings, running_endpoints(settings))
@@ -70,9 +70,9 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 def status(project: Project = None, as_json: AsJson = False) -> None:
     """Show the services of the local stack, the pipeline, and every resource."""
     from ecomflow import infra
-    from ecomflow.console import say, show_json, show_table
     from ecomflow.local import supervisor
-    from ecomflow.pipeline.launch import read_status
+    from ecomflow.pipeline.direct.launch import read_status
+    from ecomflow.terminal.console import say, show_json, show_table
 
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
@@ -109,9 +109,9 @@ def env(
     as_json: AsJson = False,
 ) -> None:
     """Print the variables by which Google's own clients find the running local stack."""
-    from ecomflow.console import show_json
     from ecomflow.errors import ConfigError, UnavailableError
     from ecomflow.local import exports, supervisor
+    from ecomflow.terminal.console import show_json
 
     settings = settings_of(None)
     if not settings.is_local:
@@ -138,7 +138,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop the local stack, or delete topic and subscription in a project. Data stays unless --with-data."""
-    from ecomflow.console import err, say
+    from ecomflow.terminal.console import err, say
 
     settings = settings_of(project)
     say(target_line(settings))
@@ -156,8 +156,8 @@ def down(
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:
-    from ecomflow.console import err
     from ecomflow.local import supervisor
+    from ecomflow.terminal.console import err
 
     with err.status("Starting the local services…") as spinner:
         report = supervisor.up(
@@ -168,9 +168,9 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:
-    from ecomflow.console import err, say
     from ecomflow.local import supervisor
-    from ecomflow.pipeline.launch import drain_detached, read_status
+    from ecomflow.pipeline.direct.launch import drain_detached, read_status
+    from ecomflow.terminal.console import err, say
 
     if read_status(settings.state_path).state == "running":
         with err.status("Draining the pipeline…"):
@@ -200,7 +200,7 @@ def _count(rows: int | None) -> str:
 
 
 def _show_steps(plan: Any) -> None:
-    from ecomflow.console import show_table
+    from ecomflow.terminal.console import show_table
 
     rows = [
         (
@@ -224,7 +224,7 @@ def _show_diff(plan: Any) -> None:
 
     from rich.text import Text
 
-    from ecomflow.console import out, plain, say
+    from ecomflow.terminal.console import out, plain, say
 
     for step in plan.steps:
         sign = _SIGNS[step.action]
@@ -247,7 +247,7 @@ def _difference(difference: Any) -> str:
 
 
 def _show_grants(grants: Any) -> None:
-    from ecomflow.console import out, plain, say
+    from ecomflow.terminal.console import out, plain, say
 
     say("\nThe job's service account needs no more than these roles. Grant those that it lacks (ecomflow doctor shows which):")
     for grant in grants:
@@ -256,7 +256,7 @@ def _show_grants(grants: Any) -> None:
 
 
 def _show_removals(removals: Any) -> None:
-    from ecomflow.console import show_table
+    from ecomflow.terminal.console import show_table
 
     rows = [(removal.outcome, removal.kind, short(removal.name), removal.reason or "") for removal in removals]
     show_table("", ("outcome", "kind", "name", "note"), rows)

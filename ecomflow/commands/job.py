@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands.run import DATAFLOW, DIRECT
+from ecomflow.commands.deploy import DATAFLOW, DIRECT
 from ecomflow.commands.shared import AsJson, Project, moment_of
 from ecomflow.config import Settings
 
@@ -39,8 +39,8 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs, newest first."""
-    from ecomflow.commands.job_tables import length
-    from ecomflow.console import say, show_json, show_table
+    from ecomflow.commands.job_view import length
+    from ecomflow.terminal.console import say, show_json, show_table
 
     settings = settings_in(project, region)
     if is_here(settings, runner):
@@ -70,12 +70,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """How a job fares: state, workers, throughput, lag, counters, recent errors. Exits with 4 where it has ended badly."""
-    from ecomflow.commands import job_tables as tables
-    from ecomflow.console import show_json
+    from ecomflow.commands import job_view as tables
+    from ecomflow.terminal.console import show_json
 
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.pipeline.launch import read_status
+        from ecomflow.pipeline.direct.launch import read_status
 
         found: Any = read_status(settings.state_path)
         state = found.state
@@ -108,7 +108,7 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
     """Show Dataflow's messages about a job, or the end of the local pipeline's log, where basic is info."""
-    from ecomflow.commands.job_tables import print_lines
+    from ecomflow.commands.job_view import print_lines
 
     settings, earliest = settings_in(project, region), moment_of(since)
     if is_here(settings, runner, job):
@@ -130,12 +130,12 @@ def metrics(
     job: JobName = None, project: Project = None, region: Region = None, runner: Runner = None, as_json: AsJson = False
 ) -> None:
     """Show every counter: ecomflow's own, and Dataflow's."""
-    from ecomflow.console import say, show_counts, show_json, show_table
     from ecomflow.jobs.records import Metrics
+    from ecomflow.terminal.console import say, show_counts, show_json, show_table
 
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.pipeline.launch import read_status
+        from ecomflow.pipeline.direct.launch import read_status
 
         found = Metrics(dict(sorted(read_status(settings.state_path).counters.items())), {})
     else:
@@ -166,12 +166,12 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Let a job finish what it has in hand, then end it. The local pipeline is always waited for."""
-    from ecomflow.commands.job_tables import show_local
+    from ecomflow.commands.job_view import show_local
 
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.console import err
-        from ecomflow.pipeline.launch import drain_detached
+        from ecomflow.pipeline.direct.launch import drain_detached
+        from ecomflow.terminal.console import err
 
         with err.status("Draining…"):
             ended = drain_detached(settings)
@@ -196,7 +196,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End a job at once. What it had not acknowledged comes again; rows that it had written meanwhile are written twice."""
-    from ecomflow.commands.job_tables import show_local
+    from ecomflow.commands.job_view import show_local
 
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
@@ -232,8 +232,8 @@ def update(
     runner: Runner = None,
 ) -> None:
     """Replace a running job by this version and these settings. The local pipeline is drained and started again."""
-    from ecomflow.console import err, say
     from ecomflow.errors import ConfigError
+    from ecomflow.terminal.console import err, say
 
     beam_options = tuple(extra or ())
     if job is not None and job.startswith("-"):  # after -- the first Beam option stands in the job's place
@@ -264,11 +264,11 @@ def _update_service(
     dry_run: bool,
     timeout: float,
 ) -> None:
-    from ecomflow.commands.job_tables import show_plan
+    from ecomflow.commands.job_view import show_plan
     from ecomflow.config import running_endpoints
-    from ecomflow.console import err, say
     from ecomflow.doctor import preflight, require
     from ecomflow.jobs import service, update
+    from ecomflow.terminal.console import err, say
 
     api, endpoints = _api(settings), running_endpoints(settings)
     found = _find(api, settings, job)
@@ -371,14 +371,14 @@ def _refuse_here(given: dict[str, bool], why: str) -> None:
 
 
 def _confirm(question: str, yes: bool) -> None:
-    from ecomflow.console import plain
+    from ecomflow.terminal.console import plain
 
     if not yes:
         typer.confirm(f"{plain(question).plain} What it has not acknowledged comes again.", abort=True, err=True)
 
 
 def _show_or_json(found: Any, as_json: bool, show: Any) -> None:
-    from ecomflow.console import show_json
+    from ecomflow.terminal.console import show_json
 
     if as_json:
         show_json(found)
@@ -387,8 +387,8 @@ def _show_or_json(found: Any, as_json: bool, show: Any) -> None:
 
 
 def _show_end(api: Any, job: Any, goal: str, wait: bool, timeout: float, as_json: bool) -> None:
-    from ecomflow.console import err, say
     from ecomflow.jobs import service
+    from ecomflow.terminal.console import err, say
 
     if wait:
         with err.status(f"{service.named(job)} is {job.state}…"):

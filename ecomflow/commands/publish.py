@@ -42,7 +42,7 @@ def publish(
 ) -> None:
     """Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."""
     from ecomflow.generator import rounds
-    from ecomflow.progress import INTERRUPTED, interruptible, leave
+    from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave
 
     chosen = [name.strip() for name in types.split(",") if name.strip()]
     now, shop_seed = datetime.now(UTC), rounds.fresh_seed() if seed is None else seed
@@ -72,10 +72,10 @@ def _day(text: str | None) -> Any:
 
 
 def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
-    from ecomflow.console import note, say
     from ecomflow.generator import publisher
-    from ecomflow.ledger import default_ledger
-    from ecomflow.progress import progress
+    from ecomflow.reconciliation.ledger import default_ledger
+    from ecomflow.terminal.console import note, say
+    from ecomflow.terminal.progress import progress
 
     endpoints = running_endpoints(settings)
     (note if quiet else say)(target_line(settings))
@@ -91,7 +91,7 @@ def _with_progress(settings: Any, events: Any, total: int, rate: float | None, l
 
 
 def _show(summary: Any, seed: int, as_json: bool) -> None:
-    from ecomflow.console import say, show_json, show_table
+    from ecomflow.terminal.console import say, show_json, show_table
 
     if as_json:
         show_json({"seed": seed, "summary": summary})

@@ -14,8 +14,8 @@ from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ecomflow.answers import Answer, Query, Reply
     from ecomflow.sql import Question
+    from ecomflow.warehouse.queries import Answer, Query, Reply
 
 EXAMPLES = """Examples:
 
@@ -60,8 +60,8 @@ def query(
     """Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow). For a
     project the bytes that BigQuery will scan are shown first.
     """
-    from ecomflow import answers
-    from ecomflow.console import err
+    from ecomflow.terminal.console import err
+    from ecomflow.warehouse import queries
 
     if as_csv + as_chart + as_json > 1:
         raise ConfigError("--csv, --chart and --json exclude each other.", "Choose one.")
@@ -72,26 +72,26 @@ def query(
         raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
     settings, most = settings_of(project), None if max_bytes is None else bytes_of(max_bytes)
     endpoints = running_endpoints(settings)
-    asked = answers.prepare(settings, question, _values(date, param or []))
+    asked = queries.prepare(settings, question, _values(date, param or []))
     if dry_run or most is not None or not settings.is_local:
         _weigh(settings, endpoints, asked, most, is_dry_run=dry_run, as_json=as_json)
     if dry_run:
         return
     with err.status("Asking the warehouse…"):
-        reply = answers.send(settings, endpoints, asked, most)
+        reply = queries.send(settings, endpoints, asked, most)
     if as_csv:
         _write_csv(reply, limit)
     elif as_json:
-        _write_json(answers.taken(reply, limit))
+        _write_json(queries.taken(reply, limit))
     elif as_chart:
-        _draw(answers.taken(reply, limit or _MOST_DRAWN), reply.total)
+        _draw(queries.taken(reply, limit or _MOST_DRAWN), reply.total)
     else:
-        show_answer(answers.taken(reply, limit or _MOST_SHOWN), total=reply.total)
+        show_answer(queries.taken(reply, limit or _MOST_SHOWN), total=reply.total)
 
 
 def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
     """An answer as a table, numbers to the right; its first ``most`` rows where given, of ``total`` that there are."""
-    from ecomflow.console import say, show_table
+    from ecomflow.terminal.console import say, show_table
 
     if not answer.columns:
         say("Done. The statement gives no rows.")
@@ -110,7 +110,7 @@ def _count(shown: int, total: int) -> str:
 
 
 def _cell(value: Any) -> Any:
-    from ecomflow.charts import amount_text
+    from ecomflow.warehouse.charts import amount_text
 
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
     return amount_text(value) if is_number else value
@@ -118,8 +118,8 @@ def _cell(value: Any) -> Any:
 
 def _draw(answer: Answer, total: int) -> None:
     """The chart, or the table where the answer, which may have cost something, has no shape for one."""
-    from ecomflow.charts import chart
-    from ecomflow.console import note, out, plain, plain_lines, say
+    from ecomflow.terminal.console import note, out, plain, plain_lines, say
+    from ecomflow.warehouse.charts import chart
 
     try:
         lines = chart(answer, out.width)
@@ -140,7 +140,7 @@ def _write_csv(reply: Reply, limit: int | None) -> None:
     import sys
     from itertools import islice
 
-    from ecomflow.console import plain
+    from ecomflow.terminal.console import plain
 
     # A terminal must not obey what stands in a message; a file or a program gets the values as they are, in UTF-8.
     shown = (lambda text: plain(text).plain) if sys.stdout.isatty() else str
@@ -171,7 +171,7 @@ def _field(value: Any) -> str:
 
 
 def _write_json(answer: Answer) -> None:
-    from ecomflow.console import show_json
+    from ecomflow.terminal.console import show_json
 
     show_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
 
@@ -193,8 +193,8 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
 
 def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
     """Say what the query would scan, on standard error where rows follow. Raises ConfigError where it is more than ``most``."""
-    from ecomflow.answers import scanned_bytes
-    from ecomflow.console import err, note, say, show_json
+    from ecomflow.terminal.console import err, note, say, show_json
+    from ecomflow.warehouse.queries import scanned_bytes
 
     with err.status("Asking what it would scan…"):
         scanned = scanned_bytes(settings, endpoints, asked)
@@ -229,8 +229,8 @@ def _size(amount: int) -> str:
 def _show_questions(as_json: bool) -> None:
     from rich.padding import Padding
 
-    from ecomflow.console import out, plain, plain_lines, show_json
     from ecomflow.sql import questions
+    from ecomflow.terminal.console import out, plain, plain_lines, show_json
 
     found = [_facts(item) for item in questions()]
     if as_json:

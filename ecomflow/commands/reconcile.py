@@ -13,8 +13,8 @@ from ecomflow.commands.shared import AsJson, Project, settings_of
 from ecomflow.config import Endpoints, Settings, running_endpoints
 
 if TYPE_CHECKING:
-    from ecomflow.backlog import Waiting
-    from ecomflow.progress import Progress
+    from ecomflow.jobs.backlog import Waiting
+    from ecomflow.terminal.progress import Progress
 
 Ledger = Annotated[
     Path | None,
@@ -31,10 +31,10 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
 
     Ends with 7 where it doesn't add up. Without a ledger the places are held against each other.
     """
-    from ecomflow import reconcile as equation
-    from ecomflow.backlog import wait_until_empty
-    from ecomflow.console import show_json
-    from ecomflow.progress import interruptible, progress
+    from ecomflow.jobs.backlog import wait_until_empty
+    from ecomflow.reconciliation import reconcile as equation
+    from ecomflow.terminal.console import show_json
+    from ecomflow.terminal.progress import interruptible, progress
 
     settings = settings_of(project)
     endpoints = running_endpoints(settings)
@@ -53,7 +53,7 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
 
 def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Callable[[], Waiting | None]:
     """Counts what waits, and shows how much of what waited first has gone since."""
-    from ecomflow.backlog import count_waiting
+    from ecomflow.jobs.backlog import count_waiting
 
     first: list[int] = []
 
@@ -68,7 +68,7 @@ def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Call
 
 
 def _show(outcome: Any) -> None:
-    from ecomflow.console import say, show_table
+    from ecomflow.terminal.console import say, show_table
 
     rows = [
         (

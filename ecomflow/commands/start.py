@@ -12,13 +12,13 @@ from ecomflow.commands.shared import AsJson
 from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE
 
 if TYPE_CHECKING:
-    from ecomflow.progress import Progress
+    from ecomflow.terminal.progress import Progress
 
 
 def init(force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False) -> None:
     """Write a commented ecomflow.toml into this folder."""
-    from ecomflow.console import say
     from ecomflow.errors import AccessError, ConfigError
+    from ecomflow.terminal.console import say
 
     path = Path(CONFIG_FILE)
     if path.exists() and not force:
@@ -36,8 +36,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole path on a throw-away local stack: publish, decode, load, count, ask. Fails where it doesn't add up."""
-    from ecomflow.console import show_json
-    from ecomflow.progress import interruptible, progress, stopping
+    from ecomflow.terminal.console import show_json
+    from ecomflow.terminal.progress import interruptible, progress, stopping
 
     all_gone = "Interrupted: all that the demo had started is ended, and its folder is gone."
     with interruptible(all_gone), progress("Starting") as shown:
@@ -53,7 +53,7 @@ def demo(
 
 
 def _step(shown: Progress, text: str) -> None:
-    from ecomflow.console import note
+    from ecomflow.terminal.console import note
 
     note(f"• {text}")
     shown.begin(re.split("[,:]", text)[0])  # the line has room for little more than the amount
@@ -61,7 +61,7 @@ def _step(shown: Progress, text: str) -> None:
 
 def _show(outcome: Any) -> None:
     from ecomflow.commands.query import show_answer
-    from ecomflow.console import say, show_table
+    from ecomflow.terminal.console import say, show_table
 
     summary = outcome.published
     say(f"Published: {sum(summary.valid.values()):,} valid and {sum(summary.invalid.values()):,} invalid events.")

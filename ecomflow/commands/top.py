@@ -47,8 +47,8 @@ def top(
     --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
     """
     from ecomflow.config import resolve_endpoints
-    from ecomflow.console import out
-    from ecomflow.figures_sources import FiguresReader
+    from ecomflow.jobs.metrics import FiguresReader
+    from ecomflow.terminal.console import out
 
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
@@ -64,9 +64,9 @@ def top(
 
 def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
     from ecomflow.commands.top_view import top_view
-    from ecomflow.console import err, out, show_json
-    from ecomflow.figures import ENDED, ENDED_BADLY
-    from ecomflow.figures_history import History, report
+    from ecomflow.metrics.history import History, report
+    from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
+    from ecomflow.terminal.console import err, out, show_json
 
     history = History()
     with err.status("Reading the figures twice…"):
@@ -87,8 +87,8 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
 def _print_repeatedly(reader: Any, seconds: float) -> None:
     """A view after each reading but the first, below the last one, until Ctrl-C: for a terminal that can't redraw."""
     from ecomflow.commands.top_view import top_view
-    from ecomflow.console import out
-    from ecomflow.figures_history import History
+    from ecomflow.metrics.history import History
+    from ecomflow.terminal.console import out
 
     history = History()
     try:
@@ -104,7 +104,7 @@ def _print_repeatedly(reader: Any, seconds: float) -> None:
 def _watch(readings: _Readings) -> None:
     from rich.live import Live
 
-    from ecomflow.console import out
+    from ecomflow.terminal.console import out
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or it would end with the terminal as it is now
     try:
@@ -121,7 +121,7 @@ class _Readings:
     """Reads the figures on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
 
     def __init__(self, reader: Any, seconds: float) -> None:
-        from ecomflow.figures_history import History
+        from ecomflow.metrics.history import History
 
         self._reader = reader
         self._seconds = seconds

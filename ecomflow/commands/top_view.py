@@ -13,11 +13,11 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
-from ecomflow.commands.job_tables import length
-from ecomflow.console import plain
-from ecomflow.figures import ENDED, ENDED_BADLY, LOCAL, Figures
-from ecomflow.figures_history import History, Report, report, rows_of, taken_in_by
-from ecomflow.sparklines import sparkline
+from ecomflow.commands.job_view import length
+from ecomflow.metrics.history import History, Report, report, rows_of, taken_in_by
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, Figures
+from ecomflow.terminal.console import plain
+from ecomflow.terminal.sparklines import sparkline
 
 _GAP = 2
 _LEAST_SPARK, _MOST_SPARK = 8, 60

@@ -44,7 +44,7 @@ def ui(
     Ctrl-C ends it.
     """
     from ecomflow.commands.query import bytes_of
-    from ecomflow.console import out, plain, say
+    from ecomflow.terminal.console import out, plain, say
 
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError("The page needs starlette and uvicorn.", "Run: pip install 'ecomflow[ui]'")

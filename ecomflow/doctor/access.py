@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from ecomflow.clients import publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
 from ecomflow.doctor.records import Check, not_checked, passed
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError
-from ecomflow.infra.failures import (
+from ecomflow.gcp.clients import publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.errors import (
     DeniedError,
     DisabledApiError,
     Service,
@@ -23,8 +23,8 @@ from ecomflow.infra.failures import (
     pubsub_service,
     storage_service,
 )
+from ecomflow.gcp.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, ROLE_OF
 from ecomflow.infra.observe import bigquery_for
-from ecomflow.infra.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, ROLE_OF
 from ecomflow.infra.roles import Grant, job_grants
 from ecomflow.infra.services import granted_on_account, granted_on_project, has_project_policy, project_number, project_policy
 

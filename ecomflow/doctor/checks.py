@@ -104,7 +104,7 @@ def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -
         used.append(endpoints.dataflow)
     if None not in used or settings.is_local:
         return ()
-    from ecomflow.infra.credentials import account_of, find_credentials
+    from ecomflow.gcp.credentials import account_of, find_credentials
 
     try:
         return (passed("credentials", f"They work: {account_of(find_credentials(settings.project_id))}."),)

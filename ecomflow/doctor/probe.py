@@ -24,15 +24,15 @@ from google.protobuf import duration_pb2
 from google.pubsub_v1 import PublisherClient, types
 
 from ecomflow import sql
-from ecomflow.clients import bigquery_write_client, publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.facts import NUMERIC, SCHEMAS
 from ecomflow.doctor.records import Check
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaError
-from ecomflow.facts import NUMERIC, SCHEMAS
-from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.clients import bigquery_write_client, publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
-from ecomflow.pipeline.bigquery_sink import MaybeMissingError, TableWriter
 from ecomflow.pipeline.config import pipeline_config
+from ecomflow.pipeline.sinks.bigquery import MaybeMissingError, TableWriter
 
 # How long what was just made or written may take to be found.
 _APPEAR_SECONDS = 30.0

@@ -18,9 +18,9 @@ import msgspec
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
+from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
 from ecomflow.generator.rounds import GeneratedEvent
-from ecomflow.ledger import LedgerEntry, LedgerWriter
-from ecomflow.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
+from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 
 # Pub/Sub takes 1,000 messages and 10 MB a request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has about
 # 500 bytes.

@@ -186,7 +186,7 @@ def _require_target(settings: Settings, *used: str | None) -> None:
         return
     if settings.is_local:
         raise UnavailableError("The local stack does not run.", "Run: ecomflow infra up")
-    from ecomflow.infra.credentials import find_credentials
+    from ecomflow.gcp.credentials import find_credentials
 
     find_credentials(settings.project_id)
 
@@ -202,7 +202,7 @@ def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Ste
 
 def _once_enabled(work: Callable[[], T], give_up: float | None, sleep: Callable[[float], None], clock: Callable[[], float]) -> T:
     """What ``work`` returns, tried again until ``give_up`` while Google says that an API just enabled is not; None: none was."""
-    from ecomflow.infra.failures import DisabledApiError
+    from ecomflow.gcp.errors import DisabledApiError
 
     while True:
         try:

@@ -13,10 +13,10 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.pubsub_v1 import types
 
 from ecomflow import sql
-from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.differences import Step
-from ecomflow.infra.failures import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
 from ecomflow.infra.resources import (
     DAY_SECONDS,

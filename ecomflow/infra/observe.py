@@ -16,10 +16,10 @@ from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
 
 from ecomflow import sql
-from ecomflow.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.config import Endpoints, Settings
-from ecomflow.infra.failures import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
-from ecomflow.infra.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
+from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.errors import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,

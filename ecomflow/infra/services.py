@@ -18,8 +18,8 @@ from google.auth.transport.requests import AuthorizedSession
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, UnavailableError
-from ecomflow.infra.credentials import find_credentials
-from ecomflow.infra.failures import DeniedError, Service, google_errors
+from ecomflow.gcp.credentials import find_credentials
+from ecomflow.gcp.errors import DeniedError, Service, google_errors
 from ecomflow.infra.resources import APIS, Apis
 
 _REQUEST_SECONDS = 10.0

@@ -19,8 +19,8 @@ from requests.exceptions import RequestException
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, UnavailableError
-from ecomflow.infra.credentials import find_credentials
-from ecomflow.infra.failures import NO_PROJECT, Service, translate
+from ecomflow.gcp.credentials import find_credentials
+from ecomflow.gcp.errors import NO_PROJECT, Service, translate
 
 _GOOGLE_PATIENCE_SECONDS = 20.0
 _STUB_PATIENCE_SECONDS = 2.0

@@ -18,7 +18,7 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.errors import NotFoundError, PipelineError
 from ecomflow.jobs.records import Job, Level
-from ecomflow.pipeline.launch import (
+from ecomflow.pipeline.direct.launch import (
     LOG_FILE,
     PipelineStatus,
     check_ready,
@@ -27,8 +27,8 @@ from ecomflow.pipeline.launch import (
     signal_pipeline,
     start_detached,
 )
-from ecomflow.pipeline.logs import Line, set_aside
-from ecomflow.state_folder import access_error, check_own
+from ecomflow.pipeline.direct.logs import Line, set_aside
+from ecomflow.processes.state_folder import access_error, check_own
 
 Sleep = Callable[[float], None]
 

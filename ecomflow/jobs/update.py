@@ -18,7 +18,7 @@ from ecomflow.jobs.records import Job, StepFit, UpdatePlan
 from ecomflow.jobs.service import Sleep, drain, named, wait_for
 
 if TYPE_CHECKING:
-    from ecomflow.pipeline.dataflow import SubmittedJob
+    from ecomflow.pipeline.dataflow.submit import SubmittedJob
 
 
 def plan_update(api: JobsApi, job: Job, new_steps: Iterable[str], mapping: Mapping[str, str]) -> UpdatePlan:
@@ -55,9 +55,9 @@ def check_fit(plan: UpdatePlan) -> None:
 
 def send_update(settings: Settings, endpoints: Endpoints, plan: UpdatePlan, extra: Sequence[str] = ()) -> SubmittedJob:
     """Submit the new graph as the job that replaces the running one."""
-    from ecomflow.pipeline import dataflow
+    from ecomflow.pipeline.dataflow import submit
 
-    return dataflow.submit(settings, endpoints, extra=extra, update=True, transform_name_mapping=plan.mapping)
+    return submit.submit(settings, endpoints, extra=extra, update=True, transform_name_mapping=plan.mapping)
 
 
 def drain_and_replace(
@@ -75,16 +75,16 @@ def drain_and_replace(
     Options that can't stand are refused before the drain (ConfigError). Nothing is submitted where the drain fails or isn't done
     in ``timeout`` seconds (PipelineError).
     """
-    from ecomflow.pipeline import dataflow
+    from ecomflow.pipeline.dataflow import submit
 
-    dataflow.check(settings, endpoints, extra)
+    submit.check(settings, endpoints, extra)
     wait_for(api, drain(api, job), "drained", timeout, sleep=sleep)
-    return dataflow.submit(settings, endpoints, extra=extra, update=False)
+    return submit.submit(settings, endpoints, extra=extra, update=False)
 
 
 def graph_steps(settings: Settings, extra: Sequence[str] = ()) -> tuple[str, ...]:
     """The labels of the graph that this version of ecomflow would submit. Raises ConfigError for options that can't stand."""
-    from ecomflow.pipeline.dataflow import dry_run
+    from ecomflow.pipeline.dataflow.submit import dry_run
     from ecomflow.pipeline.tree import step_names
 
     return _labels(step_names(dry_run(settings, extra).graph))

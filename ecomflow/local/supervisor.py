@@ -26,12 +26,12 @@ import psutil
 
 from ecomflow.config import STACK_FILE, Endpoints
 from ecomflow.errors import EcomflowError, UnavailableError
-from ecomflow.local.bigquery import check_installed
+from ecomflow.local.bigquery.server import check_installed
 from ecomflow.local.probes import answers
-from ecomflow.local.process import Identity, find, free_port, is_free, is_in_role, processes_of, spawn, stop
-from ecomflow.local.storage import check_storage_installed
-from ecomflow.peers import OtherUsers
-from ecomflow.state_folder import access_error, check_own, folder_mark
+from ecomflow.local.storage.server import check_storage_installed
+from ecomflow.loopback.peers import OtherUsers
+from ecomflow.processes.detached import Identity, find, free_port, is_free, is_in_role, processes_of, spawn, stop
+from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
 """How many ports each service has."""

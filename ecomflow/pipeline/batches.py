@@ -13,10 +13,10 @@ import msgspec
 from apache_beam.coders import Coder
 from apache_beam.coders import registry as coder_registry
 
-from ecomflow.events import Message
-from ecomflow.pipeline.decode import StreamBatch
+from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.decode import StreamBatch
+from ecomflow.contract.events import Message
 from ecomflow.pipeline.model import FactBatch
-from ecomflow.rejected import DeadLetter
 
 _TYPICAL_EVENT_BYTES = 512
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ecomflow.config import Endpoints, Settings, resolve_endpoints
-from ecomflow.rules import OrderTotals
+from ecomflow.contract.rules import OrderTotals
 
 
 class PipelineConfig(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
-from ecomflow.figures import LATENCY_BOUNDS
+from ecomflow.metrics.snapshot import LATENCY_BOUNDS
 
 NAMESPACE = "ecomflow"
 # Producers choose the names of unknown fields, so their number must be bounded; what comes after is counted under one name.

@@ -17,9 +17,9 @@ from typing import Any
 
 import apache_beam as beam
 
+from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.transforms import DecodeEvents, ModelFacts, RefuseEvents, WriteDeadLetters, WriteFacts
-from ecomflow.rejected import EVENT_STREAMS, UNKNOWN_STREAM
 
 
 def build_graph(pipeline: beam.Pipeline, source: beam.PTransform, config: PipelineConfig) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecomflow.events import Inventory, Message, Order, UserActivity
-from ecomflow.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
-from ecomflow.pipeline.decode import StreamBatch
-from ecomflow.rejected import DeadLetter, dead_letter
-from ecomflow.rules import (
+from ecomflow.contract.dead_letter import DeadLetter, dead_letter
+from ecomflow.contract.decode import StreamBatch
+from ecomflow.contract.events import Inventory, Message, Order, UserActivity
+from ecomflow.contract.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
+from ecomflow.contract.rules import (
     MAX_REPEATED_BYTES,
     DateRange,
     OrderTotals,

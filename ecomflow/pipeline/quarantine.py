@@ -25,11 +25,11 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 from grpc import RpcError
 
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter, original
+from ecomflow.contract.decode import DecodedBatch, StreamBatch
+from ecomflow.contract.events import Message
 from ecomflow.errors import EcomflowError
-from ecomflow.events import Message
-from ecomflow.pipeline.decode import DecodedBatch, StreamBatch
 from ecomflow.pipeline.model import FactBatch, TableRows
-from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, dead_letter, original
 
 log = logging.getLogger(__name__)
 

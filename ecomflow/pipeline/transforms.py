@@ -18,14 +18,13 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ecomflow.events import Message
+from ecomflow.contract.dead_letter import STREAMS, UNKNOWN_STREAM, DeadLetter, dead_letter
+from ecomflow.contract.decode import DecodedBatch, StreamBatch, decode_messages, portions
+from ecomflow.contract.events import Message
 from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import DeadLetterBatch, MessageBatch
-from ecomflow.pipeline.bigquery_sink import RefusedRow, shared_writer, with_ingestion_time
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import appended, count, count_drift, count_latency, count_step
-from ecomflow.pipeline.deadletter_sink import shared_dead_letter_writer
-from ecomflow.pipeline.decode import DecodedBatch, StreamBatch, decode_messages, portions
 from ecomflow.pipeline.model import FactBatch, TableRows, model_facts
 from ecomflow.pipeline.quarantine import (
     Failure,
@@ -41,7 +40,8 @@ from ecomflow.pipeline.quarantine import (
     without_sources,
 )
 from ecomflow.pipeline.repeats import seen_ids
-from ecomflow.rejected import STREAMS, UNKNOWN_STREAM, DeadLetter, dead_letter
+from ecomflow.pipeline.sinks.bigquery import RefusedRow, shared_writer, with_ingestion_time
+from ecomflow.pipeline.sinks.dead_letters import shared_dead_letter_writer
 
 # How much is under way to BigQuery before a bundle waits for it. A bundle of a shop's events stays far below.
 MAX_UNSETTLED_BYTES = 128 * 2**20

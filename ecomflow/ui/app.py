@@ -18,26 +18,26 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ecomflow import answers
 from ecomflow.config import Settings, resolve_endpoints, running_endpoints
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.figures_sources import FiguresReader
+from ecomflow.jobs.metrics import FiguresReader
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import TABLES, question, questions
-from ecomflow.ui.graph_view import graph_view
+from ecomflow.ui.data.dead_letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
+from ecomflow.ui.data.read_only import read_only
+from ecomflow.ui.data.readings import Reading, in_thread, unexpected
+from ecomflow.ui.data.replays import Replays
+from ecomflow.ui.data.sampler import Sampler
+from ecomflow.ui.data.steps import read_steps
+from ecomflow.ui.data.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
 from ecomflow.ui.guard import Gate, Guard, read_form
-from ecomflow.ui.html import Html, join, tag
-from ecomflow.ui.layout import View, page, trouble
-from ecomflow.ui.letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
-from ecomflow.ui.letters_view import groups_view, letters_view, replay_view
-from ecomflow.ui.questions_view import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
-from ecomflow.ui.read_only import read_only
-from ecomflow.ui.readings import Reading, in_thread, unexpected
-from ecomflow.ui.replays import Replays
-from ecomflow.ui.sampler import Sampler
-from ecomflow.ui.steps import read_steps
-from ecomflow.ui.tables_view import detail_view, table_view, tables_view, weighed_view
-from ecomflow.ui.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
+from ecomflow.ui.views.dead_letters import groups_view, letters_view, replay_view
+from ecomflow.ui.views.graph import graph_view
+from ecomflow.ui.views.html import Html, join, tag
+from ecomflow.ui.views.layout import View, page, trouble
+from ecomflow.ui.views.questions import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
+from ecomflow.ui.views.tables import detail_view, table_view, tables_view, weighed_view
+from ecomflow.warehouse import queries
 
 _COUNTS_SECONDS, _DETAIL_SECONDS, _LETTERS_SECONDS = 2.0, 3.0, 3.0
 # In a project each reading is a handful of requests to Google.
@@ -224,19 +224,19 @@ class Pages:
         own = action == "/questions"
         # One word is a question's name.
         asked = (
-            answers.prepare_sql(self.settings, name_or_sql, values)
+            queries.prepare_sql(self.settings, name_or_sql, values)
             if own
-            else answers.prepare(self.settings, name_or_sql, values)
+            else queries.prepare(self.settings, name_or_sql, values)
         )
         endpoints = running_endpoints(self.settings)
         if own:
             asked = read_only(self.settings, endpoints, asked)
         if not self.settings.is_local and form.get("sure") != "yes":
-            amount = answers.scanned_bytes(self.settings, endpoints, asked)
+            amount = queries.scanned_bytes(self.settings, endpoints, asked)
             fields = {name: text for name, text in form.items() if name != "sure"}
             return weighed(amount, self.options.max_bytes, self.gate.form_token, action, fields)
-        reply = answers.send(self.settings, endpoints, asked, None if self.settings.is_local else self.options.max_bytes)
-        return answer_view(answers.taken(reply, MOST_ROWS), reply.total, shell)
+        reply = queries.send(self.settings, endpoints, asked, None if self.settings.is_local else self.options.max_bytes)
+        return answer_view(queries.taken(reply, MOST_ROWS), reply.total, shell)
 
 
 def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tuple[ASGIApp, Pages]:  # noqa: B008  # frozen

@@ -17,7 +17,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ecomflow.web_guard import is_own_origin
+from ecomflow.loopback.web_guard import is_own_origin
 
 MAX_FORM_BYTES = 256 * 1024
 

@@ -13,10 +13,10 @@ import uvicorn
 
 from ecomflow.config import Settings
 from ecomflow.errors import UnavailableError
-from ecomflow.peers import OwnUser
+from ecomflow.loopback.peers import OwnUser
+from ecomflow.loopback.web_guard import UserGuard
 from ecomflow.ui.app import Options, make_app
 from ecomflow.ui.guard import Gate
-from ecomflow.web_guard import UserGuard
 
 HOST = "127.0.0.1"
 

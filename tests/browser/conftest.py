@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import start
-from faults.support import Pipeline, settings_in, wait_until
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from tests.faults.support import Pipeline, settings_in, wait_until
+from tests.support.cli import start
 
 CHROMIUM = shutil.which("chromium")
 # Nothing of it may speak to anyone but the page.

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import Browser, Page
 
-from ecomflow import answers
-from ecomflow.clients import storage_client
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.clients import storage_client
+from ecomflow.warehouse import queries
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -102,5 +102,5 @@ def test_a_name_that_leads_here(shop: Settings, stack: Endpoints, foreign: Page)
 def nothing_made(shop: Settings, stack: Endpoints, name: str) -> bool:
     """Whether there is neither a table nor an object of that name."""
     sql = f"SELECT COUNT(*) AS n FROM {shop.dataset}.INFORMATION_SCHEMA.TABLES WHERE table_name = @name"
-    tables = answers.ask(shop, stack, sql, {"name": name}).rows[0][0]
+    tables = queries.ask(shop, stack, sql, {"name": name}).rows[0][0]
     return tables == 0 and not storage_client(shop.project_id, stack).bucket(shop.bucket_name).blob(name).exists()

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cli_support import ecomflow, start
-from contract_support import encoded, order
-from dlq_support import STATUS_ERROR, letter, still, store, today
-from faults.support import Pipeline, wait_until
 from playwright.sync_api import Browser, Page, expect
-from test_security import HOSTILE
 
-from browser.conftest import Server, Watched
-from ecomflow import answers
 from ecomflow.config import Endpoints, Settings
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
-from ecomflow.ledger import read_ledger
+from ecomflow.reconciliation.ledger import read_ledger
+from ecomflow.warehouse import queries
+from tests.browser.conftest import Server, Watched
+from tests.end_to_end.test_security import HOSTILE
+from tests.faults.support import Pipeline, wait_until
+from tests.support.cli import ecomflow, start
+from tests.support.contract import encoded, order
+from tests.support.dead_letters import STATUS_ERROR, letter, still, store, today
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -143,7 +143,7 @@ class TestDeadLetters:
         page.get_by_role("button", name=re.compile("Publish [0-9]+ again")).click()
         expect(page.locator(".notice[data-tone=good]")).to_contain_text(re.compile(r"Published \d+ again and moved \d+ aside"))
         sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-mended-')"
-        wait_until(lambda: answers.ask(shop, stack, sql, {}).rows == ((2,),), "the replayed orders are rows")
+        wait_until(lambda: queries.ask(shop, stack, sql, {}).rows == ((2,),), "the replayed orders are rows")
 
 
 class TestQuestions:
@@ -176,7 +176,7 @@ class TestQuestions:
 
 def _count(shop: Settings, stack: Endpoints, number: str) -> int:
     sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE event_id = @id"
-    return int(answers.ask(shop, stack, sql, {"id": f"E-{number}"}).rows[0][0])
+    return int(queries.ask(shop, stack, sql, {"id": f"E-{number}"}).rows[0][0])
 
 
 def test_hostile_messages_stay_text(

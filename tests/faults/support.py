@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cli_support import start, write_stack_file
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import UnavailableError
 from ecomflow.generator import publisher, rounds
-from ecomflow.ledger import read_ledger
-from ecomflow.local.pubsub import read_backlog
-from ecomflow.pipeline.launch import PipelineStatus, read_status
-from ecomflow.reconcile import Reconciliation, reconcile
-from faults.fronts import GrpcFront, HttpFront
+from ecomflow.local.pubsub.server import read_backlog
+from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
+from ecomflow.reconciliation.ledger import read_ledger
+from ecomflow.reconciliation.reconcile import Reconciliation, reconcile
+from tests.faults.fronts import GrpcFront, HttpFront
+from tests.support.cli import start, write_stack_file
 
 # Generous, for a machine that others share; a condition that holds ends the wait at once.
 PATIENCE = 90.0

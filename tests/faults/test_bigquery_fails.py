@@ -9,18 +9,18 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
-from cli_support import ecomflow
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
-from pipeline_support import rows_of
 
-from ecomflow import deadletters
-from ecomflow.answers import select
-from ecomflow.clients import bigquery_client
 from ecomflow.config import Endpoints, Settings
+from ecomflow.deadletters import store
+from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator.rounds import GeneratedEvent
-from faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
-from faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
+from ecomflow.warehouse.queries import select
+from tests.faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
+from tests.faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
+from tests.support.cli import ecomflow
+from tests.support.pipeline import rows_of
 
 pytestmark = [pytest.mark.stack]
 
@@ -99,7 +99,7 @@ def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: F
     fronts.bigquery.plan = refusing(refused)
     publish(shop, stack, [_as_refused(event, refused) for event in batch], ledger)
     equation_holds(shop, stack, ledger)
-    letters = {stored.letter.event_id: stored.letter for stored in deadletters.every(shop, stack)}
+    letters = {stored.letter.event_id: stored.letter for stored in store.every(shop, stack)}
     told = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
     assert told == {("rejected_by_bigquery", "$: fact_inventory: told to refuse this row")}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ecomflow.config import Endpoints, Settings
-from faults.fronts import Hold, HttpHold
-from faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
+from tests.faults.fronts import Hold, HttpHold
+from tests.faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
 
 pytestmark = [pytest.mark.stack]
 

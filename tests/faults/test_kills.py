@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.local.pubsub import read_backlog
-from faults.fronts import Hold, HttpHold
-from faults.support import Fronts, Load, Pipeline, equation_holds, running, settings_in, wait_until
+from ecomflow.local.pubsub.server import read_backlog
+from tests.faults.fronts import Hold, HttpHold
+from tests.faults.support import Fronts, Load, Pipeline, equation_holds, running, settings_in, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

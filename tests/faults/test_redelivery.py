@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest
 
-from ecomflow.answers import select
 from ecomflow.config import Endpoints, Settings
-from faults.fronts import Answer, Fault, Instead
-from faults.support import Fronts, Pipeline, equation_holds, events, publish, running, settings_in, wait_until
+from ecomflow.warehouse.queries import select
+from tests.faults.fronts import Answer, Fault, Instead
+from tests.faults.support import Fronts, Pipeline, equation_holds, events, publish, running, settings_in, wait_until
 
 pytestmark = [pytest.mark.stack]
 

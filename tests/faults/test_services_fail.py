@@ -11,14 +11,14 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from cli_support import ecomflow
 
 from ecomflow.config import Endpoints, Settings, read_stack_endpoints
 from ecomflow.errors import EcomflowError
 from ecomflow.generator import publisher
 from ecomflow.local import supervisor
 from ecomflow.local.supervisor import SERVICES
-from faults.support import Load, Pipeline, equation_holds, events, publish, wait_until
+from tests.faults.support import Load, Pipeline, equation_holds, events, publish, wait_until
+from tests.support.cli import ecomflow
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 

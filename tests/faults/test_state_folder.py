@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_support import ecomflow, ecomflow_that_obeys
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
-from faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
+from tests.faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
+from tests.support.cli import ecomflow, ecomflow_that_obeys
 
 pytestmark = [pytest.mark.stack]
 

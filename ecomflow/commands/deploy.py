@@ -1,0 +1,293 @@
+"""``ecomflow deploy``: the pipeline's start, on this machine or on Dataflow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ecomflow.commands.shared import AsJson, Project, target_line
+from ecomflow.config import Settings, load_settings
+
+DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
+
+Runner = Annotated[
+    str | None,
+    typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: the default with a project.", show_default=False),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="On this machine, run so many engines, each a process of its own.", show_default=False),
+]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine, run in the background.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="On this machine, serve Prometheus metrics at this port of 127.0.0.1; 0: a free one.",
+        show_default=False,
+    ),
+]
+JobName = Annotated[str | None, typer.Option(help="The job's name, which one running job has.", show_default=False)]
+MachineType = Annotated[str | None, typer.Option(help="The workers' machine type.", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="The least workers, and how many start.", show_default=False)]
+MaxWorkers = Annotated[int | None, typer.Option(help="The most workers.", show_default=False)]
+ServiceAccount = Annotated[str | None, typer.Option(help="Whom the workers act as.", show_default=False)]
+Network = Annotated[str | None, typer.Option(help="The workers' network.", show_default=False)]
+Subnetwork = Annotated[str | None, typer.Option(help="regions/REGION/subnetworks/NAME.", show_default=False)]
+KmsKey = Annotated[str | None, typer.Option(help="The key that encrypts the job's state.", show_default=False)]
+AtLeastOnce = Annotated[
+    bool | None,
+    typer.Option("--at-least-once/--exactly-once", help="Cheaper, without the removal of repeats.", show_default=False),
+]
+Labels = Annotated[list[str] | None, typer.Option("--label", help="A label, as key=value. May be repeated.", show_default=False)]
+TimestampAttribute = Annotated[
+    str | None, typer.Option(help="The attribute of the event's time, where every message has it.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate offline, and print the graph and the options; start nothing.")]
+BeamOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- BEAM OPTIONS]", help="More of Beam's options, as --name=value.")
+]
+
+
+def deploy(
+    project: Project = None,
+    runner: Runner = None,
+    processes: Processes = None,
+    detach: Detach = False,
+    metrics_port: MetricsPort = None,
+    job_name: JobName = None,
+    machine_type: MachineType = None,
+    workers: Workers = None,
+    max_workers: MaxWorkers = None,
+    service_account: ServiceAccount = None,
+    network: Network = None,
+    subnetwork: Subnetwork = None,
+    kms_key: KmsKey = None,
+    at_least_once: AtLeastOnce = None,
+    label: Labels = None,
+    timestamp_attribute: TimestampAttribute = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    beam_options: BeamOptions = None,
+) -> None:
+    """Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket.
+
+    With a project it is submitted to Dataflow, which goes on when this command has ended. Without one it runs on this machine, on
+    Beam's FnApiRunner: Ctrl-C drains, which finishes the batch in hand, acknowledges it, and gives back the rest. A second one
+    ends it at once.
+    """
+    settings = load_settings({"project": project, "processes": processes})
+    flags = {
+        "job_name": job_name,
+        "machine_type": machine_type,
+        "workers": workers,
+        "max_workers": max_workers,
+        "service_account": service_account,
+        "network": network,
+        "subnetwork": subnetwork,
+        "kms_key": kms_key,
+        "at_least_once": at_least_once,
+        "labels": {**settings.dataflow.labels, **_labels(label)} if label else None,
+        "timestamp_attribute": timestamp_attribute,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    if _is_here(settings, runner):
+        _check_here(given, {"--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
+        _run_here(settings, detach, metrics_port)
+        return
+    _check_there({"--processes": processes is not None, "--detach": detach, "--metrics-port": metrics_port is not None})
+    settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, **given))
+    _submit(settings, beam_options or [], dry_run=dry_run, as_json=as_json)
+
+
+def _is_here(settings: Settings, runner: str | None) -> bool:
+    from ecomflow.errors import ConfigError
+
+    if runner not in (None, DIRECT, DATAFLOW):
+        raise ConfigError(f"The runner {runner} is unknown; expected {DIRECT} or {DATAFLOW}.", f"Write: --runner {DIRECT}")
+    return runner == DIRECT or (runner is None and settings.is_local)
+
+
+def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
+    from ecomflow.errors import ConfigError
+
+    flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
+    if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
+        raise ConfigError(
+            f"{strangers[0]} is for Dataflow, and the pipeline would run on this machine.",
+            f"Leave it out, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",
+        )
+
+
+def _check_there(given: dict[str, bool]) -> None:
+    from ecomflow.errors import ConfigError
+
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"{name} is for a pipeline on this machine, and it would run on Dataflow, where it is always detached.",
+                f"Leave it out, or run: ecomflow deploy --runner {DIRECT}",
+            )
+
+
+def _labels(pairs: list[str] | None) -> dict[str, str]:
+    from ecomflow.errors import ConfigError
+
+    for pair in pairs or []:
+        if "=" not in pair:
+            raise ConfigError(f"'{pair}' is no label: expected key=value.", "Write: --label team=shop")
+    return dict(pair.split("=", 1) for pair in pairs or [])
+
+
+def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:
+    from ecomflow.commands.job_view import show_local
+    from ecomflow.pipeline.direct import launch, workers
+    from ecomflow.pipeline.direct.memory import share_one_arena
+    from ecomflow.terminal.console import err, say
+
+    share_one_arena()  # before any thread has one of its own
+    say(target_line(settings))
+    launch.check_ready(settings)
+    if detach:
+        with err.status("Starting the pipeline…"):
+            status = launch.start_detached(settings, metrics_port=metrics_port)
+        say(f"The pipeline runs as process {status.pid}; its log is {settings.state_path / launch.LOG_FILE}.")
+        _say_where_metrics_are(status.metrics_port)
+        say("Look at it with: ecomflow job status. Drain it with: ecomflow job drain")
+        return
+    run = launch.run_here if settings.processes == 1 else workers.run_workers
+    with _drained_by_signals() as drain, _metrics_served(settings, metrics_port) as port, _logged_here(settings):
+        say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
+        _say_where_metrics_are(port)
+        with err.status("Starting…") as line:
+            ended = run(settings, drain, say, _live(line), port)
+    show_local(ended)
+
+
+def _say_where_metrics_are(port: int | None) -> None:
+    from ecomflow.terminal.console import say
+
+    if port is not None:
+        say(f"Metrics: http://127.0.0.1:{port}/metrics")
+
+
+@contextmanager
+def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None]:
+    """The port at which the pipeline's figures are served within, where one is wanted."""
+    if port is None:
+        yield None
+        return
+    from ecomflow.config import resolve_endpoints
+    from ecomflow.jobs.metrics import FiguresReader
+    from ecomflow.metrics.prometheus import served
+
+    reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
+    with served(reader.read, port, settings.other_users) as bound:
+        yield bound
+
+
+@contextmanager
+def _logged_here(settings: Settings) -> Iterator[None]:
+    """Warnings are shown on standard error as well, unless that is the output file of a pipeline in the background."""
+    from ecomflow.pipeline.direct import logs
+    from ecomflow.pipeline.direct.launch import OUTPUT_FILE
+
+    output = settings.state_path / OUTPUT_FILE
+    if output.exists() and os.path.samestat(os.fstat(2), output.stat()):
+        yield
+        return
+    with logs.handled_by(logs.ToTerminal()):
+        yield
+
+
+def _live(line: Any) -> Callable[[Any], None]:
+    """Keeps one line of the terminal up to date: what came in, and at what rate; what went where."""
+    from ecomflow.terminal.console import plain
+
+    last = [0, 0.0]
+
+    def show(status: Any) -> None:
+        received = status.counters.get("received", 0)
+        pace = (received - last[0]) / (status.updated - last[1]) if last[1] else 0.0
+        last[:] = [received, status.updated]
+        rows, refused = (_sum_of(status.counters, kind) for kind in ("rows/", "refused/"))
+        line.update(plain(f"{received:,} events received ({pace:,.0f} a second), {rows:,} rows written, {refused:,} refused"))
+
+    return show
+
+
+def _sum_of(counters: dict[str, int], prefix: str) -> int:
+    return sum(amount for name, amount in counters.items() if name.startswith(prefix))
+
+
+def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: bool) -> None:
+    from ecomflow.config import resolve_endpoints
+    from ecomflow.doctor import preflight, require
+    from ecomflow.terminal.console import err, note, say, show_json
+
+    note(target_line(settings)) if as_json else say(target_line(settings))
+    with err.status("Making the graph…"):  # and importing Beam, which takes most of the time
+        from ecomflow.pipeline.dataflow import submit
+    endpoints = resolve_endpoints(settings)
+    submit.check(settings, endpoints, extra)
+    if dry_run:
+        planned = submit.dry_run(settings, extra)
+        show_json(planned) if as_json else _show_plan(planned)
+        return
+    with err.status("Checking…"):
+        require(preflight(settings, endpoints, for_dataflow=True))
+    with err.status("Staging and submitting…"):
+        job = submit.submit(settings, endpoints, extra=extra)
+    if as_json:
+        show_json(job)
+        return
+    say(f"Dataflow has taken the job {job.name} ({job.job_id}); it is {job.state}.")
+    say(job.url)
+    say("Look at it with: ecomflow job status. Its errors: ecomflow job logs. End it well with: ecomflow job drain")
+
+
+def _show_plan(planned: Any) -> None:
+    from rich.tree import Tree
+
+    from ecomflow.terminal.console import out, plain, say
+
+    def grow(branch: Tree, steps: Any) -> Tree:
+        for step in steps:
+            label = plain(step.name).append(f"  {', '.join(step.parts)}", style="dim")
+            grow(branch.add(label), step.then)
+        return branch
+
+    out.print(grow(Tree("The graph, each step followed by those that read its output", style="default"), planned.graph))
+    say("\nThe options:")
+    for option in planned.options:
+        say(f"  {option}")
+    say("\nNothing was started.")
+
+
+class _drained_by_signals:  # noqa: N801  # a context manager, used like a function
+    """SIGINT and SIGTERM set the event; a second SIGINT interrupts at once."""
+
+    def __enter__(self) -> threading.Event:
+        self._drain = threading.Event()
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self._drain
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self._drain.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        from ecomflow.terminal.console import note
+
+        note("Draining: the batch in hand is finished and acknowledged. Ctrl-C again ends at once.")
+        self._drain.set()

@@ -1,0 +1,110 @@
+"""Dead letters in, groups of one cause out; counters of a pipeline in, the fields that the contract does not name out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from ecomflow.config import Settings
+from ecomflow.contract.dead_letter import stream_of
+from ecomflow.deadletters.fingerprints import Fingerprint, fingerprint
+from ecomflow.deadletters.store import StoredLetter
+
+# Producers choose the names of unknown event types, so the groups must be bounded.
+MAX_GROUPS = 1_000
+
+_DRIFT = "schema_drift/"
+
+
+class Example(msgspec.Struct, frozen=True):
+    event_id: str | None
+    error: str
+    object_name: str
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Letters of one stream, reason and fingerprint. ``example`` is the newest of them; ``replay`` the command for all."""
+
+    stream: str
+    reason: str
+    fingerprint: Fingerprint
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+    example: Example
+    replay: str
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """The groups, largest first. ``other``: the letters of groups beyond ``MAX_GROUPS``."""
+
+    total: int
+    groups: tuple[Group, ...]
+    other: int
+
+
+class UnknownField(msgspec.Struct, frozen=True):
+    """A field that the contract does not name, on events that passed: and how often it was seen. ``path`` other: of any
+    name, for a pipeline counts only the first few hundred by theirs.
+    """
+
+    event_type: str
+    path: str
+    count: int
+
+
+class _Tally:
+    """A group while it is counted."""
+
+    def __init__(self, found: Fingerprint, stored: StoredLetter) -> None:
+        self.fingerprint, self.newest = found, _example(stored)
+        self.count = 0
+        self.first = self.last = stored.letter.failed_at
+
+    def add(self, stored: StoredLetter) -> None:
+        self.count += 1
+        self.first = min(self.first, stored.letter.failed_at)
+        if stored.letter.failed_at > self.last:
+            self.last, self.newest = stored.letter.failed_at, _example(stored)
+
+
+def group(found: Iterable[StoredLetter], settings: Settings) -> Groups:
+    """``found`` by stream, reason and fingerprint. Memory grows with the groups, not with the letters."""
+    tallies: dict[tuple[str, str, str], _Tally] = {}
+    total = other = 0
+    for stored in found:
+        total += 1
+        cause = fingerprint(stored.letter)
+        key = (stream_of(stored.letter), stored.letter.reason, cause.id)
+        if key not in tallies:
+            if len(tallies) == MAX_GROUPS:
+                other += 1
+                continue
+            tallies[key] = _Tally(cause, stored)
+        tallies[key].add(stored)
+    groups = [_group(stream, reason, tally, settings) for (stream, reason, _), tally in tallies.items()]
+    return Groups(total, tuple(sorted(groups, key=lambda one: (-one.count, one.stream, one.reason))), other)
+
+
+def unknown_fields(counters: Mapping[str, int]) -> tuple[UnknownField, ...]:
+    """What the counters ``schema_drift/<type>/<path>`` of a pipeline tell, most frequent first."""
+    found = []
+    for name, count in counters.items():
+        if name.startswith(_DRIFT):
+            event_type, slash, path = name.removeprefix(_DRIFT).partition("/")
+            found.append(UnknownField(*((event_type, path) if slash else ("any", event_type)), count))
+    return tuple(sorted(found, key=lambda one: (-one.count, one.event_type, one.path)))
+
+
+def _group(stream: str, reason: str, tally: _Tally, settings: Settings) -> Group:
+    words = ["ecomflow dlq replay", f"--stream {stream}", f"--reason {reason}", f"--fingerprint {tally.fingerprint.id}"]
+    if settings.project is not None:
+        words.append(f"--project {settings.project}")
+    return Group(stream, reason, tally.fingerprint, tally.count, tally.first, tally.last, tally.newest, " ".join(words))
+
+
+def _example(stored: StoredLetter) -> Example:
+    letter = stored.letter
+    return Example(letter.event_id or letter.message_id, letter.error, stored.object_name)

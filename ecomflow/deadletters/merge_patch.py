@@ -1,0 +1,55 @@
+"""A JSON document's bytes and a JSON Merge Patch (RFC 7396) in, the patched bytes out. Pure.
+
+Numbers keep their very digits: an integer is Python's own, any other number is carried over as it is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ecomflow.contract.nesting import is_too_deep
+from ecomflow.errors import ConfigError
+
+_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits))
+# What decoding and encoding a document raise: syntax, an integer of more than 4,300 digits, UTF-8, nesting.
+_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """``target`` with ``patch`` applied: MergePatch of https://www.rfc-editor.org/rfc/rfc7396#section-2. Neither is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def patched(data: bytes, patch: Any) -> bytes | None:
+    """The document in ``data`` with ``patch`` applied, as compact JSON; None where ``data`` is no document to patch."""
+    if is_too_deep(data):
+        return None
+    try:
+        return msgspec.json.encode(merge_patch(_DECODER.decode(data), patch))
+    except _ERRORS:
+        return None
+
+
+def read_patch(path: Path) -> Any:
+    """The patch in a file. Raises ConfigError where it can't be read, or is none that leaves an event an object."""
+    try:
+        patch = _DECODER.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"The patch {path} can't be read: {error.strerror}.", "Name another with --patch.") from error
+    except _ERRORS as error:
+        raise ConfigError(f"The patch {path} is no JSON: {error}.", "Correct it.") from error
+    if not isinstance(patch, dict):
+        sentence = f"The patch {path} would take the place of every event: expected a JSON object of the fields to change."
+        raise ConfigError(sentence, 'Such as: {"status": "returned"}')
+    return patch

@@ -1,0 +1,329 @@
+"""The bucket's dead letters in; newest first, a page or all of them, or each as it comes, out.
+
+Objects lie by stream and minute, so the newest are found by walking the folders backwards in time: no listing of the whole
+bucket.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.dead_letter import ROOT, STREAMS, DeadLetter, from_line, stream_of
+from ecomflow.deadletters.fingerprints import fingerprint
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.clients import storage_client
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Bucket
+
+_HOURS, _MINUTES = 4, 5  # how many folders below a stream's: year, month, day, hour, minute
+_DOWNLOADS_AT_ONCE = 8
+
+# A letter's minute is that of its refusal; its object comes when its bundle is written, which a bucket that does not answer can
+# delay by the two minutes of the writer's patience, and more by a pipeline under load.
+_LATE = timedelta(minutes=10)
+_POLL_SECONDS = 1.0
+_GONE = 410  # the status of an object without its content, on the local stack
+
+# What an object of ours never reaches: a bundle of 64 MB whose every byte is escaped. A larger one is somebody else's.
+MAX_OBJECT_BYTES = 512 * 2**20
+
+OnProgress = Callable[[int], None]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which dead letters are meant; None: of any kind. ``event_id`` is the id that the event has, or would have, in the tables;
+    ``fingerprint`` a Fingerprint's ``id``; ``since`` the earliest ``failed_at``.
+    """
+
+    streams: tuple[str, ...] = STREAMS
+    reason: str | None = None
+    since: datetime | None = None
+    event_id: str | None = None
+    fingerprint: str | None = None
+
+
+ANY = Choice()
+
+
+class StoredLetter(msgspec.Struct, frozen=True):
+    """A dead letter and the object that holds it."""
+
+    letter: DeadLetter
+    object_name: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An object under ``dlq/``, or a line of it, that is no dead letter: somebody else's, or damaged."""
+
+    object_name: str
+    error: str
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object under ``dlq/``: its lines as they are, and those of them that are dead letters, each with its line's number from
+    0. ``error``: what else is in it, or why it can't be read.
+    """
+
+    name: str
+    generation: int
+    lines: list[bytes]
+    letters: list[tuple[int, DeadLetter]]
+    error: str | None
+
+
+def newest(
+    settings: Settings,
+    endpoints: Endpoints,
+    *,
+    limit: int,
+    choice: Choice = ANY,
+    unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[StoredLetter]:
+    """At most ``limit`` dead letters of ``choice``, newest first. Raises as ``letters`` does."""
+    found = letters(settings, endpoints, choice, few=True, unreadable=unreadable, on_progress=on_progress)
+    return list(islice(found, limit))
+
+
+def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
+    """Every dead letter in the bucket, newest first. Raises as ``letters`` does: whoever counts them must miss none."""
+    return letters(settings, endpoints, ANY)
+
+
+def letters(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    few: bool = False,
+    unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[StoredLetter]:
+    """The dead letters of ``choice``, newest first, the content of a few objects in memory at a time.
+
+    ``few``: the caller stops after a few; then minutes are listed one by one, and else hours.
+    Objects that hold none are added to ``unreadable`` where it is given. ``on_progress`` gets the number of objects read so far.
+    Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
+    object that holds no dead letters.
+    """
+    for stored in objects(settings, endpoints, choice, few=few, unreadable=unreadable, on_progress=on_progress):
+        chosen = [letter for _, letter in stored.letters if is_chosen(letter, choice)]
+        chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
+        yield from (StoredLetter(letter, stored.name) for letter in chosen)
+
+
+def objects(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    few: bool = False,
+    unreadable: list[Unreadable] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[StoredObject]:
+    """The objects that can hold letters of ``choice``, those of later minutes first. Otherwise as ``letters``."""
+    with reading(settings, endpoints):
+        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice, few), start=1):
+            if stored.error is not None:
+                _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
+            yield stored
+            if on_progress is not None:
+                on_progress(number)
+
+
+def is_chosen(letter: DeadLetter, choice: Choice) -> bool:
+    """Whether ``letter``, found in one of its streams, is of ``choice``."""
+    return (
+        (choice.reason is None or letter.reason == choice.reason)
+        and (choice.since is None or letter.failed_at >= choice.since)
+        and (choice.event_id is None or choice.event_id == (letter.event_id or letter.message_id))
+        and (choice.fingerprint is None or choice.fingerprint == fingerprint(letter).id)
+    )
+
+
+def follow(
+    settings: Settings,
+    endpoints: Endpoints,
+    choice: Choice,
+    *,
+    limit: int,
+    unreadable: list[Unreadable],
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[StoredLetter]:
+    """The last ``limit`` dead letters of ``choice``, the oldest of them first; then each as it comes, for ever.
+
+    One listing a stream and second, of the minutes in which an object can still appear. Raises as ``letters`` does.
+    """
+    bucket = bucket_of(settings, endpoints)
+    with reading(settings, endpoints):
+        seen = {listed.name for listed in _since(bucket, choice.streams, now() - _LATE)}
+    first = newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable)
+    seen |= {stored.object_name for stored in first}
+    yield from reversed(first)
+    while True:
+        with reading(settings, endpoints):
+            recent = list(_since(bucket, choice.streams, now() - _LATE))
+            new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
+            arrived = [_object(listed, _download(bucket, listed)) for listed in new]
+        seen = {listed.name for listed in recent}
+        for stored in arrived:
+            if stored.error is not None:
+                unreadable.append(Unreadable(stored.name, stored.error))
+            yield from (StoredLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, choice))
+        sleep(_POLL_SECONDS)
+
+
+def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
+    """How many dead letters the bucket holds, by (stream, reason). Reads every object."""
+    return dict(Counter((stream_of(stored.letter), stored.letter.reason) for stored in every(settings, endpoints)))
+
+
+def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
+    """The bucket of the dead letters. Nothing is asked of the service yet."""
+    return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
+
+
+def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> None:
+    if unreadable is None:
+        raise EcomflowError(f"{found.object_name} is unreadable: {found.error}.", "Move the object out of dlq/.")
+    unreadable.append(found)
+
+
+class _Listed(NamedTuple):
+    """What a listing tells of an object: little, for an hour may have thousands."""
+
+    name: str
+    generation: int
+    size: int
+
+
+def _objects(bucket: Bucket, choice: Choice, few: bool) -> Iterator[StoredObject]:
+    # Who looks for one kind of letter may have to look through many.
+    depth = _MINUTES if few and choice.reason is choice.event_id is choice.fingerprint is None else _HOURS
+    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since, depth) for stream in choice.streams]
+    found = heapq.merge(*by_stream, key=_time_key, reverse=True)
+    pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
+    try:
+        while page := list(islice(found, _DOWNLOADS_AT_ONCE)):
+            for listed, content in zip(page, pool.map(lambda one: _download(bucket, one), page), strict=True):
+                yield _object(listed, content)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who has enough, or is interrupted, needs no more downloads
+
+
+def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:
+    """The objects of ``streams`` whose minute is that of ``moment`` or a later one."""
+    for stream in streams:
+        yield from _list(bucket, f"{ROOT}/{stream}/", moment)
+
+
+def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
+    """The objects anywhere under ``folder``; those of earlier minutes than that of ``since`` are not asked for."""
+    stream = "/".join(folder.split("/", 2)[:2])
+    first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
+    found = bucket.list_blobs(prefix=folder, start_offset=first, timeout=30)
+    return [_Listed(blob.name, blob.generation, blob.size or 0) for blob in found]
+
+
+def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
+    """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
+    from google.api_core.exceptions import GoogleAPICallError, NotFound
+    from google.cloud.storage.exceptions import DataCorruption
+
+    if listed.size > MAX_OBJECT_BYTES:
+        return f"{listed.size} bytes are more than any object of dead letters has"
+    try:
+        # Raw: another's object may claim to be compressed, and then not be.
+        blob = bucket.blob(listed.name, generation=listed.generation)
+        return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
+    except NotFound:
+        return b""
+    except DataCorruption:
+        return "its content is not that of its checksum"
+    except GoogleAPICallError as error:
+        if error.code != _GONE:
+            raise
+        return "its content is missing"
+
+
+def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
+    """The objects under ``folder``, ``level`` folders below a stream's, those of later minutes first."""
+    if level == depth:
+        yield from sorted(_list(bucket, folder, since), reverse=True)
+        return
+    listing = bucket.list_blobs(prefix=folder, delimiter="/", timeout=30)
+    for _ in listing:  # the folders are known once the pages are read; objects at this level are not ours
+        pass
+    for inner in sorted(listing.prefixes, reverse=True):
+        if since is None or _time_of(inner) >= since.astimezone(UTC).strftime("%Y/%m/%d/%H/%M")[: len(_time_of(inner))]:
+            yield from _newest_objects(bucket, inner, since, depth, level + 1)
+
+
+def _time_of(folder: str) -> str:
+    """``2025/12/01`` of ``dlq/order/2025/12/01/``: the digits of a moment, as far as the folder tells."""
+    return folder.rstrip("/").split("/", 2)[2]
+
+
+def _time_key(listed: _Listed) -> str:
+    return listed.name.split("/", 2)[2]
+
+
+def _object(listed: _Listed, content: bytes | str) -> StoredObject:
+    """The dead letters in an object, and what is wrong with the first line that is none."""
+    if isinstance(content, str):
+        return StoredObject(listed.name, listed.generation, [], [], content)
+    lines = content.splitlines()
+    found: list[tuple[int, DeadLetter]] = []
+    errors: list[str] = []
+    for number, line in enumerate(lines):
+        try:
+            found.append((number, from_line(line)))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            errors.append(f"line {number + 1} is no dead letter: {str(error)[:200]}")
+    more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
+    return StoredObject(listed.name, listed.generation, lines, found, f"{errors[0]}{more}" if errors else None)
+
+
+@contextmanager
+def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+    """What fails within, while the bucket is read, as an error of ours.
+
+    A 404 is the bucket's only where the bucket itself is not there: a service may answer so for a damaged object as well.
+    """
+    from google.api_core import exceptions
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import ConnectionError as HttpConnectionError
+
+    try:
+        yield
+    except exceptions.NotFound as error:
+        with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
+            if bucket_of(settings, endpoints).exists(timeout=30):
+                raise EcomflowError(
+                    f"Bucket {settings.bucket_name} is there, but its service did not find what it lists: {error.message}",
+                    "Run the same again.",
+                ) from error
+        raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
+    except exceptions.Forbidden as error:
+        role = "Grant the role roles/storage.objectViewer."
+        raise AccessError(f"Bucket {settings.bucket_name} can't be read: {error}", role) from error
+    except (exceptions.Unauthorized, GoogleAuthError) as error:
+        login = "Log in again: gcloud auth application-default login"
+        raise AccessError(f"Google's credentials do not work: {error}", login) from error
+    except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
+        raise UnavailableError(
+            f"The bucket's service does not answer: {error}", "Look at it with: ecomflow infra status"
+        ) from error

@@ -1,0 +1,127 @@
+"""How many messages of the pipeline's subscription still wait, and for how long: from the local Pub/Sub itself, or from Cloud
+Monitoring.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ecomflow.config import Endpoints, Settings
+
+METRIC = "pubsub.googleapis.com/subscription/num_undelivered_messages"
+AGE_METRIC = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
+# Monitoring samples Pub/Sub every minute and shows a sample after up to four.
+# https://cloud.google.com/monitoring/api/metrics_gcp_p_z#gcp-pubsub
+_WINDOW = timedelta(minutes=10)
+_LOCAL_PAUSE, _CLOUD_PAUSE = 0.2, 15.0  # seconds between two looks
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The unacknowledged messages, those held by a pipeline included. ``sampled_at`` None: counted just now."""
+
+    messages: int
+    sampled_at: datetime | None = None
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What waits, and how old its oldest message was then, in seconds since it was published; None where that is not known or
+    nothing waits.
+    """
+
+    waiting: Waiting
+    oldest_seconds: float | None = None
+
+
+def count_waiting(settings: Settings, endpoints: Endpoints) -> Waiting | None:
+    """What waits in the subscription; None where Cloud Monitoring has no sample of the last ten minutes.
+
+    On Google Cloud the figure is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
+    """
+    if endpoints.pubsub is not None:
+        return _local_backlog(settings, endpoints.pubsub, time.time()).waiting
+    with _monitoring(settings) as client:
+        return newest_sample(client, settings, datetime.now(UTC))
+
+
+def read_backlog(settings: Settings, endpoints: Endpoints, now: datetime) -> Backlog | None:
+    """As ``count_waiting``, with the age of the oldest message."""
+    if endpoints.pubsub is not None:
+        return _local_backlog(settings, endpoints.pubsub, now.timestamp())
+    with _monitoring(settings) as client:
+        return newest_backlog(client, settings, now)
+
+
+def _local_backlog(settings: Settings, host: str, now: float) -> Backlog:
+    from ecomflow.local.pubsub import server
+
+    found = server.read_backlog(host, settings.subscription_path)
+    published = found.oldest_unacked_publish_time
+    return Backlog(Waiting(found.num_undelivered_messages), None if published is None else max(0.0, now - published))
+
+
+@contextmanager
+def _monitoring(settings: Settings) -> Iterator[Any]:
+    """A client of Cloud Monitoring, whose errors are ecomflow's own."""
+    from google.cloud import monitoring_v3
+
+    from ecomflow.gcp.credentials import find_credentials
+    from ecomflow.gcp.errors import Service, google_errors
+    from ecomflow.gcp.permissions import READ_METRICS
+
+    service = Service("Cloud Monitoring", "monitoring.googleapis.com", "roles/monitoring.viewer", settings.project_id, None)
+    with google_errors(service, f"the backlog of {settings.subscription_path}", READ_METRICS):
+        yield monitoring_v3.MetricServiceClient(credentials=find_credentials(settings.project_id))
+
+
+def newest_backlog(client: Any, settings: Settings, now: datetime) -> Backlog | None:
+    """The newest samples of the count and of the age, which Cloud Monitoring takes at the same minute."""
+    waiting, age = (newest_sample(client, settings, now, metric) for metric in (METRIC, AGE_METRIC))
+    if waiting is None:
+        return None
+    return Backlog(waiting, float(age.messages) if age is not None and waiting.messages else None)
+
+
+def newest_sample(client: Any, settings: Settings, now: datetime, metric: str = METRIC) -> Waiting | None:
+    """The newest sample of ``metric`` up to ``now``, by a ``monitoring_v3.MetricServiceClient``."""
+    from google.cloud import monitoring_v3
+
+    request = monitoring_v3.ListTimeSeriesRequest(
+        name=f"projects/{settings.project_id}",
+        filter=f'metric.type = "{metric}" AND resource.labels.subscription_id = "{settings.subscription}"',
+        interval=monitoring_v3.TimeInterval(start_time=now - _WINDOW, end_time=now),
+    )
+    points = [point for series in client.list_time_series(request=request, timeout=30) for point in series.points]
+    if not points:
+        return None
+    newest = max(points, key=lambda point: point.interval.end_time)
+    return Waiting(int(newest.value.int64_value), datetime.fromtimestamp(newest.interval.end_time.timestamp(), UTC))
+
+
+def wait_until_empty(
+    read: Callable[[], Waiting | None],
+    seconds: float,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether ``read`` (``count_waiting``) told within ``seconds`` that nothing waits.
+
+    A sample counts once it is younger than this call: an older one knows nothing of what was published just before.
+    """
+    started = now()
+    while True:
+        waiting = read()
+        is_young = waiting is not None and (waiting.sampled_at is None or waiting.sampled_at >= started)
+        if waiting is not None and waiting.messages == 0 and is_young:
+            return True
+        left = seconds - (now() - started).total_seconds()
+        if left <= 0:
+            return False
+        counted = waiting is not None and waiting.sampled_at is None
+        sleep(min(left, _LOCAL_PAUSE if counted else _CLOUD_PAUSE))  # neither service tells when it is empty

@@ -1,0 +1,130 @@
+"""The local pipeline's status file, or a Dataflow job's metrics, and what Pub/Sub tells of the backlog flow in; Figures flow out.
+
+The counters are Beam's, so that both runners tell them by the same names. What a runner can't tell stays None.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.jobs.backlog import Backlog, read_backlog
+from ecomflow.jobs.records import JobDetail
+from ecomflow.metrics.snapshot import LOCAL, Figures, from_counters
+from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
+
+# Cloud Monitoring has a new sample a minute. The local Pub/Sub counts on demand.
+_CLOUD_BACKLOG_SECONDS = 30.0
+_NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
+
+
+def local_figures(status: PipelineStatus, now: float = 0.0) -> Figures:
+    """What the pipeline of this machine tells; ``at`` is when it told it, or ``now`` where it has told nothing."""
+    return from_counters(
+        status.counters,
+        status.gauges,
+        at=status.updated or now,
+        state=status.state,
+        where=LOCAL,
+        name="" if status.pid is None else f"process {status.pid}",
+        started=status.started,
+        processes=len(status.processes.pids),
+        restarts=status.restarts,
+        last_failure=status.last_failure,
+        waiting_for=status.waiting_for,
+    )
+
+
+def dataflow_figures(detail: JobDetail, now: float) -> Figures:
+    """What Dataflow tells of a job; ``at`` is when it last brought a metric of it up to date. It tells no gauges."""
+    job = detail.job
+    return from_counters(
+        detail.counters,
+        {},
+        at=now if detail.told_at is None else detail.told_at.timestamp(),
+        state=job.state,
+        where=job.region,
+        name=f"job {job.name} ({job.id})",
+        started=None if job.created is None else job.created.timestamp(),
+        processes=detail.workers or 1,
+        last_failure=detail.errors[-1].text if detail.errors else None,
+    )
+
+
+def with_backlog(figures: Figures, backlog: Backlog | EcomflowError | None, now: float) -> Figures:
+    """``figures`` and the backlog, counted ``now`` or when Cloud Monitoring sampled it; or why there is none."""
+    if isinstance(backlog, Backlog):
+        sampled = backlog.waiting.sampled_at
+        return msgspec.structs.replace(
+            figures,
+            backlog=backlog.waiting.messages,
+            oldest_unacked_seconds=backlog.oldest_seconds,
+            backlog_at=now if sampled is None else sampled.timestamp(),
+        )
+    return msgspec.structs.replace(figures, backlog_unknown=_NO_SAMPLE if backlog is None else str(backlog))
+
+
+class FiguresReader:
+    """Reads the figures of one pipeline again and again: of this machine's (``here``), or of the job on Dataflow.
+
+    ``job``: its name or id; by default that of the settings. Not safe for several threads at a time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        endpoints: Callable[[], Endpoints],
+        *,
+        here: bool,
+        job: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._endpoints = endpoints
+        self._here = here
+        self._job = job or settings.dataflow.job_name
+        self._clock = clock
+        self._api: Any = None
+        self._backlog: Backlog | EcomflowError | None = None
+        self._backlog_due = 0.0
+
+    def read(self) -> Figures:
+        """The figures of now. Where no pipeline runs ``state`` says so; a backlog that can't be counted says why.
+
+        Raises AccessError, UnavailableError and PipelineError where the pipeline itself can't be asked after.
+        """
+        figures = local_figures(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
+        now = self._clock()
+        if now >= self._backlog_due:
+            self._backlog = self._read_backlog(now)
+        return with_backlog(figures, self._backlog, now)
+
+    def _read_job(self) -> Figures:
+        from ecomflow.jobs import service
+        from ecomflow.jobs.client import JobsApi
+
+        if self._api is None:
+            self._api = JobsApi(self._settings, self._endpoints())
+        try:
+            job = service.find(self._api, self._job)
+        except NotFoundError:
+            return from_counters({}, {}, at=self._clock(), state="none", where=self._settings.region, name=f"job {self._job}")
+        return dataflow_figures(service.detail(self._api, job), self._clock())
+
+    def _read_backlog(self, now: float) -> Backlog | EcomflowError | None:
+        try:
+            endpoints = self._endpoints()
+            if endpoints.pubsub is None and self._settings.is_local:
+                return UnavailableError(
+                    f"The local stack in {self._settings.state_path}/ does not run.", "Run: ecomflow infra up"
+                )
+            self._backlog_due = 0.0 if endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
+            return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
+        except EcomflowError as error:
+            return error

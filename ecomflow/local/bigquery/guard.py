@@ -1,0 +1,44 @@
+"""bqemulator's servers come in; the same go out behind our guards: this user's programs are answered, and no page."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from ecomflow.loopback.grpc_guard import OwnUserInterceptor
+from ecomflow.loopback.peers import OwnUser
+from ecomflow.loopback.web_guard import ServiceGuard
+
+
+def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
+    """Puts the guards into ``bqemulator.server``, in this process. Call before it runs."""
+    from bqemulator import server
+    from bqemulator.grpc_api import server as grpc_server
+
+    create_app, correlation = server.create_app, grpc_server.CorrelationInterceptor
+
+    def create_guarded_app(context: Any) -> Any:
+        return ServiceGuard(create_app(context), rest_user, json_only=True)
+
+    class Interceptor(OwnUserInterceptor):
+        """The first of bqemulator's interceptors, which it makes without arguments, behind ours."""
+
+        def __init__(self) -> None:
+            super().__init__(grpc_user)
+            self._next = correlation()
+
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            return await super().intercept_service(partial(self._next.intercept_service, continuation), details)
+
+    class Health(grpc_server.health.aio.HealthServicer):  # type: ignore[misc]  # no types for mypy
+        """bqemulator's is made of functions, which can't be guarded. It says once that all is well; this one always does."""
+
+        def set(self, service: str, status: Any) -> None:
+            pass
+
+    grpc_server.health = SimpleNamespace(HealthServicer=Health)
+    server.create_app, grpc_server.CorrelationInterceptor = create_guarded_app, Interceptor
+    # With proxy_headers uvicorn lets anybody say by X-Forwarded-For who is at the other end.
+    uvicorn = server.uvicorn
+    server.uvicorn = SimpleNamespace(Config=partial(uvicorn.Config, proxy_headers=False), Server=uvicorn.Server)

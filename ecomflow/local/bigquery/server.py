@@ -1,0 +1,98 @@
+"""The local BigQuery: bqemulator by a launcher of ours. REST and Storage Write calls come in, DuckDB keeps the tables.
+
+Run as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. It listens on loopback only; datasets,
+tables and rows lie in ``DIR/bqemulator.duckdb`` and are there again after a restart. It takes no ``BQEMU_*`` setting of the
+environment, which could open it to the network or send traces away. What is repaired in bqemulator, and why, stands in
+``bigquery_repairs``, ``bigquery_appends`` and ``bigquery_files``, who may ask in ``bigquery_guard``; all of them know the inside
+of one version, hence the pin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
+from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.processes.detached import is_free
+from ecomflow.processes.lifeline import tied_to
+
+EMULATOR_VERSION = "1.4.0"
+_INSTALL = "Run: pip install 'ecomflow[local]'"
+
+
+def check_installed() -> None:
+    """Raises MissingExtraError unless bqemulator is here, in the version that the repairs are for, and DuckDB's parts are."""
+    for package in ("bqemulator", "duckdb", "duckdb-extension-spatial"):
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError as error:
+            raise MissingExtraError(f"The local BigQuery needs {package}, which is not installed.", _INSTALL) from error
+        if package == "bqemulator" and version != EMULATOR_VERSION:
+            message = f"The local BigQuery needs bqemulator {EMULATOR_VERSION}, but {version} is installed."
+            raise MissingExtraError(message, _INSTALL)
+
+
+def run(http_port: int, grpc_port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
+    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
+    check_installed()
+    for port in (http_port, grpc_port):
+        if not is_free(port):
+            raise UnavailableError(
+                f"Port {port} of 127.0.0.1 is taken by another program.", "Choose another port, or end that program."
+            )
+    _forget_settings_of_the_environment()
+    from ecomflow.local.bigquery.guard import guard_servers
+    from ecomflow.local.bigquery.repairs import apply_repairs
+
+    apply_repairs()
+    guard_servers(OwnUser(("127.0.0.1", http_port), others), OwnUser(("127.0.0.1", grpc_port), others))
+    from bqemulator.server import run_forever
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tied_to(data_dir):
+        run_forever(_settings(http_port, grpc_port, data_dir))
+
+
+def _settings(http_port: int, grpc_port: int, data_dir: Path) -> Any:
+    from bqemulator.config import LogFormat, LogLevel, PersistenceMode, Settings
+
+    return Settings(
+        rest_host="127.0.0.1",
+        rest_port=http_port,
+        grpc_host="127.0.0.1",
+        grpc_port=grpc_port,
+        persistence_mode=PersistenceMode.PERSISTENT,
+        data_dir=data_dir,
+        upload_staging_dir=data_dir / "uploads",
+        # Would be downloaded; only Avro files need it.
+        enable_format_extensions=False,
+        log_level=LogLevel.WARNING,
+        log_format=LogFormat.JSON,
+        tracing_enabled=False,
+        otlp_endpoint=None,
+    )
+
+
+def _forget_settings_of_the_environment() -> None:
+    for name in [name for name in os.environ if name.startswith("BQEMU_")]:
+        del os.environ[name]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.bigquery", description="Serve a local BigQuery on loopback.")
+    parser.add_argument("--http-port", type=int, required=True, help="port of the REST API")
+    parser.add_argument("--grpc-port", type=int, required=True, help="port of the Storage API")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tables; made where missing")
+    add_other_users(parser)
+    options = parser.parse_args(arguments)
+    try:
+        run(options.http_port, options.grpc_port, options.data_dir, options.other_users)
+    except EcomflowError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,252 @@
+"""Changes come in, are logged, and are made: all topics and subscriptions of the local Pub/Sub, and how they come back."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import NoReturn
+
+import grpc
+from google.pubsub_v1 import types
+
+from ecomflow.local.pubsub.clock import Clock
+from ecomflow.local.pubsub.log import (
+    Acknowledged,
+    Log,
+    Message,
+    Published,
+    Record,
+    Started,
+    SubscriptionDeleted,
+    SubscriptionStored,
+    TopicDeleted,
+    TopicStored,
+)
+from ecomflow.local.pubsub.queue import Options, Proto, StatusError, Subscription
+
+_LOGGER = logging.getLogger(__name__)
+COMPACTION_SLACK_BYTES = 64 * 2**20
+_DELETED_TOPIC = "_deleted-topic_"  # What the service puts in place of a deleted topic's name.
+_PubsubMessage, _Topic, _Subscription = types.PubsubMessage.pb(), types.Topic.pb(), types.Subscription.pb()
+
+
+class Topic:
+    def __init__(self, config: Proto) -> None:
+        self.config = config
+        self.subscriptions: list[Subscription] = []
+
+
+class Broker:
+    """All topics and subscriptions, and the log that brings them back. A change is logged first and made then."""
+
+    def __init__(self, log: Log, clock: Clock, options: Options) -> None:
+        """Take up where ``log`` ends."""
+        self.options = options
+        self.topics: dict[str, Topic] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+        self.clock = clock
+        self._log = log
+        self._numbered: dict[int, Subscription] = {}
+        self._boot = 0
+        self._next_id = int(clock.now() * 1_000_000)  # The time, so that ids do not come again when the folder was deleted.
+        self._opened = False
+        for record in log.replay():
+            self._apply(record)
+        self._store(Started(self._boot + 1, self._next_id))
+        for subscription in self.subscriptions.values():
+            subscription.open(self._boot, clock.now())
+        self._opened = True
+        self._compact(slack=0)
+
+    def topic(self, name: str, field: str = "topic") -> Topic:
+        """The topic ``name``, which came in ``field`` of a request."""
+        return self.topics.get(name) or _refuse_unknown(field, name)
+
+    def subscription(self, name: str, field: str = "subscription") -> Subscription:
+        """The subscription ``name``, which came in ``field`` of a request."""
+        return self.subscriptions.get(name) or _refuse_unknown(field, name)
+
+    def store_topic(self, config: Proto) -> None:
+        self._store(TopicStored(config.SerializeToString()))
+
+    def delete_topic(self, name: str) -> None:
+        self._store(TopicDeleted(self.topic(name).config.name))
+
+    def store_subscription(self, config: Proto) -> None:
+        known = self.subscriptions.get(config.name)
+        number = known.number if known else max(self._numbered, default=0) + 1
+        self._store(SubscriptionStored(number, config.SerializeToString()))
+
+    def delete_subscription(self, name: str) -> None:
+        subscription = self.subscription(name)
+        self._store(SubscriptionDeleted(subscription.number))
+        subscription.end(StatusError(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={short_name(name)})."))
+
+    def publish(self, name: str, payloads: Iterable[Proto]) -> list[Message]:
+        """Give ``payloads`` (PubsubMessage) ids and the time, and hand them to the subscriptions that the topic has now."""
+        topic = self.topic(name)
+        micros = round(self.clock.now() * 1_000_000)
+        messages = [self._stamp(payload, self._next_id + n, micros) for n, payload in enumerate(payloads)]
+        if topic.subscriptions:
+            self._append(Published([subscription.number for subscription in topic.subscriptions], messages))
+        self._next_id += len(messages)
+        for subscription in topic.subscriptions:
+            subscription.add(messages)
+        self._compact(COMPACTION_SLACK_BYTES)
+        return messages
+
+    def acknowledge(self, subscription: Subscription, ack_ids: Collection[str]) -> None:
+        leases = subscription.find(ack_ids)
+        if leases:
+            self._append(Acknowledged(subscription.number, [lease.message.id for lease in leases.values()]))
+            subscription.settle(leases)
+            self._compact(COMPACTION_SLACK_BYTES)
+
+    def modify_deadline(self, subscription: Subscription, ack_ids: Collection[str], seconds: int) -> None:
+        if not 0 <= seconds <= 600:
+            raise invalid(f"Invalid ack deadline given: (ack_deadline_seconds={seconds}): expected 0 to 600.")
+        leases = subscription.find(ack_ids)
+        if seconds:
+            subscription.extend(leases, seconds)
+        else:
+            subscription.give_back(leases)
+
+    def purge(self, subscription: Subscription, until: float) -> None:
+        """Drop the messages published before ``until``, in seconds since the epoch."""
+        if until < subscription.acked_up_to:
+            raise unimplemented("Seek to before a message that was acknowledged")
+        message_ids = [message.id for message in subscription.unacked.values() if message.published < until]
+        if message_ids:
+            self._append(Acknowledged(subscription.number, message_ids))
+        subscription.purge(message_ids)
+
+    def end(self) -> None:
+        """Answer every waiting consumer that the server is going away; Google's clients then try again, until it is back."""
+        for subscription in self.subscriptions.values():
+            subscription.end(StatusError(grpc.StatusCode.UNAVAILABLE, "The local Pub/Sub is shutting down."))
+
+    def _stamp(self, payload: Proto, message_id: int, micros: int) -> Message:
+        payload.message_id = str(message_id)
+        payload.publish_time.seconds, payload.publish_time.nanos = micros // 1_000_000, micros % 1_000_000 * 1000
+        return Message(message_id, micros / 1_000_000, payload.ordering_key, payload.SerializeToString())
+
+    def _forward(self, subscription: Subscription, message: Message, failures: int) -> bool:
+        """Publish ``message`` to the dead letter topic and acknowledge it; False where the topic is gone or the log is full."""
+        payload = _PubsubMessage.FromString(message.body)
+        source = subscription.config.name.split("/")
+        # https://cloud.google.com/pubsub/docs/handling-failures#dead_letter_message_attributes
+        payload.attributes["CloudPubSubDeadLetterSourceDeliveryCount"] = str(failures)
+        payload.attributes["CloudPubSubDeadLetterSourceSubscription"] = source[-1]
+        payload.attributes["CloudPubSubDeadLetterSourceSubscriptionProject"] = source[1]
+        payload.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"] = payload.publish_time.ToJsonString()
+        try:
+            self.publish(subscription.config.dead_letter_policy.dead_letter_topic, [payload])
+            self._append(Acknowledged(subscription.number, [message.id]))
+        except StatusError as error:
+            _LOGGER.warning("message %d stays in %s: %s", message.id, subscription.config.name, error.details)
+            return False
+        subscription.forget([message.id])
+        return True
+
+    def _store(self, record: Record) -> None:
+        self._append(record)
+        self._apply(record)
+
+    def _append(self, record: Record) -> None:
+        try:
+            self._log.append(record)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
+            raise StatusError(
+                code, f"The log {self._log.path} cannot be written: {error.strerror}. Nothing was changed."
+            ) from error
+
+    def _apply(self, record: Record) -> None:
+        match record:
+            case Started(boot, next_id):
+                self._boot, self._next_id = boot, max(self._next_id, next_id)
+            case TopicStored(config):
+                self._apply_topic(_Topic.FromString(config))
+            case TopicDeleted(name):
+                for subscription in self.topics.pop(name).subscriptions:
+                    subscription.config.topic = _DELETED_TOPIC
+            case SubscriptionStored(number, config):
+                self._apply_subscription(number, _Subscription.FromString(config))
+            case SubscriptionDeleted(number):
+                subscription = self._numbered.pop(number)
+                del self.subscriptions[subscription.config.name]
+                if topic := self.topics.get(subscription.config.topic):
+                    topic.subscriptions.remove(subscription)
+            case Published(numbers, messages):
+                self._next_id = max(self._next_id, messages[-1].id + 1)
+                for number in numbers:
+                    self._numbered[number].remember(messages)
+            case Acknowledged(number, message_ids):
+                self._numbered[number].forget(message_ids)
+
+    def _apply_topic(self, config: Proto) -> None:
+        if topic := self.topics.get(config.name):
+            topic.config = config
+        else:
+            self.topics[config.name] = Topic(config)
+
+    def _apply_subscription(self, number: int, config: Proto) -> None:
+        if subscription := self.subscriptions.get(config.name):
+            subscription.config = config
+            return
+        subscription = Subscription(number, config, self.clock, self._forward, self.options.ack_id_length)
+        self.subscriptions[config.name] = self._numbered[number] = subscription
+        if topic := self.topics.get(config.topic):
+            topic.subscriptions.append(subscription)
+        if self._opened:
+            subscription.open(self._boot, acked_up_to=0.0)
+
+    def _compact(self, slack: int) -> None:
+        """Rewrite the log without what is acknowledged once that is more than half of it and ``slack`` bytes."""
+        live = sum(subscription.unacked_bytes for subscription in self.subscriptions.values())
+        if self._log.size <= 2 * live + slack:
+            return
+        try:
+            self._log.rewrite(self._snapshot())
+        except OSError as error:
+            _LOGGER.warning("the log %s could not be compacted: %s", self._log.path, error)
+
+    def _snapshot(self) -> Iterator[Record]:
+        yield Started(self._boot, self._next_id)
+        for topic in self.topics.values():
+            yield TopicStored(topic.config.SerializeToString())
+        for subscription in self.subscriptions.values():
+            yield SubscriptionStored(subscription.number, subscription.config.SerializeToString())
+        holders: defaultdict[int, list[int]] = defaultdict(list)
+        messages: dict[int, Message] = {}
+        for subscription in self.subscriptions.values():
+            messages |= subscription.unacked
+            for message_id in subscription.unacked:
+                holders[message_id].append(subscription.number)
+        for numbers, ids in itertools.groupby(sorted(messages), key=holders.__getitem__):
+            while batch := list(itertools.islice(ids, 100)):
+                yield Published(numbers, [messages[message_id] for message_id in batch])
+
+
+def short_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def invalid(details: str) -> StatusError:
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
+
+
+def unimplemented(what: str) -> StatusError:
+    return StatusError(
+        grpc.StatusCode.UNIMPLEMENTED, f"The local Pub/Sub does not support this: {what}. Google Cloud Pub/Sub does."
+    )
+
+
+def _refuse_unknown(field: str, name: str) -> NoReturn:
+    if not name:
+        raise invalid(f"Invalid resource name given: ({field}=): expected the full name, as projects/PROJECT/{field}s/ID.")
+    raise StatusError(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={short_name(name)}).")

@@ -1,0 +1,393 @@
+"""Messages are added, leased, and acknowledged or given back: one subscription of the local Pub/Sub, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+import msgspec
+
+from ecomflow.local.pubsub.clock import Clock
+from ecomflow.local.pubsub.log import Message
+from ecomflow.local.pubsub.ordering import OrderingKeys
+from ecomflow.local.pubsub.stream import Stream
+
+_SPARE_DEADLINES = 10_000
+_ACK_ID = re.compile(r"\d+-\d+-\d+")
+
+Proto = Any  # A protobuf object; the classes are made at run time, so that there is no type to name.
+Delivery = tuple[str, Message, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
+
+
+class StatusError(Exception):
+    """The answer to a request is this status and not a reply."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+
+
+class Options(NamedTuple):
+    """What tests and benchmarks may change: how far away the service is, and how much it gives at a time.
+
+    ``round_trip``: seconds that a unary call takes at least; streams are not delayed. ``hold_seconds``: how long a pull waits for
+    a first message. ``ack_id_length``: characters that an ack id has at least, where the service's have over 210.
+    """
+
+    round_trip: float = 0.0
+    messages_per_pull: int = 1000
+    ack_id_length: int = 0
+    hold_seconds: float = 20.0
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What a subscription still has to do, in the words of Cloud Monitoring.
+
+    ``num_undelivered_messages`` counts all that is not acknowledged, and so includes ``num_outstanding_messages``, which are
+    leased to a consumer; ``oldest_unacked_publish_time`` is in seconds since the epoch, None where there is nothing.
+    What no metric shows: ``num_leased_to_departed`` counts the messages leased to pulls whose clients had given up waiting, and
+    ``num_waiting_pulls`` is how many pulls wait for a first message.
+    """
+
+    num_undelivered_messages: int
+    num_outstanding_messages: int
+    oldest_unacked_publish_time: float | None
+    num_leased_to_departed: int = 0
+    num_waiting_pulls: int = 0
+
+
+class Lease(msgspec.Struct, gc=False):
+    """A message in the hands of a consumer until ``deadline``, by one ack id."""
+
+    message: Message
+    deadline: float
+    stream: Stream | None
+
+
+class Subscription:
+    """The messages of one subscription: available, leased, delayed after a failure, or kept behind others of their ordering key.
+
+    Adding, leasing and settling cost the same however many messages wait; deadlines are kept in a heap by the batch.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: Proto,
+        clock: Clock,
+        forward: Callable[[Subscription, Message, int], bool],
+        ack_id_length: int = 0,
+    ) -> None:
+        """``forward(subscription, message, failures)`` moves a message to the dead letter topic; False where it cannot."""
+        self.number = number
+        self.config = config
+        self.unacked: dict[int, Message] = {}
+        self.unacked_bytes = 0
+        self.acked_up_to = 0.0
+        self.num_leased_to_departed = 0
+        self.num_waiting_pulls = 0
+        self.ended: asyncio.Future[StatusError] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._forward = forward
+        self._ack_id_length = ack_id_length
+        self._ack_id_prefix = ""
+        self._ordering = OrderingKeys() if config.enable_message_ordering else None
+        self._sequence = itertools.count(1)
+        self._available: deque[Message] = deque()
+        self._leases: dict[str, Lease] = {}
+        self._deadlines: list[tuple[float, int, list[str]]] = []
+        self._num_deadlines = 0
+        self._delayed: list[tuple[float, int, Message]] = []
+        self._failures: dict[int, int] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._alarm: tuple[float, Callable[[], None]] | None = None
+
+    def open(self, boot: int, acked_up_to: float) -> None:
+        """Begin to deliver, with ack ids that no earlier ``boot`` gave out."""
+        self._ack_id_prefix = f"{boot}-{self.number}-".rjust(self._ack_id_length, "0")
+        self.acked_up_to = acked_up_to
+        self._rebuild()
+
+    def remember(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.unacked[message.id] = message
+            self.unacked_bytes += len(message.body)
+
+    def forget(self, message_ids: Iterable[int]) -> None:
+        for message_id in message_ids:
+            if message := self.unacked.pop(message_id, None):
+                self.unacked_bytes -= len(message.body)
+                self.acked_up_to = max(self.acked_up_to, message.published)
+                self._failures.pop(message_id, None)
+
+    def add(self, messages: Iterable[Message]) -> None:
+        self.remember(messages)
+        self._available.extend(messages)
+        self._wake()
+
+    def take(self, count: int, size: int, seconds: float, stream: Stream | None = None) -> list[Delivery]:
+        """Lease for ``seconds`` what is available: up to ``count`` messages of ``size`` bytes in all, or a single larger one."""
+        self.expire()
+        deadline = self._clock.now() + seconds
+        counts_attempts = self.config.HasField("dead_letter_policy")
+        deliveries: list[Delivery] = []
+        if self._ordering is None:
+            messages, taken = self._pick(count, size)
+        else:
+            messages, taken = self._pick_in_order(count, size, stream or Stream())
+        prefix = self._ack_id_prefix
+        for message in messages:
+            ack_id = f"{prefix}{next(self._sequence)}"
+            self._leases[ack_id] = Lease(message, deadline, stream)
+            deliveries.append((ack_id, message, self._failures.get(message.id, 0) + 1 if counts_attempts else 0))
+        if stream is not None:
+            stream.occupy(len(deliveries), taken)
+        if self._ordering is not None:
+            for ack_id, message, _ in deliveries:
+                self._ordering.lease(ack_id, message)
+        self._watch(deadline, [delivery[0] for delivery in deliveries])
+        self._wake()
+        return deliveries
+
+    def _pick(self, count: int, size: int) -> tuple[list[Message], int]:
+        """The next messages and their bytes, at least one where there is one."""
+        available = self._available
+        picked: list[Message] = []
+        taken = 0
+        while available and len(picked) < count:
+            length = len(available[0].body)
+            if picked and taken + length > size:
+                break
+            picked.append(available.popleft())
+            taken += length
+        return picked, taken
+
+    def _pick_in_order(self, count: int, size: int, consumer: Stream) -> tuple[list[Message], int]:
+        """As ``_pick``, of those whose ordering keys allow that ``consumer`` has them."""
+        assert self._ordering is not None
+        picked: list[Message] = []
+        taken = 0
+        while len(picked) < count and (source := self._ordering.next_of(consumer) or self._available):
+            if picked and taken + len(source[0].body) > size:
+                break
+            message = source.popleft()
+            if source is not self._available or self._ordering.admit(message, consumer):
+                picked.append(message)
+                taken += len(message.body)
+        return picked, taken
+
+    def find(self, ack_ids: Collection[str]) -> dict[str, Lease]:
+        """The leases that ``ack_ids`` still hold; ids that were settled or have lapsed are left out.
+
+        Raises StatusError for what can't be an ack id.
+        """
+        found = {ack_id: lease for ack_id in ack_ids if (lease := self._leases.get(ack_id))}
+        if len(found) < len(ack_ids):
+            for ack_id in ack_ids:
+                if ack_id not in found and not _ACK_ID.fullmatch(ack_id):
+                    details = f"You have passed an invalid ack ID to the service (ack_id={ack_id[:300]})."
+                    raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
+        return found
+
+    def settle(self, leases: Mapping[str, Lease]) -> None:
+        """Forget the acknowledged messages of ``leases``."""
+        self.forget([lease.message.id for lease in leases.values()])
+        for ack_id, lease in leases.items():
+            self._release(ack_id, lease)
+        self._free_keys(lease.message.key for lease in leases.values())
+        self._wake()
+
+    def extend(self, leases: Mapping[str, Lease], seconds: float) -> None:
+        deadline = self._clock.now() + seconds
+        for lease in leases.values():
+            lease.deadline = deadline
+        self._watch(deadline, list(leases))
+
+    def give_back(self, leases: Mapping[str, Lease], *, failed: bool = True) -> None:
+        """Make the messages of ``leases`` available again, before all others, or after the delay of the retry policy.
+
+        Where they are ordered, so are the later messages of their keys that are leased. ``failed``: it counts as an attempt.
+        """
+        returned: list[Message] = []
+        delayed: dict[int, float] = {}
+        for ack_id, lease in leases.items():
+            self._release(ack_id, lease)
+            failures = self._failures.get(lease.message.id, 0) + failed
+            if failures:
+                self._failures[lease.message.id] = failures
+            if failed and self._is_exhausted(failures) and self._forward(self, lease.message, failures):
+                continue
+            returned.append(lease.message)
+            if failed and self.config.HasField("retry_policy"):
+                delayed[lease.message.id] = self._clock.now() + _backoff_seconds(self.config.retry_policy, failures)
+        ordered = [message for message in returned if message.key] if self._ordering is not None else []
+        if ordered:
+            self._put_back_in_order(ordered, delayed)
+            returned = [message for message in returned if not message.key]
+        for message in returned:
+            if message.id in delayed:
+                heapq.heappush(self._delayed, (delayed[message.id], next(self._sequence), message))
+        self._available.extendleft(message for message in reversed(returned) if message.id not in delayed)
+        self._free_keys(lease.message.key for lease in leases.values())
+        self._wake()
+        self._set_alarm()
+
+    def _put_back_in_order(self, messages: list[Message], delayed: Mapping[int, float]) -> None:
+        """Keep ``messages``, and what is leased of the later ones of their ordering keys, behind these keys."""
+        assert self._ordering is not None
+        by_key: defaultdict[str, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_key[message.key].append(message)
+        for key, returned in by_key.items():
+            first = min(returned, key=lambda message: message.id)
+            for ack_id in self._ordering.later_than(first):
+                lease = self._leases[ack_id]
+                self._release(ack_id, lease)
+                returned.append(lease.message)
+            until = max((delayed.get(message.id, 0.0) for message in returned), default=0.0)
+            self._ordering.put_back(key, returned, until)
+            if until:
+                heapq.heappush(self._delayed, (until, next(self._sequence), first))
+
+    def _free_keys(self, keys: Iterable[str]) -> None:
+        if self._ordering is not None:
+            for key in dict.fromkeys(keys):
+                self._available.extendleft(reversed(list(self._ordering.free(key))))
+
+    def expire(self) -> None:
+        """Give back what was leased until now or earlier, and make available what was delayed until now."""
+        now = self._clock.now()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, ack_ids = heapq.heappop(self._deadlines)
+            self._num_deadlines -= len(ack_ids)
+            leases = {ack_id: lease for ack_id in ack_ids if (lease := self._leases.get(ack_id)) and lease.deadline <= now}
+            self.give_back(leases)
+        while self._delayed and self._delayed[0][0] <= now:
+            message = heapq.heappop(self._delayed)[2]
+            if self._ordering is not None and message.key:
+                self._ordering.end_delay(message.key, now)
+                self._free_keys([message.key])
+            else:
+                self._available.append(message)
+        self._wake()
+
+    def purge(self, message_ids: Collection[int]) -> None:
+        """Drop messages wherever they are, leased or not."""
+        self.forget(message_ids)
+        for ack_id, lease in list(self._leases.items()):
+            if lease.message.id not in self.unacked:
+                self._release(ack_id, lease)
+        self._rebuild()
+
+    def has_available(self, stream: Stream | None = None) -> bool:
+        self.expire()
+        return bool(self._available or (stream is not None and stream.keys))
+
+    async def until_available(self, stream: Stream | None = None) -> None:
+        """Return when a message can be taken; of several consumers the one that has waited longest goes first."""
+        while not self.has_available(stream):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            if stream is not None:
+                stream.wait_with(waiter)
+            self._set_alarm()
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._wake()  # The call may have been meant for this one already.
+                raise
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+
+    def end(self, reason: StatusError) -> None:
+        """Have every consumer answered with ``reason``."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def backlog(self) -> Backlog:
+        self.expire()
+        oldest = next(iter(self.unacked.values()), None)
+        published = oldest.published if oldest else None
+        return Backlog(len(self.unacked), len(self._leases), published, self.num_leased_to_departed, self.num_waiting_pulls)
+
+    def _rebuild(self) -> None:
+        """Offer anew what is unacknowledged and not leased."""
+        leased = {lease.message.id for lease in self._leases.values()}
+        self._delayed.clear()
+        self._available.clear()
+        self._available.extend(message for message in self.unacked.values() if message.id not in leased)
+        if self._ordering is not None:
+            self._ordering.restart((ack_id, lease.message, lease.stream) for ack_id, lease in self._leases.items())
+        self._wake()
+
+    def _release(self, ack_id: str, lease: Lease) -> None:
+        del self._leases[ack_id]
+        if lease.stream is not None:
+            lease.stream.occupy(-1, -len(lease.message.body))
+        if self._ordering is not None:
+            self._ordering.release(ack_id, lease.message)
+
+    def _is_exhausted(self, failures: int) -> bool:
+        policy = self.config.dead_letter_policy
+        return bool(self.config.HasField("dead_letter_policy") and failures >= policy.max_delivery_attempts)
+
+    def _watch(self, deadline: float, ack_ids: list[str]) -> None:
+        if not ack_ids:
+            return
+        heapq.heappush(self._deadlines, (deadline, next(self._sequence), ack_ids))
+        self._num_deadlines += len(ack_ids)
+        if self._num_deadlines > 2 * len(self._leases) + _SPARE_DEADLINES:
+            self._drop_stale_deadlines()
+        self._set_alarm()
+
+    def _drop_stale_deadlines(self) -> None:
+        """The heap keeps the ids of settled and extended leases until their time comes; this bounds them by those in force."""
+        by_deadline: defaultdict[float, list[str]] = defaultdict(list)
+        for ack_id, lease in self._leases.items():
+            by_deadline[lease.deadline].append(ack_id)
+        self._deadlines = [(deadline, next(self._sequence), ack_ids) for deadline, ack_ids in by_deadline.items()]
+        heapq.heapify(self._deadlines)
+        self._num_deadlines = len(self._leases)
+
+    def _wake(self) -> None:
+        """Call the consumer that has waited longest, which calls the next one if it leaves anything."""
+        while self._available and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        """Only a waiting consumer needs to be told that a deadline has passed; every other one looks when it comes."""
+        due = min((heap[0][0] for heap in (self._deadlines, self._delayed) if heap), default=None)
+        if due is None or not self._waiters or (self._alarm is not None and self._alarm[0] <= due):
+            return
+        if self._alarm is not None:
+            self._alarm[1]()
+        self._alarm = (due, self._clock.call_at(due, self._ring))
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.expire()
+        self._set_alarm()
+
+
+def _backoff_seconds(policy: Proto, failures: int) -> float:
+    """Exponential between the policy's bounds; where they are unset, the service's defaults are 10 s and 600 s."""
+    shortest = seconds_of(policy.minimum_backoff) if policy.HasField("minimum_backoff") else 10.0
+    longest = seconds_of(policy.maximum_backoff) if policy.HasField("maximum_backoff") else 600.0
+    return min(longest, shortest * 2.0 ** min(failures - 1, 30))
+
+
+def seconds_of(value: Proto) -> float:
+    """A Duration or Timestamp in seconds."""
+    return float(value.seconds + value.nanos / 1e9)

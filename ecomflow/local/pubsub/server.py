@@ -1,0 +1,225 @@
+"""gRPC requests of Google's own Pub/Sub clients come in, messages and statuses go out: a Pub/Sub in one process, for one machine.
+
+How it differs from the service (https://cloud.google.com/pubsub/docs/reference/rpc/google.pubsub.v1):
+
+- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It answers only its own user.
+- Nothing but an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, never enforced.
+- What is not acknowledged survives the death of the process, not of the machine; after a restart every lease has lapsed and the
+  delivery attempts count from one again.
+- An acknowledgement counts until the message is given back, then never again; the service may do otherwise on both sides.
+- A message never comes twice without cause, so do not conclude from quiet here that a pipeline needs no deduplication there. In
+  particular, an acknowledged message does not come again when an earlier one of its ordering key does.
+- A unary pull holds its ordering keys until all that it brought of them is acknowledged or has come back.
+- A pull waits 20 seconds for a first message, on the server's own clock. If its client gave up earlier, messages are leased to
+  nobody until their ack deadline, as by the service; a call that is cancelled ends at once, where the service may be too late.
+- Snapshots, Seek to before an acknowledged message, filters, schemas, push, exports, exactly-once delivery and message transforms
+  are missing, and asking for them is UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
+- ``ecomflow.local.Stats/Get`` answers with the backlog of a subscription, which the service shows in Cloud Monitoring, and with
+  what no metric shows (``Backlog``).
+
+Four nouns: a *topic* hands each *message* to its *subscriptions*; a consumer leases messages by Pull or over a *stream*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import msgspec
+from google.pubsub_v1 import types
+
+from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.local.pubsub.broker import Broker, unimplemented
+from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
+from ecomflow.local.pubsub.clock import Clock, SystemClock
+from ecomflow.local.pubsub.log import Log
+from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
+from ecomflow.local.pubsub.services import Publisher, Subscriber
+from ecomflow.loopback.grpc_guard import OwnUserHandler
+from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.processes.lifeline import tied_to
+
+
+def read_backlog(host: str, subscription_path: str) -> Backlog:
+    """The backlog of ``projects/P/subscriptions/S`` at the local Pub/Sub on ``host`` (``127.0.0.1:8085``).
+
+    Raises NotFoundError where there is no such subscription, UnavailableError where no local Pub/Sub answers.
+    """
+    try:
+        with grpc.insecure_channel(host) as channel:
+            answer = channel.unary_unary("/ecomflow.local.Stats/Get")(subscription_path.encode(), timeout=5)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
+        raise UnavailableError(
+            f"The local Pub/Sub at {host} gave no backlog: {error.details()}.", "Run: ecomflow infra up"
+        ) from error
+    return msgspec.json.decode(answer, type=Backlog)
+
+
+_SERVER_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # Or a second server could share the port unnoticed.
+    ("grpc.max_receive_message_length", 4 * MAX_PUBLISH_BYTES),  # A request that is too large gets the service's own answer.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.http2.max_ping_strikes", 0),  # Google's clients keep idle streams alive with more pings than gRPC allows by default.
+]
+
+# The method table.
+
+_PUBLISHER_LACKS = {"ListTopicSnapshots": "snapshots", "DetachSubscription": "detaching subscriptions"}
+_SUBSCRIBER_LACKS = {"ModifyPushConfig": "push delivery"} | dict.fromkeys(
+    ("CreateSnapshot", "GetSnapshot", "ListSnapshots", "UpdateSnapshot", "DeleteSnapshot"), "snapshots"
+)
+_SCHEMA_METHODS = (
+    *("CreateSchema", "GetSchema", "ListSchemas", "DeleteSchema", "ValidateSchema", "ValidateMessage"),
+    *("CommitSchema", "RollbackSchema", "ListSchemaRevisions", "DeleteSchemaRevision"),
+)
+_IAM_METHODS = ("GetIamPolicy", "SetIamPolicy", "TestIamPermissions")
+
+
+def _handlers(broker: Broker) -> Iterator[Any]:
+    delay = broker.options.round_trip
+    publisher, subscriber = Publisher(broker), Subscriber(broker)
+    yield _service("google.pubsub.v1.Publisher", _publisher_methods(publisher, delay), _PUBLISHER_LACKS)
+    yield _service("google.pubsub.v1.Subscriber", _subscriber_methods(subscriber, delay), _SUBSCRIBER_LACKS)
+    yield _service("google.pubsub.v1.SchemaService", {}, dict.fromkeys(_SCHEMA_METHODS, "schemas"))
+    yield _service("google.iam.v1.IAMPolicy", {}, dict.fromkeys(_IAM_METHODS, "access policies"))
+    stats = _unary(lambda path: msgspec.json.encode(broker.subscription(path.decode()).backlog()), None)
+    yield grpc.method_handlers_generic_handler("ecomflow.local.Stats", {"Get": stats})
+
+
+def _publisher_methods(publisher: Publisher, delay: float) -> dict[str, Any]:
+    return {
+        "CreateTopic": _unary(publisher.create_topic, types.Topic, delay),
+        "UpdateTopic": _unary(publisher.update_topic, types.UpdateTopicRequest, delay),
+        "GetTopic": _unary(publisher.get_topic, types.GetTopicRequest, delay),
+        "ListTopics": _unary(publisher.list_topics, types.ListTopicsRequest, delay),
+        "ListTopicSubscriptions": _unary(publisher.list_topic_subscriptions, types.ListTopicSubscriptionsRequest, delay),
+        "DeleteTopic": _unary(publisher.delete_topic, types.DeleteTopicRequest, delay),
+        "Publish": _unary(publisher.publish, types.PublishRequest, delay),
+    }
+
+
+def _subscriber_methods(subscriber: Subscriber, delay: float) -> dict[str, Any]:
+    pull, streaming_pull = _translating(subscriber.pull, delay / 2), _translating(subscriber.streaming_pull)
+    stream_requests = types.StreamingPullRequest.pb().FromString
+    return {
+        "CreateSubscription": _unary(subscriber.create_subscription, types.Subscription, delay),
+        "UpdateSubscription": _unary(subscriber.update_subscription, types.UpdateSubscriptionRequest, delay),
+        "GetSubscription": _unary(subscriber.get_subscription, types.GetSubscriptionRequest, delay),
+        "ListSubscriptions": _unary(subscriber.list_subscriptions, types.ListSubscriptionsRequest, delay),
+        "DeleteSubscription": _unary(subscriber.delete_subscription, types.DeleteSubscriptionRequest, delay),
+        "Acknowledge": _unary(subscriber.acknowledge, types.AcknowledgeRequest, delay),
+        "ModifyAckDeadline": _unary(subscriber.modify_ack_deadline, types.ModifyAckDeadlineRequest, delay),
+        "Seek": _unary(subscriber.seek, types.SeekRequest, delay),
+        "Pull": grpc.unary_unary_rpc_method_handler(pull, types.PullRequest.pb().FromString),
+        "StreamingPull": grpc.stream_stream_rpc_method_handler(streaming_pull, stream_requests),
+    }
+
+
+def _service(name: str, methods: dict[str, Any], lacking: Mapping[str, str]) -> Any:
+    refusing = {method: _unary(_refuser(what), None) for method, what in lacking.items()}
+    return grpc.method_handlers_generic_handler(name, methods | refusing)
+
+
+def _refuser(what: str) -> Callable[[bytes], NoReturn]:
+    def refuse(_: bytes) -> NoReturn:
+        raise unimplemented(what)
+
+    return refuse
+
+
+def _unary(method: Callable[[Any], Any], request_type: Any, delay: float = 0.0) -> Any:
+    """A handler for ``method``; its requests are decoded as ``request_type``, where None leaves them bytes."""
+
+    async def call(request: Any, _: grpc.aio.ServicerContext) -> bytes:
+        reply = method(request)
+        return reply if isinstance(reply, bytes) else bytes(reply.SerializeToString())
+
+    return grpc.unary_unary_rpc_method_handler(_translating(call, delay), request_type and request_type.pb().FromString)
+
+
+def _translating(method: Callable[..., Coroutine[Any, Any, Any]], delay: float = 0.0) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """``method``, begun after ``delay`` seconds, with its StatusError turned into a gRPC status."""
+
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        if delay:
+            await asyncio.sleep(delay)
+        try:
+            return await method(request, context)
+        except StatusError as error:
+            await context.abort(error.code, error.details)
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    data_dir: Path,
+    port: int = 0,
+    clock: Clock | None = None,
+    options: Options | None = None,
+    others: OtherUsers = "refuse",
+) -> AsyncIterator[int]:
+    """Serve on 127.0.0.1 while the context is open, with the state kept in ``data_dir``; yields the port (0 takes a free one).
+
+    Raises AccessError where ``data_dir`` cannot be written, UnavailableError where it or the port is in use.
+    """
+    with contextlib.closing(Log(data_dir)) as log:
+        broker = Broker(log, clock or SystemClock(), options or Options())
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        bound = _bind(server, port)
+        own_user = OwnUser(("127.0.0.1", bound), others)
+        server.add_generic_rpc_handlers(tuple(OwnUserHandler(handler, own_user) for handler in _handlers(broker)))
+        await server.start()
+        try:
+            yield bound
+        finally:
+            broker.end()
+            await server.stop(grace=0.3)
+
+
+def _bind(server: grpc.aio.Server, port: int) -> int:
+    try:
+        return int(server.add_insecure_port(f"127.0.0.1:{port}"))
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"Port {port} of 127.0.0.1 is in use.", "Stop what listens there, or give another port."
+        ) from error
+
+
+async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with serve(data_dir, port, options=options, others=others) as bound:
+        with tied_to(data_dir):
+            print(f"listening on 127.0.0.1:{bound}", flush=True)
+            await stopped.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
+    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--data-dir", type=Path, required=True, help="where messages not yet acknowledged are kept")
+    add_other_users(parser)
+    for name, default in Options._field_defaults.items():  # for tests and benchmarks
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=argparse.SUPPRESS)
+    arguments = vars(parser.parse_args())
+    options = Options(**{name: arguments[name] for name in Options._fields})
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"]))
+    except EcomflowError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0

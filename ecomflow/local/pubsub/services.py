@@ -1,0 +1,324 @@
+"""Requests of google.pubsub.v1 come in, replies go out: the methods of the local Pub/Sub's Publisher and Subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from functools import lru_cache, partial
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import empty_pb2
+from google.pubsub_v1 import types
+
+from ecomflow.local.pubsub.broker import Broker, invalid, unimplemented
+from ecomflow.local.pubsub.checks import (
+    MAX_ACK_BYTES,
+    MAX_MESSAGES,
+    SUBSCRIPTION_FIXED,
+    TOPIC_FIXED,
+    check_ack_ids,
+    check_given,
+    check_name,
+    check_new,
+    check_page_size,
+    check_publish,
+    check_range,
+    check_size,
+    check_topic,
+    complete_subscription,
+    merge,
+)
+from ecomflow.local.pubsub.queue import Delivery, Proto, StatusError, Subscription, seconds_of
+from ecomflow.local.pubsub.stream import Stream
+
+# The protobuf classes under proto-plus, whose objects are some ten times as slow.
+_PublishResponse, _Topic = types.PublishResponse.pb(), types.Topic.pb()
+_StreamingPullResponse = types.StreamingPullResponse.pb()
+
+# Clients that were told nothing of it refuse a response of over 4 MiB; what is left of that holds a thousand ack ids.
+MAX_RESPONSE_BYTES = 3 * 2**20
+# A client gives up at its own deadline a moment before the server sees that deadline pass.
+_DEADLINE_SLACK = 0.1
+
+# The wire: a message is encoded once, when it is published, and every response is put together around those bytes.
+
+
+@lru_cache(maxsize=16_384)
+def _varint(number: int) -> bytes:
+    """https://protobuf.dev/programming-guides/encoding/#varints"""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def encode_received(deliveries: Iterable[Delivery]) -> bytes:
+    """The encoded field ``repeated ReceivedMessage received_messages = 1``, alike in PullResponse and StreamingPullResponse.
+
+    A ReceivedMessage has ``string ack_id = 1; PubsubMessage message = 2; int32 delivery_attempt = 3``.
+    """
+    parts: list[bytes] = []
+    for ack_id, message, attempt in deliveries:
+        head = b"\x0a%b%b\x12%b" % (_varint(len(ack_id)), ack_id.encode(), _varint(len(message.body)))
+        tail = b"\x18" + _varint(attempt) if attempt else b""
+        parts += (b"\x0a", _varint(len(head) + len(message.body) + len(tail)), head, message.body, tail)
+    return b"".join(parts)
+
+
+def _page(names: Iterable[str], request: Proto) -> tuple[list[str], str]:
+    """The names of one page of a listing, sorted, and the token of the next page, empty after the last."""
+    check_page_size(request)
+    waiting = sorted(name for name in names if name > request.page_token)
+    size = request.page_size or 1000
+    return waiting[:size], waiting[size - 1] if len(waiting) > size else ""
+
+
+class Publisher:
+    """google.pubsub.v1.Publisher: each method takes a request and returns the reply, or raises a StatusError."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def create_topic(self, request: Proto) -> Proto:
+        check_name(request.name, "topics")
+        check_topic(request)
+        check_new(request.name, self._broker.topics)
+        request.state = _Topic.ACTIVE
+        self._broker.store_topic(request)
+        return request
+
+    def update_topic(self, request: Proto) -> Proto:
+        stored = self._broker.topic(request.topic.name, "topic.name").config
+        config = merge(stored, request.topic, request.update_mask.paths, TOPIC_FIXED)
+        check_topic(config)
+        self._broker.store_topic(config)
+        return config
+
+    def get_topic(self, request: Proto) -> Proto:
+        return self._broker.topic(request.topic).config
+
+    def list_topics(self, request: Proto) -> Proto:
+        check_given("project", request.project)
+        topics = self._broker.topics
+        names, token = _page((name for name in topics if name.startswith(f"{request.project}/topics/")), request)
+        return types.ListTopicsResponse.pb()(topics=[topics[name].config for name in names], next_page_token=token)
+
+    def list_topic_subscriptions(self, request: Proto) -> Proto:
+        subscriptions = self._broker.topic(request.topic).subscriptions
+        names, token = _page((subscription.config.name for subscription in subscriptions), request)
+        return types.ListTopicSubscriptionsResponse.pb()(subscriptions=names, next_page_token=token)
+
+    def delete_topic(self, request: Proto) -> Proto:
+        self._broker.delete_topic(request.topic)
+        return empty_pb2.Empty()
+
+    def publish(self, request: Proto) -> Proto:
+        self._broker.topic(request.topic)
+        check_publish(request)
+        messages = self._broker.publish(request.topic, request.messages)
+        return _PublishResponse(message_ids=[str(message.id) for message in messages])
+
+
+class Subscriber:
+    """google.pubsub.v1.Subscriber: as Publisher; pull and streaming_pull, which wait, also take the gRPC context."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def create_subscription(self, request: Proto) -> Proto:
+        check_name(request.name, "subscriptions")
+        check_new(request.name, self._broker.subscriptions)
+        self._broker.topic(request.topic)
+        self._complete(request)
+        self._broker.store_subscription(request)
+        return request
+
+    def update_subscription(self, request: Proto) -> Proto:
+        stored = self._broker.subscription(request.subscription.name, "subscription.name").config
+        config = merge(stored, request.subscription, request.update_mask.paths, SUBSCRIPTION_FIXED)
+        self._complete(config)
+        self._broker.store_subscription(config)
+        return config
+
+    def get_subscription(self, request: Proto) -> Proto:
+        return self._broker.subscription(request.subscription).config
+
+    def list_subscriptions(self, request: Proto) -> Proto:
+        check_given("project", request.project)
+        known = self._broker.subscriptions
+        names, token = _page((name for name in known if name.startswith(f"{request.project}/subscriptions/")), request)
+        return types.ListSubscriptionsResponse.pb()(subscriptions=[known[name].config for name in names], next_page_token=token)
+
+    def delete_subscription(self, request: Proto) -> Proto:
+        self._broker.delete_subscription(request.subscription)
+        return empty_pb2.Empty()
+
+    def acknowledge(self, request: Proto) -> Proto:
+        subscription = self._broker.subscription(request.subscription)
+        check_ack_ids(request)
+        self._broker.acknowledge(subscription, request.ack_ids)
+        return empty_pb2.Empty()
+
+    def modify_ack_deadline(self, request: Proto) -> Proto:
+        subscription = self._broker.subscription(request.subscription)
+        check_ack_ids(request)
+        self._broker.modify_deadline(subscription, request.ack_ids, request.ack_deadline_seconds)
+        return empty_pb2.Empty()
+
+    def seek(self, request: Proto) -> Proto:
+        subscription = self._broker.subscription(request.subscription)
+        if not request.HasField("time"):
+            raise unimplemented("Seek to a snapshot")
+        self._broker.purge(subscription, seconds_of(request.time))
+        return types.SeekResponse.pb()()
+
+    async def pull(self, request: Proto, context: grpc.aio.ServicerContext) -> bytes:
+        subscription = self._broker.subscription(request.subscription)
+        if request.max_messages < 1:
+            raise invalid(f"Invalid max_messages given: ({request.max_messages}): expected 1 or more.")
+        clock = asyncio.get_running_loop().time
+        until = clock() + (0.0 if request.return_immediately else self._broker.options.hold_seconds)
+        while not subscription.has_available() and (patience := until - clock()) > 0:
+            await self._hold(subscription, request, context, patience)
+        deliveries = self._lease(subscription, request)
+        if round_trip := self._broker.options.round_trip:
+            try:
+                await asyncio.sleep(round_trip / 2)
+            except asyncio.CancelledError:
+                subscription.num_leased_to_departed += len(deliveries)
+                raise
+        return encode_received(deliveries)
+
+    async def _hold(self, subscription: Subscription, request: Proto, context: grpc.aio.ServicerContext, patience: float) -> None:
+        """Wait for a message, on this server's own clock, for ``patience`` seconds.
+
+        A client whose deadline comes first has gone, and what then comes is leased to nobody, as by the service:
+        https://github.com/googleapis/google-cloud-python/issues/8087. A call that is cancelled ends at once.
+        """
+        waiting = asyncio.ensure_future(_until_first(subscription.ended, subscription.until_available(), timeout=patience))
+        subscription.num_waiting_pulls += 1
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            if remaining is None or remaining > _DEADLINE_SLACK:
+                waiting.cancel()
+            else:
+                waiting.add_done_callback(partial(self._lease_to_departed, subscription, request))
+            raise
+        finally:
+            subscription.num_waiting_pulls -= 1
+
+    def _lease(self, subscription: Subscription, request: Proto) -> list[Delivery]:
+        count = min(request.max_messages, self._broker.options.messages_per_pull)
+        return subscription.take(count, MAX_RESPONSE_BYTES, subscription.config.ack_deadline_seconds)
+
+    def _lease_to_departed(self, subscription: Subscription, request: Proto, waiting: asyncio.Future[None]) -> None:
+        if waiting.exception() is None:
+            subscription.num_leased_to_departed += len(self._lease(subscription, request))
+
+    async def streaming_pull(self, requests: AsyncIterator[Proto], context: grpc.aio.ServicerContext) -> None:
+        """Ends well when the client has said all it has to say."""
+        first = await anext(requests, None)
+        if first is None:
+            return
+        subscription = self._broker.subscription(first.subscription)
+        check_range("stream_ack_deadline_seconds", first.stream_ack_deadline_seconds, 10, 600)
+        stream = Stream(first.max_outstanding_messages, first.max_outstanding_bytes, first.stream_ack_deadline_seconds)
+        self._settle(subscription, first)
+        call = _StreamCall(context, subscription, has_keep_alive=first.protocol_version >= 1)
+        listening, sending = self._listen(subscription, stream, requests, call), self._send(subscription, stream, call)
+        await _until_first(subscription.ended, listening, sending)
+
+    async def _listen(
+        self, subscription: Subscription, stream: Stream, requests: AsyncIterator[Proto], call: _StreamCall
+    ) -> None:
+        async for request in requests:
+            for field in ("subscription", "protocol_version"):
+                if getattr(request, field):
+                    raise invalid(f"The field {field} may be set in the first request of a stream only.")
+            if not request.ByteSize():
+                await call.keep_alive()
+            if request.stream_ack_deadline_seconds:
+                check_range("stream_ack_deadline_seconds", request.stream_ack_deadline_seconds, 10, 600)
+                stream.deadline_seconds = request.stream_ack_deadline_seconds
+            self._settle(subscription, request)
+
+    def _settle(self, subscription: Subscription, request: Proto) -> None:
+        """Carry out the acknowledgements and deadlines that came in a request of a stream."""
+        check_size(request, MAX_ACK_BYTES)
+        if len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):
+            raise invalid("modify_deadline_ack_ids and modify_deadline_seconds differ in length: expected one for one.")
+        self._broker.acknowledge(subscription, request.ack_ids)
+        by_seconds: defaultdict[int, list[str]] = defaultdict(list)
+        for ack_id, seconds in zip(request.modify_deadline_ack_ids, request.modify_deadline_seconds, strict=True):
+            by_seconds[seconds].append(ack_id)
+        for seconds, ack_ids in by_seconds.items():
+            self._broker.modify_deadline(subscription, ack_ids, seconds)
+
+    async def _send(self, subscription: Subscription, stream: Stream, call: _StreamCall) -> None:
+        while True:
+            await stream.room()
+            await subscription.until_available(stream)
+            messages, size = await stream.room()
+            count, size = min(messages, MAX_MESSAGES), min(size, MAX_RESPONSE_BYTES)
+            if deliveries := subscription.take(count, size, stream.deadline_seconds, stream):
+                await call.deliver(deliveries)
+
+    def _complete(self, config: Proto) -> None:
+        complete_subscription(config)
+        if config.HasField("dead_letter_policy"):
+            self._broker.topic(config.dead_letter_policy.dead_letter_topic, "dead_letter_policy.dead_letter_topic")
+
+
+class _StreamCall:
+    """What one StreamingPull sends to its client, a response at a time."""
+
+    def __init__(self, context: grpc.aio.ServicerContext, subscription: Subscription, *, has_keep_alive: bool) -> None:
+        self._context = context
+        self._subscription = subscription
+        self._has_keep_alive = has_keep_alive
+        self._writing = asyncio.Lock()
+        response = _StreamingPullResponse()
+        response.subscription_properties.message_ordering_enabled = subscription.config.enable_message_ordering
+        self._properties = response.SerializeToString()
+
+    async def deliver(self, deliveries: list[Delivery]) -> None:
+        """Send ``deliveries``, or give them back where the stream ends meanwhile."""
+        try:
+            async with self._writing:
+                await self._context.write(encode_received(deliveries) + self._properties)
+        except BaseException:
+            leases = self._subscription.find([delivery[0] for delivery in deliveries])
+            self._subscription.give_back(leases, failed=False)
+            raise
+
+    async def keep_alive(self) -> None:
+        """Answer an empty request, as a client asks by protocol version 1; without it, it takes the stream for dead."""
+        if self._has_keep_alive:
+            async with self._writing:
+                await self._context.write(self._properties)
+
+
+async def _until_first(
+    ended: asyncio.Future[StatusError], *work: Coroutine[Any, Any, None], timeout: float | None = None
+) -> None:
+    """Run ``work`` until the first of it is done or ``timeout`` seconds are over; raises its error, or what ``ended`` says."""
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(coroutine) for coroutine in work]
+    awaited: list[asyncio.Future[Any]] = [*tasks, ended]
+    try:
+        done, _ = await asyncio.wait(awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if ended in done:
+        raise ended.result()
+    for task in tasks:
+        if task in done:
+            task.result()

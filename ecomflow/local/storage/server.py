@@ -1,0 +1,65 @@
+"""The local GCS: the JSON API of Cloud Storage for one user, on loopback, with its data in one folder.
+
+Run as ``python -m ecomflow.local.storage --port N --data-dir DIR``. Google's own client speaks to it with
+``client_options={"api_endpoint": "http://127.0.0.1:PORT"}``. ``storage_api`` says what it has of the API; why it is ours and not
+fake-gcs-server, docs/adr/0017.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from importlib import util
+from pathlib import Path
+
+from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
+from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.loopback.web_guard import ServiceGuard
+from ecomflow.processes.detached import is_free
+from ecomflow.processes.lifeline import tied_to
+
+_HOST = "127.0.0.1"
+
+
+def check_storage_installed() -> None:
+    """Raises MissingExtraError where a package that the local GCS is made with is not installed."""
+    for package in ("starlette", "uvicorn"):
+        if util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"The local GCS needs {package}, which is not installed.", "Run: pip install 'ecomflow[local]'"
+            )
+
+
+def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
+    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
+    check_storage_installed()
+    if not is_free(port):
+        raise UnavailableError(
+            f"Port {port} of {_HOST} is taken by another program.", "Choose another port, or end that program."
+        )
+    import uvicorn
+
+    from ecomflow.local.storage.api import StorageApi
+    from ecomflow.local.storage.store import Store
+
+    os.umask(0o077)
+    with contextlib.closing(Store(data_dir)) as store, tied_to(data_dir):
+        app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
+        options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+        uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.storage", description="Serve a local GCS on loopback.")
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of buckets and objects; made where missing")
+    add_other_users(parser)
+    options = parser.parse_args()
+    try:
+        run(options.port, options.data_dir, options.other_users)
+    except EcomflowError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,160 @@
+"""Figures in, Prometheus' text format out: served over HTTP on loopback, to this user's programs alone and to no page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from socketserver import ThreadingMixIn
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ecomflow.errors import ConfigError, EcomflowError
+from ecomflow.loopback.peers import OtherUsers, OwnUser
+from ecomflow.loopback.web_guard import is_loopback_name
+from ecomflow.metrics.snapshot import LATENCY_BOUNDS, Figures
+
+PATH = "/metrics"
+
+_HOST = "127.0.0.1"
+
+
+def metrics(figures: Figures) -> Iterator[Metric]:
+    """``figures`` as Prometheus' metrics: times in seconds, sizes in bytes, moments in seconds since the epoch.
+
+    What is not known is left out. The histogram has no sum: the pipeline keeps none.
+    """
+    waits = figures.waiting_for is not None
+    yield _gauge("pipeline_running", "1 while the pipeline runs.", figures.state == "running")
+    yield _gauge("pipeline_waiting", "1 while the pipeline waits for a service, or for what a person mends.", waits)
+    yield _gauge("processes", "Processes that an engine runs in.", figures.processes)
+    yield _gauge("start_time_seconds", "When the pipeline began, and its counts with it.", figures.started)
+    yield _gauge("memory_bytes", "Resident memory of all its processes.", figures.memory_bytes)
+    yield _gauge("backlog_messages", "Unacknowledged messages of the subscription.", figures.backlog)
+    yield _gauge("oldest_unacked_age_seconds", "Age of the oldest unacknowledged message.", figures.oldest_unacked_seconds)
+    yield _counter("messages_received", "Messages received.", [((), figures.received)])
+    yield _counter("bundles", "Bundles finished.", [((), figures.bundles)])
+    yield _counter("retries", "Calls to a service that were tried again.", [((), figures.retries)])
+    yield _counter("restarts", "Restarts of an engine or its process.", [((), figures.restarts)])
+    refused = [((reason,), number) for reason, number in figures.refused.items()]
+    yield _counter("refused", "Messages refused.", refused, "reason")
+    rows = [((table.table,), table.rows) for table in figures.tables]
+    yield _counter("rows", "Rows that BigQuery has confirmed.", rows, "table")
+    steps = [
+        ((step.step, direction), number)
+        for step in figures.steps
+        for direction, number in (("in", step.taken_in), ("out", step.put_out), ("refused", step.refused))
+    ]
+    yield _counter("step_messages", "Messages that a step has taken in, put out and refused.", steps, "step", "direction")
+    appends = GaugeMetricFamily("ecomflow_last_append_timestamp_seconds", "When rows were last confirmed.", labels=["table"])
+    for table in figures.tables:
+        if table.last_append is not None:
+            appends.add_metric([table.table], table.last_append)
+    yield appends
+    bounds = (*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf")
+    buckets = list(zip(bounds, map(float, accumulate(figures.latency)), strict=True))
+    what = "Messages by the time from their publication to their rows' confirmation."
+    yield HistogramMetricFamily("ecomflow_publish_to_append_seconds", what, buckets=buckets)
+
+
+@contextmanager
+def served(read: Callable[[], Figures], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
+    """Within, what ``read`` gives is served at ``http://127.0.0.1:<port>/metrics``; 0: at a free port. Gives the port.
+
+    ``read`` is never called by two threads at a time. Raises ConfigError where the port is taken or not ours to take.
+    """
+    try:
+        server = make_server(_HOST, port, _app(read), server_class=_Server, handler_class=_Handler)
+    except OSError as error:
+        raise ConfigError(
+            f"Port {port} of {_HOST} can't be had for the metrics: {error.strerror}.",
+            "Take a free one with: ecomflow deploy --metrics-port 0",
+        ) from error
+    server.own_user = OwnUser((_HOST, server.server_port), others)
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _gauge(name: str, what: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(f"ecomflow_{name}", what, value=value)
+
+
+def _counter(name: str, what: str, numbers: Iterable[tuple[Sequence[str], int]], *labels: str) -> Metric:
+    family = CounterMetricFamily(f"ecomflow_{name}", what, labels=labels)
+    for values, number in numbers:
+        family.add_metric(values, number)
+    return family
+
+
+class _Current(Collector):
+    """Reads the figures anew at each scrape."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            figures = self._read()
+        return metrics(figures)
+
+
+def _app(read: Callable[[], Figures]) -> Callable[..., Iterable[bytes]]:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Current(read))
+    serve = make_wsgi_app(registry)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if (refusal := _refusal(environ)) is None:
+            try:
+                return list(serve(environ, start_response))
+            except EcomflowError as error:  # raised before anything was answered
+                refusal = ("503 Service Unavailable", str(error))
+        status, sentence = refusal
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *_ALLOW.get(status, ())])
+        return [f"{sentence}\n".encode()]
+
+    return app
+
+
+_ALLOW = {"405 Method Not Allowed": [("Allow", "GET")]}
+
+
+def _refusal(environ: dict[str, Any]) -> tuple[str, str] | None:
+    """The status and the sentence that a request gets which is not answered."""
+    if sentence := environ["ecomflow.refusal"]:
+        return "403 Forbidden", sentence
+    if not is_loopback_name(environ.get("HTTP_HOST", "")):
+        return "403 Forbidden", f"Ask for it by a loopback name: http://{_HOST}:{environ['SERVER_PORT']}{PATH}"
+    if environ["REQUEST_METHOD"] != "GET":
+        return "405 Method Not Allowed", "There is only GET."
+    if environ["PATH_INFO"] != PATH:
+        return "404 Not Found", f"There is only {PATH}."
+    return None
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    own_user: OwnUser
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10.0  # seconds that a client may take between two bytes
+
+    def get_environ(self) -> dict[str, Any]:
+        server = cast(_Server, self.server)
+        return super().get_environ() | {"ecomflow.refusal": server.own_user.refusal(self.client_address[:2])}
+
+    def log_message(self, format: str, *args: Any) -> None:  # the base class's name
+        """A scrape is no event of the pipeline's."""

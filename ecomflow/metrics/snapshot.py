@@ -1,0 +1,147 @@
+"""How the pipeline fares, as figures: the counters that the pipeline publishes flow in, the same record for every view flows out.
+
+``deploy --metrics-port``, ``ecomflow top`` and ``ecomflow ui`` all show these, of the pipeline on this machine and of the one on
+Dataflow. The names of the counters are those of ``pipeline/counters.py``; steps bear the labels of ``pipeline/graph.py``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+
+from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
+from ecomflow.contract.facts import SCHEMAS
+
+# The steps of ``pipeline/graph.py`` in its order, a stream after the other; that they are these is tested.
+STEPS = (
+    "Read messages",
+    "Decode events",
+    *(
+        label
+        for stream in EVENT_STREAMS
+        for label in (f"Model {stream} facts", f"Write {stream} facts", f"Write {stream} dead letters")
+    ),
+    f"Refuse {UNKNOWN_STREAM} events",
+    f"Write {UNKNOWN_STREAM} dead letters",
+)
+
+# ``Figures.where`` of a pipeline on this machine; else it is Dataflow's region.
+LOCAL = "local"
+# The states of what does not run: of the local pipeline, and of a job on Dataflow.
+ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "updated"})
+# Those of them that don't end well: what a script asks for.
+ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
+
+# Upper bounds, in seconds, of the latency histogram's buckets, from publish to append; what took longer is in one more.
+LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
+
+
+class StepFigures(msgspec.Struct, frozen=True):
+    """What a step of the graph (by its label) has taken in, put out, and refused: messages, which are events once decoded.
+
+    A message is refused by one step: the sum over the steps is that of ``Figures.refused``. A step that writes puts out what is
+    confirmed: events by BigQuery, dead letters by the bucket. Where no bundle is in hand, in = out + refused in every step but
+    the first, which only puts out.
+    """
+
+    step: str
+    taken_in: int = 0
+    put_out: int = 0
+    refused: int = 0
+
+
+class TableFigures(msgspec.Struct, frozen=True):
+    """Rows that BigQuery has confirmed to this pipeline since it began; ``last_append`` in seconds since the epoch."""
+
+    table: str
+    rows: int = 0
+    last_append: float | None = None
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """The pipeline at one moment, ``at`` in seconds since the epoch: when it told its counts, which are since its process (or
+    job) began. Failed bundles are counted too: their messages come again, and are counted again.
+
+    ``state``: as in ``PipelineStatus`` or of a Dataflow job (``jobs.records``). ``started`` tells two processes apart: where it
+    differs, counts began anew. ``latency[i]``: messages whose rows were appended within ``LATENCY_BOUNDS[i]`` seconds of their
+    publish time and not within the bound before; the last, slower than all. ``waiting_for``: what the pipeline waits for just
+    now, in a sentence. ``backlog``: unacknowledged messages, those in hand included, counted at ``backlog_at``;
+    ``backlog_unknown`` says why they could not be. ``name``: the process or the job. None: not known, or not yet.
+    """
+
+    at: float
+    state: str
+    where: str
+    name: str = ""
+    started: float | None = None
+    processes: int = 1
+    steps: tuple[StepFigures, ...] = ()
+    tables: tuple[TableFigures, ...] = ()
+    refused: dict[str, int] = {}
+    received: int = 0
+    latency: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS) + 1)
+    bundles: int = 0
+    retries: int = 0
+    restarts: int = 0
+    last_failure: str | None = None
+    waiting_for: str | None = None
+    memory_bytes: int | None = None
+    backlog: int | None = None
+    oldest_unacked_seconds: float | None = None
+    backlog_at: float | None = None
+    backlog_unknown: str | None = None
+
+
+def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **known: Any) -> Figures:
+    """The figures that counters and gauges tell, and what else is ``known``: fields of Figures, ``at``, ``state`` and ``where``
+    at least.
+    """
+    return Figures(
+        steps=step_figures(counters),
+        tables=table_figures(counters, gauges),
+        refused=dict(sorted(_below("refused/", counters).items())),
+        received=counters.get("received", 0),
+        latency=tuple(counters.get(f"latency/{bucket}", 0) for bucket in range(len(LATENCY_BOUNDS) + 1)),
+        bundles=counters.get("bundles", 0),
+        retries=counters.get("retries", 0),
+        memory_bytes=int(gauges["memory_bytes"]) if "memory_bytes" in gauges else None,
+        **known,
+    )
+
+
+def quantile(latency: Sequence[int], share: float) -> float | None:
+    """The latency in seconds that ``share`` of the messages stayed within, interpolated within its bucket; None without messages.
+
+    Beyond the last bound it is that bound: a histogram can't tell more.
+    """
+    total = sum(latency)
+    if not total:
+        return None
+    wanted, sums = share * total, list(accumulate(latency))
+    bucket = bisect_left(sums, wanted)
+    if bucket >= len(LATENCY_BOUNDS):
+        return float(LATENCY_BOUNDS[-1])
+    low = LATENCY_BOUNDS[bucket - 1] if bucket else 0.0
+    before = sums[bucket - 1] if bucket else 0
+    return low + (LATENCY_BOUNDS[bucket] - low) * (wanted - before) / max(latency[bucket], 1)
+
+
+def step_figures(counters: Mapping[str, int]) -> tuple[StepFigures, ...]:
+    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: every step of ``STEPS``, then others by name."""
+    kinds = [_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/")]
+    others = sorted({name for kind in kinds for name in kind} - set(STEPS))
+    return tuple(StepFigures(name, *(kind.get(name, 0) for kind in kinds)) for name in (*STEPS, *others))
+
+
+def table_figures(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableFigures, ...]:
+    """From ``rows/<table>`` and ``last_append/<table>``, every fact table."""
+    return tuple(TableFigures(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in SCHEMAS)
+
+
+def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:
+    """The counters whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): amount for name, amount in counters.items() if name.startswith(prefix)}

@@ -1,0 +1,320 @@
+"""Settings in, a streaming job on Dataflow out: the same graph as on this machine, submitted by Beam's own DataflowRunner.
+
+What can be known beforehand is looked up before anything is staged, and Beam's retries, which last for minutes, are cut to
+seconds: a person waits. ``dry_run`` makes the same graph and options, and speaks to nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import apache_beam as beam
+import msgspec
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+from apache_beam.utils import retry as beam_retry
+from google.api_core import exceptions
+from google.api_core.client_options import ClientOptions
+from google.api_core.retry import Retry, if_exception_type
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import dataflow_v1beta3 as api
+from requests.exceptions import RequestException
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.credentials import find_credentials
+from ecomflow.gcp.errors import NO_PROJECT, Service, google_errors, storage_service, translate
+from ecomflow.gcp.permissions import READ_BUCKET
+from ecomflow.pipeline.config import PipelineConfig, pipeline_config
+from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
+from ecomflow.pipeline.dataflow.wheel import build_wheel
+from ecomflow.pipeline.direct.source import ReadMessages
+from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.tree import Step, graph_tree
+
+_LOOK_SECONDS = 10.0
+# Beam waits 5 s and longer between tries, up to 7 of them. So many at this pace are over in seconds, and pass over a hiccup.
+_LONGEST_PAUSE = 1.0
+# The REST transport puts the request before what the service says.
+_REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
+_STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
+# With "always", google-cloud-core would pass by the endpoint that the variable above names.
+_MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
+_QUOTA_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
+_PASSING = (exceptions.ServiceUnavailable, exceptions.InternalServerError, exceptions.TooManyRequests, RequestException)
+
+
+class SubmittedJob(msgspec.Struct, frozen=True):
+    """A job as Dataflow took it: ``staged`` are the gs:// paths of its pipeline and wheel, ``url`` its page in the console."""
+
+    job_id: str
+    name: str
+    state: str
+    url: str
+    staged: tuple[str, ...]
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What would be submitted: Beam's options in their order, and the graph."""
+
+    options: tuple[str, ...]
+    graph: tuple[Step, ...]
+
+
+def submit(
+    settings: Settings,
+    endpoints: Endpoints,
+    *,
+    extra: Sequence[str] = (),
+    update: bool = False,
+    transform_name_mapping: Mapping[str, str] | None = None,
+) -> SubmittedJob:
+    """Submit the pipeline, and return as soon as Dataflow has taken the job.
+
+    ``extra`` are Beam options as ``--name=value``. With ``update`` the job replaces the running one of its name, whose steps
+    ``transform_name_mapping`` maps to the new names. Raises ConfigError for options that can't stand, PipelineError where a job
+    of the name runs (or, to be updated, doesn't), NotFoundError, AccessError or UnavailableError where Google's services refuse.
+    """
+    check_endpoints(endpoints)
+    with _scratch() as folder, _patient_for_seconds(), _quiet():
+        wheel = build_wheel(folder)
+        arguments = beam_options(
+            settings,
+            wheel,
+            extra,
+            endpoint=endpoints.dataflow,
+            update=update,
+            transform_name_mapping=transform_name_mapping,
+        )
+        _check_bucket(settings, endpoints)
+        with _errors(settings, endpoints), _emulated_storage(endpoints), _quota_project(settings, endpoints):
+            _check_name(settings, running_job(settings, endpoints), update)
+            options, job = _run(settings, endpoints, arguments)
+    staging = options.view_as(GoogleCloudOptions).staging_location
+    return SubmittedJob(
+        job.id, job.name, _state(job), console_url(settings, job.id), (f"{staging}/pipeline.pb", f"{staging}/{wheel.name}")
+    )
+
+
+def dry_run(settings: Settings, extra: Sequence[str] = ()) -> DryRun:
+    """The options and the graph that ``submit`` would send, validated offline. Raises ConfigError."""
+    with _scratch() as folder, _quiet():
+        wheel = build_wheel(folder)
+        arguments = beam_options(settings, wheel, extra)
+        result = _pipeline(settings, Endpoints(), PipelineOptions([*arguments, "--dry_run=true"])).run()
+    shown = tuple(argument.replace(f"{folder}/", "") for argument in arguments)
+    return DryRun(shown, graph_tree(result.job.proto_pipeline))
+
+
+def check(settings: Settings, endpoints: Endpoints, extra: Sequence[str] = ()) -> None:
+    """Raise the ConfigError that ``submit`` would, without speaking to anyone."""
+    check_endpoints(endpoints)
+    with _quiet():
+        beam_options(settings, Path("ecomflow.whl"), extra, endpoint=endpoints.dataflow)
+
+
+def console_url(settings: Settings, job_id: str) -> str:
+    """The job's page in Google's console."""
+    return f"https://console.cloud.google.com/dataflow/jobs/{settings.region}/{job_id}?project={settings.project_id}"
+
+
+def worker_config(settings: Settings, endpoints: Endpoints) -> PipelineConfig:
+    """What travels to the workers: Google's own endpoints, but for a job that is submitted to an emulator."""
+    ours = msgspec.structs.replace(endpoints, dataflow=None) if endpoints.dataflow is not None else Endpoints()
+    return msgspec.structs.replace(pipeline_config(settings), endpoints=ours)
+
+
+def running_job(settings: Settings, endpoints: Endpoints) -> api.Job | None:
+    """The job of the settings' name that has not ended, or None. Raises what google-api-core raises."""
+    request = api.ListJobsRequest(
+        project_id=settings.project_id,
+        location=settings.region,
+        filter=api.ListJobsRequest.Filter.ACTIVE,
+        name=settings.dataflow.job_name,
+    )
+    retry = Retry(if_exception_type(*_PASSING), initial=0.2, maximum=1.0, timeout=3.0)
+    found = _jobs_client(settings, endpoints).list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
+    return next((job for job in found if job.name == settings.dataflow.job_name), None)
+
+
+def _jobs_client(settings: Settings, endpoints: Endpoints) -> api.JobsV1Beta3Client:
+    if endpoints.dataflow is None:
+        return api.JobsV1Beta3Client(credentials=find_credentials(settings.project_id))
+    return api.JobsV1Beta3Client(
+        credentials=AnonymousCredentials(), transport="rest", client_options=ClientOptions(api_endpoint=endpoints.dataflow)
+    )
+
+
+def _check_bucket(settings: Settings, endpoints: Endpoints) -> None:
+    """Beam would retry an upload to a missing bucket for minutes."""
+    with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", READ_BUCKET):
+        client = storage_client(settings.project_id, endpoints)
+        client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
+
+
+def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
+    """A name is one running job's. An update needs it running: Beam looks for any other for ever."""
+    name = settings.dataflow.job_name
+    if job is None:
+        if update:
+            raise PipelineError(f"No job named {name} runs in {settings.region} to be updated.", "Start one: ecomflow deploy")
+    elif not update:
+        raise _name_taken(name, job.id)
+    elif job.current_state != api.JobState.JOB_STATE_RUNNING:
+        raise PipelineError(
+            f"The job {name} ({job.id}) is {_state(job)}: only a running job can be updated.", "Look at it: ecomflow job status"
+        )
+
+
+def _name_taken(name: str, job_id: str) -> PipelineError:
+    return PipelineError(
+        f"A job named {name} runs already ({job_id}).",
+        "Replace it: ecomflow job update. End it: ecomflow job drain. Or start another beside it: ecomflow deploy --job-name …",
+    )
+
+
+def _overtaken(settings: Settings, words: str) -> PipelineError:
+    """Beam's sentence about a job that was there first, which names it, as our own."""
+    found = re.search(r"already active job named \S+ with id: (\S+)\. ", words)
+    if found is None:  # an update of a job that is updated already
+        return PipelineError(words, "See: ecomflow job list")
+    return _name_taken(settings.dataflow.job_name, found[1])
+
+
+def _state(job: api.Job) -> str:
+    """The state in lower case, ``pending`` and not ``JOB_STATE_PENDING``; a new job may have none yet."""
+    return str(job.current_state.name).removeprefix("JOB_STATE_").lower()
+
+
+def _run(settings: Settings, endpoints: Endpoints, arguments: list[str]) -> tuple[PipelineOptions, api.Job]:
+    options = PipelineOptions(arguments)
+    result = _pipeline(settings, endpoints, options).run()
+    return result._options, result._job  # the job as it was created: its public state asks the service once more
+
+
+def _pipeline(settings: Settings, endpoints: Endpoints, options: PipelineOptions) -> beam.Pipeline:
+    config = worker_config(settings, endpoints)
+    job = settings.dataflow
+    source = ReadMessages(config.subscription_path, job.id_attribute or None, job.timestamp_attribute or None)
+    pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
+    build_graph(pipeline, source, config)
+    return pipeline
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for the time of a submission, for Beam's own temporary folders too: it leaves them behind."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="ecomflow-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
+def _patient_for_seconds() -> Iterator[None]:
+    """Beam's own waiting between tries, cut short."""
+
+    before = beam_retry.Clock.sleep
+    beam_retry.Clock.sleep = lambda _, seconds: time.sleep(min(seconds, _LONGEST_PAUSE))
+    try:
+        yield
+    finally:
+        beam_retry.Clock.sleep = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Beam's log lines and warnings; what matters in them is raised. With --debug they are shown."""
+    if os.environ.get("ECOMFLOW_DEBUG"):
+        logging.basicConfig(level=logging.INFO)
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _quota_project(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+    """Beam finds credentials by itself, and only the environment tells it the quota project of a user's login without one."""
+    quota = find_credentials(settings.project_id).quota_project_id if endpoints.dataflow is None else None
+    with _environment({_QUOTA_VARIABLE: quota} if quota else {}):
+        yield
+
+
+@contextmanager
+def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
+    """Where the bucket is an emulator's: Beam stages by a client that looks only into the environment."""
+    if endpoints.storage is None:
+        yield
+        return
+    with _environment({_STORAGE_VARIABLE: os.environ.get(_STORAGE_VARIABLE, endpoints.storage), _MTLS_VARIABLE: "never"}):
+        yield
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """``wanted`` in the environment until the block ends."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _errors(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+    """Raises what fails on the way to Dataflow as an EcomflowError."""
+    try:
+        yield
+    except DataflowJobAlreadyExistsError as error:  # someone else was quicker, since the name was looked up
+        raise _overtaken(settings, str(error)) from error
+    except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
+        raise _translated(error, settings, endpoints) from error
+    except OSError as error:  # Beam's own, for an upload that is refused
+        words = str(error).splitlines()[0]
+        raise AccessError(f"The job can't be staged: {words}", "See what is missing with: ecomflow doctor") from error
+
+
+def _translated(error: Exception, settings: Settings, endpoints: Endpoints) -> EcomflowError:
+    service = Service("Dataflow", "dataflow.googleapis.com", "roles/dataflow.developer", settings.project_id, endpoints.dataflow)
+    cause = error.cause if isinstance(error, exceptions.RetryError) and error.cause is not None else error
+    if isinstance(cause, exceptions.GoogleAPICallError):
+        cause = type(cause)(_REQUEST.sub("", cause.message or ""))
+        if isinstance(cause, exceptions.Conflict):
+            return PipelineError(
+                f"Dataflow refuses the job {settings.dataflow.job_name}: {cause.message}", "See: ecomflow job list"
+            )
+        if isinstance(cause, exceptions.NotFound) and not NO_PROJECT.search(cause.message):
+            return NotFoundError(
+                f"Dataflow has no project {settings.project_id} in {settings.region}: {cause.message}",
+                "Correct the project or the region. See: ecomflow doctor",
+            )
+    translated = translate(cause, service, f"job {settings.dataflow.job_name}")
+    if isinstance(translated, UnavailableError) and endpoints.dataflow is not None:
+        return UnavailableError(translated.message, "Check DATAFLOW_EMULATOR_HOST.")
+    return translated

@@ -1,0 +1,147 @@
+"""The local engine: the streaming graph in this process, on Beam's FnApiRunner, restarted with backoff until it is told to drain.
+
+Not Beam's bundle-based DirectRunner, which acknowledges before it processes, nor Prism, which would be downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import metrics_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.pipeline import counters, failures
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.direct.puller import close_puller, shared_puller
+from ecomflow.pipeline.direct.source import PullMessages
+from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.sinks.bigquery import close_writers
+from ecomflow.pipeline.sinks.dead_letters import close_dead_letter_writer
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+# A run that lasted this long was well: the next failure is a new one, with the first pause again.
+_WELL_AFTER = 60.0
+
+# What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
+# meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-for-what-a-person-mends.md.
+MEND_SECONDS = 600.0
+_MENDABLE = (NotFoundError, SchemaError, AccessError)
+
+
+class RunSummary(NamedTuple):
+    """The process's counters at the end (``counters.totals``, failed bundles included), and how often the engine restarted."""
+
+    counters: dict[str, int]
+    restarts: int
+
+
+class _BundleFailedError(Exception):
+    """A step, or the finalization of a bundle, raised: its last words."""
+
+
+def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> RunSummary:
+    """Run the graph until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest, and return.
+
+    A failed bundle restarts the pipeline: ``on_restart`` is told why and after how many seconds, and the messages come again.
+    Raises the EcomflowError that no restart mends: at once, or where a person may mend it (a missing table, a schema that does
+    not fit, a missing role) after ``MEND_SECONDS`` of it.
+    """
+    pause, restarts = _FIRST_PAUSE, 0
+    mend_until: float | None = None
+    while not drain.is_set():
+        began = time.monotonic()
+        try:
+            _run_once(config, drain)
+        except _BundleFailedError as failed:
+            reason, now = failures.take(), time.monotonic()
+            if now - began > _WELL_AFTER:
+                pause, mend_until = _FIRST_PAUSE, None
+            mend_until = _give_up_at(reason, mend_until, now)
+            if mend_until is not None and now >= mend_until and reason is not None:
+                raise reason from failed
+            restarts += 1
+            on_restart(str(reason or failed), pause)
+            log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
+            counters.waiting("restart", f"its restart in {pause:.0f} s, after: {reason or failed}")
+            drain.wait(pause)
+            counters.waiting("restart", None)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            close_puller(config)
+            close_writers(config)
+            close_dead_letter_writer(config)
+    return RunSummary(counters.totals(), restarts)
+
+
+def _give_up_at(reason: EcomflowError | None, before: float | None, now: float) -> float | None:
+    """When a failure for ``reason`` ends the engine: None for never. ``before``: what the failure before it gave."""
+    if reason is None or isinstance(reason, UnavailableError):
+        return None
+    if not isinstance(reason, _MENDABLE):
+        return now
+    return now + MEND_SECONDS if before is None else before
+
+
+def _run_once(config: PipelineConfig, drain: threading.Event) -> None:
+    puller = shared_puller(config)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_stop_on_drain, args=(drain, ended, puller.stop), name="drain", daemon=True)
+    watcher.start()
+    try:
+        pipeline = beam.Pipeline(runner=_flat_memory_runner(), options=_options())
+        build_graph(pipeline, PullMessages(config), config)
+        _run(pipeline)
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _run(pipeline: beam.Pipeline) -> None:
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:  # FnApiRunner raises whatever a step raised, its text changed: all of it fails the bundle
+        raise _BundleFailedError(_last_line(error)) from error
+
+
+def _stop_on_drain(drain: threading.Event, ended: threading.Event, stop: Callable[[], None]) -> None:
+    while not ended.is_set():
+        if drain.wait(0.1):
+            stop()
+            return
+
+
+def _options() -> PipelineOptions:
+    # No credentials are looked for: the sinks and the source have clients of their own.
+    return PipelineOptions(["--streaming", "--no_auth", "--direct_running_mode=in_memory"])
+
+
+def _flat_memory_runner() -> fn_runner.FnApiRunner:
+    """FnApiRunner whose memory does not grow with the number of bundles.
+
+    It folds each bundle's MonitoringInfos into the ones before, and the messages that it keeps hold on to the memory of every
+    bundle's whole response (some 60 KB a bundle with apache-beam 2.77). Keeping fresh copies lets it go.
+    """
+    fold = getattr(fn_runner.consolidate_monitoring_infos, "folds", fn_runner.consolidate_monitoring_infos)
+
+    def fold_into_copies(infos: Iterable[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:
+        return [metrics_pb2.MonitoringInfo.FromString(info.SerializeToString()) for info in fold(infos)]
+
+    fold_into_copies.folds = fold  # type: ignore[attr-defined]
+    fn_runner.consolidate_monitoring_infos = fold_into_copies
+    return fn_runner.FnApiRunner()
+
+
+def _last_line(error: Exception) -> str:
+    text = "".join(traceback.format_exception_only(error))
+    return text.strip().splitlines()[-1]

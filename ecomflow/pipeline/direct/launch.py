@@ -1,0 +1,353 @@
+"""Settings in, a running local pipeline out: in this process until it is drained, or in a process of its own.
+
+One pipeline runs under a state folder at a time. It holds a lock there for as long as it lives, and tells how it fares in
+``pipeline.json``, which ``status`` reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+
+from ecomflow.config import Settings, running_endpoints
+from ecomflow.errors import EcomflowError, PipelineError
+from ecomflow.pipeline.direct import logs
+from ecomflow.processes.detached import Identity, find, identity_of
+from ecomflow.processes.lifeline import tied_to
+from ecomflow.processes.state_folder import access_error, check_own
+
+log = logging.getLogger(__name__)
+
+STATUS_FILE = "pipeline.json"
+LOCK_FILE = "pipeline.lock"
+LOG_FILE = "logs/pipeline.jsonl"
+# What a pipeline in the background prints besides its log: its sentences, and the last words of a process that crashes.
+OUTPUT_FILE = "logs/pipeline.log"
+
+_REPORT_SECONDS = 1.0
+_LOCK_SECONDS = 0.5
+_START_SECONDS = 60.0
+_DRAIN_SECONDS = 120.0
+
+State = Literal["running", "drained", "failed", "gone", "none"]
+
+
+class Processes(msgspec.Struct, frozen=True):
+    """The processes that engines run in: how many there are to be, and the pids of those that live."""
+
+    wanted: int = 1
+    pids: tuple[int, ...] = ()
+
+
+class PipelineStatus(msgspec.Struct, frozen=True):
+    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
+    lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
+    since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
+    sentence. ``metrics_port``: where Prometheus reads, on loopback.
+    """
+
+    state: State
+    pid: int | None = None
+    subscription: str | None = None
+    counters: dict[str, int] = {}
+    gauges: dict[str, float] = {}
+    restarts: int = 0
+    last_failure: str | None = None
+    waiting_for: str | None = None
+    started: float | None = None
+    updated: float | None = None
+    processes: Processes = Processes()
+    metrics_port: int | None = None
+    mark: str | None = None
+
+
+def run_here(
+    settings: Settings,
+    drain: threading.Event,
+    on_event: Callable[[str], None],
+    on_report: Callable[[PipelineStatus], None] = lambda _: None,
+    metrics_port: int | None = None,
+) -> PipelineStatus:
+    """Run the local pipeline in this process until ``drain`` is set.
+
+    ``on_event`` gets a sentence about each restart, ``on_report`` each second how the pipeline fares. ``metrics_port`` is only
+    told on.
+
+    Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
+    """
+    with held(settings.state_path):
+        from ecomflow.pipeline import counters
+        from ecomflow.pipeline.config import pipeline_config
+        from ecomflow.pipeline.direct.engine import run_until_drained
+
+        def work(reporter: Reporter) -> None:
+            def restarting(why: str, pause: float) -> None:
+                sentence = reporter.restarting(why, pause)
+                log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
+                on_event(sentence)
+
+            run_until_drained(pipeline_config(settings), drain, restarting)
+
+        first = first_status(settings, Processes(1, (os.getpid(),)), metrics_port)
+        return tell_while(work, Reporter(first, counters.snapshot, in_file(settings.state_path, on_report)))
+
+
+def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
+    """What this process, which runs the pipeline from now on, tells before it has counted anything."""
+    this = identity_of(os.getpid())
+    return PipelineStatus(
+        "running",
+        this.pid,
+        settings.subscription_path,
+        started=time.time(),
+        processes=processes,
+        metrics_port=metrics_port,
+        mark=this.mark,
+    )
+
+
+def tell_while(work: Callable[[Reporter], None], reporter: Reporter, name: str = "The pipeline") -> PipelineStatus:
+    """Do ``work`` while ``reporter`` tells each second how it fares; tell, log (as what ``name`` does) and return its end.
+
+    Raises what ``work`` raises. A crash is logged with its traceback, but told as no end: the pipeline is then ``gone``.
+    """
+    log.info("%s reads %s.", name, reporter.subscription)
+    try:
+        with reporter:
+            work(reporter)
+    except EcomflowError as error:
+        log.error("%s failed: %s", name, error, extra=logs.NOT_ON_TERMINAL)
+        reporter.finish("failed", error.message)
+        raise
+    except Exception:
+        log.critical("%s crashed.", name, exc_info=True, extra=logs.NOT_ON_TERMINAL)
+        raise
+    log.info("%s is drained.", name)
+    return reporter.finish("drained", None)
+
+
+def start_detached(
+    settings: Settings, command: list[str] | None = None, folder: Path | None = None, metrics_port: int | None = None
+) -> PipelineStatus:
+    """Start the local pipeline in a process of its own, in ``folder``, and wait until it runs.
+
+    Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
+    """
+    if (found := read_status(settings.state_path)).state == "running":
+        raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
+    output_path = settings.state_path / OUTPUT_FILE
+    with _open_output(output_path) as output:
+        began = output_path.stat().st_size
+        process = subprocess.Popen(
+            command or [sys.executable, "-m", "ecomflow", *_deploy_arguments(settings, metrics_port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=folder,
+            env={**os.environ, "ECOMFLOW_STATE_DIR": str(settings.state_path.resolve())},
+        )
+    give_up = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < give_up:
+        status = read_status(settings.state_path)
+        if status.state == "running" and status.pid == process.pid:
+            return status
+        time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
+    what = "ended before it ran" if process.poll() is not None else f"did not run within {_START_SECONDS:.0f} s and was ended"
+    process.kill()
+    process.wait()
+    tail = output_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
+    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"All that it said: {output_path}")
+
+
+def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
+    """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
+    status = read_status(settings.state_path)
+    if status.state != "running" or status.pid is None:
+        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+    signal_pipeline(status, signal.SIGTERM)
+    give_up = time.monotonic() + timeout
+    while (now := read_status(settings.state_path)).state == "running":
+        if time.monotonic() > give_up:
+            raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
+        time.sleep(0.05)
+    return now
+
+
+def signal_pipeline(status: PipelineStatus, number: int) -> None:
+    """Send the running pipeline signal ``number``, unless it has ended since or the pid is another process's by now."""
+    if status.pid is None or status.mark is None or find(Identity(status.pid, status.mark)) is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(status.pid, number)
+
+
+def read_status(state_path: Path) -> PipelineStatus:
+    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
+    status = _last_told(state_path)
+    if status.state == "running" and not _is_locked(state_path):
+        status = _last_told(state_path)  # it may have told its end in between
+        return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
+    return status
+
+
+def _last_told(state_path: Path) -> PipelineStatus:
+    check_own(state_path)
+    try:
+        return msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
+    except FileNotFoundError:
+        return PipelineStatus("none")
+    except OSError as error:
+        raise access_error(state_path / STATUS_FILE, error, "read") from error
+    except msgspec.MsgspecError as error:
+        raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
+
+
+class Reporter:
+    """Tells each second, while the pipeline runs, how it fares: ``first``, brought up to date by what ``counted`` gives."""
+
+    def __init__(
+        self, first: PipelineStatus, counted: Callable[[], dict[str, Any]], tell: Callable[[PipelineStatus], None]
+    ) -> None:
+        self._status = first
+        self._counted = counted
+        self._tell = tell
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, name="status", daemon=True)
+
+    def __enter__(self) -> None:
+        self._now()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def subscription(self) -> str | None:
+        return self._status.subscription
+
+    def restarting(self, why: str, pause: float) -> str:
+        self._status = msgspec.structs.replace(self._status, restarts=self._status.restarts + 1, last_failure=why)
+        return f"The pipeline restarts in {pause:.0f} s: {why}"
+
+    def finish(self, state: State, failure: str | None) -> PipelineStatus:
+        self._status = msgspec.structs.replace(self._status, state=state, last_failure=failure or self._status.last_failure)
+        return self._now()
+
+    def _report(self) -> None:
+        while not self._ended.wait(_REPORT_SECONDS):
+            self._now()
+
+    def _now(self) -> PipelineStatus:
+        status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
+        self._tell(status)
+        return status
+
+
+def in_file(state_path: Path, on_report: Callable[[PipelineStatus], None]) -> Callable[[PipelineStatus], None]:
+    """What writes each status to the status file, then gives it to ``on_report``.
+
+    A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
+    """
+    path = state_path / STATUS_FILE
+    draft = path.with_suffix(".tmp")
+    writable = True
+
+    def tell(status: PipelineStatus) -> None:
+        nonlocal writable
+        try:
+            draft.write_bytes(msgspec.json.encode(status))
+            draft.replace(path)
+        except OSError as error:
+            if writable:
+                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", path, error.strerror)
+            writable = False
+        else:
+            writable = True
+        on_report(status)
+
+    return tell
+
+
+@contextmanager
+def held(state_path: Path) -> Iterator[None]:
+    """This process is the state folder's pipeline: it holds the lock, and logs into the folder.
+
+    Raises PipelineError where another is, AccessError where the folder can't be written.
+    """
+    with locked(state_path), logs.handled_by(logs.ToFile(state_path / LOG_FILE)):
+        (state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
+        with tied_to(state_path):
+            yield
+
+
+@contextmanager
+def locked(state_path: Path) -> Iterator[None]:
+    """Hold the state folder's pipeline lock. The system lets go of it when the process ends, however it ends."""
+    path = state_path / LOCK_FILE
+    try:
+        state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own(state_path)
+        file = path.open("a")
+    except OSError as error:
+        raise access_error(path, error, "written") from error
+    with file:
+        give_up = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > give_up:
+                raise PipelineError("A pipeline runs already under this state folder.", "See: ecomflow job status")
+            time.sleep(0.02)  # a reader of the status holds the lock for an instant: the system tells nobody when it lets go
+        yield
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(state_path: Path) -> bool:
+    """Whether a pipeline holds the lock. Readers share it, so that none of them takes another for a pipeline."""
+    try:
+        with (state_path / LOCK_FILE).open() as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise access_error(state_path / LOCK_FILE, error, "read") from error
+
+
+def _open_output(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise access_error(path, error, "written") from error
+
+
+def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]:
+    project = [] if settings.project is None else ["--project", settings.project]
+    metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    return ["deploy", "--runner", "DirectRunner", "--processes", str(settings.processes), *project, *metrics]
+
+
+def check_ready(settings: Settings) -> None:
+    """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
+    from ecomflow.infra import check_tables
+
+    check_tables(settings, running_endpoints(settings))

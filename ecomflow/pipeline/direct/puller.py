@@ -1,0 +1,341 @@
+"""A subscription in, batches of messages out, with the acknowledgement of each batch: the local engine's hold on Pub/Sub.
+
+Threads pull ahead of the pipeline, within bounds, as many as ``pace.py`` says; one extends the ack deadline of what is not yet
+acknowledged. What is released, or forgotten by a process that dies, comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from google.api_core import exceptions
+from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest, PullRequest
+
+from ecomflow.contract.events import Message
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.clients import subscriber_client
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count, waiting
+from ecomflow.pipeline.direct.ack_requests import send_in_portions
+from ecomflow.pipeline.direct.pace import Pace
+
+log = logging.getLogger(__name__)
+
+# How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
+AHEAD_MESSAGES = 10_000
+AHEAD_BYTES = 16 * 2**20
+# A batch ends at so much data, however few messages: orders of many items become many rows, and memory is to stay what it is.
+BATCH_BYTES = 8 * 2**20
+
+# Longer than the service holds a pull that finds nothing. A client that gives up first may leave messages leased to nobody until
+# their ack deadline: https://github.com/googleapis/google-cloud-python/issues/8087. To stop, the connection is closed.
+_PULL_TIMEOUT = 90.0
+_JOIN_TIMEOUT = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_TRANSIENT = (
+    exceptions.ServiceUnavailable,
+    exceptions.DeadlineExceeded,
+    exceptions.InternalServerError,
+    exceptions.Aborted,
+    exceptions.TooManyRequests,
+    exceptions.Cancelled,
+    exceptions.Unknown,
+    exceptions.RetryError,
+)
+
+
+class PulledBatch:
+    """Messages, and the ack ids that they came with."""
+
+    def __init__(self, messages: list[Message], ack_ids: list[str], size: int) -> None:
+        self.messages = messages
+        self.ack_ids = ack_ids
+        self.size = size
+        self.extended_at = 0.0
+
+
+class Puller:
+    """Pulls one subscription ahead of its reader. Safe for several threads."""
+
+    def __init__(
+        self, config: PipelineConfig, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
+        """``clock`` counts what is left of leases; ``now``, in seconds since the epoch, tells how old messages are."""
+        self._subscription = config.subscription_path
+        self._deadline = config.ack_deadline_seconds
+        self._clock = clock
+        self._now = now
+        self._client = subscriber_client(config.endpoints)
+        self._pulls = subscriber_client(config.endpoints)  # a connection of its own: closing it ends the outstanding pulls
+        self._changed = threading.Condition()
+        self._ready: deque[PulledBatch] = deque()
+        self._leased: set[PulledBatch] = set()
+        self._stopping = False
+        self._closed = threading.Event()
+        self._error: EcomflowError | None = None
+        self._pace = Pace(AHEAD_MESSAGES, AHEAD_BYTES)
+        self._retry_pause = _FIRST_PAUSE
+        self._pullers: set[threading.Thread] = set()
+        self._extender = threading.Thread(target=self._extend_leases, name="lease", daemon=True)
+        self._extender.start()
+        with self._changed:
+            self._match_threads()
+
+    def take(self, most: int, wait: float) -> PulledBatch | None:
+        """What has been pulled, ``most`` messages or ``BATCH_BYTES`` at a time or a pull more; None where nothing comes within
+        ``wait`` seconds.
+
+        Raises the error that ended the pulling, where one did.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._stopping or self._error, wait)
+            if self._error:
+                raise self._error
+            if self._stopping:
+                return None
+            parts: list[PulledBatch] = []
+            while self._ready and _has_room(parts, most, BATCH_BYTES):
+                parts.append(self._ready.popleft())
+            self._changed.notify_all()
+            return self._joined(parts) if parts else None
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
+
+    def acknowledge(self, batch: PulledBatch) -> None:
+        """Tell Pub/Sub that ``batch`` is done. Where it can't be told, the messages come again."""
+        told = 0
+        try:
+            for number in send_in_portions(batch.ack_ids, self._send_acknowledgement):
+                told += number
+        except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
+            log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
+        finally:
+            with self._changed:
+                self._leased.discard(batch)
+
+    def release(self) -> None:
+        """Give back everything that is not acknowledged, so that it comes again at once."""
+        with self._changed:
+            leased, self._leased = self._leased, set()
+            self._ready.clear()
+            self._changed.notify_all()
+        self._set_deadline(leased, 0)
+
+    def stop(self) -> None:
+        """Stop pulling; what is ready is given back, what a reader holds can still be acknowledged."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            pullers = list(self._pullers)
+        self._pulls.close()  # first, or the outstanding pulls would take what is given back
+        give_up = time.monotonic() + _JOIN_TIMEOUT
+        for puller in pullers:
+            puller.join(max(0.0, give_up - time.monotonic()))
+        with self._changed:
+            unread = list(self._ready)
+            self._ready.clear()
+            self._leased.difference_update(unread)
+        self._set_deadline(unread, 0)
+
+    def close(self) -> None:
+        """Stop, give everything back, and close the connections."""
+        self.stop()
+        self.release()
+        self._closed.set()
+        self._extender.join(timeout=_JOIN_TIMEOUT)
+        self._client.close()
+
+    def _joined(self, parts: list[PulledBatch]) -> PulledBatch:
+        """One batch of ``parts``, leased in their place."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = PulledBatch([], [], 0)
+        whole.extended_at = min(part.extended_at for part in parts)
+        for part in parts:
+            whole.messages += part.messages
+            whole.ack_ids += part.ack_ids
+            whole.size += part.size
+        self._leased.difference_update(parts)
+        self._leased.add(whole)
+        return whole
+
+    def _match_threads(self) -> None:
+        """Have as many threads that pull as pulls are wanted; one too many ends by itself. Called with the lock held."""
+        while len(self._pullers) < self._pace.wanted and not self._has_ended:
+            thread = threading.Thread(target=self._pull_ahead, name="pull", daemon=True)
+            self._pullers.add(thread)
+            thread.start()
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._stopping or self._error is not None
+
+    def _pull_ahead(self) -> None:
+        try:
+            while asked := self._begin():
+                self._pull(asked)
+        except Exception as error:  # the thread's own border: ended in silence, its reader would wait for ever
+            log.warning("The pulling of %s failed.", self._subscription, exc_info=error)
+            self._fail(UnavailableError(f"The pulling of {self._subscription} failed: {type(error).__name__}: {error}"))
+
+    def _begin(self) -> int:
+        """Wait until there is room for a pull; how many messages to ask for, 0 where this thread is no longer wanted."""
+
+        def asked() -> int:
+            return self._pace.ask(sum(len(batch.messages) for batch in self._ready), sum(batch.size for batch in self._ready))
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended or len(self._pullers) > self._pace.wanted or asked())
+            if self._has_ended or len(self._pullers) > self._pace.wanted:
+                self._pullers.discard(threading.current_thread())
+                return 0
+            messages = asked()
+            self._pace.begin(messages)
+            return messages
+
+    def _pull(self, asked: int) -> None:
+        try:
+            request = PullRequest(subscription=self._subscription, max_messages=asked)
+            received: Any = self._pulls.pull(request, timeout=_PULL_TIMEOUT, retry=None)._pb.received_messages
+        except exceptions.DeadlineExceeded:
+            received = ()  # nothing came within the long poll
+        except _TRANSIENT as error:
+            self._retry_later(asked, error)
+            return
+        except exceptions.GoogleAPICallError as error:
+            self._fail(_translated(error, self._subscription))
+            return
+        except ValueError:  # the channel was closed
+            if not self._stopping:
+                raise
+            return
+        self._receive(asked, received)
+
+    def _retry_later(self, asked: int, error: exceptions.GoogleAPIError) -> None:
+        """Say that Pub/Sub is waited for, and wait, in the last of the outstanding pulls to fail."""
+        with self._changed:
+            pause = self._retry_pause
+            if not self._stopping and self._pace.outstanding == 1:
+                message = getattr(error, "message", str(error))
+                log.warning("Waiting for Pub/Sub: %s", message)
+                waiting("pull", f"Pub/Sub: {message}")
+                count("retries")
+                self._changed.wait_for(lambda: self._has_ended, pause)
+                self._retry_pause = min(pause * 2, _LONGEST_PAUSE)
+            self._pace.fail(asked)
+            self._changed.notify_all()
+
+    def _receive(self, asked: int, received: Any) -> None:
+        messages = [_message(item.message) for item in received]
+        batch = PulledBatch(messages, [item.ack_id for item in received], sum(len(message.data) for message in messages))
+        batch.extended_at = self._clock()
+        youngest = self._now() - max((message.publish_time for message in messages), default=0) / 1e6
+        waiting("pull", None)
+        with self._changed:
+            self._pace.end(asked, len(messages), batch.size, youngest)
+            self._retry_pause = _FIRST_PAUSE
+            # Where messages have suddenly grown, outstanding pulls bring more bytes than there was room for.
+            keep = not self._stopping and sum(ready.size for ready in self._ready) < AHEAD_BYTES
+            if keep and messages:
+                self._ready.append(batch)
+                self._leased.add(batch)
+            self._match_threads()
+            self._changed.notify_all()
+        if not keep:
+            self._set_deadline([batch], 0)
+
+    def _extend_leases(self) -> None:
+        while not self._closed.wait(self._deadline / 3):
+            self.extend_due()
+
+    def extend_due(self) -> None:
+        """Give the whole ack deadline anew to whatever has had it for a third of it."""
+        now = self._clock()
+        with self._changed:
+            due = [batch for batch in self._leased if batch.extended_at <= now - self._deadline / 3]
+        if self._set_deadline(due, self._deadline):
+            for batch in due:
+                batch.extended_at = now
+
+    def _set_deadline(self, batches: Iterable[PulledBatch], seconds: int) -> bool:
+        """Whether Pub/Sub could be told."""
+        try:
+            ack_ids = [ack_id for batch in batches for ack_id in batch.ack_ids]
+            for _ in send_in_portions(ack_ids, partial(self._send_deadline, seconds)):
+                pass
+        except (exceptions.GoogleAPICallError, ValueError) as error:
+            log.info("Some messages keep their ack deadline: %s", error)
+            return False
+        return True
+
+    def _send_acknowledgement(self, ack_ids: Sequence[str]) -> None:
+        self._client.acknowledge(_ack_request(subscription=self._subscription, ack_ids=ack_ids), timeout=30)
+
+    def _send_deadline(self, seconds: int, ack_ids: Sequence[str]) -> None:
+        request = _deadline_request(subscription=self._subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds)
+        self._client.modify_ack_deadline(request, timeout=10, retry=None)
+
+    def _fail(self, error: EcomflowError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+
+def _has_room(parts: Iterable[PulledBatch], messages: int, size: int) -> bool:
+    return sum(len(part.messages) for part in parts) < messages and sum(part.size for part in parts) < size
+
+
+# Requests are made of the raw messages: proto-plus looks at each ack id in Python, which costs as much as modelling its event.
+_RawAcknowledge, _RawModifyAckDeadline = AcknowledgeRequest.pb(), ModifyAckDeadlineRequest.pb()
+
+
+def _ack_request(**fields: Any) -> AcknowledgeRequest:
+    return AcknowledgeRequest.wrap(_RawAcknowledge(**fields))
+
+
+def _deadline_request(**fields: Any) -> ModifyAckDeadlineRequest:
+    return ModifyAckDeadlineRequest.wrap(_RawModifyAckDeadline(**fields))
+
+
+def _message(received: Any) -> Message:
+    moment, attributes = received.publish_time, received.attributes
+    named = {name: attributes[name] for name in attributes}  # half the price of dict(): the map's own view of pairs is in Python
+    return Message(received.data, named, received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000)
+
+
+def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> EcomflowError:
+    if isinstance(error, exceptions.NotFound):
+        return NotFoundError(f"Subscription {subscription} does not exist.", "Run: ecomflow infra up")
+    if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+        return AccessError(
+            f"Subscription {subscription} can't be read: {error.message}", "Grant the role roles/pubsub.subscriber."
+        )
+    return EcomflowError(f"Subscription {subscription} can't be pulled: {error.message}", "Check it with: ecomflow infra status")
+
+
+_pullers: dict[PipelineConfig, Puller] = {}
+_pullers_lock = threading.Lock()
+
+
+def shared_puller(config: PipelineConfig) -> Puller:
+    """This process's puller of the subscription, made at first use."""
+    with _pullers_lock:
+        if config not in _pullers:
+            _pullers[config] = Puller(config)
+        return _pullers[config]
+
+
+def close_puller(config: PipelineConfig) -> None:
+    """Close this process's puller of the subscription, if there is one."""
+    with _pullers_lock:
+        puller = _pullers.pop(config, None)
+    if puller is not None:
+        puller.close()

@@ -1,0 +1,364 @@
+"""Arrow rows in; appended to BigQuery by the Storage Write API's default stream, at least once; refused rows out.
+
+One connection a table and process, shared by every step. A request that fails for a passing reason is sent again within bounds;
+rows that BigQuery refuses are returned with its words and the rest of their request is sent again; a missing table or a schema
+that does not fit raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from google.api_core import exceptions
+from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, RowError
+from requests.exceptions import RequestException
+
+from ecomflow import __version__
+from ecomflow.contract.facts import SCHEMAS, TIMESTAMP
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.gcp.clients import append_rows, bigquery_client, bigquery_write_client
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import count, waiting
+
+log = logging.getLogger(__name__)
+
+_RawRequest = AppendRowsRequest.pb()
+
+# An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
+MAX_REQUEST_BYTES = 9_000_000
+
+# How long one append is tried before its bundle fails; the messages then come again.
+RETRY_SECONDS = 120.0
+# How long an answer may take before its connection counts as lost: a network that vanished would keep it open for ever.
+ANSWER_SECONDS = 60.0
+_SLOW_SECONDS = 3.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+
+_TRANSIENT = (
+    exceptions.ServiceUnavailable,
+    exceptions.InternalServerError,
+    exceptions.Aborted,
+    exceptions.DeadlineExceeded,
+    exceptions.TooManyRequests,
+    exceptions.Cancelled,
+    exceptions.Unknown,  # "Stream removed": gRPC's word for a connection that broke
+)
+# A connection that reached no region: https://github.com/googleapis/google-cloud-python/issues/16650
+_NOT_ROUTED = "Cannot route"
+# What BigQuery says of a column that the table lacks, or that appends don't know yet.
+_UNKNOWN_COLUMNS = re.compile(r"more fields than|extra fields", re.IGNORECASE)
+_LOGIN = "Log in again: gcloud auth application-default login"
+_GRANT = "Grant the role roles/bigquery.dataEditor."
+
+
+class MaybeMissingError(AccessError):
+    """BigQuery denies access to a table "(or it may not exist)": it tells nobody without access which of the two it is."""
+
+
+class RefusedRow(NamedTuple):
+    """A row that BigQuery does not take: its position in what was given to ``start``, and why."""
+
+    row: int
+    error: str
+
+
+class _Append:
+    """One request: the rows of it by their index, and, once answered, the response or the error."""
+
+    def __init__(self, rows: pa.RecordBatch, indices: list[int] | range) -> None:
+        self.rows = rows
+        self.indices = indices
+        self.connection: _Connection | None = None
+        self.answered = threading.Event()
+        self.response: AppendRowsResponse | None = None
+        self.error: exceptions.GoogleAPICallError | None = None
+
+    def settle(self, response: AppendRowsResponse | None, error: exceptions.GoogleAPICallError | None) -> None:
+        self.response, self.error = response, error
+        self.answered.set()
+
+
+class _Connection:
+    """One AppendRows stream. Requests are answered in their order; when the stream ends, whatever is unanswered fails."""
+
+    def __init__(self, client: Any, stream: str, schema: pa.Schema) -> None:
+        self._client = client
+        self._stream = stream
+        self._schema = schema.serialize().to_pybytes()
+        self._requests: SimpleQueue[AppendRowsRequest | None] = SimpleQueue()
+        self._unanswered: deque[_Append] = deque()
+        self._lock = threading.Lock()
+        self.is_open = True
+        # append_rows blocks until the first response, so it is called where responses are received.
+        self._thread = threading.Thread(target=self._receive, name=f"append {stream}", daemon=True)
+        self._thread.start()
+
+    def send(self, append: _Append) -> bool:
+        """Whether the request was taken; False where the stream has ended."""
+        # Of the raw message: proto-plus copies the rows once more for each message that holds them.
+        raw = _RawRequest(write_stream=self._stream, trace_id=f"ecomflow:{__version__}")
+        raw.arrow_rows.writer_schema.serialized_schema = self._schema
+        raw.arrow_rows.rows.serialized_record_batch = append.rows.serialize().to_pybytes()
+        request = AppendRowsRequest.wrap(raw)
+        with self._lock:
+            if self.is_open:
+                append.connection = self
+                self._unanswered.append(append)
+                self._requests.put(request)
+            return self.is_open
+
+    def abandon(self) -> None:
+        """Take and send no more; what is unanswered may still be answered."""
+        with self._lock:
+            self.is_open = False
+            self._requests.put(None)
+
+    def close(self) -> None:
+        """End the stream, and wait until what is unanswered is answered."""
+        self.abandon()
+        self._thread.join(timeout=10)
+
+    def _sent(self) -> Iterator[AppendRowsRequest]:
+        while (request := self._requests.get()) is not None:
+            yield request
+
+    def _receive(self) -> None:
+        error: exceptions.GoogleAPICallError = exceptions.ServiceUnavailable("the append stream was closed by the server")
+        try:
+            for response in append_rows(self._client, self._stream, self._sent()):
+                self._unanswered.popleft().settle(response, None)
+        except exceptions.GoogleAPICallError as raised:
+            error = raised
+        finally:  # whatever ended it: an append that is never answered would be waited for
+            self.abandon()  # releases gRPC's sending thread
+            for append in self._unanswered:
+                append.settle(None, error)
+
+
+class TableWriter:
+    """Appends rows of one schema to one table's default stream. Safe for several threads."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        table: str,
+        client: Any,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        columns: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        self._config = config
+        self._columns = columns or self._columns_now
+        self._table = table
+        self._client = client
+        self._sleep = sleep
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+
+    def start(self, rows: pa.RecordBatch) -> list[_Append]:
+        """Send ``rows`` (with ``ingestion_timestamp``) and return at once; ``finish`` waits for the answers."""
+        appends = [_Append(part, range(first, first + part.num_rows)) for first, part in _parts(rows, 0)]
+        for append in appends:
+            if append.rows.nbytes > MAX_REQUEST_BYTES:  # a part of one row
+                append.settle(_too_large(append.rows.nbytes), None)
+            else:
+                self._send(append)
+        return appends
+
+    def finish(self, appends: list[_Append]) -> list[RefusedRow]:
+        """Wait until every row is written or refused; return the refused.
+
+        Raises UnavailableError where BigQuery can't be reached within ``RETRY_SECONDS``, NotFoundError or SchemaError where the
+        table is missing or does not fit.
+        """
+        refused: list[RefusedRow] = []
+        try:
+            for append in appends:
+                refused += self._settle(append)
+        finally:
+            waiting(self._table, None)
+        return refused
+
+    def close(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _send(self, append: _Append) -> None:
+        while not self._open_connection(append.rows.schema).send(append):
+            pass  # it ended in between: the next one is new
+
+    def _open_connection(self, schema: pa.Schema) -> _Connection:
+        with self._lock:
+            if self._connection is None or not self._connection.is_open:
+                stream = f"{self._config.table_path(self._table)}/streams/_default"
+                self._connection = _Connection(self._client, stream, schema)
+            return self._connection
+
+    def _settle(self, append: _Append) -> list[RefusedRow]:
+        refused: list[RefusedRow] = []
+        pause, give_up = _FIRST_PAUSE, self._clock() + RETRY_SECONDS
+        while True:
+            self._await(append)
+            error = append.error or _response_error(append.response)
+            row_errors = {row.index: row.message for row in append.response.row_errors} if append.response is not None else {}
+            if row_errors:
+                refused += [RefusedRow(append.indices[row], words) for row, words in sorted(row_errors.items())]
+                append = _without(append, row_errors)
+                if append.rows.num_rows == 0:
+                    return refused
+            elif error is None:
+                return refused
+            elif (awaited := self._awaited(error, append.rows.schema)) is not None and self._clock() < give_up:
+                log.warning("Waiting for %s", awaited)
+                waiting(self._table, awaited)
+                count("retries")
+                self._sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                append = _Append(append.rows, append.indices)
+            else:
+                raise self._translated(error, append.rows.schema)
+            self._send(append)
+
+    def _await(self, append: _Append) -> None:
+        """Wait for the answer, saying so where it takes long; where none comes, give up its connection."""
+        if append.answered.wait(_SLOW_SECONDS):
+            return
+        waiting(self._table, f"BigQuery to answer an append to {self._table}")
+        if not append.answered.wait(ANSWER_SECONDS - _SLOW_SECONDS):
+            assert append.connection is not None  # it was sent, or else it is answered
+            append.connection.abandon()
+            append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
+
+    def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
+        """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""
+        if isinstance(error, _TRANSIENT) or _NOT_ROUTED in (error.message or ""):
+            return f"BigQuery to take rows of {self._table}: {error.message}"
+        if self._is_new_column(error, schema):
+            return f"BigQuery's appends to learn of a column that {self._table} has, which takes them up to ten minutes"
+        return None
+
+    def _is_new_column(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
+        """Whether appends miss columns that the table itself has.
+
+        A change of a table's schema reaches the Storage Write API within minutes:
+        https://cloud.google.com/bigquery/docs/write-api
+        """
+        if not (isinstance(error, exceptions.BadRequest) and _UNKNOWN_COLUMNS.search(error.message or "")):
+            return False
+        try:
+            has = self._columns()
+        except (exceptions.GoogleAPIError, RequestException, EcomflowError):  # what can't be looked at can't be waited for
+            return False
+        return {name.lower() for name in schema.names} <= {name.lower() for name in has}
+
+    def _columns_now(self) -> list[str]:
+        """The columns that the table has, by BigQuery's REST API."""
+        client = bigquery_client(self._config.project, self._config.endpoints)
+        try:
+            return [field.name for field in client.get_table(self._table_id, timeout=ANSWER_SECONDS, retry=None).schema]
+        finally:
+            client.close()
+
+    @property
+    def _table_id(self) -> str:
+        return f"{self._config.project}.{self._config.dataset}.{self._table}"
+
+    def _translated(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> EcomflowError:
+        table, words = self._table_id, error.message or ""
+        if self._awaited(error, schema) is not None:
+            return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+        if isinstance(error, exceptions.NotFound):
+            return NotFoundError(f"Table {table} does not exist: {words}", "Run: ecomflow infra up")
+        if isinstance(error, exceptions.Unauthorized):
+            return AccessError(f"Table {table} can't be written: BigQuery does not accept the credentials: {words}", _LOGIN)
+        if isinstance(error, exceptions.Forbidden) and "may not exist" in words:
+            return MaybeMissingError(
+                f"Table {table} does not exist, or can't be written: {words}",
+                f"If it is missing, run: ecomflow infra up\n{_GRANT}",
+            )
+        if isinstance(error, exceptions.Forbidden):
+            return AccessError(f"Table {table} can't be written: {words}", _GRANT)
+        if isinstance(error, exceptions.BadRequest):  # INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+            return SchemaError(
+                f"BigQuery refuses the rows of {table}: {words}", "Compare its columns with: ecomflow infra status"
+            )
+        return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+
+
+def with_ingestion_time(rows: pa.RecordBatch, table: str, now: datetime) -> pa.RecordBatch:
+    """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
+    moment = pa.scalar(now.astimezone(UTC), TIMESTAMP)
+    column = pa.repeat(moment, rows.num_rows)
+    return pa.RecordBatch.from_arrays([*rows.columns, column], schema=SCHEMAS[table])
+
+
+def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """``rows`` in parts that fit a request, each with the index of its first row."""
+    if rows.num_rows <= 1 or rows.nbytes <= MAX_REQUEST_BYTES:
+        yield first, rows
+        return
+    half = rows.num_rows // 2
+    yield from _parts(rows.slice(0, half), first)
+    yield from _parts(rows.slice(half), first + half)
+
+
+def _too_large(size: int) -> AppendRowsResponse:
+    """The answer to a row that fits no request, in the form of BigQuery's own to a row that it refuses."""
+    words = f"row of {size} bytes exceeds the {MAX_REQUEST_BYTES} bytes of a request"
+    return AppendRowsResponse(row_errors=[RowError(index=0, message=words)])
+
+
+def _without(append: _Append, dropped: Collection[int]) -> _Append:
+    kept = [index for index in range(append.rows.num_rows) if index not in dropped]
+    return _Append(append.rows.take(pa.array(kept, pa.int64())), [append.indices[index] for index in kept])
+
+
+def _response_error(response: AppendRowsResponse | None) -> exceptions.GoogleAPICallError | None:
+    if response is None or not response.error.code:
+        return None
+    return exceptions.from_grpc_status(response.error.code, response.error.message)
+
+
+class _Writers:
+    """This process's table writers, by pipeline and table."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[PipelineConfig, Any] = {}
+        self._writers: dict[tuple[PipelineConfig, str], TableWriter] = {}
+
+    def get(self, config: PipelineConfig, table: str) -> TableWriter:
+        with self._lock:
+            if config not in self._clients:
+                self._clients[config] = bigquery_write_client(config.endpoints)
+            if (config, table) not in self._writers:
+                self._writers[config, table] = TableWriter(config, table, self._clients[config])
+            return self._writers[config, table]
+
+    def close(self, config: PipelineConfig) -> None:
+        with self._lock:
+            mine = [key for key in self._writers if key[0] == config]
+            writers = [self._writers.pop(key) for key in mine]
+            client = self._clients.pop(config, None)
+        for writer in writers:
+            writer.close()
+        if client is not None:
+            client.transport.close()
+
+
+_writers = _Writers()
+shared_writer = _writers.get
+close_writers = _writers.close

@@ -1,0 +1,75 @@
+"""The bucket in; its dead letters in groups, and the newest of a group, out: never more than a page can show."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import get_args
+
+import msgspec
+
+from ecomflow.config import Settings, running_endpoints
+from ecomflow.contract.dead_letter import STREAMS, Reason
+from ecomflow.deadletters import store
+from ecomflow.deadletters.groups import Groups, group
+from ecomflow.deadletters.store import Choice, OnProgress, StoredLetter
+from ecomflow.errors import NotFoundError
+
+# The newest so many, of so many objects, are grouped. To group more is the work of dlq stats: it costs the bucket seconds.
+MOST_GROUPED, MOST_OBJECTS = 50_000, 3_000
+PAGE = 10
+
+_REASONS = get_args(Reason)
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """``is_whole``: whether every letter of the bucket is in ``groups``. ``unreadable``: objects that hold none."""
+
+    groups: Groups
+    is_whole: bool
+    unreadable: int
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The newest letters of a choice, and whether there are more."""
+
+    letters: tuple[StoredLetter, ...]
+    more: bool
+
+
+def read_overview(settings: Settings, on_progress: OnProgress | None = None) -> Overview:
+    """The newest letters by cause, as many as stand in ``MOST_OBJECTS``. Raises as ``deadletters.letters`` does."""
+    unreadable: list[store.Unreadable] = []
+    endpoints = running_endpoints(settings)
+    found = store.objects(settings, endpoints, store.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
+    letters = (StoredLetter(letter, stored.name) for stored in islice(found, MOST_OBJECTS) for _, letter in stored.letters)
+    groups = group(islice(letters, MOST_GROUPED), settings)
+    is_whole = next(letters, None) is None and next(found, None) is None
+    return Overview(groups, is_whole, len(unreadable))
+
+
+def read_newest(settings: Settings, choice: Choice, limit: int) -> Found:
+    """The newest ``limit`` letters of ``choice``. Raises as ``deadletters.letters`` does."""
+    found = store.newest(settings, running_endpoints(settings), limit=limit + 1, choice=choice, unreadable=[])
+    return Found(tuple(found[:limit]), len(found) > limit)
+
+
+def choice_of(stream: str, reason: str, fingerprint: str) -> Choice:
+    """One group's letters; "" and "any" are every reason and cause. Raises NotFoundError for names that there are not."""
+    if stream not in STREAMS:
+        raise NotFoundError(f"There is no stream '{stream}'.", f"It is one of: {', '.join(STREAMS)}.")
+    if reason and reason not in _REASONS:
+        raise NotFoundError(f"There is no reason '{reason}'.", f"It is one of: {', '.join(_REASONS)}.")
+    fingerprint = "" if fingerprint == "any" else fingerprint
+    if fingerprint and not re.fullmatch(r"[0-9a-f]{10}", fingerprint, re.ASCII):
+        raise NotFoundError(f"'{fingerprint}' is no fingerprint.", "See: ecomflow dlq stats")
+    return Choice(streams=(stream,), reason=reason or None, fingerprint=fingerprint or None)
+
+
+def replay_command(settings: Settings, choice: Choice) -> str:
+    """What replays the letters of ``choice`` from a terminal."""
+    words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in choice.streams if len(choice.streams) == 1)]
+    words += [f"--reason {choice.reason}"] if choice.reason else []
+    words += [f"--fingerprint {choice.fingerprint}"] if choice.fingerprint else []
+    words += [f"--project {settings.project}"] if settings.project is not None else []
+    return " ".join(words)

@@ -1,0 +1,120 @@
+"""The pipeline's figures in, one read a second for all who look, and none while nobody does; what a view shows of them out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ecomflow.errors import EcomflowError
+from ecomflow.metrics.history import KEPT_SECONDS, History, Report, report, rows_of
+from ecomflow.metrics.snapshot import Figures
+from ecomflow.sql import TABLES
+from ecomflow.ui.data.readings import unexpected
+
+# How long a page that has said nothing is taken to be open.
+_OPEN_SECONDS = 5.0
+_COLUMNS = 100
+_SPARK_COLUMNS = 50
+
+Series = tuple[float | None, ...]
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What is known by now, or why it could not be read (``error``). ``now``: seconds since the epoch.
+
+    The series are a second each, oldest first, of the last ``KEPT_SECONDS`` up to ``now``; None: not looked at then.
+    """
+
+    report: Report | None = None
+    error: EcomflowError | None = None
+    now: float = 0.0
+    received: Series = ()
+    refused: Series = ()
+    rows: Series = ()
+
+
+class Sampler:
+    """Reads by a thread of its own, which ends when nobody has looked for some seconds, and begins again with the next look."""
+
+    def __init__(
+        self,
+        read: Callable[[], Figures],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._read, self._seconds, self._clock, self._now = read, seconds, clock, now
+        self._lock = threading.Lock()
+        self._history = History()
+        self._sample = Sample()
+        self._looked = 0.0
+        self._runs = False
+        self._first, self._stopped = threading.Event(), threading.Event()
+
+    def look(self) -> Sample:
+        """The newest sample. Never waits."""
+        with self._lock:
+            self._looked = self._clock()
+            if not self._runs and not self._stopped.is_set():
+                self._runs = True
+                threading.Thread(target=self._run, daemon=True, name="sampler").start()
+            return self._sample
+
+    def tables(self) -> dict[str, Series]:
+        """The rows of each table a second, as the series of a sample."""
+        with self._lock:
+            return {table: tuple(self._history.series(rows_of(table), _SPARK_COLUMNS)) for table in TABLES}
+
+    def wait_for_first(self, seconds: float) -> None:
+        """Wait until something has been read, but no longer than ``seconds``."""
+        self._first.wait(seconds)
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while True:
+            due = self._clock() + self._seconds
+            self._take()
+            if self._stopped.wait(max(0.1, due - self._clock())):
+                return
+            with self._lock:
+                if self._clock() - self._looked > max(_OPEN_SECONDS, self._seconds):
+                    self._runs = False
+                    return
+
+    def _take(self) -> None:
+        figures = error = None
+        try:
+            figures = self._read()
+        except EcomflowError as caught:
+            error = caught
+        except Exception as caught:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+            error = unexpected(caught)
+        with self._lock:
+            if figures is not None:
+                self._history.add(figures, self._now())
+            self._sample = _sample(self._history, error)
+        self._first.set()
+
+
+def _sample(history: History, error: EcomflowError | None) -> Sample:
+    return Sample(
+        report(history),
+        error,
+        history.now,
+        tuple(history.series(lambda figures: figures.received, _COLUMNS)),
+        tuple(history.series(lambda figures: sum(figures.refused.values()), _COLUMNS)),
+        tuple(history.series(lambda figures: sum(table.rows for table in figures.tables), _COLUMNS)),
+    )
+
+
+def times(series: Series, now: float) -> list[tuple[float, float | None]]:
+    """The numbers of a series, each with the end of its part in seconds since the epoch."""
+    width = KEPT_SECONDS / max(len(series), 1)
+    last = now // width * width + width
+    return [(last - (len(series) - 1 - place) * width, value) for place, value in enumerate(series)]

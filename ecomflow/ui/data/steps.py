@@ -1,0 +1,51 @@
+"""Nothing flows in; the steps of the pipeline's graph, from Beam's own proto of it, flow out.
+
+Beam takes seconds and 200 MB to import, so the graph is made in a process of its own that ends with it: ``python -m
+ecomflow.ui.data.steps local`` prints the tree as JSON.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+
+from ecomflow.config import Settings
+from ecomflow.errors import EcomflowError
+from ecomflow.pipeline.tree import Step, graph_tree
+
+_SECONDS = 120
+
+
+def read_steps(settings: Settings) -> tuple[Step, ...]:
+    """The steps of the graph that ``settings`` would run. Takes seconds. Raises EcomflowError."""
+    # -P: a file in the working folder must not be taken for a module of ours.
+    command = [sys.executable, "-P", "-m", __name__, "local" if settings.is_local else "dataflow"]
+    made = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    try:
+        return msgspec.json.decode(made.stdout, type=tuple[Step, ...])
+    except msgspec.MsgspecError as error:
+        said = made.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
+        raise EcomflowError(
+            f"The pipeline's graph can't be made: {said[-1]}", "See: ecomflow --debug deploy --dry-run"
+        ) from error
+
+
+def _print_steps(where: str) -> None:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from ecomflow.pipeline.config import pipeline_config
+    from ecomflow.pipeline.direct.source import PullMessages, ReadMessages
+    from ecomflow.pipeline.graph import build_graph
+
+    config = pipeline_config(Settings())
+    source = PullMessages(config) if where == "local" else ReadMessages(config.subscription_path, None, None)
+    pipeline = beam.Pipeline(options=PipelineOptions(["--no_auth", "--streaming"]))
+    build_graph(pipeline, source, config)
+    sys.stdout.buffer.write(msgspec.json.encode(graph_tree(pipeline.to_runner_api())))
+
+
+if __name__ == "__main__":
+    _print_steps(sys.argv[1])

@@ -1,0 +1,130 @@
+"""The warehouse in; what the view of the tables shows out: counts, newest rows, rows a minute, partitions.
+
+The local warehouse is asked by queries, which are free. In a project the counts come from the tables' own metadata, which are
+free too; all else is a query over the partitions of the last two days, whose bytes can be known beforehand (``scanned``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
+from ecomflow.gcp.clients import bigquery_client
+from ecomflow.sql import TABLES, table_definition
+from ecomflow.warehouse import queries
+
+NEWEST_ROWS = 10
+MOST_PARTITIONS = 31
+MINUTES = 60
+_METADATA_SECONDS = 10.0
+
+
+class TableCount(msgspec.Struct, frozen=True):
+    """The rows of a table, those still in BigQuery's streaming buffer included; ``newest``: when the last one was appended,
+    or, in a project, when BigQuery last noted a change.
+    """
+
+    table: str
+    rows: int
+    newest: datetime | None
+
+
+class TableDetail(msgspec.Struct, frozen=True):
+    """``rows``: the newest ones under ``columns``. ``minutes``: rows appended in each of the last ``MINUTES``. ``partitions``:
+    (day, rows), newest first, ``MOST_PARTITIONS`` at most; an error where the warehouse does not tell them.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    minutes: tuple[tuple[datetime, int], ...]
+    partitions: tuple[tuple[str, int], ...] | EcomflowError
+
+
+def read_counts(settings: Settings) -> tuple[TableCount, ...]:
+    """Every fact table's count. Raises as ``answers.send`` does."""
+    endpoints = running_endpoints(settings)
+    if not settings.is_local:
+        return _from_metadata(settings, endpoints)
+    selects = [
+        f"SELECT '{table}' AS place, COUNT(*) AS amount, MAX(ingestion_timestamp) AS newest FROM ecomflow.{table}"  # noqa: S608  # our names
+        for table in TABLES
+    ]
+    found = {row[0]: row for row in queries.ask(settings, endpoints, " UNION ALL ".join(selects), {}).rows}
+    return tuple(TableCount(table, int(found[table][1]), found[table][2]) for table in TABLES)
+
+
+def read_detail(settings: Settings, table: str) -> TableDetail:
+    """What there is to see of ``table``, one of ``TABLES``. Raises as ``answers.send`` does."""
+    endpoints, now = running_endpoints(settings), datetime.now(UTC)
+    newest, minutes = (queries.taken(queries.send(settings, endpoints, query)) for query in _row_queries(settings, table, now))
+    return TableDetail(
+        table,
+        newest.columns,
+        newest.rows,
+        _filled([(row[0], int(row[1])) for row in minutes.rows], now),
+        _read_partitions(settings, endpoints, table),
+    )
+
+
+def scanned(settings: Settings, table: str) -> int:
+    """The bytes that ``read_detail`` would have BigQuery scan for the rows, by dry runs, which are free. What it takes for the
+    partitions is at least 10 MB more: https://cloud.google.com/bigquery/docs/information-schema-intro#pricing
+    """
+    endpoints = running_endpoints(settings)
+    return sum(queries.scanned_bytes(settings, endpoints, query) for query in _row_queries(settings, table, datetime.now(UTC)))
+
+
+def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount, ...]:
+    from ecomflow.gcp.errors import bigquery_service, google_errors
+
+    client = bigquery_client(settings.project_id, endpoints, settings.location)
+    counts = []
+    for table in TABLES:
+        with google_errors(bigquery_service(settings, endpoints), f"table {table}"):
+            found = client.get_table(f"{settings.dataset_id}.{table}", timeout=_METADATA_SECONDS)
+        buffered = found.streaming_buffer.estimated_rows if found.streaming_buffer else 0
+        counts.append(TableCount(table, (found.num_rows or 0) + (buffered or 0), found.modified))
+    return tuple(counts)
+
+
+def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries.Query, queries.Query]:
+    """Newest rows, and rows a minute. In a project over the last two days alone."""
+    day = table_definition(table).partition
+    recent = "TRUE" if settings.is_local else f"{day} >= DATE_SUB(CURRENT_DATE(), INTERVAL 1 DAY)"
+    newest = f"SELECT * FROM ecomflow.{table} WHERE {recent} ORDER BY ingestion_timestamp DESC LIMIT {NEWEST_ROWS}"  # noqa: S608
+    minutes = (
+        "SELECT TIMESTAMP_TRUNC(ingestion_timestamp, MINUTE) AS minute, COUNT(*) AS amount "  # noqa: S608
+        f"FROM ecomflow.{table} WHERE {recent} AND ingestion_timestamp >= @since GROUP BY minute ORDER BY minute"
+    )
+    since = {"since:TIMESTAMP": (now - timedelta(minutes=MINUTES)).isoformat()}
+    return queries.prepare(settings, newest, {}), queries.prepare(settings, minutes, since)
+
+
+def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
+    """From the rows themselves, or, in a project, from what BigQuery keeps of them."""
+    if settings.is_local:
+        day = table_definition(table).partition
+        what, where = f"{day} AS day, COUNT(*) AS amount", f"ecomflow.{table} GROUP BY day"
+    else:
+        what = "partition_id AS day, total_rows AS amount"
+        where = f"`{settings.dataset_id}.INFORMATION_SCHEMA.PARTITIONS` WHERE table_name = '{table}'"
+    sql = f"SELECT {what} FROM {where} ORDER BY day DESC LIMIT {MOST_PARTITIONS}"  # noqa: S608
+    try:
+        found = queries.ask(settings, endpoints, sql, {})
+    except (ConfigError, NotFoundError) as error:
+        return error
+    return tuple((str(day), int(amount)) for day, amount in found.rows)
+
+
+def _filled(found: Sequence[tuple[datetime, int]], now: datetime) -> tuple[tuple[datetime, int], ...]:
+    """Every minute up to ``now``, those without rows too."""
+    counts = {moment.astimezone(UTC).replace(tzinfo=UTC): amount for moment, amount in found}
+    last = now.replace(second=0, microsecond=0)
+    moments = [last - timedelta(minutes=back) for back in range(MINUTES - 1, -1, -1)]
+    return tuple((moment, counts.get(moment, 0)) for moment in moments)

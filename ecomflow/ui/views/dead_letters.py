@@ -1,0 +1,203 @@
+"""Groups, letters and replays in; the view of the dead letters out. Pure: every value of a message is text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote, urlencode
+
+from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.deadletters.groups import Group
+from ecomflow.deadletters.store import Choice, StoredLetter
+from ecomflow.ui.data.dead_letters import PAGE, Found, Overview
+from ecomflow.ui.data.readings import Reading
+from ecomflow.ui.data.replays import Replay
+from ecomflow.ui.data.sampler import Sample
+from ecomflow.ui.views.graph import state_line
+from ecomflow.ui.views.html import Html, join, lines, shown, table, tag
+from ecomflow.ui.views.layout import button, command, notice, section, trouble
+from ecomflow.ui.views.numbers import UNKNOWN, clock_text, count_text, counted, moment_text
+from ecomflow.ui.views.payload import MOST_CHARACTERS, path_in, shown_payload
+
+_MOST_GROUPS = 200
+_MOST_ATTRIBUTES = 100
+_MOST_LETTERS = 200
+
+
+def groups_view(sample: Sample, overview: Reading[Overview], form_token: str) -> Html:
+    """The groups of one cause each, the largest first. Reading them costs the bucket, so it is seldom done unasked."""
+    again = button("Read again", form_token, "/dead-letters") if overview.read_at is not None else None
+    note = None if overview.read_at is None else f"Read at {clock_text(overview.read_at)} UTC."
+    if overview.is_reading and overview.value is not None:
+        note = f"Being read again: {counted(overview.progress, 'object')} so far."
+    return join([state_line(sample), section("Dead letters by cause", _groups(overview), note=note, beside=again)])
+
+
+def _groups(overview: Reading[Overview]) -> Html:
+    if overview.value is None:
+        if overview.error is not None:
+            return trouble(overview.error)
+        return notice(f"The bucket is being read: {counted(overview.progress, 'object')} so far.")
+    found = overview.value
+    parts = [trouble(overview.error) if overview.error else None]
+    if not found.groups.total:
+        return join([*parts, notice("There are no dead letters: nothing was refused.")])
+    groups = [_group(one) for one in found.groups.groups[:_MOST_GROUPS]]
+    return join([*parts, tag("p", _total(found)), tag("ol", groups, class_="groups")])
+
+
+def _total(found: Overview) -> str:
+    total = f"{counted(found.groups.total, 'dead letter')} in {counted(len(found.groups.groups), 'group')}."
+    if not found.is_whole:
+        total = f"The newest {count_text(found.groups.total)} dead letters are grouped; all of them: ecomflow dlq stats."
+    if found.unreadable:
+        total += f" Besides, {counted(found.unreadable, 'object')} under dlq/ of another kind: ecomflow dlq inspect names them."
+    return total
+
+
+def _group(one: Group) -> Html:
+    cause = one.fingerprint
+    link = tag("a", tag("code", shown(cause.path, 60)), " ", shown(cause.rule, 160), href=group_address(one))
+    kind = [f"event type {shown(cause.event_type, 40)}"] if _is_other(one) else []
+    told = " \u00b7 ".join([one.stream, one.reason, *kind, f"last {moment_text(one.last_seen)} UTC"])
+    return tag("li", tag("span", count_text(one.count), class_="count"), tag("p", link), tag("p", told, class_="quiet"))
+
+
+def _is_other(one: Group) -> bool:
+    return one.fingerprint.event_type not in (None, one.stream)
+
+
+def group_address(one: Group) -> str:
+    """Where a group's letters are."""
+    return letters_address(Choice(streams=(one.stream,), reason=one.reason, fingerprint=one.fingerprint.id))
+
+
+def letters_address(choice: Choice, limit: int | None = None) -> str:
+    """Where the letters of ``choice`` are, the newest ``limit`` of them."""
+    asked = {"reason": choice.reason or ""} | ({} if limit is None else {"limit": str(limit)})
+    return f"/dead-letters/{quote(choice.streams[0])}/{quote(choice.fingerprint or 'any')}?{urlencode(asked)}"
+
+
+def letters_view(choice: Choice, found: Found, replay_line: str, form_token: str | None) -> Html:
+    """A group's newest letters. ``form_token`` None: the page may not replay, and shows the command alone."""
+    title = f"{choice.streams[0]}: {choice.reason or 'any reason'}"
+    parts: list[Html | None] = [tag("p", tag("a", "All groups", href="/dead-letters"), class_="back")]
+    if not found.letters:
+        return join([*parts, section(title, notice("There are no dead letters of that kind any more."))])
+    parts.append(section(title, _cause(found.letters[0]), _way_back(choice, replay_line, form_token)))
+    limit = len(found.letters) + PAGE
+    more = (
+        tag("p", tag("a", f"Show {PAGE} more", href=letters_address(choice, limit)))
+        if found.more and limit <= _MOST_LETTERS
+        else None
+    )
+    note = f"The newest {len(found.letters)}" + (", of more." if found.more else ".")
+    parts.append(section("Letters", [_letter(one, number == 0) for number, one in enumerate(found.letters)], more, note=note))
+    return join(parts)
+
+
+def _cause(stored: StoredLetter) -> Html:
+    return tag("p", shown(stored.letter.error, 400), class_="sentence")
+
+
+def _way_back(choice: Choice, replay_line: str, form_token: str | None) -> Html:
+    parts: list[Html | None] = [tag("h3", "Replay")]
+    if form_token is None:
+        parts.append(
+            tag("p", "To replay them, once the contract takes them, run this. With --dry-run it only says what would pass.")
+        )
+    else:
+        fields = {"stream": choice.streams[0], "reason": choice.reason or "", "fingerprint": choice.fingerprint or ""}
+        parts.append(tag("p", "Find out what would pass by now; nothing is published before you confirm it."))
+        parts.append(button("Preview the replay", form_token, "/replays", kind="primary", **fields))
+        parts.append(tag("p", "Or in a terminal:"))
+    return join([*parts, command(replay_line)])
+
+
+def _letter(stored: StoredLetter, is_open: bool) -> Html:
+    letter = stored.letter
+    who = letter.event_id or letter.message_id or "without an id"
+    head = tag("summary", tag("span", moment_text(letter.failed_at), class_="when"), " ", tag("code", shown(who, 80)))
+    facts = [
+        ("error", shown(letter.error, 2000)),
+        ("published", UNKNOWN if letter.publish_time is None else moment_text(letter.publish_time)),
+        ("message id", shown(letter.message_id, 80)),
+        ("object", tag("code", shown(stored.object_name, 300))),
+        ("pipeline", shown(letter.pipeline_version, 40)),
+    ]
+    told = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
+    trace = [tag("h3", "Traceback"), tag("pre", lines(letter.traceback[:8000]), tabindex="0")] if letter.traceback else None
+    return tag("details", head, told, _payload(letter), _attributes(letter), trace, class_="letter", open=is_open)
+
+
+def _payload(letter: DeadLetter) -> Html:
+    path = path_in(letter.error)
+    drawn = shown_payload(letter.payload, path)
+    body = [tag("mark", lines(piece.text)) if piece.marked else lines(piece.text) for piece in drawn.pieces]
+    remarks = []
+    if letter.payload_encoding == "base64":
+        remarks.append("The bytes are not UTF-8; this is their base64.")
+    if drawn.is_cut:
+        remarks.append(f"Only the first {count_text(MOST_CHARACTERS)} characters are shown; all: ecomflow dlq inspect --full.")
+    if path != "$" and not drawn.found:
+        remarks.append(f"{shown(path, 120)} is not in {'what is shown' if drawn.is_cut else 'the payload'}.")
+    said = tag("p", " ".join(remarks), class_="quiet") if remarks else None
+    return join([tag("h3", "Payload"), tag("pre", body, class_="payload", tabindex="0"), said])
+
+
+def _attributes(letter: DeadLetter) -> Html:
+    if not letter.attributes:
+        return tag("p", "The message had no attributes.", class_="quiet")
+    rows = [
+        (tag("code", shown(name, 120)), shown(value, 400)) for name, value in list(letter.attributes.items())[:_MOST_ATTRIBUTES]
+    ]
+    return join([tag("h3", "Attributes"), table("Attributes of the message", ("attribute", "value"), rows, quiet=True)])
+
+
+def replay_view(replay: Replay, form_token: str) -> Html:
+    """A replay on its way: what it would do, the button that confirms it, and what it did."""
+    back = tag("p", tag("a", "Back to the letters", href=letters_address(replay.choice)), class_="back")
+    sentences: dict[str, str] = {
+        "planning": f"Asking the pipeline's own steps about each letter: {count_text(replay.count)} objects read.",
+        "publishing": f"Publishing: {count_text(replay.count)} events so far.",
+    }
+    parts: list[Html | None] = [tag("p", sentences[replay.stage], role="status")] if replay.stage in sentences else []
+    if replay.error is not None:
+        parts.append(trouble(replay.error))
+    if replay.plan is not None:
+        parts.append(_plan(replay))
+    if replay.stage == "planned" and replay.plan is not None and replay.plan.passing:
+        label = f"Publish {count_text(replay.plan.passing)} again"
+        parts.append(button(label, form_token, f"/replays/{replay.id}", kind="primary"))
+    if replay.summary is not None:
+        parts.append(_summary(replay))
+    return join([back, section("Replay", parts)])
+
+
+def _plan(replay: Replay) -> Html:
+    plan = replay.plan
+    assert plan is not None
+    if not plan.chosen:
+        return notice("There are no dead letters of that kind.")
+    failing = plan.chosen - plan.passing - plan.too_recent
+    told = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
+    if failing:
+        told += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again, and stay where they are."
+    if plan.too_recent:
+        told += f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
+    parts = [tag("p", told, class_="sentence", role="status")]
+    if plan.failing:
+        parts.append(_failing(list(plan.failing.items())[:20], plan.examples))
+    return join(parts)
+
+
+def _failing(failing: Sequence[tuple[str, int]], examples: dict[str, str]) -> Html:
+    rows = [(tag("code", shown(path, 80)), count_text(amount), shown(examples.get(path, ""), 200)) for path, amount in failing]
+    return table("What still fails", ("path", "count", "such as"), rows, right=("count",), quiet=True)
+
+
+def _summary(replay: Replay) -> Html:
+    summary = replay.summary
+    assert summary is not None
+    told = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} aside to replayed/."
+    told += f" {count_text(summary.left)} lie where they were: their objects changed meanwhile." if summary.left else ""
+    return tag("div", tag("p", told, class_="sentence"), class_="notice", data_tone="good", role="status")

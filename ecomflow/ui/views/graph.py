@@ -1,0 +1,150 @@
+"""Figures and the graph's steps in; the view of the running pipeline out. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ecomflow.metrics.history import KEPT_SECONDS, Report
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, Figures
+from ecomflow.pipeline.tree import Step
+from ecomflow.ui.data.readings import Reading
+from ecomflow.ui.data.sampler import Sample, Series, times
+from ecomflow.ui.views.graph_picture import Flow, every_step, holds_refusals, picture
+from ecomflow.ui.views.html import Html, join, table, tag
+from ecomflow.ui.views.layout import notice, section, trouble
+from ecomflow.ui.views.numbers import UNKNOWN, bytes_text, count_text, rate_text, seconds_text
+from ecomflow.ui.views.svg import Line, line_chart, sparkline
+
+_NUMBER = re.compile(r"\d[\d,.]*")
+
+
+def graph_view(sample: Sample, steps: Reading[tuple[Step, ...]]) -> Html:
+    """The state in a sentence, the figures, the graph, and the last minutes as a chart."""
+    if sample.report is None:
+        return state_line(sample)
+    return join(
+        [
+            state_line(sample),
+            _figures(sample.report, sample),
+            section("Graph", _graph(sample.report, steps), note="From Beam's own description of the pipeline."),
+            section("Throughput", _chart(sample), note="As far as this page has looked."),
+            _refusals(sample.report.figures),
+        ]
+    )
+
+
+def state_line(sample: Sample) -> Html:
+    """How the pipeline fares. A screen reader is told when it changes; so what it hears has no figure that moves."""
+    tone, sentence, remedy = state(sample)
+    heard = _NUMBER.sub("some", sentence)
+    return tag(
+        "div",
+        tag("p", sentence, class_="state"),
+        tag("p", heard, class_="unseen", role="status", aria_live="polite"),
+        tag("p", remedy, class_="remedy") if remedy else None,
+        class_="strip",
+        data_tone=tone,
+    )
+
+
+def state(sample: Sample) -> tuple[str, str, str | None]:
+    """(tone, sentence, what to do): good, quiet, or bad."""
+    if sample.error is not None:
+        return "bad", sample.error.message, sample.error.remedy
+    if sample.report is None:
+        return "quiet", "Looking for the pipeline…", None
+    figures, wrong = sample.report.figures, sample.report.trouble
+    if wrong is not None:
+        is_quiet = figures.state == "none" or (figures.state in ENDED and figures.state not in ENDED_BADLY)
+        return "quiet" if is_quiet else "bad", *_parted(wrong)
+    where = "on this machine" if figures.where == LOCAL else f"on Dataflow in {figures.where}"
+    since = "" if figures.started is None else f", since {datetime.fromtimestamp(figures.started, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "good", f"The pipeline is {figures.state} {where} ({figures.name}){since}.", None
+
+
+def _parted(wrong: str) -> tuple[str, str | None]:
+    """A sentence of trouble without the next command that it ends with, and that command."""
+    for word in ("Run: ", "See: ", "Start it with: "):
+        sentence, found, command = wrong.rpartition(word)
+        if found:
+            return sentence.strip(), f"{word}{command}"
+    return wrong, None
+
+
+def _figures(found: Report, sample: Sample) -> Html:
+    figures, rates, latency = found.figures, found.rates, found.latency
+    refused, waiting = sum(figures.refused.values()), figures.backlog
+    over = "since it began" if latency.seconds is None else f"over the last {latency.seconds:.0f} s"
+    rows = None if rates is None else sum(one.rows for one in rates.tables)
+    return tag(
+        "dl",
+        _figure("Events a second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
+        _figure("Rows a second", rate_text(rows, ""), _spark(sample.rows)),
+        _figure("Received", count_text(figures.received)),
+        _figure("Refused", count_text(refused), tone="bad" if refused else None),
+        _figure("Waiting", UNKNOWN if waiting is None else count_text(waiting), told=figures.backlog_unknown),
+        _figure("Oldest waits", seconds_text(figures.oldest_unacked_seconds) if waiting else UNKNOWN),
+        _figure("Latency, p50", seconds_text(latency.p50), told=f"From publish to append, {over}."),
+        _figure("Latency, p99", seconds_text(latency.p99), told=f"From publish to append, {over}."),
+        _figure("Memory", bytes_text(figures.memory_bytes)),
+        _figure("Restarts", count_text(figures.restarts), tone="bad" if figures.restarts else None, told=figures.last_failure),
+        class_="figures",
+    )
+
+
+def _spark(series: Series) -> Html | None:
+    """The last fifth, which is the last minute."""
+    return sparkline(series[-len(series) // 5 :])
+
+
+def _figure(name: str, value: str, drawing: Html | None = None, tone: str | None = None, told: str | None = None) -> Html:
+    shown = tag("dd", tag("span", value, class_="value"), drawing)
+    return tag("div", tag("dt", name), shown, data_tone=tone, title=told)
+
+
+def _graph(found: Report, steps: Reading[tuple[Step, ...]]) -> Html:
+    if steps.value is None:
+        if steps.error is not None:
+            return trouble(steps.error)
+        return notice("The graph is being made from the pipeline's code: a few seconds.")
+    flows = _flows(found)
+    return join([picture(steps.value, flows, tall=False), picture(steps.value, flows, tall=True), _table(steps.value, flows)])
+
+
+def _flows(found: Report) -> dict[str, Flow]:
+    rates = {} if found.rates is None else {one.step: one.taken_in for one in found.rates.steps}
+    return {one.step: Flow(one, rates.get(one.step)) for one in found.figures.steps}
+
+
+def _table(steps: Sequence[Step], flows: dict[str, Flow]) -> Html:
+    """The picture in words."""
+    columns = ("step", "in", "a second", "out", "refused")
+    rows = [_table_row(step, flows.get(step.name, Flow())) for step in every_step(steps)]
+    drawn = table("Steps of the graph", columns, rows, right=columns[1:], quiet=True)
+    return tag("details", tag("summary", "The graph as a table"), drawn)
+
+
+def _table_row(step: Step, flow: Flow) -> tuple[Html | str, ...]:
+    found = flow.figures
+    if found is None:
+        return step.name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN
+    name = tag("span", step.name, data_tone="bad" if holds_refusals(step) and found.taken_in else None)
+    refused = tag("span", count_text(found.refused), data_tone="bad" if found.refused else None)
+    return name, count_text(found.taken_in), rate_text(flow.rate), count_text(found.put_out), refused
+
+
+def _chart(sample: Sample) -> Html:
+    lines = [Line("events", times(sample.received, sample.now)), Line("refused", times(sample.refused, sample.now), "bad")]
+    return line_chart("Events a second", lines, KEPT_SECONDS)
+
+
+def _refusals(figures: Figures) -> Html | None:
+    counts = sorted(((reason, amount) for reason, amount in figures.refused.items() if amount), key=lambda item: -item[1])
+    if not counts:
+        return None
+    rows = [(reason, tag("span", count_text(amount), data_tone="bad")) for reason, amount in counts]
+    drawn = table("Refused messages by reason", ("reason", "count"), rows, right=("count",), quiet=True)
+    link = tag("p", tag("a", "Look at the dead letters", href="/dead-letters"))
+    return section("Refused, by reason", tag("div", drawn, class_="narrow"), link)

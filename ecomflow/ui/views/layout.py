@@ -1,0 +1,96 @@
+"""What a view shows in; the whole page around it out. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ecomflow.errors import EcomflowError
+from ecomflow.ui.views.html import Exact, Html, join, tag
+
+VIEWS = (("/", "Graph"), ("/tables", "Tables"), ("/dead-letters", "Dead letters"), ("/questions", "Questions"))
+
+
+class View(msgspec.Struct, frozen=True):
+    """``live``: the part that the page asks for again each second, at ``live_at``; None: it stays as it is. ``path``: the entry
+    of the menu that it belongs to.
+    """
+
+    title: str
+    path: str
+    content: Html
+    live: Html | None = None
+    live_at: str | None = None
+
+
+def page(view: View, target: str) -> str:
+    """The document of ``view``. ``target``: whose pipeline it is, in a line."""
+    links = [tag("a", name, href=path, aria_current="page" if path == view.path else None) for path, name in VIEWS]
+    live = None
+    if view.live is not None:
+        live = tag("div", view.live, id="live", data_from=view.live_at)
+    body = tag(
+        "body",
+        tag("a", "Skip to the content", class_="skip", href="#content"),
+        tag(
+            "header",
+            tag("a", "ecomflow", class_="brand", href="/"),
+            tag("p", target, class_="target"),
+            tag("nav", links, aria_label="Views"),
+        ),
+        tag("p", id="connection", role="status", hidden=True),
+        tag("main", tag("h1", view.title, class_="unseen"), live, view.content, id="content"),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("title", f"{view.title} · ecomflow"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("link", rel="icon", href="/static/icon.svg", type="image/svg+xml"),
+        tag("link", rel="stylesheet", href="/static/page.css"),
+        tag("script", type="module", src="/static/page.js"),
+    )
+    return f"<!doctype html>{tag('html', head, body, lang='en')}"
+
+
+def trouble(error: EcomflowError) -> Html:
+    """An error as a sentence and what to do next."""
+    return tag(
+        "div",
+        tag("p", error.message, class_="sentence"),
+        tag("p", error.remedy, class_="remedy") if error.remedy else None,
+        class_="notice",
+        data_tone="bad",
+        role="status",
+    )
+
+
+def notice(*children: Any) -> Html:
+    """A quiet remark in a box."""
+    return tag("div", tag("p", *children), class_="notice")
+
+
+def section(title: str, *children: Any, note: Any = None, beside: Html | None = None, id_: str | None = None) -> Html:
+    """A part of a view under its heading, with a remark and a form beside it."""
+    head = tag("div", tag("h2", title), tag("p", note, class_="quiet") if note else None, beside, class_="head")
+    return tag("section", head, join(children), id=id_)
+
+
+def button(label: str, form_token: str, action: str, *fields: Any, kind: str = "plain", **hidden: str) -> Html:
+    """A form of one button that posts ``hidden`` to ``action``, with ``fields`` to fill in before it."""
+    return tag(
+        "form",
+        tag("input", type="hidden", name="form_token", value=form_token),
+        [tag("input", type="hidden", name=name, value=Exact(value)) for name, value in hidden.items()],
+        list(fields),
+        tag("button", label, type="submit", class_=kind),
+        method="post",
+        action=action,
+    )
+
+
+def command(line: str) -> Html:
+    """A command to be run in a terminal."""
+    return tag("pre", tag("code", line), class_="command", tabindex="0")

@@ -1,0 +1,169 @@
+"""Questions and answers in; the view of the warehouse's answers out. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from ecomflow.sql import Parameter, Question
+from ecomflow.ui.views.html import Exact, Html, join, lines, shown, tag
+from ecomflow.ui.views.layout import button, command, notice, section
+from ecomflow.ui.views.numbers import bytes_text, count_text
+from ecomflow.ui.views.svg import Line, bar, line_chart
+from ecomflow.ui.views.tables import cell, rows_table
+from ecomflow.warehouse.queries import Answer
+
+MOST_ROWS = 200
+_MOST_BARS = 20
+_SQL_EXAMPLE = """SELECT status, COUNT(*) AS events
+FROM ecomflow.fact_order_header_unique
+GROUP BY status
+ORDER BY events DESC"""
+
+
+def questions_view(questions: Sequence[Question], form_token: str, sql: str = _SQL_EXAMPLE) -> Html:
+    """The questions there are, and the box for one of one's own."""
+    links = [
+        tag("li", tag("a", one.asks, href=f"/questions/{one.name}"), tag("p", tag("code", one.name), class_="quiet"))
+        for one in questions
+    ]
+    return join([section("Questions", tag("ul", links, class_="questions")), sql_form(form_token, sql)])
+
+
+def sql_form(form_token: str, sql: str) -> Html:
+    """The box for GoogleSQL."""
+    field = tag(
+        "label",
+        tag("span", "A query in GoogleSQL; the tables stand under the dataset ecomflow"),
+        tag(
+            "textarea",
+            Exact(f"\n{sql}"),
+            name="sql",
+            rows=str(min(max(sql.count("\n") + 2, 6), 20)),
+            spellcheck="false",
+            autocomplete="off",
+        ),
+    )
+    note = "It can only read: one SELECT."
+    return section("Your own", button("Ask", form_token, "/questions", field, kind="primary"), note=note)
+
+
+def question_view(question: Question, values: Mapping[str, str], form_token: str, answer: Html | None = None) -> Html:
+    """A question with its parameters, and the answer once it was asked."""
+    fields = [_field(one, values.get(one.name, "")) for one in question.parameters]
+    return join(
+        [
+            tag("p", tag("a", "All questions", href="/questions"), class_="back"),
+            section(
+                question.asks,
+                tag("p", question.counts),
+                tag("p", f"Reads {question.reads}.", class_="quiet"),
+                button("Ask", form_token, f"/questions/{question.name}", *fields, kind="primary"),
+            ),
+            answer,
+            tag(
+                "details", tag("summary", "The SQL"), tag("pre", tag("code", lines(question.sql)), class_="payload", tabindex="0")
+            ),
+        ]
+    )
+
+
+def sql_view(sql: str, form_token: str, answer: Html) -> Html:
+    """The query that was asked, and its answer."""
+    return join([tag("p", tag("a", "All questions", href="/questions"), class_="back"), sql_form(form_token, sql), answer])
+
+
+def weighed(scanned: int, most: int, form_token: str, action: str, fields: Mapping[str, str]) -> Html:
+    """In a project, before anything is asked: what BigQuery would scan, and the button that asks all the same."""
+    told = f"BigQuery would scan {bytes_text(scanned)} ({count_text(scanned)} bytes)."
+    if scanned > most:
+        more = f" That is more than this page may ask for ({bytes_text(most)}): start it with a higher --max-bytes."
+        return section("Before it is asked", notice(told + more))
+    return section(
+        "Before it is asked", tag("p", told), button("Ask all the same", form_token, action, kind="primary", sure="yes", **fields)
+    )
+
+
+def answer_view(answer: Answer, total: int, shown_command: str | None = None) -> Html:
+    """An answer as chart, where it has that shape, and as table."""
+    if not answer.rows:
+        return section("Answer", notice("There are no rows."), id_="answer")
+    more = f"{count_text(total)} rows" + (f", the first {len(answer.rows)} of them here." if total > len(answer.rows) else ".")
+    parts = [chart(answer), rows_table("The answer", answer.columns, answer.rows)]
+    if shown_command:
+        parts += [tag("p", "The same in a terminal, whole, and as CSV or JSON:", class_="quiet"), command(shown_command)]
+    return section("Answer", parts, note=more, id_="answer")
+
+
+def chart(answer: Answer) -> Html | None:
+    """Bars of names, or a line of dates, of the first column of numbers or the one that the answer names."""
+    axes = _axes(answer)
+    if axes is None:
+        return None
+    label, amount = axes
+    points = [(row[label], row[amount]) for row in answer.rows if _is_drawn(row[amount])]
+    title = f"{shown(answer.columns[amount], 60)} by {shown(answer.columns[label], 60)}"
+    if len(points) > 1 and all(isinstance(moment, date) for moment, _ in points):
+        return _line(title, points)
+    return _bars(title, points[:_MOST_BARS], len(points))
+
+
+def _axes(answer: Answer) -> tuple[int, int] | None:
+    """Where labels, each of which stands once, and amounts are in a row; None where there are no such columns."""
+    kinds = [[row[place] for row in answer.rows if row[place] is not None] for place in range(len(answer.columns))]
+    labels = [place for place, values in enumerate(kinds) if values and all(isinstance(value, str | date) for value in values)]
+    amounts = [place for place, values in enumerate(kinds) if values and all(_is_drawn(value) for value in values)]
+    if not labels or not amounts:
+        return None
+    drawn = [row[labels[0]] for row in answer.rows]
+    chosen = [place for place in amounts if answer.columns[place] == answer.chart]
+    return (labels[0], (chosen or amounts)[0]) if len(set(drawn)) == len(drawn) else None
+
+
+def _is_drawn(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _bars(title: str, points: Sequence[tuple[Any, Any]], total: int) -> Html:
+    low, high = min(0.0, *(float(amount) for _, amount in points)), max(0.0, *(float(amount) for _, amount in points))
+    rows = [
+        tag(
+            "li",
+            tag("span", cell(name, 60), class_="of"),
+            bar(float(amount), low, high),
+            tag("span", cell(amount), class_="value"),
+        )
+        for name, amount in points
+    ]
+    more = tag("p", f"and {count_text(total - len(points))} more in the table", class_="quiet") if total > len(points) else None
+    caption = tag("figcaption", tag("span", title, class_="chart-title"))
+    return tag("figure", caption, tag("ul", rows, class_="bars", aria_label=title), more)
+
+
+def _line(title: str, points: Sequence[tuple[Any, Any]]) -> Html:
+    course = sorted((_seconds(moment), float(amount)) for moment, amount in points)
+    return line_chart(title, [Line(title, course)], course[-1][0] - course[0][0], unit="", dated=True)
+
+
+def _seconds(moment: date | datetime) -> float:
+    at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _field(parameter: Parameter, value: str) -> Html:
+    given = value or parameter.default
+    if parameter.type == "DATE" and given == "today":
+        given = f"{datetime.now(UTC).date()}"
+    kinds = {"DATE": "date", "INT64": "number"}
+    field = tag(
+        "input",
+        type=kinds.get(parameter.type, "text"),
+        name=f"p_{parameter.name}",
+        value=Exact(given),
+        step="1" if parameter.type == "INT64" else None,
+        required=True,
+    )
+    return tag("label", tag("span", f"{parameter.name}: {parameter.description}"), field)

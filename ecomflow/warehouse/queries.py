@@ -1,0 +1,274 @@
+"""A named question or GoogleSQL in, rows out. Parameters are bound, never pasted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.clients import bigquery_client
+from ecomflow.sql import qualify, question
+from ecomflow.sql.parameters import parameters_of, qualify_anyones
+
+if TYPE_CHECKING:
+    from google.cloud import bigquery
+
+    from ecomflow.gcp.errors import Service
+
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 300.0
+_CANCEL_SECONDS = 0.5
+_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A query parameter: ``@name`` in the SQL, of the GoogleSQL ``type``, with its value."""
+
+    name: str
+    type: str
+    value: Any
+
+
+class Query(msgspec.Struct, frozen=True):
+    """What is asked, ready to be sent. ``chart`` names the column that a chart draws, where the question says so."""
+
+    title: str
+    sql: str
+    parameters: tuple[Bound, ...]
+    chart: str | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What would be read, and the kind of statement, such as SELECT; None where it is not told."""
+
+    scanned_bytes: int
+    statement: str | None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """BigQuery's answer while it is read: ``total`` rows in all, and each as it comes. No columns: a statement without rows."""
+
+    query: Query
+    columns: tuple[str, ...]
+    total: int
+    rows: Iterator[tuple[Any, ...]]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The columns' names, and the rows in their order."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    chart: str | None = None
+
+
+def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapping[str, str]) -> Answer:
+    """The whole answer to a question by its name, or to GoogleSQL. Raises as ``prepare`` and ``send`` do."""
+    return taken(send(settings, endpoints, prepare(settings, name_or_sql, values)))
+
+
+def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
+    """The rows of a query of ours over the dataset ``ecomflow``; ``ids`` are bound as STRING arrays. Raises as ``send`` does."""
+    bound = tuple(Bound(name, "ARRAY<STRING>", values) for name, values in ids.items())
+    return tuple(send(settings, endpoints, Query("", qualify(sql, settings.dataset_id), bound)).rows)
+
+
+def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> Query:
+    """A question by its name, or GoogleSQL (which has a space or a line break), with its parameters. Nothing is sent.
+
+    ``values`` are texts by name, or by ``name:TYPE``. A question knows its types, and has a default for what is left out; in
+    GoogleSQL a parameter is a STRING where no type stands, and none may be left out. Raises NotFoundError for an unknown
+    question, ConfigError for a parameter that is missing, unknown, of another type, or does not fit its type.
+    """
+    if len(name_or_sql.split()) > 1:
+        return prepare_sql(settings, name_or_sql, values)
+    asked = question(name_or_sql.strip())
+    needed = {parameter.name: (parameter.type, parameter.default) for parameter in asked.parameters}
+    bound = _bound(needed, _given(values), f"'{asked.name}'")
+    return Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart)
+
+
+def prepare_sql(settings: Settings, sql: str, values: Mapping[str, str]) -> Query:
+    """GoogleSQL with its parameters, as ``prepare`` takes them."""
+    needed = dict.fromkeys(parameters_of(sql), ("", ""))
+    return Query("", qualify_anyones(sql, settings.dataset_id), _bound(needed, _given(values), "The query"))
+
+
+def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
+
+
+def estimate(settings: Settings, endpoints: Endpoints, query: Query) -> Estimate:
+    """What BigQuery says of ``query`` by a dry run, which is free. Raises as ``send`` does."""
+    with _query_errors(_service(settings, endpoints)) as service:
+        job = _started(settings, endpoints, query, service, dry_run=True)
+        return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
+
+
+def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
+    """How many bytes BigQuery would read for ``query``, and of clustered tables may read at most."""
+    return estimate(settings, endpoints, query).scanned_bytes
+
+
+def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:
+    """The answer to ``query``, its rows read as they are taken.
+
+    BigQuery itself refuses, at no cost, what it would bill for more than ``max_bytes``. Raises ConfigError for that and for SQL
+    that it refuses, NotFoundError for a missing table, AccessError and UnavailableError.
+    """
+    limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
+    with _query_errors(_service(settings, endpoints)) as service:
+        result = _result(_started(settings, endpoints, query, service, **limit))
+        columns = tuple(field.name for field in result.schema)
+        return Reply(query, columns, result.total_rows or 0, _rows(result, service))
+
+
+def taken(reply: Reply, most: int | None = None) -> Answer:
+    """The first ``most`` rows of a reply, or all."""
+    return Answer(reply.query.title, reply.columns, tuple(islice(reply.rows, most)), reply.query.chart)
+
+
+def _bound(needed: Mapping[str, tuple[str, str]], given: Mapping[str, tuple[str, str]], what: str) -> tuple[Bound, ...]:
+    """A value for each parameter in ``needed`` (by name: its type and default, "" where it has none)."""
+    if strangers := sorted(given.keys() - needed.keys()):
+        raise ConfigError(f"{what} takes no parameter '{strangers[0]}'.", "Leave it out, or see: ecomflow query --list")
+    bound = []
+    for name, (kind, default) in sorted(needed.items()):
+        said, text = given.get(name, ("", default))
+        if name not in given and not default:
+            raise ConfigError(f"{what} needs a value for @{name}.", f"Give it with: --param {name}=VALUE")
+        if kind and said and said != kind:
+            raise ConfigError(f"@{name} is a {kind}, not a {said}.", f"Write: --param {name}={text}")
+        bound.append(_parsed(name, kind or said or "STRING", text))
+    return tuple(bound)
+
+
+def _parsed(name: str, kind: str, text: str) -> Bound:
+    if kind not in _READERS:
+        raise ConfigError(f"A parameter can't be a {kind} here.", f"Choose one of: {', '.join(_READERS)}.")
+    read, example = _READERS[kind]
+    try:
+        return Bound(name, kind, read(text))
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"'{text}' is no {kind} for @{name}.", f"Write it as {example}.") from error
+
+
+def _day(text: str) -> date:
+    return datetime.now(UTC).date() if text == "today" else date.fromisoformat(text)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    if not value.is_finite():
+        raise ValueError(text)
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+# How a parameter's text becomes a value of each type, and an example of one.
+_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "STRING": (str, "text"),
+    "INT64": (int, "42"),
+    "FLOAT64": (_float, "0.5"),
+    "NUMERIC": (_decimal, "12.50"),
+    "BOOL": (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    "DATE": (_day, "2025-12-01"),
+    "TIMESTAMP": (_moment, "2025-12-01T08:30:00Z"),
+}
+
+
+def _service(settings: Settings, endpoints: Endpoints) -> Service:
+    from ecomflow.gcp.errors import bigquery_service
+
+    role = "roles/bigquery.jobUser and roles/bigquery.dataViewer"
+    return msgspec.structs.replace(bigquery_service(settings, endpoints), role=role)
+
+
+def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
+    from google.cloud import bigquery
+    from google.cloud.bigquery.retry import DEFAULT_RETRY
+
+    bound = [
+        bigquery.ArrayQueryParameter(one.name, "STRING", one.value)
+        if one.type == "ARRAY<STRING>"
+        else bigquery.ScalarQueryParameter(one.name, one.type, one.value)
+        for one in query.parameters
+    ]
+    client = bigquery_client(settings.project_id, endpoints, settings.location)
+    config = bigquery.QueryJobConfig(query_parameters=bound, **options)
+    # An emulator answers at once or is not there.
+    retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
+    return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
+
+
+def _result(job: bigquery.QueryJob) -> Any:
+    from google.api_core.exceptions import GoogleAPIError
+    from requests.exceptions import RequestException
+
+    try:
+        return job.result(timeout=_ANSWER_SECONDS)
+    except (TimeoutError, KeyboardInterrupt) as end:
+        # What nobody waits for any more should not be paid for; but whoever pressed Ctrl-C is not to wait for that.
+        with suppress(GoogleAPIError, RequestException):
+            job.cancel(retry=None, timeout=_CANCEL_SECONDS if isinstance(end, KeyboardInterrupt) else _CONNECT_SECONDS)
+        raise
+
+
+def _rows(result: Any, service: Service) -> Iterator[tuple[Any, ...]]:
+    with _query_errors(service):
+        for row in result:
+            yield tuple(row.values())
+
+
+@contextmanager
+def _query_errors(service: Service) -> Iterator[Service]:
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    try:
+        yield service
+    except TimeoutError as error:
+        sentence = f"BigQuery has not answered within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
+        raise UnavailableError(sentence, "Ask for less at a time.") from error
+    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+        raise _translated(error, service) from error
+
+
+def _translated(error: Exception, service: Service) -> EcomflowError:
+    """What is said of a query where ``failures.translate`` would speak of a setting; its words for all the rest."""
+    from google.api_core import exceptions
+
+    from ecomflow.gcp.errors import NO_PROJECT, translate
+
+    # Before BigQuery's sentence stands the request, after it reason, location and job id.
+    words = _REQUEST.sub("", str(getattr(error, "message", error))).split("; reason:")[0].splitlines()[0]
+    if "bytes billed" in words:
+        # BigQuery reports it as a 500.
+        return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: 10 MB are billed at least of each table.")
+    if isinstance(error, exceptions.NotFound) and not NO_PROJECT.search(words):
+        return NotFoundError(f"The warehouse lacks what the question reads: {words}", "Run: ecomflow infra up")
+    if isinstance(error, exceptions.BadRequest):
+        return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
+    return translate(error, service, "what the query reads")

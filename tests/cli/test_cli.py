@@ -1,0 +1,206 @@
+"""The command line, as far as it needs no service: help, start-up, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from ecomflow import __version__
+from ecomflow.cli import app
+from tests.support import ROOT
+from tests.support.cli import ecomflow, environment
+
+sys.path.insert(0, str(ROOT / "docs"))
+from make_cli_reference import TARGET, leaf_commands, reference
+
+COMMANDS = dict(leaf_commands(typer.main.get_command(app), ""))
+
+
+class TestHelp:
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_says_what_it_does_and_shows_an_example(self, name: str) -> None:
+        """A command without help, or without an example that starts with its own name, is not finished."""
+        command = COMMANDS[name]
+        assert command.help
+        assert f"ecomflow{name}" in command.epilog
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_option_is_explained(self, name: str) -> None:
+        """Each option and argument has a help text."""
+        assert [parameter.name for parameter in COMMANDS[name].params if not parameter.help] == []
+
+    def test_the_reference_is_what_the_commands_say(self) -> None:
+        """docs/cli.md is made from the commands; where it differs, run python docs/make_cli_reference.py."""
+        assert TARGET.read_text(encoding="utf-8") == reference()
+
+    def test_the_version_is_shown(self) -> None:
+        """--version prints the package's version and nothing else."""
+        result = ecomflow("--version")
+        assert (result.returncode, result.stdout) == (0, f"ecomflow {__version__}\n")
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["publish", "--help"], ["publish", "--dry-run", "--n", "1"]])
+    def test_starting_is_light(self, arguments: list[str]) -> None:
+        """Help and a dry run import neither Beam, nor a Google client, nor Arrow."""
+        script = (
+            "import sys, atexit; sys.argv[0] = 'ecomflow'\n"
+            "heavy = ('apache_beam', 'google.cloud.', 'google.api_core', 'google.auth', 'google.pubsub_v1', 'grpc', 'pyarrow')\n"
+            "atexit.register(lambda: print('HEAVY', sorted(m for m in sys.modules if m.startswith(heavy)), file=sys.stderr))\n"
+            "from ecomflow.cli import main; main()"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment(), check=False, timeout=60
+        )
+        assert (result.returncode, result.stderr.strip()) == (0, "HEAVY []")
+
+    def test_help_imports_no_more_than_it_needs(self) -> None:
+        """Neither Rich nor Faker, each of which would take as long as all the rest."""
+        script = "import sys, ecomflow.cli as cli; cli.typer.main.get_command(cli.app)(['--help'], standalone_mode=False); "
+        script += "print('HEAVY', sorted({'rich', 'faker'} & sys.modules.keys()))"
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False)
+        assert result.stdout.splitlines()[-1] == "HEAVY []", result.stderr
+
+
+class TestDryRun:
+    def test_it_prints_json_lines_and_needs_no_stack(self, tmp_path: Path) -> None:
+        """Two rounds are twelve events: one valid and one invalid of each type, each on a line of its own."""
+        result = ecomflow("publish", "--n", "2", "--seed", "7", "--dry-run", folder=tmp_path)
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [(line["event_type"], line["fault"] is None) for line in lines] == 2 * [
+            (kind, valid) for kind in ("order", "inventory", "user_activity") for valid in (True, False)
+        ]
+
+    def test_the_same_seed_and_date_give_the_same_bytes(self, tmp_path: Path) -> None:
+        """With a seed and a date of their own two runs print the same."""
+        arguments = ("publish", "--n", "3", "--seed", "7", "--date", "2025-12-01", "--dry-run")
+        assert ecomflow(*arguments, folder=tmp_path).stdout == ecomflow(*arguments, folder=tmp_path).stdout
+
+
+class TestInit:
+    def test_it_writes_a_file_that_changes_nothing(self, tmp_path: Path) -> None:
+        """All settings of the new file are commented out."""
+        assert ecomflow("init", folder=tmp_path).returncode == 0
+        lines = (tmp_path / "ecomflow.toml").read_text().splitlines()
+        assert [line for line in lines if line and not line.startswith("#")] == []
+
+    def test_it_does_not_write_over_a_file(self, tmp_path: Path) -> None:
+        """A second init is refused, with the command that would do it."""
+        (tmp_path / "ecomflow.toml").write_text('topic = "mine"\n')
+        result = ecomflow("init", folder=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr == "Error: ecomflow.toml is there already.\nWrite over it with: ecomflow init --force\n"
+        assert (tmp_path / "ecomflow.toml").read_text() == 'topic = "mine"\n'
+
+
+class TestErrors:
+    """Bad input ends in a sentence, the next command and an exit code; never in a traceback."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("deploy",),
+            ("deploy", "--detach"),
+            ("publish", "--n", "1"),
+            ("dlq", "inspect"),
+            ("query", "sales-per-product"),
+        ],
+    )
+    def test_without_a_stack(self, arguments: tuple[str, ...], tmp_path: Path) -> None:
+        """A command that needs the local stack says that it does not run, and how to start it."""
+        result = ecomflow(*arguments, folder=tmp_path)
+        assert result.returncode == 4
+        assert result.stderr == "Error: The local stack in .ecomflow/ does not run.\nRun: ecomflow infra up\n"
+
+    def test_status_without_a_stack(self, tmp_path: Path) -> None:
+        """infra status says plainly that nothing runs."""
+        result = ecomflow("infra", "status", folder=tmp_path)
+        assert result.returncode == 4
+        assert "The local stack is not ready. Start it with: ecomflow infra up" in result.stdout
+
+    def test_job_without_a_pipeline(self, tmp_path: Path) -> None:
+        """job status and job drain say that there is no pipeline."""
+        shown, drained = ecomflow("job", "status", folder=tmp_path), ecomflow("job", "drain", folder=tmp_path)
+        assert (shown.returncode, shown.stdout) == (4, "There is no local pipeline. Run: ecomflow deploy\n")
+        assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline runs.")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "sentence"),
+        [
+            (("infra", "up", "--project", "X"), 2, "'X' is no project id"),
+            (("deploy", "--runner", "SparkRunner"), 2, "The runner SparkRunner is unknown"),
+            (("publish", "--types", "order,refund", "--dry-run"), 2, "found 'refund'"),
+            (("publish", "--date", "1 May", "--dry-run"), 2, "'1 May' is no date"),
+            (("publish", "--n", "0"), 2, "Invalid value for '--n'"),
+            (("publish", "--rate", "0"), 2, "Invalid value for '--rate'"),
+            (("dlq", "inspect", "--stream", "refund"), 2, "There is no stream 'refund'"),
+            (("dlq", "inspect", "--reason", "mood"), 2, "There is no reason 'mood'"),
+            (("dlq", "inspect", "--since", "yesterday"), 2, "'yesterday' is no length of time"),
+            (("query",), 2, "There is no question to ask"),
+            (("frobnicate",), 2, "No such command 'frobnicate'"),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, arguments: tuple[str, ...], code: int, sentence: str, tmp_path: Path) -> None:
+        """The sentence names what was given, and no traceback is shown."""
+        result = ecomflow(*arguments, folder=tmp_path)
+        assert result.returncode == code
+        assert sentence in " ".join(result.stderr.replace("│", " ").split())
+        assert "Traceback" not in result.stderr
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("topic = ", "is not valid TOML"),
+            ('colour = "red"', "unknown field `colour`"),
+            ("ack_deadline_seconds = 5", "ack_deadline_seconds is 5: expected 10 to 600"),
+        ],
+    )
+    def test_a_settings_file_that_does_not_fit(self, text: str, sentence: str, tmp_path: Path) -> None:
+        """ecomflow.toml is named, with what is wrong in it."""
+        (tmp_path / "ecomflow.toml").write_text(text)
+        result = ecomflow("infra", "status", folder=tmp_path)
+        assert (result.returncode, sentence in result.stderr) == (2, True)
+
+    def test_a_state_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        """infra up names the folder and what to do."""
+        (tmp_path / "file").write_text("")
+        result = ecomflow("infra", "up", folder=tmp_path, ECOMFLOW_STATE_DIR=str(tmp_path / "file" / "state"))
+        assert result.returncode == 5
+        assert str(tmp_path / "file") in result.stderr
+
+    def test_a_missing_extra(self, tmp_path: Path) -> None:
+        """Without bqemulator infra up says which extra to install, and starts nothing."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "from importlib import metadata as m; real = m.version\n"
+            "def version(name):\n"
+            "    if name == 'bqemulator': raise m.PackageNotFoundError(name)\n"
+            "    return real(name)\n"
+            "m.version = version\n"
+        )
+        result = ecomflow("infra", "up", folder=tmp_path, PYTHONPATH=str(tmp_path))
+        assert result.returncode == 8
+        assert "pip install 'ecomflow[local]'" in result.stderr
+        assert not (tmp_path / ".ecomflow" / "stack.json").exists()
+
+    def test_without_credentials(self, tmp_path: Path) -> None:
+        """A project without credentials ends in the command that signs in, within seconds."""
+        result = ecomflow(
+            "publish",
+            "--n",
+            "1",
+            "--project",
+            "my-project",
+            folder=tmp_path,
+            GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none"),
+        )
+        assert result.returncode == 5
+        assert "gcloud auth application-default login" in result.stderr
+
+    def test_debug_shows_the_traceback(self, tmp_path: Path) -> None:
+        """--debug adds the traceback to the same sentence."""
+        result = ecomflow("--debug", "dlq", "inspect", folder=tmp_path)
+        assert "does not run" in result.stderr
+        assert "Traceback (most recent call last)" in result.stderr

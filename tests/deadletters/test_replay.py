@@ -1,0 +1,312 @@
+"""``ecomflow dlq replay``: refused messages go their way again, and none is lost or seen twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.dead_letter import DeadLetter, original, to_lines
+from ecomflow.contract.events import Message
+from ecomflow.deadletters import store as deadletters
+from ecomflow.deadletters.replay import ATTEMPT, message_of, plan_replay, refusals, replay
+from ecomflow.deadletters.store import ANY, Choice, bucket_of
+from ecomflow.gcp.clients import subscriber_client
+from ecomflow.generator import publisher
+from ecomflow.warehouse.queries import select
+from tests.end_to_end.test_end_to_end import backlog, own_state, wait_until
+from tests.support.cli import ecomflow
+from tests.support.contract import NOW, number, order
+from tests.support.dead_letters import STATUS_ERROR, held, letter, names, published_order, still, store
+
+# The contract with one more status, in every process that is started with this as its sitecustomize.
+MENDED = """\
+import importlib.util, sys
+spec = importlib.util.find_spec("ecomflow.contract.events")
+known = '"cancelled", "returned"]'
+source = open(spec.origin).read()
+assert known in source
+sys.modules["ecomflow.contract.events"] = module = importlib.util.module_from_spec(spec)
+exec(compile(source.replace(known, known[:-1] + ', "on_hold"]'), spec.origin, "exec"), module.__dict__)
+"""
+# Killed in the middle: as soon as the replay reaches one of its steps.
+KILLED_AT = "import os, ecomflow.deadletters.replay as r; r._Mover.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
+
+
+def customised(folder: Path, text: str) -> dict[str, str]:
+    """The variables of a process that runs ``text`` when it starts."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
+class TestMessageOf:
+    """The message that a letter becomes."""
+
+    def test_the_very_bytes_and_attributes_and_an_attempt(self) -> None:
+        """Bytes that are no UTF-8 come back as they were; the attempt is one more than the last."""
+        refused = letter(b'{"a": \xff}', "$: none", "malformed_json", event_id="E-1", tenant="é")
+        assert message_of(refused) == Message(b'{"a": \xff}', {"event_id": "E-1", "tenant": "é", ATTEMPT: "1"}, "M-1", 0)
+        again = msgspec.structs.replace(refused, attributes={"event_id": "E-1", ATTEMPT: "6"})
+        assert attributes_of(again)[ATTEMPT] == "7"
+
+    @pytest.mark.parametrize("given", ["", "many", "-1", "9" * 400])
+    def test_an_attempt_that_is_no_count(self, given: str) -> None:
+        """A producer may write there what it likes."""
+        refused = msgspec.structs.replace(held(1), attributes={"event_id": "E-1", ATTEMPT: given})
+        assert attributes_of(refused)[ATTEMPT] == "1"
+
+    def test_the_message_id_becomes_the_event_id(self) -> None:
+        """Without an event_id of its own an event is known by its first message id, also when it comes again."""
+        assert attributes_of(letter(order(), STATUS_ERROR, message_id="M-77"))["event_id"] == "M-77"
+        assert attributes_of(letter(order(), STATUS_ERROR, message_id="M-77", event_id=""))["event_id"] == "M-77"
+
+    def test_a_patch_keeps_exact_numbers(self) -> None:
+        """Only what the patch names is changed; digits stay as they were."""
+        message = message_of(letter(order(total_amount=number("44.800")), STATUS_ERROR), {"status": "pending"})
+        assert isinstance(message, Message)
+        assert b'"total_amount":44.800' in message.data
+        assert json.loads(message.data)["status"] == "pending"
+
+    @pytest.mark.parametrize(
+        ("changes", "patch", "sentence"),
+        [
+            ({"payload": "abc", "payload_encoding": "base64"}, None, "expected a payload in base64"),
+            ({"payload": "{"}, {"a": 1}, "expected a JSON document that can be patched"),
+            ({"message_id": None, "attributes": {}}, None, "got one with neither"),
+            ({"attributes": {"event_id": "E", **{f"a{n}": "" for n in range(99)}}}, None, "expected at most 100 attributes"),
+            ({"payload": "x" * 10_000_000}, None, "expected at most 100 attributes and 10,000,000 bytes"),
+        ],
+    )
+    def test_what_can_be_no_message(self, changes: dict[str, Any], patch: Any, sentence: str) -> None:
+        """A sentence says why: one such letter must not stop the others of its request."""
+        refused = message_of(msgspec.structs.replace(held(1), **changes), patch)
+        assert isinstance(refused, str)
+        assert sentence in refused
+
+
+class TestRefusals:
+    def test_each_by_its_place(self) -> None:
+        """The pipeline's own steps say which letters they would refuse again, and where."""
+        at = datetime.now(UTC)
+        good = letter(order(order_date=at.isoformat()), "$: expected a table", "rejected_by_bigquery", event_id="E-9")
+        wrong_total = letter(order(order_date=at.isoformat(), total_amount=1), "$: expected a table", "rejected_by_bigquery")
+        letters = [held(1), good, still(1), letter(b"{", "$: none", "malformed_json"), wrong_total]
+        assert {place: path for place, (path, _) in refusals(letters, at).items()} == {
+            0: "$.status",
+            2: "$.quantity_change",
+            3: "$",
+        }
+        assert refusals(letters, at, {"status": "returned"}).keys() == {2, 3}
+        assert refusals(letters, at, order_totals="refuse").keys() == {0, 2, 3, 4}
+
+    def test_a_fault_of_ours_refuses_one_letter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where a step still raises for a message, that letter alone does not pass."""
+        from ecomflow.deadletters import replay as module
+
+        real = module.decode_messages
+
+        def decode(messages: list[Message], now: datetime) -> Any:
+            assert not any(b"poison" in message.data for message in messages), "poison"
+            return real(messages, now)
+
+        monkeypatch.setattr(module, "decode_messages", decode)
+        letters = [held(1), letter(order(customer_id="poison"), "$: expected", "processing_error"), held(2)]
+        assert refusals(letters, NOW, {"status": "returned"})[1][1].startswith(
+            "$: expected a message that the decode step can process"
+        )
+        assert refusals(letters, NOW, {"status": "returned", "order_date": "2025-12-01T00:00:00Z"}).keys() == {1}
+
+
+def attributes_of(refused: DeadLetter) -> dict[str, str]:
+    message = message_of(refused)
+    assert isinstance(message, Message)
+    return message.attributes
+
+
+def arrived(settings: Settings, stack: Endpoints, count: int) -> list[Any]:
+    """The messages in the subscription, ``count`` of them, acknowledged."""
+    got: list[Any] = []
+    with subscriber_client(stack) as client:
+        while len(got) < count:
+            response = client.pull(subscription=settings.subscription_path, max_messages=1000, timeout=20)
+            ids = [received.ack_id for received in response.received_messages]
+            client.acknowledge(subscription=settings.subscription_path, ack_ids=ids)
+            got += [received.message for received in response.received_messages]
+    return got
+
+
+@pytest.mark.stack
+class TestReplayed:
+    """What is published, and what lies where afterwards."""
+
+    def test_only_what_was_chosen_and_passes_leaves_its_object(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Of one object: what passes is published and copied, what fails or was not chosen stays, byte for byte."""
+        wrong = letter(order(status="on_hold", items=[]), STATUS_ERROR, event_id="E-3")
+        letters = [held(1), wrong, held(2)]
+        name = store(provisioned, stack, letters)
+        patch = {"status": "returned"}
+        plan = plan_replay(provisioned, stack, Choice(event_id="E-1"), patch=patch)
+        assert (plan.chosen, plan.passing, plan.failing) == (1, 1, {})
+        assert replay(provisioned, stack, plan, patch=patch).moved == 1
+        assert lines_of(name, provisioned, stack) == to_lines(letters[1:]).splitlines()
+        (message,) = arrived(provisioned, stack, 1)
+        assert dict(message.attributes) == {"event_id": "E-1", ATTEMPT: "1"}
+        assert json.loads(message.data)["status"] == "returned"
+
+        plan = plan_replay(provisioned, stack, ANY, patch=patch)
+        assert (plan.chosen, plan.passing, plan.failing) == (2, 1, {"$.items": 1})
+        replay(provisioned, stack, plan, patch=patch)
+        assert ids_in(provisioned, stack) == ["E-3"]
+        aside = [line for one in names(provisioned, stack, "replayed/") for line in lines_of(one, provisioned, stack)]
+        assert sorted(json.loads(line)["event_id"] for line in aside) == ["E-1", "E-2"]
+        assert {original(msgspec.json.decode(line, type=DeadLetter))[0] for line in aside} == {original(held(1))[0]}
+
+    def test_the_newest_only(self, provisioned: Settings, stack: Endpoints) -> None:
+        """--limit counts letters, over objects and within one."""
+        now = datetime.now(UTC)
+        for age in (3, 2, 1):
+            store(provisioned, stack, [held(age * 10 + line, now - timedelta(minutes=age)) for line in range(2)])
+        plan = plan_replay(provisioned, stack, ANY, patch={"status": "returned"}, limit=3)
+        assert (plan.chosen, plan.passing, [len(planned.lines) for planned in plan.objects]) == (3, 3, [2, 1])
+
+    def test_what_another_replay_moved_meanwhile_is_left(self, provisioned: Settings, stack: Endpoints) -> None:
+        """A plan that is no longer true moves nothing away from where the other has left it."""
+        store(provisioned, stack, [held(1)])
+        patch = {"status": "returned"}
+        plans = [plan_replay(provisioned, stack, ANY, patch=patch) for _ in range(2)]
+        first, second = (replay(provisioned, stack, plan, patch=patch) for plan in plans)
+        assert (first.published, first.moved, first.left) == (1, 1, 0)
+        assert (second.published, second.moved, second.left) == (0, 0, 1)
+
+    def test_a_topic_that_is_not_there(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Nothing is moved where nothing can be published."""
+        store(provisioned, stack, [held(1)])
+        (patch := Path(provisioned.state_dir) / "patch.json").write_text('{"status": "returned"}')
+        elsewhere = msgspec.structs.replace(provisioned, topic="topic-none")
+        result = ecomflow("dlq", "replay", "--patch", str(patch), settings=elsewhere)
+        assert (result.returncode, "topic-none does not exist" in result.stderr) == (3, True)
+        assert (ids_in(provisioned, stack), names(provisioned, stack, "replayed/")) == (["E-1"], [])
+
+    def test_a_project_waits_until_dataflow_has_forgotten(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Dataflow drops an event_id that it has seen within ten minutes, so letters as young as that are not replayed to it."""
+        now = datetime.now(UTC)
+        store(provisioned, stack, [held(1, now - timedelta(minutes=5))])
+        store(provisioned, stack, [held(2, now - timedelta(minutes=20))])
+        project = msgspec.structs.replace(provisioned, project=provisioned.project_id)
+        plan = plan_replay(project, stack, ANY, patch={"status": "returned"})
+        assert (plan.chosen, plan.passing, plan.too_recent) == (2, 1, 1)
+        other = msgspec.structs.replace(project, dataflow=msgspec.structs.replace(project.dataflow, at_least_once=True))
+        assert plan_replay(other, stack, ANY, patch={"status": "returned"}).passing == 2
+
+    @pytest.mark.parametrize("step", ["_copy", "_take_out"])
+    def test_killed_in_the_middle_none_is_lost(self, step: str, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """After publishing, before or after the copy: each letter still lies in dlq/; replayed again it has the same event_id."""
+        store(provisioned, stack, [held(1), held(2)])
+        (tmp_path / "patch.json").write_text('{"status": "returned"}')
+        command = ("dlq", "replay", "--patch", str(tmp_path / "patch.json"))
+        killed = ecomflow(*command, settings=provisioned, **customised(tmp_path / "site", KILLED_AT.format(step=step)))
+        assert killed.returncode == -9
+        assert ids_in(provisioned, stack) == ["E-1", "E-2"]
+        again = ecomflow(*command, settings=provisioned)
+        assert "2 published, 2 moved aside" in again.stdout, again.stderr
+        assert ids_in(provisioned, stack) == []
+        assert sum(len(lines_of(one, provisioned, stack)) for one in names(provisioned, stack, "replayed/")) == 2
+        messages = arrived(provisioned, stack, 4)
+        assert sorted(message.attributes["event_id"] for message in messages) == ["E-1", "E-1", "E-2", "E-2"]
+        assert {message.attributes[ATTEMPT] for message in messages} == {"1"}
+
+
+def ids_in(settings: Settings, stack: Endpoints) -> list[str]:
+    return sorted(str(stored.letter.event_id) for stored in deadletters.every(settings, stack))
+
+
+def lines_of(name: str, settings: Settings, stack: Endpoints) -> list[bytes]:
+    content = bucket_of(settings, stack).blob(name).download_as_bytes()
+    return bytes(content).splitlines()
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(240)
+class TestTheStory:
+    """Orders with a new status are refused; the contract learns it; they are replayed; the equation holds."""
+
+    @staticmethod
+    @contextmanager
+    def running(settings: Settings, **more: str) -> Iterator[None]:
+        """A pipeline in the background, drained at the end."""
+        assert ecomflow("deploy", "--detach", settings=settings, **more).returncode == 0
+        try:
+            yield
+        finally:
+            drained = ecomflow("job", "drain", settings=settings)
+            assert drained.returncode == 0, drained.stderr
+
+    def test_refused_mended_replayed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """In the end each event is a fact once, or a dead letter; a second replay of the same adds nothing."""
+        settings = own_state(provisioned, stack, tmp_path)
+        mended = customised(tmp_path / "site", MENDED)
+        (tmp_path / "patch.json").write_text('{"total_amount": 44.80}')
+        events = [published_order(n) for n in range(10)]
+        events += [published_order(n, fault="new_status", status="on_hold") for n in range(10, 18)]
+        events += [published_order(n, fault="negative", total_amount=number("-44.80")) for n in range(18, 21)]
+
+        def reconciled() -> dict[str, Any]:
+            result = ecomflow("reconcile", "--ledger", str(tmp_path / "ledger"), "--json", settings=settings)
+            assert result.returncode == 0, result.stderr
+            (line,) = [one for one in json.loads(result.stdout)["lines"] if one["event_type"] == "order"]
+            return {name: line[name] for name in ("published", "facts", "dead_letters", "waiting", "adds_up")}
+
+        def replayed(*arguments: str, **more: str) -> list[str]:
+            result = ecomflow("dlq", "replay", *arguments, settings=settings, **more)
+            assert result.returncode == 0, result.stderr
+            return result.stdout.splitlines()[1:]
+
+        with self.running(settings):
+            publisher.publish(settings, stack, events, ledger=tmp_path / "ledger")
+            wait_until(lambda: backlog(settings, stack) == 0)
+        assert reconciled() == {"published": 21, "facts": 10, "dead_letters": 11, "waiting": 0, "adds_up": True}
+        before = replayed("--dry-run")
+        assert before[0] == "0 of 11 now pass, 11 fail: 8 on $.status, 3 on $.total_amount."
+        assert before[-1] == "Nothing was published."
+
+        with self.running(settings, **mended):
+            moved = replayed(**mended)
+            assert moved[0] == "8 of 11 now pass, 3 fail on $.total_amount."
+            assert moved[-1] == f"8 published, 8 moved aside to gs://{settings.bucket_name}/replayed/."
+            wait_until(lambda: backlog(settings, stack) == 0)
+            assert reconciled() == {"published": 21, "facts": 18, "dead_letters": 3, "waiting": 0, "adds_up": True}
+
+            patched = replayed("--patch", str(tmp_path / "patch.json"), **mended)
+            assert patched[0] == "3 of 3 now pass."
+            wait_until(lambda: backlog(settings, stack) == 0)
+            whole = {"published": 21, "facts": 21, "dead_letters": 0, "waiting": 0, "adds_up": True}
+            assert reconciled() == whole
+            rows = self.rows(settings, stack)
+
+            self.put_back(settings, stack)
+            assert replayed("--patch", str(tmp_path / "patch.json"), **mended)[0] == "11 of 11 now pass."
+            wait_until(lambda: backlog(settings, stack) == 0)
+        assert reconciled() == whole
+        assert self.rows(settings, stack) == rows
+        (written,) = select(settings, stack, "SELECT COUNT(*) FROM ecomflow.fact_order_header")
+        assert (written, len(rows)) == ((32,), 21)
+
+    @staticmethod
+    def rows(settings: Settings, stack: Endpoints) -> list[tuple[Any, ...]]:
+        sql = "SELECT event_id, status, total_amount FROM ecomflow.fact_order_header_unique ORDER BY event_id"
+        return list(select(settings, stack, sql))
+
+    @staticmethod
+    def put_back(settings: Settings, stack: Endpoints) -> None:
+        """What was replayed lies in dlq/ once more."""
+        bucket = bucket_of(settings, stack)
+        for name in names(settings, stack, "replayed/"):
+            bucket.copy_blob(bucket.blob(name), bucket, f"dlq/{name.removeprefix('replayed/')}")

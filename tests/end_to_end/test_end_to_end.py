@@ -1,0 +1,209 @@
+"""The whole path through real processes: the CLI, the pipeline, Pub/Sub, GCS and BigQuery on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecomflow.config import Endpoints, Settings
+from ecomflow.deadletters import store
+from ecomflow.generator import publisher, rounds
+from ecomflow.local.pubsub.server import read_backlog
+from tests.support import ROOT
+from tests.support.cli import ecomflow, start, write_stack_file
+from tests.support.reference import assert_landed, expected_rows, rows_of, sort_key
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Poll until ``condition`` holds; fail after ``seconds``."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+@contextmanager
+def deployed(settings: Settings, folder: Path) -> Iterator[Any]:
+    """``ecomflow deploy`` in the background, with a state folder of its own; drained by SIGTERM at the end."""
+    process = start("deploy", settings=settings, log=folder / "pipeline.log")
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0, (folder / "pipeline.log").read_text()
+
+
+def backlog(settings: Settings, stack: Endpoints) -> int:
+    return read_backlog(str(stack.pubsub), settings.subscription_path).num_undelivered_messages
+
+
+def own_state(settings: Settings, stack: Endpoints, folder: Path) -> Settings:
+    """``settings`` with a state folder of its own, so that pipelines of different tests don't share a lock."""
+    import msgspec
+
+    write_stack_file(folder, stack)
+    return msgspec.structs.replace(settings, state_dir=str(folder))
+
+
+class TestAThousandRounds:
+    """``ecomflow publish --n 1000 --seed 7``: every event in its place, and nothing else."""
+
+    def test_every_event_is_where_it_belongs(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """All rows and dead letters equal, value by value, what an independent reading of the published events gives."""
+        settings = own_state(provisioned, stack, tmp_path)
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        with deployed(settings, tmp_path):
+            published = ecomflow(
+                "publish", "--n", "1000", "--seed", "7", "--date", str(yesterday), "--json", settings=settings, folder=tmp_path
+            )
+            assert published.returncode == 0, published.stderr
+            wait_until(lambda: backlog(settings, stack) == 0)
+        events = list(rounds.generate(1000, seed=7, now=datetime.now(UTC), event_date=yesterday))
+        assert json.loads(published.stdout)["summary"]["total"] == len(events) == 6000
+        assert_landed(settings, stack, events)
+
+
+class TestKilledInMidStream:
+    def test_no_event_is_lost_and_each_is_seen_once(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """Killed three times under load and started again, the pipeline loses nothing; the unique views show each event once."""
+        settings = own_state(provisioned, stack, tmp_path)
+        events = list(rounds.generate(3000, seed=11, now=datetime.now(UTC)))
+        publisher.publish(settings, stack, events)
+        for _ in range(3):
+            self.kill_at_work(settings, stack, tmp_path)
+        with deployed(settings, tmp_path):
+            wait_until(lambda: backlog(settings, stack) == 0, 90)
+
+        for table, expected in expected_rows(events).items():
+            found = rows_of(settings, stack, f"{table}_unique")
+            assert sorted(found, key=sort_key) == sorted(expected, key=sort_key), table
+        letters = {stored.letter.event_id for stored in store.newest(settings, stack, limit=100_000)}
+        assert letters == {event.attributes["event_id"] for event in events if event.fault is not None}
+
+    @staticmethod
+    def kill_at_work(settings: Settings, stack: Endpoints, folder: Path) -> None:
+        """Start the pipeline and kill it as soon as it holds messages that it has not acknowledged."""
+        process = start("deploy", settings=settings, log=folder / "pipeline.log")
+        wait_until(lambda: read_backlog(str(stack.pubsub), settings.subscription_path).num_outstanding_messages > 0, 30)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+class TestTheReadme:
+    """What the README tells a newcomer to type, typed."""
+
+    def test_its_commands_run_in_their_order(self, tmp_path: Path) -> None:
+        """Each command under By hand ends well, in a folder of its own, and the answers are there."""
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        block = re.search(r"## By hand\n\n```console\n(.*?)```", text, re.DOTALL)
+        assert block is not None
+        commands = [shlex.split(line[2:], comments=True) for line in block[1].splitlines()]
+        assert len(commands) == 8
+        printed = {}
+        try:
+            for command in commands:
+                result = ecomflow(*command[1:], folder=tmp_path)
+                printed[" ".join(command[1:3])] = result.stdout
+                assert result.returncode == 0, (command, result.stdout, result.stderr)
+        finally:
+            ecomflow("infra", "down", folder=tmp_path)
+        assert printed["infra up"].splitlines()[0] == "Local stack in .ecomflow/ (no project is configured)."
+        assert "600 events confirmed" in printed["publish --n"]
+        assert "fact_user_activity_unique" in printed["infra status"]
+
+
+class TestDemo:
+    def test_it_adds_up(self, tmp_path: Path) -> None:
+        """The demo publishes, loads, counts and answers; it leaves nothing behind in the folder."""
+        result = ecomflow("demo", "--n", "20", "--json", folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        outcome = json.loads(result.stdout)
+        places = {line["place"]: (line["expected"], line["found"]) for line in outcome["lines"]}
+        assert places["fact_order_header"] == places["fact_inventory"] == places["fact_user_activity"] == (20, 20)
+        assert sum(found for place, (_, found) in places.items() if place.startswith("dead letters")) == 60
+        assert all(expected == found for expected, found in places.values())
+        assert outcome["answer"]["columns"][0] == "product_id"
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestCommandsOnTheStack:
+    def test_a_second_infra_up_changes_nothing_and_says_so(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """With everything there, infra up keeps it."""
+        result = ecomflow("infra", "up", settings=provisioned, folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == "All 16 resources are as they should be; nothing was changed."
+
+    def test_a_missing_table_stops_the_deploy_before_it_starts(
+        self, settings: Settings, stack: Endpoints, tmp_path: Path
+    ) -> None:
+        """deploy names the tables that are missing and the command that makes them."""
+        result = ecomflow("deploy", settings=own_state(settings, stack, tmp_path), folder=tmp_path)
+        assert result.returncode == 3
+        assert "fact_order_header" in result.stderr
+        assert result.stderr.splitlines()[-1] == "Run: ecomflow infra up"
+
+    def test_publishing_to_a_topic_that_is_not_there(self, settings: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """publish names the topic and what to run."""
+        result = ecomflow("publish", "--n", "1", settings=settings, folder=tmp_path)
+        assert result.returncode == 3
+        assert f"{settings.topic_path} does not exist" in result.stderr
+        assert "Run: ecomflow infra up" in result.stderr
+
+    def test_a_second_pipeline_is_refused(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """While one pipeline runs under a state folder, deploy refuses to start another; job status shows the first."""
+        settings = own_state(provisioned, stack, tmp_path)
+        with deployed(settings, tmp_path) as first:
+            wait_until(lambda: (tmp_path / "pipeline.json").exists())
+            second = ecomflow("deploy", settings=settings, folder=tmp_path)
+            shown = json.loads(ecomflow("job", "status", "--json", settings=settings, folder=tmp_path).stdout)
+        assert second.returncode == 9
+        assert "A pipeline runs already" in second.stderr
+        assert (shown["state"], shown["pid"]) == ("running", first.pid)
+
+    def test_drain_ends_a_detached_pipeline(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """deploy --detach returns once it runs; job drain ends it well, with its counters shown."""
+        settings = own_state(provisioned, stack, tmp_path)
+        started = ecomflow("deploy", "--detach", settings=settings, folder=tmp_path)
+        assert started.returncode == 0, started.stderr
+        publisher.publish(settings, stack, rounds.generate(5, seed=1, now=datetime.now(UTC)))
+        wait_until(lambda: backlog(settings, stack) == 0)
+        drained = ecomflow("job", "drain", settings=settings, folder=tmp_path)
+        assert drained.returncode == 0, drained.stderr
+        assert re.search(r"received\s+30", drained.stdout)
+        assert drained.stdout.splitlines()[-1] == "The pipeline is drained."
+
+    def test_dead_letters_and_a_question_as_json(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """dlq inspect filters by stream and reason, newest first; query answers for a date."""
+        settings = own_state(provisioned, stack, tmp_path)
+        day = date(2025, 12, 1)
+        with deployed(settings, tmp_path):
+            events = list(rounds.generate(40, seed=3, now=datetime.now(UTC), event_date=day))
+            publisher.publish(settings, stack, events)
+            wait_until(lambda: backlog(settings, stack) == 0)
+        shown = ecomflow(
+            "dlq", "inspect", "--stream", "order", "--reason", "contract_violation", "--limit", "100", "--json", settings=settings
+        )
+        letters = [stored["letter"] for stored in json.loads(shown.stdout)]
+        wanted = [e for e in events if (e.expected_stream, e.expected_reason) == ("order", "contract_violation")]
+        assert {letter["event_id"] for letter in letters} == {event.attributes["event_id"] for event in wanted}
+        assert [letter["failed_at"] for letter in letters] == sorted((letter["failed_at"] for letter in letters), reverse=True)
+
+        answer = ecomflow("query", "delivered-orders-per-country", "--date", str(day), "--json", settings=settings)
+        delivered = Counter(
+            row["shipping_address_country"] for row in expected_rows(events)["fact_order_header"] if row["status"] == "delivered"
+        )
+        assert {row["shipping_address_country"]: row["delivered_orders"] for row in json.loads(answer.stdout)} == delivered

@@ -1,0 +1,423 @@
+"""Figures: from counters, from the local pipeline's status, from a Dataflow job; their rates; and what is wrong by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.errors import UnavailableError
+from ecomflow.generator import publisher, rounds
+from ecomflow.jobs.backlog import Backlog, Waiting
+from ecomflow.jobs.metrics import FiguresReader, local_figures, with_backlog
+from ecomflow.metrics.history import History, Latency, report, rows_of, taken_in_by, trouble
+from ecomflow.metrics.snapshot import (
+    LATENCY_BOUNDS,
+    STEPS,
+    Figures,
+    StepFigures,
+    TableFigures,
+    from_counters,
+    quantile,
+    step_figures,
+)
+from ecomflow.pipeline import counters
+from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes
+from ecomflow.terminal.sparklines import sparkline
+from tests.support import dataflow_stub
+from tests.support.dataflow_stub import DataflowStub, running_stub
+
+START = 1_764_547_200.0
+NO_LATENCY = (0,) * (len(LATENCY_BOUNDS) + 1)
+
+
+def figures(at: float, received: int = 0, **known: Any) -> Figures:
+    """What a local pipeline that began at START tells ``at`` seconds later; ``rows`` of fact_order, ``refused`` messages."""
+    counts = {
+        "received": received,
+        "in/Decode events": received,
+        "rows/fact_order": known.pop("rows", 0),
+        "refused/malformed_json": known.pop("refused", 0),
+    }
+    fields = {"state": "running", "where": "local", "name": "process 7", "started": START} | known
+    return from_counters(counts, {}, at=START + at, **fields)
+
+
+def history(*told: Figures, kept: float = 300.0) -> History:
+    """Each of ``told`` was read at the moment at which it was told."""
+    found = History(kept)
+    for one in told:
+        found.add(one, one.at)
+    return found
+
+
+class TestFromCounters:
+    def test_steps_stand_in_the_order_of_the_graph(self) -> None:
+        """Every step of the graph, counted or not; those of another version of it after them."""
+        found = step_figures({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
+        assert [step.step for step in found] == [*STEPS, "Old step"]
+        assert found[1] == StepFigures("Decode events", 9, 7, 2)
+
+    def test_what_was_counted_is_told(self) -> None:
+        """Each figure comes from its counters or gauges; without any it is 0 or not known."""
+        counts = {
+            "received": 9,
+            "rows/fact_inventory": 4,
+            "refused/out_of_range": 1,
+            "refused/malformed_json": 2,
+            "latency/2": 3,
+            "bundles": 5,
+            "retries": 6,
+            "schema_drift/order/$.x": 8,
+        }
+        gauges = {"memory_bytes": 1e6, "last_append/fact_inventory": START}
+        found = from_counters(counts, gauges, at=START, state="running", where="local")
+        assert (found.received, found.bundles, found.retries, found.memory_bytes) == (9, 5, 6, 1_000_000)
+        assert list(found.refused.items()) == [("malformed_json", 2), ("out_of_range", 1)]
+        assert found.latency == (0, 0, 3, *NO_LATENCY[3:])
+        assert TableFigures("fact_inventory", 4, START) in found.tables
+        assert (found.backlog, from_counters({}, {}, at=0, state="none", where="local").memory_bytes) == (None, None)
+
+
+class TestQuantile:
+    @pytest.mark.parametrize(
+        ("buckets", "share", "expected"),
+        [
+            ({}, 0.5, None),
+            ({0: 10}, 0.5, 0.005),
+            ({5: 1, 6: 1}, 0.5, 0.2),
+            ({5: 10, 6: 10}, 0.75, 0.25),
+            ({3: 99, 8: 1}, 0.99, 0.1),
+            ({len(LATENCY_BOUNDS): 1}, 0.5, 1800.0),
+        ],
+    )
+    def test_it_is_interpolated_within_its_bucket(self, buckets: dict[int, int], share: float, expected: float | None) -> None:
+        """Between the bucket's bounds by how many are in it; no more than the last bound; None of nothing."""
+        counts = [buckets.get(bucket, 0) for bucket in range(len(LATENCY_BOUNDS) + 1)]
+        found = quantile(counts, share)
+        assert found == (None if expected is None else pytest.approx(expected))
+
+
+class TestSparkline:
+    def test_a_character_a_number(self) -> None:
+        """From 0 to the highest; the lowest block is 0's alone; what is not known is blank."""
+        assert sparkline([None, 0, 1, 50, 100]) == " ▁▂▅█"
+        assert sparkline([0, 0]) == "▁▁"
+        assert sparkline([]) == ""
+
+
+class TestRates:
+    def test_a_rate_is_the_mean_of_the_last_seconds(self) -> None:
+        """What was counted in the last ten seconds, by the times at which it was told."""
+        found = history(*(figures(at, 100 * at, rows=50 * at, refused=10 * at) for at in range(30))).rates()
+        assert found is not None
+        assert (found.seconds, found.received, found.refused) == (10.0, 100.0, 10.0)
+        assert [rate.rows for rate in found.tables if rate.table == "fact_order"] == [50.0]
+        assert [rate.taken_in for rate in found.steps if rate.step == "Decode events"] == [100.0]
+
+    def test_figures_that_come_seldom_are_held_against_those_before(self) -> None:
+        """Dataflow tells its counters every half minute or so."""
+        found = history(figures(0, 0), figures(40, 400), figures(70, 1000)).rates()
+        assert found is not None
+        assert (found.seconds, found.received) == (30.0, 20.0)
+
+    def test_what_has_not_been_told_anew_changes_no_rate(self) -> None:
+        """Read twice, it counts once; the newer reading, with its backlog, takes the other's place."""
+        found = history(figures(0, 0), figures(1, 100))
+        found.add(figures(1, 100, backlog=3), START + 2)
+        rates = found.rates()
+        assert rates is not None
+        assert (rates.received, len(found)) == (100.0, 2)
+        assert found.latest == figures(1, 100, backlog=3)
+
+    @pytest.mark.parametrize(
+        "anew",
+        [
+            pytest.param(figures(10, 5, started=START + 9), id="another process"),
+            pytest.param(figures(10, 5), id="a count that fell"),
+            pytest.param(figures(10, 0, state="none", started=None), id="none"),
+        ],
+    )
+    def test_there_is_none_across_two_lives(self, anew: Figures) -> None:
+        """Counts that begin anew make no rate, least of all a negative one, until there are two readings of them."""
+        found = history(figures(8, 800), figures(9, 900), anew)
+        assert found.rates() is None
+        found.add(msgspec.structs.replace(anew, at=anew.at + 1, received=15), anew.at + 1)
+        rates = found.rates()
+        assert (None if rates is None else rates.received) == (None if anew.state == "none" else 10.0)
+
+    def test_there_is_none_of_what_has_ended(self) -> None:
+        """A pipeline that is gone moves nothing, whatever its last figures say."""
+        assert history(figures(0, 0), figures(1, 9), figures(2, 9, state="gone")).rates() is None
+
+    def test_old_figures_are_forgotten(self) -> None:
+        """Only the last minutes are kept, and one reading from before them, where the first rate begins."""
+        found = history(*(figures(at, at) for at in range(0, 100, 10)), kept=35.0)
+        assert [one.received for one in found.life()] == [50, 60, 70, 80, 90]
+
+
+class TestSeries:
+    def test_a_mean_a_part_of_the_time(self) -> None:
+        """Parts of equal length, oldest first; what was before the first reading is not known."""
+        found = history(*(figures(at, 10 * at if at < 20 else 200 + 30 * (at - 20)) for at in range(31)))
+        series = found.series(lambda one: one.received, 6, seconds=60)
+        assert series == [None, None, 10.0, 10.0, 30.0, None]
+
+    def test_between_two_lives_nothing_flows(self) -> None:
+        """Counts that begin anew are no fall: the series stays at 0 or above."""
+        lives = [figures(at, 10 * at) for at in range(10)]
+        lives += [figures(at, 10 * (at - 15), started=START + 15) for at in range(15, 25)]
+        series = history(*lives).series(lambda one: one.received, 5, seconds=25)
+        assert all(number is None or 0 <= number <= 10.01 for number in series)
+
+    def test_a_reading_is_no_series(self) -> None:
+        """One reading has no rate."""
+        assert history(figures(1)).series(rows_of("fact_order"), 3) == [None, None, None]
+
+    def test_what_a_view_draws(self) -> None:
+        """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
+        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
+        assert [of(read) for of in (taken_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
+
+
+class TestLatency:
+    def test_of_the_last_minute_where_something_was_written(self) -> None:
+        """The messages of the last minute; of all since the beginning where there were none."""
+        slow, quick = (len(LATENCY_BOUNDS), 4)
+        buckets = [list(NO_LATENCY) for _ in range(3)]
+        buckets[0][slow] = buckets[1][slow] = buckets[2][slow] = 5
+        buckets[2][quick] = 10
+        first, second, third = (
+            msgspec.structs.replace(figures(at), latency=tuple(one)) for at, one in zip((0, 100, 130), buckets, strict=True)
+        )
+        assert history(first, second, third).latency() == Latency(10, pytest.approx(0.125), pytest.approx(0.1495), 30.0)
+        assert history(first, second).latency() == Latency(5, 1800.0, 1800.0, None)
+        assert History().latency() == Latency(0, None, None)
+
+
+class TestTrouble:
+    """Each sentence says what is wrong and ends with the next command."""
+
+    def test_none_where_it_flows(self) -> None:
+        """A pipeline that moves, or has nothing to do, is well."""
+        assert trouble(history(*(figures(at, at, backlog=9, oldest_unacked_seconds=50.0) for at in range(60)))) is None
+        assert trouble(history(figures(0, 5), figures(100, 5, backlog=0))) is None
+        assert trouble(History()) is None
+
+    @pytest.mark.parametrize(
+        ("told", "sentence"),
+        [
+            (figures(0, state="none", name="", started=None), "No pipeline runs. Start it with: ecomflow deploy --detach"),
+            (
+                figures(0, state="none", name="", where="europe-west1"),
+                "No pipeline runs. Start it with: ecomflow deploy",
+            ),
+            (
+                figures(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
+                "No pipeline runs. The local stack does not run. Run: ecomflow infra up",
+            ),
+            (
+                figures(0, state="gone", backlog=1),
+                "The pipeline (process 7) was killed; 1 message waits; what it had not acknowledged comes again. "
+                "Start it with: ecomflow deploy --detach",
+            ),
+            (
+                figures(0, state="failed", last_failure="Table x does not exist.\nRun: ecomflow infra up"),
+                "The pipeline (process 7) has failed: Table x does not exist. Run: ecomflow infra up. See: ecomflow job logs",
+            ),
+            (
+                figures(0, state="drained", backlog=1200),
+                "The pipeline (process 7) has ended as drained; 1,200 messages wait. Start it with: ecomflow deploy --detach",
+            ),
+        ],
+    )
+    def test_nothing_runs(self, told: Figures, sentence: str) -> None:
+        """Why, what waits meanwhile, and how to start it."""
+        assert trouble(history(told)) == sentence
+
+    def test_it_waits_for_a_service(self) -> None:
+        """At once, in the pipeline's own words."""
+        told = figures(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
+        assert trouble(history(told)) == (
+            "The pipeline waits for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
+        )
+
+    def test_it_restarts(self) -> None:
+        """Within the last minute; what was longer ago is told by the count alone."""
+        restarted = [figures(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
+        assert trouble(history(*restarted[:3])) == (
+            "The pipeline has restarted in the last minute, 2 times in all: Out of luck. See: ecomflow job logs"
+        )
+        assert trouble(history(*restarted)) is None
+
+    def test_it_has_told_nothing_for_a_while(self) -> None:
+        """A process that hangs writes no status; Dataflow's figures may be older."""
+        silent = history(figures(0))
+        silent.now = START + 25
+        assert trouble(silent) == (
+            "The pipeline (process 7) has told nothing for 25 s: it hangs, or its disk is full. See: ecomflow job logs"
+        )
+        far = history(figures(0, where="europe-west1"))
+        far.now = START + 25
+        assert trouble(far) is None
+
+    def test_messages_wait_and_nothing_moves(self) -> None:
+        """After half a minute, with the first step that holds something."""
+        stuck = [figures(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
+        assert trouble(history(*stuck[:6])) is None
+        assert trouble(history(*stuck)) == (
+            "7 messages wait, and nothing has moved for 40 s: the step 'Decode events' holds 5. See: ecomflow job logs"
+        )
+
+    def test_young_messages_are_no_trouble(self) -> None:
+        """A pipeline that had nothing to do for minutes is not stuck on what has come just now."""
+        assert trouble(history(figures(0, 5), figures(300, 5, backlog=7, oldest_unacked_seconds=0.4))) is None
+
+    def test_one_look_is_enough_where_the_last_append_is_known(self) -> None:
+        """A script that reads but twice is told too: tables keep the time of their last rows."""
+        table = TableFigures("fact_order", 5, START + 10)
+        told = [
+            msgspec.structs.replace(figures(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
+            for at in (60, 61)
+        ]
+        assert trouble(history(*told)) == "7 messages wait, and nothing has moved for 51 s. See: ecomflow job logs"
+
+    def test_it_is_stuck_after_a_restart(self) -> None:
+        """What failed last is what it is stuck on."""
+        told = [figures(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
+        assert trouble(history(*told)) == (
+            "7 messages wait, and nothing has moved for 90 s: Table x does not exist. See: ecomflow job logs"
+        )
+
+
+class TestReport:
+    def test_it_is_all_that_a_view_shows(self) -> None:
+        """The figures, their rates and latency, and what is wrong; as JSON it is read back as it was."""
+        found = report(history(figures(0, 0), figures(1, 9, waiting_for="nothing")))
+        assert found is not None
+        assert found.rates is not None
+        assert (found.figures.received, found.rates.received, found.trouble is None) == (9, 9.0, False)
+        assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
+        assert report(History()) is None
+
+
+class TestLocalFigures:
+    def test_the_status_file_is_told(self) -> None:
+        """What the pipeline counts, when it told it, and how many processes it has."""
+        status = PipelineStatus(
+            "running",
+            7,
+            counters={"received": 3},
+            gauges={"memory_bytes": 5.0},
+            restarts=1,
+            last_failure="bad luck",
+            waiting_for="a bus",
+            started=START,
+            updated=START + 9,
+            processes=Processes(2, (8, 9)),
+        )
+        found = local_figures(status)
+        assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
+        assert found.name == "process 7"
+        assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
+        assert (found.last_failure, found.waiting_for) == ("bad luck", "a bus")
+
+    def test_no_pipeline(self) -> None:
+        """It is told so, as of now."""
+        found = local_figures(PipelineStatus("none"), START)
+        assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
+
+
+class TestReader:
+    def test_the_backlog_of_google_cloud_is_as_old_as_its_sample(self) -> None:
+        """Its time is Cloud Monitoring's; without a sample nobody knows it, and why is told."""
+        sampled = datetime.fromtimestamp(START - 180, UTC)
+        found = with_backlog(figures(0), Backlog(Waiting(7, sampled), 200.0), START)
+        assert (found.backlog, found.oldest_unacked_seconds, found.backlog_at) == (7, 200.0, START - 180)
+        unknown = [with_backlog(figures(0), backlog, START) for backlog in (None, UnavailableError("Busy.", "Wait."))]
+        assert [(one.backlog, one.backlog_unknown) for one in unknown] == [
+            (None, "Cloud Monitoring has no sample of the last ten minutes."),
+            (None, "Busy.\nWait."),
+        ]
+
+    def test_without_a_local_stack(self, tmp_path: Path) -> None:
+        """The pipeline's state is told all the same, and that the stack does not run."""
+        found = FiguresReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        assert (found.state, found.where) == ("none", "local")
+        assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
+
+    def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
+        """Each reading is of a whole file: the old one, the new one, or none."""
+        settings = Settings(state_dir=str(tmp_path))
+        reader = FiguresReader(settings, Endpoints, here=True, clock=lambda: START)
+        found = History()
+        for at, received in enumerate((900, 5)):
+            told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            found.add(reader.read(), START)
+            (tmp_path / STATUS_FILE).unlink()
+            found.add(reader.read(), START)
+        assert all(number is None or number >= 0 for number in found.series(lambda one: one.received, 4))
+
+    @pytest.mark.stack
+    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
+        """Every unacknowledged message, and the age of the oldest of them."""
+        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        found = FiguresReader(provisioned, lambda: stack, here=True).read()
+        assert (found.backlog, found.backlog_unknown) == (12, None)
+        assert found.oldest_unacked_seconds is not None
+        assert 0 <= found.oldest_unacked_seconds < 30
+
+
+SETTINGS = Settings(project="ecom-test", dataflow=DataflowSettings(job_name="shop"))
+
+
+class TestDataflow:
+    @pytest.fixture
+    def stub(self) -> Iterator[DataflowStub]:
+        with running_stub() as stub:
+            yield stub
+
+    @pytest.fixture(autouse=True)
+    def _without_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Cloud Monitoring is asked after the backlog; here nobody may."""
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+
+    def read(self, stub: DataflowStub) -> Figures:
+        return FiguresReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+
+    def test_a_jobs_counters_are_the_same_figures(self, stub: DataflowStub) -> None:
+        """By the names that Beam's counters have on both runners, summed over the steps that count them."""
+        job_id = stub.add_job("shop", createTime="2025-12-01T00:00:00Z")
+        counted = {"received": 9, "in/Decode events": 9, "out/Decode events": 8, "refused_in/Decode events": 1, "latency/3": 4}
+        for name, amount in counted.items():
+            stub.add_metric(job_id, name, amount, namespace=counters.NAMESPACE, step="s2")
+        for step in ("s3", "s4"):
+            stub.add_metric(job_id, "rows/fact_order", 3, namespace=counters.NAMESPACE, step=step)
+        for minute, metric in enumerate(stub.metrics[job_id]):
+            metric["updateTime"] = f"2025-12-01T00:0{minute}:00Z"
+        stub.add_autoscaling(job_id, 3, 4)
+        stub.add_message(job_id, "out of disk", dataflow_stub.ERROR)
+        found = self.read(stub)
+        assert (found.state, found.where, found.name) == ("running", "europe-west1", f"job shop ({job_id})")
+        assert (found.started, found.at, found.processes) == (START, START + 360, 3)
+        assert (found.received, found.steps[1], found.latency[3]) == (9, StepFigures("Decode events", 9, 8, 1), 4)
+        assert next(table for table in found.tables if table.table == "fact_order") == TableFigures("fact_order", 6)
+        assert (found.memory_bytes, found.last_failure) == (None, "out of disk")
+
+    def test_a_backlog_that_nobody_may_see(self, stub: DataflowStub) -> None:
+        """It is not known, and the way to sign in is told; all else is shown."""
+        stub.add_job("shop")
+        found = self.read(stub)
+        assert (found.state, found.backlog) == ("running", None)
+        assert "gcloud auth application-default login" in str(found.backlog_unknown)
+
+    def test_no_such_job(self, stub: DataflowStub) -> None:
+        """Where there is no job, none runs."""
+        found = self.read(stub)
+        assert (found.state, found.name) == ("none", "job shop")

@@ -1,0 +1,291 @@
+"""The local engine with a subscription and writers in memory: when it acknowledges, what it restarts after, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from ecomflow.contract.events import Message
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.pipeline import counters, failures, transforms
+from ecomflow.pipeline.direct import engine
+from ecomflow.pipeline.direct.engine import RunSummary, run_until_drained
+from tests.support import ROOT
+from tests.support.pipeline import MemoryWarehouse, ScriptedSubscription, activity, config_for, inventory, message, order
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    """What happened, in order, to the subscription and to the warehouse."""
+    return []
+
+
+@pytest.fixture
+def warehouse(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryWarehouse]:
+    """Writers in memory; restarts without a wait; counts from nothing."""
+    warehouse = MemoryWarehouse(calls)
+    warehouse.install(monkeypatch)
+    monkeypatch.setattr(engine, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(counters, "_totals", Counter())
+    failures.take()
+    yield warehouse
+    failures.take()
+
+
+@pytest.fixture
+def subscription(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> ScriptedSubscription:
+    """A subscription without messages, whose drain is set when all is acknowledged."""
+    subscription = ScriptedSubscription(calls=calls)
+    subscription.install(monkeypatch)
+    return subscription
+
+
+class Restarts:
+    """What on_restart was told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.pauses: list[float] = []
+
+    def __call__(self, reason: str, pause: float) -> None:
+        self.reasons.append(reason)
+        self.pauses.append(pause)
+
+
+def run(subscription: ScriptedSubscription, *bundles: list[Message], on_restart: Restarts | None = None) -> RunSummary:
+    """Run the engine over ``bundles`` until they are acknowledged."""
+    subscription.waiting.extend(bundles)
+    guard = threading.Timer(30, subscription.drain.set)
+    guard.start()
+    try:
+        return run_until_drained(config_for(), subscription.drain, on_restart or Restarts())
+    finally:
+        guard.cancel()
+
+
+def stock(number: int) -> Message:
+    return message(inventory(number), f"e-{number}")
+
+
+def test_acknowledges_after_everything_is_written(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
+) -> None:
+    """Every table and every dead letter of a bundle comes before its acknowledgement, and that before the next bundle."""
+    mixed = [message(order(1)), stock(2), message(activity(3)), message(b"?"), message(order(4, items=[]))]
+    summary = run(subscription, mixed, [stock(5)])
+    first, second = calls[: calls.index("acknowledge") + 1], calls[calls.index("acknowledge") + 1 :]
+    assert (first[0], first[-1]) == ("take", "acknowledge")
+    assert sorted(first[1:-1]) == [
+        *("dead letters order", "dead letters unknown"),
+        *("write fact_inventory", "write fact_order", "write fact_order_header", "write fact_order_item"),
+        "write fact_user_activity",
+    ]
+    assert second == ["take", "write fact_inventory", "acknowledge"]
+    assert summary.restarts == 0
+    assert summary.counters["received"] == 6
+
+
+def test_drains_when_it_is_told(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """An idle pipeline ends when the event is set; nothing is left running."""
+    drain = threading.Event()
+    threading.Timer(0.5, drain.set).start()
+    assert run_until_drained(config_for(), drain, Restarts()) == RunSummary({}, 0)
+    assert subscription.pullers == {}
+    assert [thread.name for thread in threading.enumerate() if thread.name == "drain"] == []
+
+
+def test_a_drained_engine_does_not_start(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """Where the event is set already, no puller is made and nothing is read."""
+    subscription.drain.set()
+    subscription.waiting.append([stock(1)])
+    run_until_drained(config_for(), subscription.drain, Restarts())
+    assert list(subscription.waiting) == [[stock(1)]]
+
+
+def test_a_failed_write_is_repeated(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restarts with growing pauses that say why; nothing is acknowledged; the messages come again and are written."""
+    warehouse.failures.extend(UnavailableError(f"BigQuery is away {number}.") for number in range(4))
+    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 0.004)
+    restarts = Restarts()
+    summary = run(subscription, [stock(1)], [stock(2)], on_restart=restarts)
+    assert restarts.reasons == [f"BigQuery is away {number}." for number in range(4)]
+    assert restarts.pauses == [0.001, 0.002, 0.004, 0.004]
+    assert summary.restarts == 4
+    assert calls == ["take"] * 5 + ["write fact_inventory", "acknowledge", "take", "write fact_inventory", "acknowledge"]
+    assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
+
+
+def test_a_long_good_run_resets_the_pause(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure after a run that was well is a new one, with the first pause again."""
+    monkeypatch.setattr(engine, "_WELL_AFTER", 0.0)
+    warehouse.failures.extend(UnavailableError("away") for _ in range(3))
+    restarts = Restarts()
+    run(subscription, [stock(1)], on_restart=restarts)
+    assert restarts.pauses == [0.001] * 3
+
+
+MENDABLE = [NotFoundError, SchemaError, AccessError]
+
+
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_a_person_mends_is_waited_for(
+    kind: type[EcomflowError], subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
+) -> None:
+    """It restarts, saying what is wrong and what to run, with nothing acknowledged; once mended it goes on."""
+    warehouse.failures.extend([kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")] * 2)
+    restarts = Restarts()
+    summary = run(subscription, [stock(1)], on_restart=restarts)
+    assert restarts.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
+    assert summary.restarts == 2
+    assert calls == [*["take"] * 3, "write fact_inventory", "acknowledge"]
+
+
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_nobody_mends_ends_it(
+    kind: type[EcomflowError],
+    subscription: ScriptedSubscription,
+    warehouse: MemoryWarehouse,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the time to mend it is over, the error is raised as it was, with nothing acknowledged."""
+    monkeypatch.setattr(engine, "MEND_SECONDS", 0.002)
+    errors = [kind(f"Table shop.fact_inventory does not fit {number}.", "Run: ecomflow infra up") for number in range(20)]
+    warehouse.failures.extend(errors)
+    with pytest.raises(kind) as caught:
+        run(subscription, [stock(1)])
+    assert caught.value in errors[1:]
+    assert set(calls) == {"take"}
+    assert subscription.pullers == {}
+
+
+def test_the_time_to_mend_is_that_of_one_trouble() -> None:
+    """It begins with the first failure that a person mends, goes on with the next, and is forgotten with one that passes."""
+    missing, away, other = NotFoundError("missing"), UnavailableError("away"), EcomflowError("other")
+    assert engine._give_up_at(missing, None, 100.0) == 100.0 + engine.MEND_SECONDS
+    assert engine._give_up_at(missing, 130.0, 100.0) == 130.0
+    assert engine._give_up_at(away, 130.0, 100.0) is None
+    assert engine._give_up_at(None, 130.0, 100.0) is None
+    assert engine._give_up_at(other, None, 100.0) == 100.0
+
+
+def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """What neither a restart nor a person mends is raised as it was, at once."""
+    error = EcomflowError("Subscription pipeline can't be pulled: no.", "Check it with: ecomflow infra status")
+    subscription.failures.append(error)
+    with pytest.raises(EcomflowError) as caught:
+        run(subscription)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("poison", "words"),
+    [
+        (RuntimeError("told to"), "RuntimeError: told to"),
+        (KeyError("colour"), 'KeyError: "colour'),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "told to"), "UnicodeDecodeError: 'utf-8"),
+    ],
+)
+def test_a_fault_of_a_step_restarts_it(
+    poison: Exception,
+    words: str,
+    subscription: ScriptedSubscription,
+    warehouse: MemoryWarehouse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever a step raises, the pipeline restarts, says what and where, and goes on when the fault is gone."""
+    faults = [poison, poison]
+
+    def poisoned(*arguments: object) -> object:
+        if faults:
+            raise faults.pop()
+        return counters.count_drift(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transforms, "count_drift", poisoned)  # a fault of no message's: none is to blame, all come again
+    restarts = Restarts()
+    run(subscription, [stock(1)], on_restart=restarts)
+    assert len(restarts.reasons) == 2
+    for reason in restarts.reasons:
+        assert words in reason
+        assert "Decode events" in reason
+        assert "\n" not in reason
+    assert len(warehouse.rows["fact_inventory"]) == 1
+
+
+def test_a_failed_acknowledgement_stops_nothing(
+    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam only logs what an acknowledgement raises: the next bundle follows, and the messages are still there to come again."""
+    puller = subscription.puller(config_for())
+    acknowledge = puller.acknowledge
+    monkeypatch.setattr(puller, "acknowledge", lambda batch: acknowledge(batch) if stock(2) in batch.messages else 1 / 0)
+    restarts = Restarts()
+    run(subscription, [stock(1)], [stock(2)], on_restart=restarts)
+    assert restarts.reasons == []
+    assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
+    assert list(subscription.waiting) == [[stock(1)]]
+
+
+def test_restarts_leave_no_threads(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+    """A pipeline that restarts many times does not gather threads."""
+    warehouse.failures.extend(UnavailableError("away") for _ in range(3))
+    run(subscription, [stock(1)])
+    before = threading.active_count()
+    subscription.drain.clear()
+    warehouse.failures.extend(UnavailableError("away") for _ in range(5))
+    run(subscription, [stock(1)])
+    assert threading.active_count() <= before + 1
+
+
+@pytest.mark.stack
+def test_memory_does_not_grow_with_the_bundles() -> None:
+    """Over hundreds of bundles the process stays as it is; on Beam's runner without the repair it grows with each of them."""
+    command = [sys.executable, "-c", "from tests.pipeline.direct import test_engine; test_engine.print_growth()"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    repaired, plain = (float(word) for word in run.stdout.split())
+    assert repaired < 10
+    assert plain > 30
+
+
+def print_growth() -> None:
+    """Kilobytes a bundle by which this process grows: with the repair, then without, so that no memory freed before hides it."""
+    repaired = _growth(150)
+    fold_into_copies = fn_runner.consolidate_monitoring_infos
+    engine._flat_memory_runner = fn_runner.FnApiRunner
+    fn_runner.consolidate_monitoring_infos = fold_into_copies.folds
+    print(repaired, _growth(150))
+
+
+def _growth(bundles: int, warm_up: int = 50) -> float:
+    """Kilobytes a bundle of ``bundles`` that come after ``warm_up`` others."""
+    subscription = ScriptedSubscription(*[[message(order(1)), stock(2), message(activity(3))]] * (warm_up + bundles))
+    begun: list[int] = []
+
+    class Watch(list[str]):
+        def append(self, call: str) -> None:
+            if call == "take" and len(subscription.waiting) == bundles:
+                begun.append(_resident())
+
+    subscription.calls = Watch()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        MemoryWarehouse(keep=False).install(monkeypatch)
+        subscription.install(monkeypatch)
+        run_until_drained(config_for(), subscription.drain, Restarts())
+    return (_resident() - begun[0]) / 1024 / bundles
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,312 @@
+"""The pipeline's life as its folder tells it: running, drained, failed or gone; one at a time; from elsewhere too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ecomflow.config import Settings
+from ecomflow.errors import AccessError, PipelineError, SchemaError
+from ecomflow.pipeline import counters
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.direct import engine, launch
+from ecomflow.pipeline.direct.launch import PipelineStatus, drain_detached, read_status, run_here, start_detached
+from tests.support.local_pubsub import wait_until
+
+Engine = Callable[[PipelineConfig, threading.Event, Callable[[str, float], None]], None]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=str(tmp_path / "state"))
+
+
+@pytest.fixture
+def engine_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
+    """Put a stand-in in the engine's place."""
+    return lambda stand_in: monkeypatch.setattr(engine, "run_until_drained", stand_in)
+
+
+def run(settings: Settings, on_event: Callable[[str], None] = lambda _: None) -> PipelineStatus:
+    return run_here(settings, threading.Event(), on_event)
+
+
+def logged(settings: Settings) -> list[tuple[str, str]]:
+    """Level and message of each line of the pipeline's log."""
+    lines = map(json.loads, (settings.state_path / launch.LOG_FILE).read_text().splitlines())
+    return [(line["level"], line["message"]) for line in lines]
+
+
+class TestHere:
+    def test_there_has_been_none(self, settings: Settings) -> None:
+        """A folder without a status file, or no folder at all, tells of no pipeline."""
+        assert read_status(settings.state_path) == PipelineStatus("none")
+
+    def test_it_tells_that_it_runs(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """While it runs, the folder tells its process, its subscription and its counters, and again when they change."""
+        found: list[PipelineStatus] = []
+        totals = {"received": 1}
+
+        def work(*_: Any) -> None:
+            found.append(read_status(settings.state_path))
+            totals["received"] = 2
+            wait_until(lambda: read_status(settings.state_path).counters == {"received": 2})
+
+        engine_is(work)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(launch, "_REPORT_SECONDS", 0.01)
+            monkeypatch.setattr(counters, "totals", lambda: dict(totals))
+            run(settings)
+        (status,) = found
+        assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {"received": 1})
+        assert status.processes == launch.Processes(1, (os.getpid(),))
+        assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
+
+    def test_it_tells_that_it_is_drained(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """What run_here returns stands in the folder, and the settings reached the engine."""
+        given: list[PipelineConfig] = []
+        engine_is(lambda config, drain, on_restart: given.append(config))
+        ended = run(settings)
+        assert ended.state == "drained"
+        assert read_status(settings.state_path) == ended
+        assert logged(settings) == [
+            ("info", f"The pipeline reads {settings.subscription_path}."),
+            ("info", "The pipeline is drained."),
+        ]
+        assert given[0].subscription_path == settings.subscription_path
+
+    def test_it_tells_of_restarts(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """Each restart is a sentence for the user, and is counted in the folder with the last reason."""
+
+        def work(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> None:
+            on_restart("Pub/Sub is away.", 1.0)
+            on_restart("BigQuery is away.", 2.0)
+
+        engine_is(work)
+        sentences: list[str] = []
+        ended = run(settings, sentences.append)
+        assert sentences == ["The pipeline restarts in 1 s: Pub/Sub is away.", "The pipeline restarts in 2 s: BigQuery is away."]
+        assert (ended.state, ended.restarts, ended.last_failure) == ("drained", 2, "BigQuery is away.")
+        assert logged(settings)[1:3] == [("warning", sentence) for sentence in sentences]
+        assert read_status(settings.state_path) == ended
+
+    def test_it_tells_that_it_failed(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """An error that no restart mends is raised, and stays in the folder."""
+
+        def work(*_: Any) -> None:
+            raise SchemaError("Table shop.fact_order does not fit.", "Run: ecomflow infra status")
+
+        engine_is(work)
+        with pytest.raises(SchemaError):
+            run(settings)
+        status = read_status(settings.state_path)
+        assert (status.state, status.last_failure) == ("failed", "Table shop.fact_order does not fit.")
+        told = "The pipeline failed: Table shop.fact_order does not fit.\nRun: ecomflow infra status"
+        assert logged(settings)[-1] == ("error", told)
+
+    def test_a_crash_is_no_end(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """Where it ends without telling its end, it is gone, and its log holds the traceback; the next one runs as ever."""
+
+        def crash(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        engine_is(crash)
+        with pytest.raises(ZeroDivisionError):
+            run(settings)
+        assert read_status(settings.state_path).state == "gone"
+        last = json.loads((settings.state_path / launch.LOG_FILE).read_text().splitlines()[-1])
+        assert (last["level"], last["message"]) == ("critical", "The pipeline crashed.")
+        assert last["traceback"].endswith("\n    raise ZeroDivisionError\nZeroDivisionError")
+        engine_is(lambda *_: None)
+        assert run(settings).state == "drained"
+
+    def test_a_second_is_refused(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """Under one folder one pipeline runs at a time; the refused one leaves the first one's status as it is."""
+
+        def work(*_: Any) -> None:
+            with pytest.raises(PipelineError, match="runs already"):
+                run(settings)
+            with pytest.raises(PipelineError, match=f"process {os.getpid()}"):
+                start_detached(settings, ["false"])
+            assert read_status(settings.state_path).state == "running"
+
+        engine_is(work)
+        assert run(settings).state == "drained"
+
+    def test_reading_the_status_hinders_no_start(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+        """Pipelines start while others read the status all the time, and no reader takes another for a pipeline."""
+        engine_is(lambda *_: None)
+        run(settings)
+        path = settings.state_path / launch.STATUS_FILE
+        dead = msgspec.json.encode(PipelineStatus("running", 1))
+        path.write_bytes(dead)
+        states: list[str] = []
+        readers = [
+            threading.Thread(target=lambda: states.extend(read_status(settings.state_path).state for _ in range(200)))
+            for _ in range(4)
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        assert set(states) == {"gone"}
+        readers = [threading.Thread(target=lambda: [read_status(settings.state_path) for _ in range(200)]) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        assert [run(settings).state for _ in range(5)] == ["drained"] * 5
+        for reader in readers:
+            reader.join()
+
+    def test_what_an_earlier_one_told_is_forgotten(
+        self, settings: Settings, engine_is: Callable[[Engine], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pipeline that starts after a killed one never shows the dead one's process as running."""
+        settings.state_path.mkdir()
+        (settings.state_path / launch.STATUS_FILE).write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
+        seen: list[str] = []
+        make = launch.Reporter
+
+        def reporter(*arguments: Any) -> Any:
+            seen.append(read_status(settings.state_path).state)
+            return make(*arguments)
+
+        engine_is(lambda *_: None)
+        monkeypatch.setattr(launch, "Reporter", reporter)
+        run(settings)
+        assert seen == ["none"]
+
+    def test_an_end_told_late_is_an_end(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pipeline that drains between the reading of its status and of its lock is drained, not gone."""
+        settings.state_path.mkdir()
+        path = settings.state_path / launch.STATUS_FILE
+        path.write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
+
+        def drained_meanwhile(_: Path) -> bool:
+            path.write_bytes(msgspec.json.encode(PipelineStatus("drained", 1)))
+            return False
+
+        monkeypatch.setattr(launch, "_is_locked", drained_meanwhile)
+        assert read_status(settings.state_path).state == "drained"
+
+    def test_a_broken_status_file_is_told(self, settings: Settings) -> None:
+        """A status file that is none is a sentence with its path."""
+        settings.state_path.mkdir()
+        (settings.state_path / launch.STATUS_FILE).write_text("{")
+        with pytest.raises(PipelineError, match=r"pipeline\.json can't be read"):
+            read_status(settings.state_path)
+
+    @pytest.mark.parametrize("start", [run, lambda settings: start_detached(settings, ["true"])], ids=["here", "detached"])
+    def test_a_folder_that_can_not_be_written_is_told(self, start: Callable[[Settings], Any], tmp_path: Path) -> None:
+        """Where the state folder can't be made, AccessError says so."""
+        (tmp_path / "file").write_text("")
+        with pytest.raises(AccessError, match=r"can't be (written|read)") as caught:
+            start(Settings(state_dir=str(tmp_path / "file" / "state")))
+        assert "ECOMFLOW_STATE_DIR" in str(caught.value.remedy)
+
+
+# A pipeline without Beam: the real run_here around an engine that only waits for SIGTERM.
+CHILD = """
+import signal, sys, threading, types
+from ecomflow.config import load_settings
+from ecomflow.pipeline.direct.launch import run_here
+
+def module(name, **members):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(members)
+
+drain = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: drain.set())
+module("ecomflow.pipeline.counters", snapshot=lambda: {"counters": {"received": 7}})
+module("ecomflow.pipeline.direct.engine", run_until_drained=lambda config, drain, on_restart: drain.wait(60))
+print("hello from the pipeline", flush=True)
+run_here(load_settings({}), drain, print)
+"""
+
+
+def command(source: str) -> list[str]:
+    return [sys.executable, "-c", source]
+
+
+@pytest.fixture
+def no_child_left(settings: Settings) -> Iterator[None]:
+    """Kill what a failed test would leave running."""
+    yield
+    status = read_status(settings.state_path)
+    if status.state == "running" and status.pid:
+        os.kill(status.pid, signal.SIGKILL)
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("no_child_left")
+class TestDetached:
+    def test_it_runs_and_drains(self, settings: Settings) -> None:
+        """start_detached returns when it runs, with its own process; drain_detached ends it by SIGTERM, well."""
+        started = start_detached(settings, command(CHILD))
+        assert (started.state, started.pid != os.getpid()) == ("running", True)
+        assert (settings.state_path / launch.OUTPUT_FILE).read_text() == "hello from the pipeline\n"
+        with pytest.raises(PipelineError, match=f"process {started.pid}"):
+            start_detached(settings, command(CHILD))
+        ended = drain_detached(settings, timeout=20)
+        assert (ended.state, ended.pid, ended.counters) == ("drained", started.pid, {"received": 7})
+
+    def test_a_killed_one_is_gone(self, settings: Settings) -> None:
+        """After SIGKILL the system lets go of the lock: the status is gone, with what it told last, and the next may start."""
+        started = start_detached(settings, command(CHILD))
+        assert started.pid is not None
+        os.kill(started.pid, signal.SIGKILL)
+        wait_until(lambda: read_status(settings.state_path).state != "running")
+        status = read_status(settings.state_path)
+        assert (status.state, status.pid, status.counters) == ("gone", started.pid, {"received": 7})
+        with pytest.raises(PipelineError, match="No local pipeline runs"):
+            drain_detached(settings)
+        assert start_detached(settings, command(CHILD)).state == "running"
+        assert drain_detached(settings, timeout=20).state == "drained"
+
+    def test_an_early_end_shows_its_log(self, settings: Settings) -> None:
+        """A process that ends before it runs is told with the last lines that it wrote, not those of an earlier one."""
+        for word in ("first", "second"):
+            with pytest.raises(PipelineError) as caught:
+                start_detached(settings, command(f"for n in range(20): print('{word}', n)\nraise SystemExit(3)"))
+        assert caught.value.message == "The pipeline ended before it ran. It said:\n" + "\n".join(
+            f"second {n}" for n in range(12, 20)
+        )
+        assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
+
+    def test_one_that_never_runs_is_ended(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no pipeline runs in time, the process is killed, and that is said."""
+        monkeypatch.setattr(launch, "_START_SECONDS", 0.2)
+        started: list[subprocess.Popen[bytes]] = []
+        popen = subprocess.Popen
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            started.append(popen(*arguments, **options))
+            return started[-1]
+
+        monkeypatch.setattr(subprocess, "Popen", noted)
+        with pytest.raises(PipelineError, match="did not run within 0 s and was ended"):
+            start_detached(settings, command("import time; time.sleep(60)"))
+        assert started[0].returncode == -signal.SIGKILL
+
+    def test_one_that_does_not_drain_is_told(self, settings: Settings) -> None:
+        """A process that ignores SIGTERM is named, with the command that ends it."""
+        deaf = CHILD.replace("lambda *_: drain.set()", "signal.SIG_IGN")
+        started = start_detached(settings, command(deaf))
+        with pytest.raises(PipelineError, match="has not drained within 0 s") as caught:
+            drain_detached(settings, timeout=0.2)
+        assert caught.value.remedy == f"End it: kill -9 {started.pid}"
+
+    def test_the_command_is_ecomflow_deploy(self, settings: Settings, tmp_path: Path) -> None:
+        """Without a command of its own it is `ecomflow deploy` with the same state folder: here, one without a stack."""
+        with pytest.raises(PipelineError) as caught:
+            start_detached(settings, folder=tmp_path)
+        assert f"The local stack in {settings.state_path}/ does not run" in "".join(caught.value.message.split("\n"))

@@ -1,0 +1,132 @@
+"""Hand-written events of each type, and what the pure core makes of them: bytes in, rows as dicts and dead letters out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from hypothesis import HealthCheck, settings
+
+from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.events import Message
+from ecomflow.pipeline.model import model_facts
+
+NOW = datetime(2025, 12, 10, 12, 0, tzinfo=UTC)
+PUBLISHED = 1_764_669_600_123_456  # 2025-12-02T10:00:00.123456Z
+TYPES = ("order", "inventory", "user_activity")
+MONEY_RULE = "expected number >= 0 with at most 29 integer and 9 decimal digits"
+TIME_RULE = "expected RFC 3339 date-time with an offset or Z"
+DATE_RULE = "expected a UTC date from 2015-12-10 to 2026-12-10"
+
+Body = dict[str, Any]
+
+
+def property_test(examples: int) -> settings:
+    """The same examples in every run: a failure is the code's, not the day's."""
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def item(**changes: Any) -> Body:
+    return {"product_id": "P-1", "product_name": "Blue chair", "quantity": 2, "price": number("19.90"), **changes}
+
+
+def order(**changes: Any) -> Body:
+    return {
+        "event_type": "order",
+        "order_id": "O-1",
+        "customer_id": "C-1",
+        "customer_name": "Jane Doe",
+        "order_date": "2025-12-01T10:15:30.123456Z",
+        "status": "delivered",
+        "items": [item(), item(product_id="P-2", product_name="Lamp", quantity=1, price=5)],
+        "shipping_address": {"street": "1 Main Street", "city": "Paris", "country": "FR"},
+        "total_amount": number("44.80"),
+        **changes,
+    }
+
+
+def inventory(**changes: Any) -> Body:
+    return {
+        "event_type": "inventory",
+        "inventory_id": "I-1",
+        "product_id": "P-1",
+        "warehouse_id": "W-1",
+        "quantity_change": -3,
+        "reason": "sale",
+        "timestamp": "2025-12-01T10:15:30Z",
+        **changes,
+    }
+
+
+def activity(**changes: Any) -> Body:
+    return {
+        "event_type": "user_activity",
+        "user_id": "U-1",
+        "activity_type": "login",
+        "ip_address": "192.0.2.1",
+        "user_agent": "Mozilla/5.0",
+        "timestamp": "2025-12-01T10:15:30Z",
+        "metadata": {"session_id": "S-1", "platform": "web"},
+        **changes,
+    }
+
+
+VALID: dict[str, Callable[..., Body]] = {"order": order, "inventory": inventory, "user_activity": activity}
+
+
+def number(digits: str) -> msgspec.Raw:
+    """A JSON number written with exactly these characters."""
+    return msgspec.Raw(digits.encode())
+
+
+def encoded(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else msgspec.json.encode(body)
+
+
+def message(body: Any, message_id: str = "M-1", **attributes: str) -> Message:
+    """``body`` as published at ``PUBLISHED``: bytes as they are, anything else as JSON."""
+    return Message(encoded(body), attributes, message_id, PUBLISHED)
+
+
+class Outcome(NamedTuple):
+    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows."""
+
+    rows: dict[str, list[Body]]
+    letters: list[DeadLetter]
+    sources: dict[str, list[str]]
+    drift: Counter[tuple[str, str]]
+
+
+def outcome_of(messages: Iterable[Message], now: datetime = NOW) -> Outcome:
+    """What ``messages`` become: decoded in one batch, modelled stream by stream."""
+    decoded = decode_messages(messages, now)
+    outcome = Outcome({}, [], {}, decoded.drift)
+    for batch in decoded.streams.values():
+        facts = model_facts(batch, now)
+        outcome.letters.extend(facts.refused)
+        for part in facts.tables:
+            part.rows.validate(full=True)
+            outcome.rows[part.table] = part.rows.to_pylist()
+            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+    return outcome
+
+
+def rows_of(body: Any, now: datetime = NOW) -> dict[str, list[Body]]:
+    """The rows of one event that must be accepted, by table."""
+    outcome = outcome_of([message(body)], now)
+    assert [letter.error for letter in outcome.letters] == []
+    return outcome.rows
+
+
+def refusal_of(body: Any, now: datetime = NOW) -> DeadLetter:
+    """The dead letter of one event that must be refused."""
+    outcome = outcome_of([message(body)], now)
+    assert outcome.rows == {}
+    (letter,) = outcome.letters
+    return letter

@@ -1,0 +1,216 @@
+"""A project at Google whose services demand of each method the permission that Google's demand, and know what each role holds.
+
+Permissions by method: https://cloud.google.com/pubsub/docs/access-control#required_permissions,
+https://cloud.google.com/storage/docs/access-control/iam-json, https://cloud.google.com/bigquery/docs/access-control,
+https://cloud.google.com/bigquery/docs/reference/rest/v2/datasets/get (its ``datasetView``). Permissions by role:
+https://cloud.google.com/iam/docs/roles-permissions, of each role those that matter here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import grpc
+from google.pubsub_v1 import types
+
+from ecomflow.config import Settings
+from ecomflow.infra.resources import DAY_SECONDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
+from tests.support.infra import Google
+
+# Which permissions a REST method takes, by HTTP method and path; the first that fits.
+METHODS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("*", r":testIamPermissions$|/testPermissions$|/iam/testPermissions$", ()),
+    ("GET", r"/services:batchGet$", ("serviceusage.services.get",)),
+    ("POST", r"/services:batchEnable$", ("serviceusage.services.enable",)),
+    ("GET", r"/v1/operations/", ()),
+    ("POST", r"/v1/projects/[^/:]+:getIamPolicy$", ("resourcemanager.projects.getIamPolicy",)),
+    ("GET", r"/v1/projects/[^/:]+$", ("resourcemanager.projects.get",)),
+    ("GET", r"/storage/v1/b/[^/]+/iam$", ("storage.buckets.getIamPolicy",)),
+    ("GET", r"/storage/v1/b/[^/]+/o$", ("storage.objects.list",)),
+    ("DELETE", r"/storage/v1/b/[^/]+/o/.+$", ("storage.objects.delete",)),
+    ("DELETE", r"/storage/v1/b/[^/]+$", ("storage.buckets.delete",)),
+    ("GET", r"/storage/v1/b/[^/]+$", ("storage.buckets.get",)),
+    ("GET", r"/datasets/[^/]+/tables/[^/]+$", ("bigquery.tables.get",)),
+    ("GET", r"/datasets/[^/]+\?.*datasetView=METADATA", ("bigquery.datasets.get",)),
+    ("GET", r"/datasets/[^/]+$", ("bigquery.datasets.get", "bigquery.datasets.getIamPolicy")),
+)
+
+_READ_PUBSUB = ("pubsub.topics.get", "pubsub.subscriptions.get")
+_OBJECTS = ("storage.objects.create", "storage.objects.get", "storage.objects.list", "storage.objects.delete")
+_USE_SERVICES = ("serviceusage.services.get", "serviceusage.services.use")
+ROLES = {
+    "roles/pubsub.viewer": _READ_PUBSUB,
+    "roles/pubsub.subscriber": ("pubsub.subscriptions.consume", "pubsub.topics.attachSubscription"),
+    "roles/pubsub.publisher": ("pubsub.topics.publish",),
+    "roles/pubsub.editor": (
+        *_READ_PUBSUB,
+        *("pubsub.topics.create", "pubsub.topics.update", "pubsub.topics.delete", "pubsub.topics.attachSubscription"),
+        *("pubsub.subscriptions.create", "pubsub.subscriptions.update", "pubsub.subscriptions.delete"),
+        *("pubsub.subscriptions.consume", "pubsub.topics.publish"),
+    ),
+    "roles/storage.bucketViewer": ("storage.buckets.get", "storage.buckets.list"),
+    "roles/storage.objectUser": _OBJECTS,
+    "roles/storage.admin": (
+        *_OBJECTS,
+        *("storage.buckets.create", "storage.buckets.get", "storage.buckets.getIamPolicy", "storage.buckets.update"),
+        *("storage.buckets.delete",),
+    ),
+    "roles/bigquery.metadataViewer": ("bigquery.datasets.get", "bigquery.tables.get", "bigquery.tables.list"),
+    "roles/bigquery.dataViewer": ("bigquery.datasets.get", "bigquery.tables.get", "bigquery.tables.getData"),
+    "roles/bigquery.dataEditor": (
+        *("bigquery.datasets.get", "bigquery.tables.get", "bigquery.tables.getData", "bigquery.tables.updateData"),
+        "bigquery.tables.create",
+    ),
+    "roles/bigquery.dataOwner": (
+        *("bigquery.datasets.get", "bigquery.datasets.getIamPolicy", "bigquery.datasets.create", "bigquery.datasets.delete"),
+        *("bigquery.tables.get", "bigquery.tables.list", "bigquery.tables.create", "bigquery.tables.update"),
+        *("bigquery.tables.delete", "bigquery.tables.getData", "bigquery.tables.updateData"),
+    ),
+    "roles/bigquery.jobUser": ("bigquery.jobs.create",),
+    "roles/dataflow.developer": (
+        *("dataflow.jobs.create", "dataflow.jobs.get", "dataflow.jobs.list", "dataflow.jobs.updateContents"),
+        *("dataflow.jobs.cancel", "dataflow.messages.list", "dataflow.metrics.get", "resourcemanager.projects.get"),
+    ),
+    "roles/iam.serviceAccountUser": ("iam.serviceAccounts.actAs",),
+    "roles/monitoring.viewer": ("monitoring.timeSeries.list",),
+    "roles/serviceusage.serviceUsageConsumer": _USE_SERVICES,
+    "roles/serviceusage.serviceUsageAdmin": (*_USE_SERVICES, "serviceusage.services.enable"),
+    "roles/browser": ("resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"),
+}
+
+_TYPES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
+
+
+class Project(Google):
+    """Everything of ``settings`` is there, but for ``missing``; the caller has ``roles``.
+
+    Reading works, and so does making a topic, which is refused ``slow`` times as if its API were not enabled yet.
+    """
+
+    def __init__(self, settings: Settings, roles: set[str]) -> None:
+        super().__init__()
+        self.there: dict[str, Resource] = {resource.name: resource for resource in desired(settings)}
+        self.permissions = {permission for role in roles for permission in ROLES[role]}
+        self.slow = 0
+        self.objects: set[str] = set()
+
+    def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
+        path = urlsplit(url).path
+        if lacking := self._lacking(method, url):
+            return 403, {"error": {"code": 403, "message": _denial(path, lacking), "errors": []}}
+        if "/storage/v1/b/" in path and not path.endswith(("/iam", "/testPermissions")):
+            return self._storage(method, unquote(path), parse_qs(urlsplit(url).query).get("prefix", [""])[0])
+        if "/datasets/" in path and not path.endswith(":testIamPermissions"):
+            return self._bigquery(path.rsplit("/datasets/", 1)[1])
+        return super().answer(method, url, body)
+
+    def _lacking(self, method: str, url: str) -> list[str]:
+        path = urlsplit(url).path + ("?" + urlsplit(url).query if "datasetView" in parse_qs(urlsplit(url).query) else "")
+        for verb, pattern, permissions in METHODS:
+            if verb in ("*", method) and re.search(pattern, path):
+                return [permission for permission in permissions if permission not in self.permissions]
+        raise AssertionError(f"No permission is known for {method} {path}")
+
+    def _storage(self, method: str, path: str, prefix: str) -> tuple[int, Any]:
+        name, _, rest = path.split("/b/", 1)[1].partition("/")
+        bucket = self.there.get(name)
+        if not isinstance(bucket, Bucket):
+            return _missing("The specified bucket does not exist.")
+        if rest == "o":
+            return 200, {"items": [{"name": found, "bucket": name} for found in sorted(self.objects) if found.startswith(prefix)]}
+        if method == "DELETE":
+            self.objects.discard(rest.removeprefix("o/")) if rest else self.there.pop(name)
+            return 200, {}
+        policy = {"retentionDurationSeconds": str((bucket.soft_delete_days or 0) * DAY_SECONDS)}
+        return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy}
+
+    def _bigquery(self, rest: str) -> tuple[int, Any]:
+        dataset, _, table = rest.partition("/tables/")
+        found = next(
+            (one for name, one in self.there.items() if name.endswith(f".{dataset}{'.' + table if table else ''}")), None
+        )
+        match found:
+            case Table() | View():
+                return 200, _table_body(found, dataset, table)
+            case Dataset():
+                return 200, {"datasetReference": {"projectId": "p", "datasetId": dataset}, "location": found.location}
+        return _missing(f"Not found: Dataset p:{dataset}")
+
+    def pubsub_methods(self) -> dict[str, dict[str, Any]]:
+        def get_topic(request: Any, context: grpc.ServicerContext) -> types.Topic:
+            self._require("pubsub.topics.get", context)
+            topic = self._found(request.topic, Topic, context)
+            seconds = (topic.retention_days or 0) * DAY_SECONDS
+            return types.Topic(name=topic.name, message_retention_duration={"seconds": seconds} if seconds else None)
+
+        def create_topic(request: Any, context: grpc.ServicerContext) -> types.Topic:
+            self._require("pubsub.topics.create", context)
+            if self.slow:
+                self.slow -= 1
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "Cloud Pub/Sub API has not been used in project 4242 before")
+            self.there[request.name] = Topic(request.name, 0)
+            return types.Topic(request)
+
+        def get_subscription(request: Any, context: grpc.ServicerContext) -> types.Subscription:
+            self._require("pubsub.subscriptions.get", context)
+            return _subscription(self._found(request.subscription, Subscription, context))
+
+        publisher = {
+            "GetTopic": _unary(get_topic, types.GetTopicRequest, types.Topic),
+            "CreateTopic": _unary(create_topic, types.Topic, types.Topic),
+        }
+        subscriber = {"GetSubscription": _unary(get_subscription, types.GetSubscriptionRequest, types.Subscription)}
+        return {"google.pubsub.v1.Publisher": publisher, "google.pubsub.v1.Subscriber": subscriber}
+
+    def _require(self, permission: str, context: grpc.ServicerContext) -> None:
+        if permission not in self.permissions:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "User not authorized to perform this action.")
+
+    def _found(self, name: str, kind: type[Any], context: grpc.ServicerContext) -> Any:
+        found = self.there.get(name)
+        if not isinstance(found, kind):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={name}).")
+        return found
+
+
+def _denial(path: str, lacking: list[str]) -> str:
+    """In the words of the service."""
+    if "/storage/" in path:
+        return f"a@b.c does not have {lacking[0]} access to the Google Cloud Storage bucket. Permission '{lacking[0]}' denied."
+    return f"Access Denied: Permission {lacking[0]} denied on resource (or it may not exist)."
+
+
+def _missing(message: str) -> tuple[int, Any]:
+    return 404, {"error": {"code": 404, "message": message, "errors": []}}
+
+
+def _table_body(found: Table | View, dataset: str, table: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"tableReference": {"projectId": "p", "datasetId": dataset, "tableId": table}, "numRows": "0"}
+    if isinstance(found, View):
+        schema = [{"name": name, "type": "STRING"} for name in found.columns]
+        return {**body, "type": "VIEW", "schema": {"fields": schema}, "view": {"query": found.query}}
+    schema = [
+        {"name": column.name, "type": _TYPES.get(column.type, column.type), "mode": "REQUIRED" if column.required else "NULLABLE"}
+        for column in found.columns
+    ]
+    clustering = {"fields": list(found.clustering or ())}
+    partitioning = {"type": "DAY", "field": found.partition}
+    return {**body, "type": "TABLE", "schema": {"fields": schema}, "timePartitioning": partitioning, "clustering": clustering}
+
+
+def _subscription(found: Subscription) -> types.Subscription:
+    backoff = [{"seconds": seconds} for seconds in found.backoff_seconds]
+    return types.Subscription(
+        name=found.name,
+        topic=found.topic,
+        ack_deadline_seconds=found.ack_deadline_seconds,
+        message_retention_duration={"seconds": (found.retention_days or 0) * DAY_SECONDS},
+        expiration_policy=types.ExpirationPolicy(),
+        retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
+    )
+
+
+def _unary(method: Any, request: Any, reply: Any) -> Any:
+    return grpc.unary_unary_rpc_method_handler(method, request.deserialize, reply.serialize)
