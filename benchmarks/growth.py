@@ -36,7 +36,7 @@ class Run(NamedTuple):
     services_mb: dict[str, list[float]]
 
 
-class Line(NamedTuple):
+class Fit(NamedTuple):
     """seconds = start + per_event * events, fitted so that relative errors are least; ``off``: the largest relative error."""
 
     start: float
@@ -85,14 +85,14 @@ def _run(items: int, good: Sequence[Figures]) -> Run:
     )
 
 
-def fit(cells: Sequence[Run]) -> Line | None:
+def fit(cells: Sequence[Run]) -> Fit | None:
     """The line through the times of ``cells``, which differ in their events; None for fewer than three."""
     if len(cells) < 3:
         return None
     events, seconds = np.array([cell.events for cell in cells], float), np.array([cell.seconds for cell in cells])
     per_event, start = np.polyfit(events, seconds, 1, w=1 / seconds)
     off = np.abs(seconds / (start + per_event * events) - 1).max()
-    return Line(float(start), float(per_event), float(off))
+    return Fit(float(start), float(per_event), float(off))
 
 
 def spread(cells: Sequence[Run]) -> float:

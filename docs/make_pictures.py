@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Settings, resolve_endpoints
-from ecomflow.jobs.metrics import FiguresReader
+from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.history import History
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -87,7 +87,7 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 def watched(settings: Settings, seconds: float) -> History:
     """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
-    history, reader = History(), FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
+    history, reader = History(), MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         history.add(reader.read(), time.time())

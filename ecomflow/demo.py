@@ -39,7 +39,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """``lines``: what landed, by place and number; ``equation``: the same by event type and id."""
 
     published: publisher.PublishSummary
-    lines: tuple[balance.Line, ...]
+    lines: tuple[balance.Comparison, ...]
     equation: reconcile.Reconciliation
     answer: queries.Answer
 

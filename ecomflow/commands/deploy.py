@@ -181,15 +181,15 @@ def _say_where_metrics_are(port: int | None) -> None:
 
 @contextmanager
 def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None]:
-    """The port at which the pipeline's figures are served within, where one is wanted."""
+    """The port at which the pipeline's metrics are served within, where one is wanted."""
     if port is None:
         yield None
         return
     from ecomflow.config import resolve_endpoints
-    from ecomflow.jobs.metrics import FiguresReader
+    from ecomflow.jobs.metrics import MetricsReader
     from ecomflow.metrics.prometheus import served
 
-    reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=True)
+    reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
     with served(reader.read, port, settings.other_users) as bound:
         yield bound
 

@@ -16,7 +16,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError
 
 if TYPE_CHECKING:
     from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
-    from ecomflow.deadletters.store import Choice, StoredLetter, Unreadable
+    from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 
 dlq = typer.Typer(no_args_is_help=True, help="The messages that were refused: look at them, group them, replay them.")
 
@@ -53,13 +53,13 @@ def inspect(
     from ecomflow.deadletters import store
     from ecomflow.terminal.console import say, show_json
 
-    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     if follow:
-        _follow(store.follow(settings, endpoints, choice, limit=limit, unreadable=unreadable), full, as_json)
+        _follow(store.follow(settings, endpoints, selected, limit=limit, unreadable=unreadable), full, as_json)
         return
     with _reading() as report:
-        found = store.newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable, on_progress=report)
+        found = store.newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable, on_progress=report)
     if as_json:
         show_json([_as_object(item) for item in found])
     elif not found:
@@ -80,10 +80,10 @@ def stats(
     from ecomflow.deadletters.groups import group, unknown_fields
     from ecomflow.terminal.console import show_json
 
-    settings, choice = settings_of(project), _choice(stream, reason, since, None, None)
+    settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
-        found = store.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
         fields = unknown_fields(_counters(settings, endpoints))
     if as_json:
@@ -121,13 +121,13 @@ def replay(
     from ecomflow.terminal.console import say, show_json
     from ecomflow.terminal.progress import INTERRUPTED, leave
 
-    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
     endpoints = running_endpoints(settings)
     if not as_json:
         say(target_line(settings))
     with _reading() as report:
-        plan = plan_replay(settings, endpoints, choice, patch=change, limit=limit, on_progress=report)
+        plan = plan_replay(settings, endpoints, selected, patch=change, limit=limit, on_progress=report)
     if not as_json:
         _show_plan(plan)
     summary = None
@@ -163,10 +163,10 @@ def export(
     from ecomflow.deadletters import store
     from ecomflow.terminal.console import note
 
-    settings, choice = settings_of(project), _choice(stream, reason, since, event_id, fingerprint)
+    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
-        found = store.letters(settings, endpoints, choice, unreadable=unreadable, on_progress=report)
+        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
         count = _write_lines(found, file)
     note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
     _refuse_unreadable(unreadable)
@@ -186,18 +186,20 @@ def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, p
         )
 
 
-def _choice(stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None) -> Choice:
+def _filter(
+    stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
+) -> DeadLetterFilter:
     from typing import get_args
 
     from ecomflow.contract.dead_letter import STREAMS
     from ecomflow.contract.dead_letter import Reason as Known
-    from ecomflow.deadletters.store import Choice
+    from ecomflow.deadletters.store import DeadLetterFilter
 
     if stream is not None and stream not in STREAMS:
         raise ConfigError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
     if reason is not None and reason not in get_args(Known):
         raise ConfigError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(get_args(Known))}.")
-    return Choice(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+    return DeadLetterFilter(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
 
 
 @contextmanager
@@ -219,7 +221,7 @@ def _refuse_unreadable(unreadable: list[Unreadable]) -> None:
         raise EcomflowError("\n".join((sentence, *named)), "Move them out of dlq/.")
 
 
-def _follow(found: Iterator[StoredLetter], full: bool, as_json: bool) -> None:
+def _follow(found: Iterator[StoredDeadLetter], full: bool, as_json: bool) -> None:
     """Each letter as it comes, until Ctrl-C, which is how this ends well."""
     try:
         for item in found:
@@ -234,7 +236,7 @@ def _follow(found: Iterator[StoredLetter], full: bool, as_json: bool) -> None:
         return
 
 
-def _print_line(item: StoredLetter) -> None:
+def _print_line(item: StoredDeadLetter) -> None:
     import msgspec
 
     from ecomflow.terminal.console import inert_json
@@ -242,7 +244,7 @@ def _print_line(item: StoredLetter) -> None:
     sys.stdout.write(inert_json(msgspec.json.encode(_as_object(item))) + "\n")
 
 
-def _show_line(item: StoredLetter) -> None:
+def _show_line(item: StoredDeadLetter) -> None:
     from rich.text import Text
 
     from ecomflow.contract.dead_letter import stream_of
@@ -254,14 +256,14 @@ def _show_line(item: StoredLetter) -> None:
     out.print(Text.assemble(head, *words), soft_wrap=True)
 
 
-def _as_object(item: StoredLetter) -> dict[str, Any]:
+def _as_object(item: StoredDeadLetter) -> dict[str, Any]:
     from ecomflow.deadletters.fingerprints import fingerprint
 
     cause = fingerprint(item.letter)
     return {"object_name": item.object_name, "path": cause.path, "fingerprint": cause.id, "letter": item.letter}
 
 
-def _show_letters(found: list[StoredLetter], full: bool) -> None:
+def _show_letters(found: list[StoredDeadLetter], full: bool) -> None:
     from ecomflow.terminal.console import say, show_table
 
     if full:
@@ -273,7 +275,7 @@ def _show_letters(found: list[StoredLetter], full: bool) -> None:
     say("Whole payloads: --full. As JSON, with attributes: --json. In groups: ecomflow dlq stats")
 
 
-def _show_whole(item: StoredLetter) -> None:
+def _show_whole(item: StoredDeadLetter) -> None:
     from ecomflow.deadletters.fingerprints import fingerprint
     from ecomflow.terminal.console import out, plain
 
@@ -294,7 +296,7 @@ def _show_whole(item: StoredLetter) -> None:
         out.print(plain(line), soft_wrap=True)
 
 
-def _letter_row(item: StoredLetter) -> tuple[Any, ...]:
+def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
     from rich.text import Text
 
     from ecomflow.contract.dead_letter import stream_of
@@ -389,7 +391,7 @@ def _show_plan(plan: ReplayPlan) -> None:
         )
 
 
-def _write_lines(found: Iterator[StoredLetter], file: str) -> int:
+def _write_lines(found: Iterator[StoredDeadLetter], file: str) -> int:
     """The letters in ``file``, whole or not at all; how many they were."""
     if file == "-":
         return _write_all(found, sys.stdout.buffer)
@@ -406,7 +408,7 @@ def _write_lines(found: Iterator[StoredLetter], file: str) -> int:
     return count
 
 
-def _write_all(found: Iterator[StoredLetter], output: IO[bytes]) -> int:
+def _write_all(found: Iterator[StoredDeadLetter], output: IO[bytes]) -> int:
     from ecomflow.contract.dead_letter import to_lines
 
     count = 0

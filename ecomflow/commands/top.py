@@ -18,7 +18,7 @@ from ecomflow.commands.shared import AsJson, Project
 
 EXAMPLES = "Examples:\n\n  ecomflow top\n\n  ecomflow top --once\n\n  ecomflow top --project my-project --json"
 
-# The local pipeline tells its figures each second, Dataflow its own about twice a minute.
+# The local pipeline tells its metrics each second, Dataflow its own about twice a minute.
 _LOCAL_INTERVAL, _CLOUD_INTERVAL = 1.0, 30.0
 _REDRAW_SECONDS = 0.7
 # On a terminal that can't redraw, each view stays.
@@ -47,13 +47,13 @@ def top(
     --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
     """
     from ecomflow.config import resolve_endpoints
-    from ecomflow.jobs.metrics import FiguresReader
+    from ecomflow.jobs.metrics import MetricsReader
     from ecomflow.terminal.console import out
 
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     seconds = interval or (_LOCAL_INTERVAL if here else _CLOUD_INTERVAL)
-    reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=here, job=job)
+    reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=here, job=job)
     if once or as_json or not out.is_terminal:
         _show_once(reader, seconds, as_json)
     elif out.is_dumb_terminal:
@@ -69,18 +69,18 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
     from ecomflow.terminal.console import err, out, show_json
 
     history = History()
-    with err.status("Reading the figures twice…"):
-        figures = reader.read()
-        history.add(figures, time.time())
-        if figures.state not in ENDED:
+    with err.status("Reading the metrics twice…"):
+        metrics = reader.read()
+        history.add(metrics, time.time())
+        if metrics.state not in ENDED:
             time.sleep(seconds)  # a rate needs two readings
-            figures = reader.read()
-            history.add(figures, time.time())
+            metrics = reader.read()
+            history.add(metrics, time.time())
     if as_json:
         show_json(report(history))
     else:
         out.print(top_view(history, out.width, _ANY_HEIGHT))
-    if figures.state in ENDED_BADLY:
+    if metrics.state in ENDED_BADLY:
         raise typer.Exit(4)
 
 
@@ -118,7 +118,7 @@ def _watch(readings: _Readings) -> None:
 
 
 class _Readings:
-    """Reads the figures on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
+    """Reads the metrics on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
 
     def __init__(self, reader: Any, seconds: float) -> None:
         from ecomflow.metrics.history import History
@@ -130,7 +130,7 @@ class _Readings:
         self._begun = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._read_on, name="figures", daemon=True)
+        self._thread = threading.Thread(target=self._read_on, name="metrics", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -143,22 +143,22 @@ class _Readings:
 
         with self._lock:
             late = time.monotonic() - self._begun - self._seconds
-            slow = f"The figures are not read yet: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
+            slow = f"The metrics are not read yet: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
             return top_view(self._history, width, height, slow or self._notice)
 
     def _read_on(self) -> None:
         from ecomflow.errors import EcomflowError
 
         while not self._ended.is_set():
-            notice = figures = None
+            notice = metrics = None
             try:
-                figures = self._reader.read()
+                metrics = self._reader.read()
             except EcomflowError as error:
                 notice = str(error)
             with self._lock:
                 self._begun, self._notice = time.monotonic(), notice
-                if figures is not None:
-                    self._history.add(figures, time.time())
+                if metrics is not None:
+                    self._history.add(metrics, time.time())
             self._ended.wait(self._seconds)
 
 

@@ -1,4 +1,4 @@
-"""The figures of the last minutes in; what ``ecomflow top`` shows of them, in the lines and columns that there are, out. Pure.
+"""The metrics of the last minutes in; what ``ecomflow top`` shows of them, in the lines and columns that there are, out. Pure.
 
 Where not all fits, the last columns of a table go first, then its sparklines and rows, and the steps before the tables.
 """
@@ -14,8 +14,8 @@ from rich.console import Group
 from rich.text import Text
 
 from ecomflow.commands.job_view import length
-from ecomflow.metrics.history import History, Report, report, rows_of, taken_in_by
-from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, Figures
+from ecomflow.metrics.history import History, Report, messages_in_by, report, rows_of
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
 from ecomflow.terminal.console import plain
 from ecomflow.terminal.sparklines import sparkline
 
@@ -48,12 +48,12 @@ class _Block(NamedTuple):
 
 
 def top_view(history: History, width: int, height: int, notice: str | None = None) -> Group:
-    """At most ``height`` lines of at most ``width`` cells. ``notice``: why the figures are not those of now."""
+    """At most ``height`` lines of at most ``width`` cells. ``notice``: why the metrics are not those of now."""
     found = report(history)
     if found is None:
-        return _stacked([_Block(0, _wrapped(notice or "Reading the figures…", width, ""))], height)
+        return _stacked([_Block(0, _wrapped(notice or "Reading the metrics…", width, ""))], height)
     blocks = [_Block(0, _head(history, found)), _Block(1, _troubles(found, notice, width))]
-    if found.figures.state not in ENDED or found.figures.received:
+    if found.metrics.state not in ENDED or found.metrics.received:
         blocks += [
             _Block(2, _flow(history, found, width)),
             _Block(4, _steps(history, found, width), least=3),
@@ -63,55 +63,57 @@ def top_view(history: History, width: int, height: int, notice: str | None = Non
 
 
 def _head(history: History, found: Report) -> list[Text]:
-    figures = found.figures
+    metrics = found.metrics
     is_well = found.trouble is None
-    colour = "bold red" if figures.state in ENDED_BADLY else "bold green" if is_well else "bold yellow"
-    line = Text.assemble((f"● {plain(figures.state)}", colour))
-    if figures.name:
-        line.append_text(Text.assemble("  ", plain(figures.name), " ", plain(_place(figures)), _since(figures, history.now)))
-    age = history.now - figures.at
-    if age > _FRESH_SECONDS and figures.state not in ENDED:
-        line.append(f"  figures {length(age)} old", "yellow" if figures.where == LOCAL else "dim")
-    memory = _UNKNOWN if figures.memory_bytes is None else f"{figures.memory_bytes / 2**20:,.0f} MiB"
-    counts = [("bundles", figures.bundles), ("restarts", figures.restarts), ("retries", figures.retries)]
+    colour = "bold red" if metrics.state in ENDED_BADLY else "bold green" if is_well else "bold yellow"
+    line = Text.assemble((f"● {plain(metrics.state)}", colour))
+    if metrics.name:
+        line.append_text(Text.assemble("  ", plain(metrics.name), " ", plain(_place(metrics)), _since(metrics, history.now)))
+    age = history.now - metrics.at
+    if age > _FRESH_SECONDS and metrics.state not in ENDED:
+        line.append(f"  metrics {length(age)} old", "yellow" if metrics.where == LOCAL else "dim")
+    memory = _UNKNOWN if metrics.memory_bytes is None else f"{metrics.memory_bytes / 2**20:,.0f} MiB"
+    counts = [("bundles", metrics.bundles), ("restarts", metrics.restarts), ("retries", metrics.retries)]
     facts = [f"memory {memory}", *(f"{name} {count:,}" for name, count in counts)]
-    more = [f"processes {figures.processes}"] if figures.processes > 1 else []
-    return [line, Text("  ".join(facts + more), "dim")] if figures.name else [line]
+    more = [f"processes {metrics.processes}"] if metrics.processes > 1 else []
+    return [line, Text("  ".join(facts + more), "dim")] if metrics.name else [line]
 
 
-def _place(figures: Figures) -> str:
-    return "on this machine" if figures.where == LOCAL else f"in {figures.where}"
+def _place(metrics: PipelineMetrics) -> str:
+    return "on this machine" if metrics.where == LOCAL else f"in {metrics.where}"
 
 
-def _since(figures: Figures, now: float) -> str:
-    if figures.started is None or figures.state in ENDED:
+def _since(metrics: PipelineMetrics, now: float) -> str:
+    if metrics.started is None or metrics.state in ENDED:
         return ""
-    return f" since {datetime.fromtimestamp(figures.started, UTC):%H:%M:%S} UTC ({length(now - figures.started)})"
+    return f" since {datetime.fromtimestamp(metrics.started, UTC):%H:%M:%S} UTC ({length(now - metrics.started)})"
 
 
 def _troubles(found: Report, notice: str | None, width: int) -> list[Text]:
     lines = [] if notice is None else _wrapped(notice, width, "bold yellow")
     if found.trouble is not None:
-        lines += _wrapped(found.trouble, width, "bold red" if found.figures.state in ENDED_BADLY else "bold yellow")
+        lines += _wrapped(found.trouble, width, "bold red" if found.metrics.state in ENDED_BADLY else "bold yellow")
     # The last line has the next command.
     return lines if len(lines) <= _MOST_TROUBLE else [*lines[: _MOST_TROUBLE - 2], Text("…"), lines[-1]]
 
 
 def _flow(history: History, found: Report, width: int) -> list[Text]:
     """What comes in and is refused, what waits, and how long it takes."""
-    figures, rates, latency = found.figures, found.rates, found.latency
+    metrics, rates, latency = found.metrics, found.rates, found.latency
     span = "" if latency.seconds is None else f"  of the last {length(latency.seconds)}"
     taken = f"p50 {_seconds(latency.p50)}  p99 {_seconds(latency.p99)}{span}" if latency.messages else _UNKNOWN
     return [
         _counted(history, "received", rates.received if rates else None, _received, "cyan", width),
         _counted(history, "refused", rates.refused if rates else None, _all_refused, "red", width),
-        *_reasons(figures, width),
-        Text.assemble(f"{'waiting':<{_NAME}}", _backlog(figures, history.now)),
+        *_reasons(metrics, width),
+        Text.assemble(f"{'waiting':<{_NAME}}", _backlog(metrics, history.now)),
         Text(f"{'latency':<{_NAME}}{taken}"),
     ]
 
 
-def _counted(history: History, name: str, rate: float | None, of: Callable[[Figures], int], style: str, width: int) -> Text:
+def _counted(
+    history: History, name: str, rate: float | None, of: Callable[[PipelineMetrics], int], style: str, width: int
+) -> Text:
     assert history.latest is not None
     count = of(history.latest)
     line = Text.assemble(
@@ -120,43 +122,47 @@ def _counted(history: History, name: str, rate: float | None, of: Callable[[Figu
     return line.append(_spark(history, of, width - line.cell_len), style)
 
 
-def _spark(history: History, of: Callable[[Figures], int], room: int) -> str:
+def _spark(history: History, of: Callable[[PipelineMetrics], int], room: int) -> str:
     """A gap and a sparkline in ``room`` cells, where there is room and something to draw."""
     columns = min(_MOST_SPARK, room - _GAP)
     return " " * _GAP + sparkline(history.series(of, columns)) if columns >= _LEAST_SPARK and len(history) > 2 else ""
 
 
-def _received(figures: Figures) -> int:
-    return figures.received
+def _received(metrics: PipelineMetrics) -> int:
+    return metrics.received
 
 
-def _all_refused(figures: Figures) -> int:
-    return sum(figures.refused.values())
+def _all_refused(metrics: PipelineMetrics) -> int:
+    return sum(metrics.refused.values())
 
 
-def _backlog(figures: Figures, now: float) -> Text:
-    if figures.backlog is None:
-        return plain(f"not known: {' '.join((figures.backlog_unknown or '').split())}")
-    oldest = "" if figures.oldest_unacked_seconds is None else f", the oldest for {length(figures.oldest_unacked_seconds)}"
-    age = now - (figures.backlog_at or now)
-    return Text(f"{figures.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))
+def _backlog(metrics: PipelineMetrics, now: float) -> Text:
+    if metrics.backlog is None:
+        return plain(f"not known: {' '.join((metrics.backlog_unknown or '').split())}")
+    oldest = "" if metrics.oldest_unacked_seconds is None else f", the oldest for {length(metrics.oldest_unacked_seconds)}"
+    age = now - (metrics.backlog_at or now)
+    return Text(f"{metrics.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))
 
 
 def _steps(history: History, found: Report, width: int) -> list[Text]:
-    steps = found.figures.steps
-    paces = [taken or put for taken, put in ((rate.taken_in, rate.put_out) for rate in found.rates.steps)] if found.rates else []
+    steps = found.metrics.steps
+    paces = (
+        [taken or put for taken, put in ((rate.messages_in, rate.messages_out) for rate in found.rates.steps)]
+        if found.rates
+        else []
+    )
     columns = [
         _Column("step", [step.step for step in steps], is_name=True),
-        _Column("in", [f"{step.taken_in:,}" if step.taken_in or not step.put_out else "" for step in steps], 1),
-        _Column("out", [f"{step.put_out:,}" for step in steps], 3),
+        _Column("in", [f"{step.messages_in:,}" if step.messages_in or not step.messages_out else "" for step in steps], 1),
+        _Column("out", [f"{step.messages_out:,}" for step in steps], 3),
         _Column("refused", [f"{step.refused:,}" if step.refused else "" for step in steps], 2, "red"),
         _Column("a second", [_pace(pace) for pace in paces] or [_UNKNOWN] * len(steps)),
     ]
-    return _table(columns, [taken_in_by(step.step) for step in steps], history, width)
+    return _table(columns, [messages_in_by(step.step) for step in steps], history, width)
 
 
 def _tables(history: History, found: Report, width: int) -> list[Text]:
-    tables = found.figures.tables
+    tables = found.metrics.tables
     paces = [_pace(rate.rows) for rate in found.rates.tables] if found.rates else [_UNKNOWN] * len(tables)
     ages = [
         _UNKNOWN if table.last_append is None else f"{length(max(0, history.now - table.last_append))} ago" for table in tables
@@ -170,15 +176,17 @@ def _tables(history: History, found: Report, width: int) -> list[Text]:
     return _table(columns, [rows_of(table.table) for table in tables], history, width)
 
 
-def _reasons(figures: Figures, width: int) -> list[Text]:
+def _reasons(metrics: PipelineMetrics, width: int) -> list[Text]:
     """How often each reason, the most frequent first."""
-    found = sorted(figures.refused.items(), key=lambda item: -item[1])
+    found = sorted(metrics.refused.items(), key=lambda item: -item[1])
     told = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
     lines = textwrap.wrap(told, max(20, width - _NAME), break_on_hyphens=False)
     return [Text.assemble(" " * _NAME, (line, "red")) for line in lines[:_MOST_REASONS]]
 
 
-def _table(columns: Sequence[_Column], series: Sequence[Callable[[Figures], int]], history: History, width: int) -> list[Text]:
+def _table(
+    columns: Sequence[_Column], series: Sequence[Callable[[PipelineMetrics], int]], history: History, width: int
+) -> list[Text]:
     """A line of titles and a line a row, with a sparkline at the end where there is room for one."""
     shown = list(columns)
     while sum(_width(column) + _GAP for column in shown) - _GAP > width and max(column.rank for column in shown):

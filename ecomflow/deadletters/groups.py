@@ -10,7 +10,7 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import stream_of
 from ecomflow.deadletters.fingerprints import Fingerprint, fingerprint
-from ecomflow.deadletters.store import StoredLetter
+from ecomflow.deadletters.store import StoredDeadLetter
 
 # Producers choose the names of unknown event types, so the groups must be bounded.
 MAX_GROUPS = 1_000
@@ -58,19 +58,19 @@ class UnknownField(msgspec.Struct, frozen=True):
 class _Tally:
     """A group while it is counted."""
 
-    def __init__(self, found: Fingerprint, stored: StoredLetter) -> None:
+    def __init__(self, found: Fingerprint, stored: StoredDeadLetter) -> None:
         self.fingerprint, self.newest = found, _example(stored)
         self.count = 0
         self.first = self.last = stored.letter.failed_at
 
-    def add(self, stored: StoredLetter) -> None:
+    def add(self, stored: StoredDeadLetter) -> None:
         self.count += 1
         self.first = min(self.first, stored.letter.failed_at)
         if stored.letter.failed_at > self.last:
             self.last, self.newest = stored.letter.failed_at, _example(stored)
 
 
-def group(found: Iterable[StoredLetter], settings: Settings) -> Groups:
+def group(found: Iterable[StoredDeadLetter], settings: Settings) -> Groups:
     """``found`` by stream, reason and fingerprint. Memory grows with the groups, not with the letters."""
     tallies: dict[tuple[str, str, str], _Tally] = {}
     total = other = 0
@@ -105,6 +105,6 @@ def _group(stream: str, reason: str, tally: _Tally, settings: Settings) -> Group
     return Group(stream, reason, tally.fingerprint, tally.count, tally.first, tally.last, tally.newest, " ".join(words))
 
 
-def _example(stored: StoredLetter) -> Example:
+def _example(stored: StoredDeadLetter) -> Example:
     letter = stored.letter
     return Example(letter.event_id or letter.message_id, letter.error, stored.object_name)

@@ -26,7 +26,7 @@ from ecomflow.contract.rules import OrderTotals
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
-from ecomflow.deadletters.store import Choice, OnProgress, Unreadable, is_chosen
+from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
 from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
 from ecomflow.pipeline.model import model_facts
@@ -91,23 +91,23 @@ class ReplaySummary(msgspec.Struct, frozen=True):
 def plan_replay(
     settings: Settings,
     endpoints: Endpoints,
-    choice: Choice,
+    selected: DeadLetterFilter,
     *,
     patch: Mapping[str, Any] | None = None,
     limit: int | None = None,
     now: datetime | None = None,
     on_progress: OnProgress | None = None,
 ) -> ReplayPlan:
-    """What would become of the newest ``limit`` letters of ``choice``, each with the JSON Merge Patch ``patch`` applied.
+    """What would become of the newest ``limit`` letters of ``selected``, each with the JSON Merge Patch ``patch`` applied.
 
     Changes nothing. Raises as ``deadletters.objects`` does.
     """
     moment = now or datetime.now(UTC)
     before = _dropped_after(settings, moment)
     plan = ReplayPlan(0, 0, {}, {}, 0, [], [])
-    found = store.objects(settings, endpoints, choice, unreadable=plan.unreadable, on_progress=on_progress)
+    found = store.objects(settings, endpoints, selected, unreadable=plan.unreadable, on_progress=on_progress)
     for stored in found:
-        chosen = [(number, letter) for number, letter in stored.letters if is_chosen(letter, choice)]
+        chosen = [(number, letter) for number, letter in stored.letters if is_chosen(letter, selected)]
         if limit is not None:
             chosen = sorted(chosen, key=lambda one: one[1].failed_at, reverse=True)[: limit - plan.chosen]
         old = [(number, letter) for number, letter in chosen if before is None or letter.failed_at < before]

@@ -42,7 +42,7 @@ MAX_OBJECT_BYTES = 512 * 2**20
 OnProgress = Callable[[int], None]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class DeadLetterFilter(msgspec.Struct, frozen=True):
     """Which dead letters are meant; None: of any kind. ``event_id`` is the id that the event has, or would have, in the tables;
     ``fingerprint`` a Fingerprint's ``id``; ``since`` the earliest ``failed_at``.
     """
@@ -54,10 +54,10 @@ class Choice(msgspec.Struct, frozen=True):
     fingerprint: str | None = None
 
 
-ANY = Choice()
+ANY = DeadLetterFilter()
 
 
-class StoredLetter(msgspec.Struct, frozen=True):
+class StoredDeadLetter(msgspec.Struct, frozen=True):
     """A dead letter and the object that holds it."""
 
     letter: DeadLetter
@@ -88,16 +88,16 @@ def newest(
     endpoints: Endpoints,
     *,
     limit: int,
-    choice: Choice = ANY,
+    selected: DeadLetterFilter = ANY,
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
-) -> list[StoredLetter]:
-    """At most ``limit`` dead letters of ``choice``, newest first. Raises as ``letters`` does."""
-    found = letters(settings, endpoints, choice, few=True, unreadable=unreadable, on_progress=on_progress)
+) -> list[StoredDeadLetter]:
+    """At most ``limit`` dead letters of ``selected``, newest first. Raises as ``letters`` does."""
+    found = letters(settings, endpoints, selected, few=True, unreadable=unreadable, on_progress=on_progress)
     return list(islice(found, limit))
 
 
-def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
+def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredDeadLetter]:
     """Every dead letter in the bucket, newest first. Raises as ``letters`` does: whoever counts them must miss none."""
     return letters(settings, endpoints, ANY)
 
@@ -105,37 +105,37 @@ def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredLetter]:
 def letters(
     settings: Settings,
     endpoints: Endpoints,
-    choice: Choice,
+    selected: DeadLetterFilter,
     *,
     few: bool = False,
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
-) -> Iterator[StoredLetter]:
-    """The dead letters of ``choice``, newest first, the content of a few objects in memory at a time.
+) -> Iterator[StoredDeadLetter]:
+    """The dead letters of ``selected``, newest first, the content of a few objects in memory at a time.
 
     ``few``: the caller stops after a few; then minutes are listed one by one, and else hours.
     Objects that hold none are added to ``unreadable`` where it is given. ``on_progress`` gets the number of objects read so far.
     Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
     object that holds no dead letters.
     """
-    for stored in objects(settings, endpoints, choice, few=few, unreadable=unreadable, on_progress=on_progress):
-        chosen = [letter for _, letter in stored.letters if is_chosen(letter, choice)]
+    for stored in objects(settings, endpoints, selected, few=few, unreadable=unreadable, on_progress=on_progress):
+        chosen = [letter for _, letter in stored.letters if is_chosen(letter, selected)]
         chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
-        yield from (StoredLetter(letter, stored.name) for letter in chosen)
+        yield from (StoredDeadLetter(letter, stored.name) for letter in chosen)
 
 
 def objects(
     settings: Settings,
     endpoints: Endpoints,
-    choice: Choice,
+    selected: DeadLetterFilter,
     *,
     few: bool = False,
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
-    """The objects that can hold letters of ``choice``, those of later minutes first. Otherwise as ``letters``."""
+    """The objects that can hold letters of ``selected``, those of later minutes first. Otherwise as ``letters``."""
     with reading(settings, endpoints):
-        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), choice, few), start=1):
+        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), selected, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
@@ -143,46 +143,46 @@ def objects(
                 on_progress(number)
 
 
-def is_chosen(letter: DeadLetter, choice: Choice) -> bool:
-    """Whether ``letter``, found in one of its streams, is of ``choice``."""
+def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
+    """Whether ``letter``, found in one of its streams, is of ``selected``."""
     return (
-        (choice.reason is None or letter.reason == choice.reason)
-        and (choice.since is None or letter.failed_at >= choice.since)
-        and (choice.event_id is None or choice.event_id == (letter.event_id or letter.message_id))
-        and (choice.fingerprint is None or choice.fingerprint == fingerprint(letter).id)
+        (selected.reason is None or letter.reason == selected.reason)
+        and (selected.since is None or letter.failed_at >= selected.since)
+        and (selected.event_id is None or selected.event_id == (letter.event_id or letter.message_id))
+        and (selected.fingerprint is None or selected.fingerprint == fingerprint(letter).id)
     )
 
 
 def follow(
     settings: Settings,
     endpoints: Endpoints,
-    choice: Choice,
+    selected: DeadLetterFilter,
     *,
     limit: int,
     unreadable: list[Unreadable],
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Iterator[StoredLetter]:
-    """The last ``limit`` dead letters of ``choice``, the oldest of them first; then each as it comes, for ever.
+) -> Iterator[StoredDeadLetter]:
+    """The last ``limit`` dead letters of ``selected``, the oldest of them first; then each as it comes, for ever.
 
     One listing a stream and second, of the minutes in which an object can still appear. Raises as ``letters`` does.
     """
     bucket = bucket_of(settings, endpoints)
     with reading(settings, endpoints):
-        seen = {listed.name for listed in _since(bucket, choice.streams, now() - _LATE)}
-    first = newest(settings, endpoints, limit=limit, choice=choice, unreadable=unreadable)
+        seen = {listed.name for listed in _since(bucket, selected.streams, now() - _LATE)}
+    first = newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
         with reading(settings, endpoints):
-            recent = list(_since(bucket, choice.streams, now() - _LATE))
+            recent = list(_since(bucket, selected.streams, now() - _LATE))
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}
         for stored in arrived:
             if stored.error is not None:
                 unreadable.append(Unreadable(stored.name, stored.error))
-            yield from (StoredLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, choice))
+            yield from (StoredDeadLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, selected))
         sleep(_POLL_SECONDS)
 
 
@@ -210,10 +210,10 @@ class _Listed(NamedTuple):
     size: int
 
 
-def _objects(bucket: Bucket, choice: Choice, few: bool) -> Iterator[StoredObject]:
+def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
     # Who looks for one kind of letter may have to look through many.
-    depth = _MINUTES if few and choice.reason is choice.event_id is choice.fingerprint is None else _HOURS
-    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", choice.since, depth) for stream in choice.streams]
+    depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
+    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", selected.since, depth) for stream in selected.streams]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
     try:

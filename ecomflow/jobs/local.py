@@ -27,7 +27,7 @@ from ecomflow.pipeline.direct.launch import (
     signal_pipeline,
     start_detached,
 )
-from ecomflow.pipeline.direct.logs import Line, set_aside
+from ecomflow.pipeline.direct.logs import LogLine, set_aside
 from ecomflow.processes.state_folder import access_error, check_own
 
 Sleep = Callable[[float], None]
@@ -38,7 +38,7 @@ _KILL_SECONDS = 10.0
 _TAIL_BYTES = 1 << 20
 # Dataflow's levels, which the command has, as those of logging.
 _LEAST: dict[Level, int] = {"debug": 10, "detailed": 10, "basic": 20, "warning": 30, "error": 40}
-_decoder = msgspec.json.Decoder(Line)
+_decoder = msgspec.json.Decoder(LogLine)
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -59,7 +59,7 @@ def log_lines(
     since: datetime | None = None,
     follow: bool = False,
     sleep: Sleep = time.sleep,
-) -> Iterator[Line]:
+) -> Iterator[LogLine]:
     """The log's last ``lines`` lines of the level ``least`` (``basic`` is info) and above, not older than ``since``; then, to
     ``follow``, each of them as it is written until the pipeline has ended.
 
@@ -67,7 +67,7 @@ def log_lines(
     """
     path = settings.state_path / LOG_FILE
 
-    def wanted(text: Iterable[bytes]) -> Iterator[Line]:
+    def wanted(text: Iterable[bytes]) -> Iterator[LogLine]:
         return (line for line in map(_line, text) if _weight(line) >= _LEAST[least] and (since is None or line.time >= since))
 
     check_own(settings.state_path)
@@ -89,7 +89,7 @@ def log_lines(
         file.close()
 
 
-def for_people(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+def for_people(lines: Iterable[LogLine]) -> Iterator[dict[str, Any]]:
     """Each line's time, level and text, and its traceback as further text."""
     for line in lines:
         yield {"time": line.time, "level": line.level, "text": line.message} if line.process else {"text": line.message}
@@ -117,7 +117,7 @@ def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStat
 
 def replace(settings: Settings) -> PipelineStatus:
     """Drain the running pipeline and start it again in the background, with the code and the settings as they are now, in as many
-    processes as before and with its figures at the same port.
+    processes as before and with its metrics at the same port.
 
     Nothing is drained where the new one could not start: no stack, a table that does not fit.
     """
@@ -167,12 +167,12 @@ def _begun_anew(path: Path, file: IO[bytes]) -> IO[bytes] | None:
     return anew
 
 
-def _line(text: bytes) -> Line:
+def _line(text: bytes) -> LogLine:
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):  # a disk that was full cut it short
-        return Line(datetime.fromtimestamp(0, UTC), "error", "", 0, text.decode("utf-8", "replace").rstrip("\n"))
+        return LogLine(datetime.fromtimestamp(0, UTC), "error", "", 0, text.decode("utf-8", "replace").rstrip("\n"))
 
 
-def _weight(line: Line) -> int:
+def _weight(line: LogLine) -> int:
     return logging.getLevelNamesMapping().get(line.level.upper(), logging.INFO)

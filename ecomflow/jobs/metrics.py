@@ -1,4 +1,4 @@
-"""The local pipeline's status file, or a Dataflow job's metrics, and what Pub/Sub tells of the backlog flow in; Figures flow out.
+"""The pipeline's metrics, read from the local pipeline's status file or from a Dataflow job, with Pub/Sub's backlog.
 
 The counters are Beam's, so that both runners tell them by the same names. What a runner can't tell stays None.
 """
@@ -16,7 +16,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
-from ecomflow.metrics.snapshot import LOCAL, Figures, from_counters
+from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
 from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
 
 # Cloud Monitoring has a new sample a minute. The local Pub/Sub counts on demand.
@@ -24,7 +24,7 @@ _CLOUD_BACKLOG_SECONDS = 30.0
 _NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
 
 
-def local_figures(status: PipelineStatus, now: float = 0.0) -> Figures:
+def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
     """What the pipeline of this machine tells; ``at`` is when it told it, or ``now`` where it has told nothing."""
     return from_counters(
         status.counters,
@@ -41,7 +41,7 @@ def local_figures(status: PipelineStatus, now: float = 0.0) -> Figures:
     )
 
 
-def dataflow_figures(detail: JobDetail, now: float) -> Figures:
+def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
     """What Dataflow tells of a job; ``at`` is when it last brought a metric of it up to date. It tells no gauges."""
     job = detail.job
     return from_counters(
@@ -57,21 +57,21 @@ def dataflow_figures(detail: JobDetail, now: float) -> Figures:
     )
 
 
-def with_backlog(figures: Figures, backlog: Backlog | EcomflowError | None, now: float) -> Figures:
-    """``figures`` and the backlog, counted ``now`` or when Cloud Monitoring sampled it; or why there is none."""
+def with_backlog(metrics: PipelineMetrics, backlog: Backlog | EcomflowError | None, now: float) -> PipelineMetrics:
+    """``metrics`` and the backlog, counted ``now`` or when Cloud Monitoring sampled it; or why there is none."""
     if isinstance(backlog, Backlog):
         sampled = backlog.waiting.sampled_at
         return msgspec.structs.replace(
-            figures,
+            metrics,
             backlog=backlog.waiting.messages,
             oldest_unacked_seconds=backlog.oldest_seconds,
             backlog_at=now if sampled is None else sampled.timestamp(),
         )
-    return msgspec.structs.replace(figures, backlog_unknown=_NO_SAMPLE if backlog is None else str(backlog))
+    return msgspec.structs.replace(metrics, backlog_unknown=_NO_SAMPLE if backlog is None else str(backlog))
 
 
-class FiguresReader:
-    """Reads the figures of one pipeline again and again: of this machine's (``here``), or of the job on Dataflow.
+class MetricsReader:
+    """Reads the metrics of one pipeline again and again: of this machine's (``here``), or of the job on Dataflow.
 
     ``job``: its name or id; by default that of the settings. Not safe for several threads at a time.
     """
@@ -94,18 +94,18 @@ class FiguresReader:
         self._backlog: Backlog | EcomflowError | None = None
         self._backlog_due = 0.0
 
-    def read(self) -> Figures:
-        """The figures of now. Where no pipeline runs ``state`` says so; a backlog that can't be counted says why.
+    def read(self) -> PipelineMetrics:
+        """The metrics of now. Where no pipeline runs ``state`` says so; a backlog that can't be counted says why.
 
         Raises AccessError, UnavailableError and PipelineError where the pipeline itself can't be asked after.
         """
-        figures = local_figures(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
+        metrics = local_metrics(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
         now = self._clock()
         if now >= self._backlog_due:
             self._backlog = self._read_backlog(now)
-        return with_backlog(figures, self._backlog, now)
+        return with_backlog(metrics, self._backlog, now)
 
-    def _read_job(self) -> Figures:
+    def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service
         from ecomflow.jobs.client import JobsApi
 
@@ -115,7 +115,7 @@ class FiguresReader:
             job = service.find(self._api, self._job)
         except NotFoundError:
             return from_counters({}, {}, at=self._clock(), state="none", where=self._settings.region, name=f"job {self._job}")
-        return dataflow_figures(service.detail(self._api, job), self._clock())
+        return dataflow_metrics(service.detail(self._api, job), self._clock())
 
     def _read_backlog(self, now: float) -> Backlog | EcomflowError | None:
         try:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ecomflow.metrics.snapshot import ENDED, LOCAL, Figures, quantile
+from ecomflow.metrics.snapshot import ENDED, LOCAL, PipelineMetrics, quantile
 
 KEPT_SECONDS = 300.0
-# Rates of now are means over as long. Dataflow's figures come less often: then from the last to the one before.
+# Rates of now are means over as long. Dataflow's metrics come less often: then from the last to the one before.
 RATE_SECONDS = 10.0
 
 # From when on a pipeline that has told nothing, or moved nothing, is in trouble. The local one tells each second; Dataflow about
@@ -30,11 +30,11 @@ _LOOK = "See: ecomflow job logs"
 
 
 class StepRates(msgspec.Struct, frozen=True):
-    """As ``StepFigures``, a second."""
+    """As ``StepMetrics``, a second."""
 
     step: str
-    taken_in: float
-    put_out: float
+    messages_in: float
+    messages_out: float
     refused: float
 
 
@@ -46,7 +46,7 @@ class TableRates(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What flows a second, as the mean of the last ``seconds``; steps and tables in the order of the figures."""
+    """What flows a second, as the mean of the last ``seconds``; steps and tables in the order of the metrics."""
 
     seconds: float
     received: float
@@ -67,55 +67,55 @@ class Latency(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """All that a view shows of one moment."""
 
-    figures: Figures
+    metrics: PipelineMetrics
     rates: Rates | None
     latency: Latency
     trouble: str | None
 
 
 class _Sample(NamedTuple):
-    figures: Figures
-    life: int  # counts the processes or jobs that the figures were of
+    metrics: PipelineMetrics
+    life: int  # counts the processes or jobs that the metrics were of
 
 
 class History:
-    """The figures of the last minutes. Not safe for several threads at a time."""
+    """The metrics of the last minutes. Not safe for several threads at a time."""
 
     def __init__(self, kept_seconds: float = KEPT_SECONDS) -> None:
         self.kept_seconds = kept_seconds
         self.now = 0.0
         self._samples: deque[_Sample] = deque()
 
-    def add(self, figures: Figures, now: float) -> None:
+    def add(self, metrics: PipelineMetrics, now: float) -> None:
         """Add what was read at ``now``. Where the pipeline has told nothing new since, it takes the place of the last."""
         self.now = now
         life = 0
         if self._samples:
             last = self._samples[-1]
-            life = last.life if _is_same_life(last.figures, figures) else last.life + 1
-            if life == last.life and figures.at <= last.figures.at:
+            life = last.life if _is_same_life(last.metrics, metrics) else last.life + 1
+            if life == last.life and metrics.at <= last.metrics.at:
                 self._samples.pop()
-        self._samples.append(_Sample(figures, life))
-        while len(self._samples) > 2 and self._samples[1].figures.at < now - self.kept_seconds:
+        self._samples.append(_Sample(metrics, life))
+        while len(self._samples) > 2 and self._samples[1].metrics.at < now - self.kept_seconds:
             self._samples.popleft()
 
     def __len__(self) -> int:
         return len(self._samples)
 
     @property
-    def latest(self) -> Figures | None:
-        return self._samples[-1].figures if self._samples else None
+    def latest(self) -> PipelineMetrics | None:
+        return self._samples[-1].metrics if self._samples else None
 
-    def life(self, seconds: float = math.inf) -> list[Figures]:
-        """The figures since the pipeline of now began, of the last ``seconds``, but the last two at least where there are two."""
+    def life(self, seconds: float = math.inf) -> list[PipelineMetrics]:
+        """The metrics since the pipeline of now began, of the last ``seconds``, but the last two at least where there are two."""
         last = self._samples[-1] if self._samples else None
-        found: list[Figures] = []
+        found: list[PipelineMetrics] = []
         for sample in reversed(self._samples):
             assert last is not None
-            is_old = len(found) > 1 and sample.figures.at < last.figures.at - seconds
+            is_old = len(found) > 1 and sample.metrics.at < last.metrics.at - seconds
             if is_old or sample.life != last.life:
                 break
-            found.append(sample.figures)
+            found.append(sample.metrics)
         return found[::-1]
 
     def rates(self, seconds: float = RATE_SECONDS) -> Rates | None:
@@ -128,15 +128,15 @@ class History:
         if took <= 0:  # a clock was put back
             return None
 
-        def pace(of: Callable[[Figures], int]) -> float:
+        def pace(of: Callable[[PipelineMetrics], int]) -> float:
             return max(0, of(last) - of(first)) / took
 
         return Rates(
             took,
-            pace(lambda figures: figures.received),
-            pace(lambda figures: sum(figures.refused.values())),
+            pace(lambda metrics: metrics.received),
+            pace(lambda metrics: sum(metrics.refused.values())),
             tuple(
-                StepRates(step.step, *(pace(_of_step(step.step, part)) for part in ("taken_in", "put_out", "refused")))
+                StepRates(step.step, *(pace(_of_step(step.step, part)) for part in ("messages_in", "messages_out", "refused")))
                 for step in last.steps
             ),
             tuple(TableRates(table.table, pace(rows_of(table.table))) for table in last.tables),
@@ -152,7 +152,7 @@ class History:
             return _latency(recent, life[-1].at - life[0].at)
         return _latency(life[-1].latency, None)
 
-    def series(self, of: Callable[[Figures], int], columns: int, seconds: float | None = None) -> list[float | None]:
+    def series(self, of: Callable[[PipelineMetrics], int], columns: int, seconds: float | None = None) -> list[float | None]:
         """``of`` a second in each of ``columns`` equal parts of the last ``seconds``, oldest first; None: not looked at then.
 
         The parts begin at multiples of their own length, so that a part does not change once its time is over.
@@ -161,8 +161,8 @@ class History:
             return [None] * columns
         width = (seconds or self.kept_seconds) / columns
         edges = (math.floor(self.now / width) + np.arange(1 - columns, 2)) * width
-        times = np.maximum.accumulate([sample.figures.at for sample in self._samples])
-        counts = np.array([of(sample.figures) for sample in self._samples])
+        times = np.maximum.accumulate([sample.metrics.at for sample in self._samples])
+        counts = np.array([of(sample.metrics) for sample in self._samples])
         is_new = np.diff([sample.life for sample in self._samples]) > 0
         grown = np.cumsum([0, *np.where(is_new, 0, np.maximum(np.diff(counts), 0))])
         seen = np.clip(edges, times[0], times[-1])
@@ -177,15 +177,15 @@ def report(history: History) -> Report | None:
     return Report(history.latest, history.rates(), history.latency(), trouble(history))
 
 
-def rows_of(table: str) -> Callable[[Figures], int]:
+def rows_of(table: str) -> Callable[[PipelineMetrics], int]:
     """The rows of ``table``, for ``History.series``."""
-    return lambda figures: next((found.rows for found in figures.tables if found.table == table), 0)
+    return lambda metrics: next((found.rows for found in metrics.tables if found.table == table), 0)
 
 
-def taken_in_by(step: str) -> Callable[[Figures], int]:
-    """What ``step`` has taken in, or put out where it is the first, for ``History.series``."""
-    taken, put = _of_step(step, "taken_in"), _of_step(step, "put_out")
-    return lambda figures: taken(figures) or put(figures)
+def messages_in_by(step: str) -> Callable[[PipelineMetrics], int]:
+    """Messages into ``step``, or out of it where it is the first, for ``History.series``."""
+    taken, put = _of_step(step, "messages_in"), _of_step(step, "messages_out")
+    return lambda metrics: taken(metrics) or put(metrics)
 
 
 def trouble(history: History) -> str | None:
@@ -193,62 +193,62 @@ def trouble(history: History) -> str | None:
 
     It does not run; or it has told nothing for a while, restarts, waits for a service, or moves nothing although messages wait.
     """
-    figures = history.latest
-    if figures is None:
+    metrics = history.latest
+    if metrics is None:
         return None
-    if figures.state in ENDED:
-        return _why_nothing_runs(figures)
-    silent = history.now - figures.at
-    if figures.where == LOCAL and silent > SILENT_SECONDS:
-        return f"The pipeline ({figures.name}) has told nothing for {silent:.0f} s: it hangs, or its disk is full. {_LOOK}"
-    if figures.waiting_for:
-        return f"The pipeline waits for {_ended(figures.waiting_for)} See: ecomflow infra status"
-    restarts = figures.restarts - history.life(_RESTARTS_SECONDS)[0].restarts
+    if metrics.state in ENDED:
+        return _why_nothing_runs(metrics)
+    silent = history.now - metrics.at
+    if metrics.where == LOCAL and silent > SILENT_SECONDS:
+        return f"The pipeline ({metrics.name}) has told nothing for {silent:.0f} s: it hangs, or its disk is full. {_LOOK}"
+    if metrics.waiting_for:
+        return f"The pipeline waits for {_ended(metrics.waiting_for)} See: ecomflow infra status"
+    restarts = metrics.restarts - history.life(_RESTARTS_SECONDS)[0].restarts
     if restarts > 0:
-        return f"The pipeline has restarted in the last minute, {figures.restarts:,} times in all{_because(figures)}"
-    return _stuck(history, figures)
+        return f"The pipeline has restarted in the last minute, {metrics.restarts:,} times in all{_because(metrics)}"
+    return _stuck(history, metrics)
 
 
-def _why_nothing_runs(figures: Figures) -> str:
-    waits = f"; {_waits(figures)}" if figures.backlog else ""
-    named = f"The pipeline ({figures.name})" if figures.name else "The pipeline"
-    start = f"Start it with: ecomflow deploy{' --detach' if figures.where == LOCAL else ''}"
-    if figures.state == "none":
+def _why_nothing_runs(metrics: PipelineMetrics) -> str:
+    waits = f"; {_waits(metrics)}" if metrics.backlog else ""
+    named = f"The pipeline ({metrics.name})" if metrics.name else "The pipeline"
+    start = f"Start it with: ecomflow deploy{' --detach' if metrics.where == LOCAL else ''}"
+    if metrics.state == "none":
         # Here the backlog is not known where the local stack does not run, which has to come first.
-        unready = figures.backlog_unknown if figures.where == LOCAL else None
+        unready = metrics.backlog_unknown if metrics.where == LOCAL else None
         return f"No pipeline runs{waits}. {_on_one_line(unready) if unready else start}"
-    if figures.state == "gone":
+    if metrics.state == "gone":
         return f"{named} was killed{waits}; what it had not acknowledged comes again. {start}"
-    if figures.state == "failed":
-        return f"{named} has failed{waits}{_because(figures)}"
-    return f"{named} has ended as {figures.state}{waits}. {start}"
+    if metrics.state == "failed":
+        return f"{named} has failed{waits}{_because(metrics)}"
+    return f"{named} has ended as {metrics.state}{waits}. {start}"
 
 
-def _stuck(history: History, figures: Figures) -> str | None:
+def _stuck(history: History, metrics: PipelineMetrics) -> str | None:
     """Messages wait, the oldest long enough, and nothing has moved for as long."""
-    patience = _STUCK_SECONDS if figures.where == LOCAL else _CLOUD_STUCK_SECONDS
-    still = figures.at - _last_moved(history.life())
-    if not figures.backlog or still < patience or (figures.oldest_unacked_seconds or patience) < patience:
+    patience = _STUCK_SECONDS if metrics.where == LOCAL else _CLOUD_STUCK_SECONDS
+    still = metrics.at - _last_moved(history.life())
+    if not metrics.backlog or still < patience or (metrics.oldest_unacked_seconds or patience) < patience:
         return None
-    why = _because(figures) if figures.restarts else f"{_held(figures)}. {_LOOK}"
-    return f"{_waits(figures)}, and nothing has moved for {still:.0f} s{why}"
+    why = _because(metrics) if metrics.restarts else f"{_held(metrics)}. {_LOOK}"
+    return f"{_waits(metrics)}, and nothing has moved for {still:.0f} s{why}"
 
 
-def _held(figures: Figures) -> str:
-    """The first step that has taken in what it has neither put out nor refused: those behind it wait for it."""
-    for step in figures.steps:
-        if (held := step.taken_in - step.put_out - step.refused) > 0:
+def _held(metrics: PipelineMetrics) -> str:
+    """The first step with messages that it has neither passed on nor refused: the steps after it wait for it."""
+    for step in metrics.steps:
+        if (held := step.messages_in - step.messages_out - step.refused) > 0:
             return f": the step '{step.step}' holds {held:,}"
     return ""
 
 
-def _waits(figures: Figures) -> str:
-    return "1 message waits" if figures.backlog == 1 else f"{figures.backlog:,} messages wait"
+def _waits(metrics: PipelineMetrics) -> str:
+    return "1 message waits" if metrics.backlog == 1 else f"{metrics.backlog:,} messages wait"
 
 
-def _because(figures: Figures) -> str:
+def _because(metrics: PipelineMetrics) -> str:
     """The last failure, which may bring what to do along."""
-    return f". {_LOOK}" if not figures.last_failure else f": {_ended(figures.last_failure)} {_LOOK}"
+    return f". {_LOOK}" if not metrics.last_failure else f": {_ended(metrics.last_failure)} {_LOOK}"
 
 
 def _on_one_line(text: str) -> str:
@@ -260,7 +260,7 @@ def _ended(sentence: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _last_moved(life: Sequence[Figures]) -> float:
+def _last_moved(life: Sequence[PipelineMetrics]) -> float:
     """When a count last changed, or rows were appended; as far as is known, when the pipeline began."""
     first, last = life[0], life[-1]
     known = [first.started or first.at, *(table.last_append for table in last.tables if table.last_append)]
@@ -270,18 +270,18 @@ def _last_moved(life: Sequence[Figures]) -> float:
     return max(known)
 
 
-def _moved(figures: Figures) -> tuple[int, int, int]:
-    return figures.received, sum(table.rows for table in figures.tables), sum(figures.refused.values())
+def _moved(metrics: PipelineMetrics) -> tuple[int, int, int]:
+    return metrics.received, sum(table.rows for table in metrics.tables), sum(metrics.refused.values())
 
 
-def _is_same_life(before: Figures, after: Figures) -> bool:
+def _is_same_life(before: PipelineMetrics, after: PipelineMetrics) -> bool:
     """Whether both are of one process or job, whose counts have not begun anew."""
     fallen = any(now < then for then, now in zip(_moved(before), _moved(after), strict=True))
     return before.started == after.started and not fallen
 
 
-def _of_step(name: str, part: str) -> Callable[[Figures], int]:
-    return lambda figures: next((int(getattr(step, part)) for step in figures.steps if step.step == name), 0)
+def _of_step(name: str, part: str) -> Callable[[PipelineMetrics], int]:
+    return lambda metrics: next((int(getattr(step, part)) for step in metrics.steps if step.step == name), 0)
 
 
 def _latency(buckets: Sequence[int], seconds: float | None) -> Latency:

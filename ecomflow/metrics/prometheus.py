@@ -17,53 +17,53 @@ from prometheus_client.registry import Collector
 from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.loopback.web_guard import is_loopback_name
-from ecomflow.metrics.snapshot import LATENCY_BOUNDS, Figures
+from ecomflow.metrics.snapshot import LATENCY_BOUNDS, PipelineMetrics
 
 PATH = "/metrics"
 
 _HOST = "127.0.0.1"
 
 
-def metrics(figures: Figures) -> Iterator[Metric]:
-    """``figures`` as Prometheus' metrics: times in seconds, sizes in bytes, moments in seconds since the epoch.
+def metric_families(metrics: PipelineMetrics) -> Iterator[Metric]:
+    """``metrics`` as Prometheus' metrics: times in seconds, sizes in bytes, moments in seconds since the epoch.
 
     What is not known is left out. The histogram has no sum: the pipeline keeps none.
     """
-    waits = figures.waiting_for is not None
-    yield _gauge("pipeline_running", "1 while the pipeline runs.", figures.state == "running")
+    waits = metrics.waiting_for is not None
+    yield _gauge("pipeline_running", "1 while the pipeline runs.", metrics.state == "running")
     yield _gauge("pipeline_waiting", "1 while the pipeline waits for a service, or for what a person mends.", waits)
-    yield _gauge("processes", "Processes that an engine runs in.", figures.processes)
-    yield _gauge("start_time_seconds", "When the pipeline began, and its counts with it.", figures.started)
-    yield _gauge("memory_bytes", "Resident memory of all its processes.", figures.memory_bytes)
-    yield _gauge("backlog_messages", "Unacknowledged messages of the subscription.", figures.backlog)
-    yield _gauge("oldest_unacked_age_seconds", "Age of the oldest unacknowledged message.", figures.oldest_unacked_seconds)
-    yield _counter("messages_received", "Messages received.", [((), figures.received)])
-    yield _counter("bundles", "Bundles finished.", [((), figures.bundles)])
-    yield _counter("retries", "Calls to a service that were tried again.", [((), figures.retries)])
-    yield _counter("restarts", "Restarts of an engine or its process.", [((), figures.restarts)])
-    refused = [((reason,), number) for reason, number in figures.refused.items()]
+    yield _gauge("processes", "Processes that an engine runs in.", metrics.processes)
+    yield _gauge("start_time_seconds", "When the pipeline began, and its counts with it.", metrics.started)
+    yield _gauge("memory_bytes", "Resident memory of all its processes.", metrics.memory_bytes)
+    yield _gauge("backlog_messages", "Unacknowledged messages of the subscription.", metrics.backlog)
+    yield _gauge("oldest_unacked_age_seconds", "Age of the oldest unacknowledged message.", metrics.oldest_unacked_seconds)
+    yield _counter("messages_received", "Messages received.", [((), metrics.received)])
+    yield _counter("bundles", "Bundles finished.", [((), metrics.bundles)])
+    yield _counter("retries", "Calls to a service that were tried again.", [((), metrics.retries)])
+    yield _counter("restarts", "Restarts of an engine or its process.", [((), metrics.restarts)])
+    refused = [((reason,), number) for reason, number in metrics.refused.items()]
     yield _counter("refused", "Messages refused.", refused, "reason")
-    rows = [((table.table,), table.rows) for table in figures.tables]
+    rows = [((table.table,), table.rows) for table in metrics.tables]
     yield _counter("rows", "Rows that BigQuery has confirmed.", rows, "table")
     steps = [
         ((step.step, direction), number)
-        for step in figures.steps
-        for direction, number in (("in", step.taken_in), ("out", step.put_out), ("refused", step.refused))
+        for step in metrics.steps
+        for direction, number in (("in", step.messages_in), ("out", step.messages_out), ("refused", step.refused))
     ]
-    yield _counter("step_messages", "Messages that a step has taken in, put out and refused.", steps, "step", "direction")
+    yield _counter("step_messages", "Messages into, out of and refused by a step.", steps, "step", "direction")
     appends = GaugeMetricFamily("ecomflow_last_append_timestamp_seconds", "When rows were last confirmed.", labels=["table"])
-    for table in figures.tables:
+    for table in metrics.tables:
         if table.last_append is not None:
             appends.add_metric([table.table], table.last_append)
     yield appends
     bounds = (*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf")
-    buckets = list(zip(bounds, map(float, accumulate(figures.latency)), strict=True))
+    buckets = list(zip(bounds, map(float, accumulate(metrics.latency)), strict=True))
     what = "Messages by the time from their publication to their rows' confirmation."
     yield HistogramMetricFamily("ecomflow_publish_to_append_seconds", what, buckets=buckets)
 
 
 @contextmanager
-def served(read: Callable[[], Figures], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
+def served(read: Callable[[], PipelineMetrics], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
     """Within, what ``read`` gives is served at ``http://127.0.0.1:<port>/metrics``; 0: at a free port. Gives the port.
 
     ``read`` is never called by two threads at a time. Raises ConfigError where the port is taken or not ours to take.
@@ -98,19 +98,19 @@ def _counter(name: str, what: str, numbers: Iterable[tuple[Sequence[str], int]],
 
 
 class _Current(Collector):
-    """Reads the figures anew at each scrape."""
+    """Reads the metrics anew at each scrape."""
 
-    def __init__(self, read: Callable[[], Figures]) -> None:
+    def __init__(self, read: Callable[[], PipelineMetrics]) -> None:
         self._read = read
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
         with self._lock:
-            figures = self._read()
-        return metrics(figures)
+            metrics = self._read()
+        return metric_families(metrics)
 
 
-def _app(read: Callable[[], Figures]) -> Callable[..., Iterable[bytes]]:
+def _app(read: Callable[[], PipelineMetrics]) -> Callable[..., Iterable[bytes]]:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Current(read))
     serve = make_wsgi_app(registry)

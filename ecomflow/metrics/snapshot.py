@@ -1,4 +1,4 @@
-"""How the pipeline fares, as figures: the counters that the pipeline publishes flow in, the same record for every view flows out.
+"""The pipeline's metrics at one moment: its counters flow in, one record that every view shows flows out.
 
 ``deploy --metrics-port``, ``ecomflow top`` and ``ecomflow ui`` all show these, of the pipeline on this machine and of the one on
 Dataflow. The names of the counters are those of ``pipeline/counters.py``; steps bear the labels of ``pipeline/graph.py``.
@@ -29,7 +29,7 @@ STEPS = (
     f"Write {UNKNOWN_STREAM} dead letters",
 )
 
-# ``Figures.where`` of a pipeline on this machine; else it is Dataflow's region.
+# ``PipelineMetrics.where`` of a pipeline on this machine; else it is Dataflow's region.
 LOCAL = "local"
 # The states of what does not run: of the local pipeline, and of a job on Dataflow.
 ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "updated"})
@@ -40,21 +40,21 @@ ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
 LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
 
 
-class StepFigures(msgspec.Struct, frozen=True):
-    """What a step of the graph (by its label) has taken in, put out, and refused: messages, which are events once decoded.
+class StepMetrics(msgspec.Struct, frozen=True):
+    """Messages into a step of the graph (by its label), out of it, and refused by it.
 
-    A message is refused by one step: the sum over the steps is that of ``Figures.refused``. A step that writes puts out what is
-    confirmed: events by BigQuery, dead letters by the bucket. Where no bundle is in hand, in = out + refused in every step but
-    the first, which only puts out.
+    One step refuses a message, so that the steps add up to ``PipelineMetrics.refused``. The output of a step that writes is what
+    has been confirmed: events by BigQuery, dead letters by the bucket. While no bundle is being processed, in = out + refused in
+    every step but the first, which has no input.
     """
 
     step: str
-    taken_in: int = 0
-    put_out: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
     refused: int = 0
 
 
-class TableFigures(msgspec.Struct, frozen=True):
+class TableMetrics(msgspec.Struct, frozen=True):
     """Rows that BigQuery has confirmed to this pipeline since it began; ``last_append`` in seconds since the epoch."""
 
     table: str
@@ -62,7 +62,7 @@ class TableFigures(msgspec.Struct, frozen=True):
     last_append: float | None = None
 
 
-class Figures(msgspec.Struct, frozen=True):
+class PipelineMetrics(msgspec.Struct, frozen=True):
     """The pipeline at one moment, ``at`` in seconds since the epoch: when it told its counts, which are since its process (or
     job) began. Failed bundles are counted too: their messages come again, and are counted again.
 
@@ -79,8 +79,8 @@ class Figures(msgspec.Struct, frozen=True):
     name: str = ""
     started: float | None = None
     processes: int = 1
-    steps: tuple[StepFigures, ...] = ()
-    tables: tuple[TableFigures, ...] = ()
+    steps: tuple[StepMetrics, ...] = ()
+    tables: tuple[TableMetrics, ...] = ()
     refused: dict[str, int] = {}
     received: int = 0
     latency: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS) + 1)
@@ -96,13 +96,13 @@ class Figures(msgspec.Struct, frozen=True):
     backlog_unknown: str | None = None
 
 
-def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **known: Any) -> Figures:
-    """The figures that counters and gauges tell, and what else is ``known``: fields of Figures, ``at``, ``state`` and ``where``
-    at least.
+def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **known: Any) -> PipelineMetrics:
+    """The metrics in ``counters`` and ``gauges``. ``known``: other fields of PipelineMetrics, at least ``at``, ``state`` and
+    ``where``.
     """
-    return Figures(
-        steps=step_figures(counters),
-        tables=table_figures(counters, gauges),
+    return PipelineMetrics(
+        steps=step_metrics(counters),
+        tables=table_metrics(counters, gauges),
         refused=dict(sorted(_below("refused/", counters).items())),
         received=counters.get("received", 0),
         latency=tuple(counters.get(f"latency/{bucket}", 0) for bucket in range(len(LATENCY_BOUNDS) + 1)),
@@ -130,16 +130,16 @@ def quantile(latency: Sequence[int], share: float) -> float | None:
     return low + (LATENCY_BOUNDS[bucket] - low) * (wanted - before) / max(latency[bucket], 1)
 
 
-def step_figures(counters: Mapping[str, int]) -> tuple[StepFigures, ...]:
+def step_metrics(counters: Mapping[str, int]) -> tuple[StepMetrics, ...]:
     """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: every step of ``STEPS``, then others by name."""
     kinds = [_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/")]
     others = sorted({name for kind in kinds for name in kind} - set(STEPS))
-    return tuple(StepFigures(name, *(kind.get(name, 0) for kind in kinds)) for name in (*STEPS, *others))
+    return tuple(StepMetrics(name, *(kind.get(name, 0) for kind in kinds)) for name in (*STEPS, *others))
 
 
-def table_figures(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableFigures, ...]:
+def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableMetrics, ...]:
     """From ``rows/<table>`` and ``last_append/<table>``, every fact table."""
-    return tuple(TableFigures(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in SCHEMAS)
+    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in SCHEMAS)
 
 
 def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
 ``duplicates_seen``, ``order_totals_differ``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the graph;
-``latency/<bucket>`` of ``figures.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
+``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
 counted by the batch, never by the message.
 
 Gauges and what is waited for are of this process alone: Beam has no such metric that Dataflow tells of.
@@ -45,10 +45,10 @@ def count(name: str, amount: int = 1) -> None:
             _totals[name] += amount
 
 
-def count_step(step: str, *, taken_in: int = 0, put_out: int = 0, refused: int = 0) -> None:
-    """Count messages that the step with this label has taken in, put out and refused."""
-    count(f"in/{step}", taken_in)
-    count(f"out/{step}", put_out)
+def count_step(step: str, *, messages_in: int = 0, messages_out: int = 0, refused: int = 0) -> None:
+    """Count messages into, out of and refused by the step with this label."""
+    count(f"in/{step}", messages_in)
+    count(f"out/{step}", messages_out)
     count(f"refused_in/{step}", refused)
 
 

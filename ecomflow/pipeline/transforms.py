@@ -44,7 +44,7 @@ from ecomflow.pipeline.sinks.bigquery import RefusedRow, shared_writer, with_ing
 from ecomflow.pipeline.sinks.dead_letters import shared_dead_letter_writer
 
 # How much is under way to BigQuery before a bundle waits for it. A bundle of a shop's events stays far below.
-MAX_UNSETTLED_BYTES = 128 * 2**20
+MAX_BYTES_IN_FLIGHT = 128 * 2**20
 # How many of a message's refused rows its dead letter quotes.
 MAX_ROW_ERRORS = 10
 
@@ -76,7 +76,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             self._is_empty = False
             for messages in portions(batch.messages):
                 count("received", len(messages))
-                count_step(self._step, taken_in=len(messages))
+                count_step(self._step, messages_in=len(messages))
                 yield from self._outputs(messages, now)
 
     def finish_bundle(self) -> None:
@@ -91,7 +91,7 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
         ):
             count_drift(decoded.drift)
             refused = _refused_here(decoded)
-            count_step(self._step, put_out=_messages_in(decoded) - refused, refused=refused)
+            count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
             for stream, part in decoded.streams.items():
                 count(f"decoded/{stream}", len(part.events))
                 count("duplicates_seen", seen_ids.repeats_in(part.event_ids))
@@ -126,7 +126,7 @@ class _ModelFn(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
         with failures.noted():
             now = _now()
-            count_step(self._step, taken_in=len(batch.events))
+            count_step(self._step, messages_in=len(batch.events))
             modelled = 0
             for facts in isolate(
                 batch,
@@ -137,7 +137,7 @@ class _ModelFn(beam.DoFn):  # type: ignore[misc]
                 count("order_totals_differ", facts.totals_differ)
                 modelled += len(facts.messages)
                 yield facts
-            count_step(self._step, put_out=modelled, refused=len(batch.events) - modelled)
+            count_step(self._step, messages_out=modelled, refused=len(batch.events) - modelled)
 
 
 class WriteFacts(beam.PTransform):  # type: ignore[misc]
@@ -175,24 +175,24 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: FactBatch) -> Iterator[DeadLetterBatch]:
         with failures.noted():
-            count_step(self._step, taken_in=len(batch.messages))
+            count_step(self._step, messages_in=len(batch.messages))
             writing = _Writing(batch)
             self._writings.append(writing)
             for part in batch.tables:
                 self._send(writing, part)
             if batch.refused:
                 yield DeadLetterBatch(batch.stream, batch.refused)
-            if self._unsettled_bytes > MAX_UNSETTLED_BYTES:
-                yield from self._settle()
+            if self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
+                yield from self._await_writes()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         with failures.noted():
-            for letters in self._settle():
+            for letters in self._await_writes():
                 yield WindowedValue(letters, MIN_TIMESTAMP, (GlobalWindow(),))
 
     def _begin(self) -> None:
         self._writings: list[_Writing] = []
-        self._unsettled_bytes = 0
+        self._bytes_in_flight = 0
 
     def _send(self, writing: _Writing, part: TableRows) -> None:
         """Begin to append ``part``, without the messages that failed at an earlier table."""
@@ -202,12 +202,12 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
                 writing.failed[int(sent[0].sources[0])] = sent[1]
             else:
                 writing.sent.append(sent)
-                self._unsettled_bytes += sent[0].rows.nbytes
+                self._bytes_in_flight += sent[0].rows.nbytes
 
     def _start(self, part: TableRows) -> Any:
         return shared_writer(self._config, part.table).start(with_ingestion_time(part.rows, part.table, _now()))
 
-    def _settle(self) -> Iterator[DeadLetterBatch]:
+    def _await_writes(self) -> Iterator[DeadLetterBatch]:
         """Wait until all that was sent is written or refused; what is refused, a batch of letters a batch of facts."""
         writings = self._writings
         self._begin()
@@ -238,7 +238,7 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
         refused = _refused_sources(writing)
         published = np.fromiter([message.publish_time for message in writing.batch.messages], np.int64)
         written = np.delete(published, list(refused)) if refused else published
-        count_step(self._step, put_out=len(written), refused=len(refused))
+        count_step(self._step, messages_out=len(written), refused=len(refused))
         count_latency(written, _now().timestamp())
 
 
@@ -298,7 +298,7 @@ class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, batch: DeadLetterBatch) -> None:
         with failures.noted():
-            count_step(self._step, taken_in=len(batch.letters))
+            count_step(self._step, messages_in=len(batch.letters))
             self._letters += len(batch.letters)
             for letters, uploads in isolate(
                 batch.letters,
@@ -316,7 +316,7 @@ class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> None:
         with failures.noted():
             shared_dead_letter_writer(self._config).finish(self._uploads)
-            count_step(self._step, put_out=self._letters)
+            count_step(self._step, messages_out=self._letters)
 
 
 class RefuseEvents(beam.PTransform):  # type: ignore[misc]
@@ -327,5 +327,5 @@ class RefuseEvents(beam.PTransform):  # type: ignore[misc]
 
 
 def _refused_of(batch: StreamBatch, step: str) -> DeadLetterBatch:
-    count_step(step, taken_in=len(batch.refused), refused=len(batch.refused))
+    count_step(step, messages_in=len(batch.refused), refused=len(batch.refused))
     return DeadLetterBatch(batch.stream, batch.refused)

@@ -15,7 +15,7 @@ from ecomflow.contract.facts import STREAM_TABLES
 _ITEM_TABLES = ("fact_order_item", "fact_order")
 
 
-class Line(msgspec.Struct, frozen=True):
+class Comparison(msgspec.Struct, frozen=True):
     """One place to look at: what should be there and what is."""
 
     place: str
@@ -29,21 +29,24 @@ def compare(
     refused: Mapping[str, int],
     rows: Mapping[str, int],
     letters: Mapping[str, int],
-) -> tuple[Line, ...]:
+) -> tuple[Comparison, ...]:
     """A line a table and a line a reason of dead letters.
 
     ``valid`` counts valid events by type, ``order_items`` the items in the valid orders, ``refused`` the invalid events by
     reason; ``rows`` counts rows by table, ``letters`` dead letters by reason.
     """
     tables = [
-        Line(table, order_items if table in _ITEM_TABLES else valid.get(stream, 0), rows.get(table, 0))
+        Comparison(table, order_items if table in _ITEM_TABLES else valid.get(stream, 0), rows.get(table, 0))
         for stream, names in STREAM_TABLES.items()
         for table in names
     ]
     reasons = sorted({*refused, *letters})
-    return (*tables, *(Line(f"dead letters: {reason}", refused.get(reason, 0), letters.get(reason, 0)) for reason in reasons))
+    return (
+        *tables,
+        *(Comparison(f"dead letters: {reason}", refused.get(reason, 0), letters.get(reason, 0)) for reason in reasons),
+    )
 
 
-def adds_up(lines: tuple[Line, ...]) -> bool:
+def adds_up(lines: tuple[Comparison, ...]) -> bool:
     """Whether every place holds what it should."""
     return all(line.expected == line.found for line in lines)

@@ -39,7 +39,7 @@ OnCount = Callable[[str, int], None]
 _LETTERS_A_REPORT = 100
 
 
-class Line(msgspec.Struct, frozen=True):
+class TypeBalance(msgspec.Struct, frozen=True):
     """One event type of the equation, in events, each counted once.
 
     ``published``, ``waiting`` and ``adds_up`` are None where there is no ledger. ``waiting``: in no place yet, or in one in part.
@@ -65,7 +65,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     """
 
     ledger: str | None
-    lines: tuple[Line, ...]
+    lines: tuple[TypeBalance, ...]
     waiting: Waiting | None
     missing: tuple[str, ...]
     incomplete: tuple[str, ...]
@@ -160,7 +160,7 @@ def balance_by_id(
     for name in EVENT_STREAMS:
         published = {key for key, entry in entries.items() if entry.event_type == name}
         facts, dead, late = len(published & landed), len(published & refused), len(published & open_ids) if covered else 0
-        lines.append(Line(name, len(published), facts, dead, late, len(published) == facts + dead + late))
+        lines.append(TypeBalance(name, len(published), facts, dead, late, len(published) == facts + dead + late))
     return Reconciliation(
         None,
         tuple(lines),
@@ -192,7 +192,7 @@ def balance_places(
     incomplete = {key for key in suspects if key not in letters and type_of(shapes.get(key, ())) is None}
     doubled = {key for key in letters if type_of(shapes.get(key, ())) is not None}
     adds_up = not doubled and len(incomplete) <= (waiting.messages if waiting else 0)
-    lines = tuple(Line(name, None, facts[name], dead[name], None, None) for name in STREAMS)
+    lines = tuple(TypeBalance(name, None, facts[name], dead[name], None, None) for name in STREAMS)
     return Reconciliation(None, lines, waiting, (), _sorted(incomplete), _sorted(doubled), (), adds_up)
 
 

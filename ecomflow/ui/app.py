@@ -20,10 +20,10 @@ from starlette.types import ASGIApp
 
 from ecomflow.config import Settings, resolve_endpoints, running_endpoints
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.jobs.metrics import FiguresReader
+from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import TABLES, question, questions
-from ecomflow.ui.data.dead_letters import PAGE, Overview, choice_of, read_newest, read_overview, replay_command
+from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview, replay_command
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
 from ecomflow.ui.data.replays import Replays
@@ -31,7 +31,7 @@ from ecomflow.ui.data.sampler import Sampler
 from ecomflow.ui.data.steps import read_steps
 from ecomflow.ui.data.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
 from ecomflow.ui.guard import Gate, Guard, read_form
-from ecomflow.ui.views.dead_letters import groups_view, letters_view, replay_view
+from ecomflow.ui.views.dead_letters import dead_letters_view, groups_view, replay_view
 from ecomflow.ui.views.graph import graph_view
 from ecomflow.ui.views.html import Html, join, tag
 from ecomflow.ui.views.layout import View, page, trouble
@@ -43,7 +43,7 @@ _COUNTS_SECONDS, _DETAIL_SECONDS, _LETTERS_SECONDS = 2.0, 3.0, 3.0
 # In a project each reading is a handful of requests to Google.
 _CLOUD_SECONDS = 60.0
 _FIRST_SECONDS = 1.0
-# The local pipeline tells its figures each second, Dataflow its own about twice a minute.
+# The local pipeline tells its metrics each second, Dataflow its own about twice a minute.
 _LOCAL_SECONDS, _DATAFLOW_SECONDS = 1.0, 30.0
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -67,7 +67,7 @@ class Pages:
 
     def __init__(self, settings: Settings, gate: Gate, options: Options) -> None:
         self.settings, self.gate, self.options = settings, gate, options
-        reader = FiguresReader(settings, lambda: resolve_endpoints(settings), here=options.here, job=options.job)
+        reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=options.here, job=options.job)
         self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
         self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
@@ -167,16 +167,16 @@ class Pages:
 
     async def group(self, request: Request) -> Response:
         asked = request.path_params
-        choice = choice_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
+        selected = filter_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
         limit = _number(request.query_params.get("limit", ""), PAGE, 200)
-        found = await in_thread(lambda: read_newest(self.settings, choice, limit))
+        found = await in_thread(lambda: read_newest(self.settings, selected, limit))
         token = self.gate.form_token if self.options.allow_replay else None
-        content = letters_view(choice, found, replay_command(self.settings, choice), token)
+        content = dead_letters_view(selected, found, replay_command(self.settings, selected), token)
         return self.answer(View("Dead letters", "/dead-letters", content))
 
     async def preview_replay(self, _: Request, form: dict[str, str]) -> Response:
-        choice = choice_of(form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
-        return RedirectResponse(f"/replays/{self.replays.preview(choice).id}", 303)
+        selected = filter_of(form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
+        return RedirectResponse(f"/replays/{self.replays.preview(selected).id}", 303)
 
     async def confirm_replay(self, request: Request, _: dict[str, str]) -> Response:
         started = self.replays.confirm(request.path_params["replay"])

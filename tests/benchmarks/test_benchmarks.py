@@ -23,11 +23,11 @@ def rates(*values: float | None) -> list[dict[str, Any]]:
     return [{"error": "it\nfell over"} if value is None else {"rate": value} for value in values]
 
 
-def run(events: int, items: int = 3, **figures: Any) -> list[dict[str, Any]]:
+def run(events: int, items: int = 3, **metrics: Any) -> list[dict[str, Any]]:
     """The one round of a run of question 7."""
     services = {name: [70.0, 80.0] for name in ("pubsub", "storage", "bigquery")}
     cpu = dict.fromkeys(("pipeline", "pubsub", "storage", "bigquery", "watcher"), 0.5)
-    return [{"events": events, "rows": 2 * events, "peak_mb": 300.0, "cpu": cpu, "services_mb": services, **figures}]
+    return [{"events": events, "rows": 2 * events, "peak_mb": 300.0, "cpu": cpu, "services_mb": services, **metrics}]
 
 
 MACHINE = {
@@ -231,7 +231,7 @@ def sample() -> dict[str, dict[str, list[dict[str, Any]]]]:
     }
 
 
-def figures_of(module: str, subject: str, *arguments: str) -> dict[str, Any]:
+def metrics_of(module: str, subject: str, *arguments: str) -> dict[str, Any]:
     """What a subject prints last."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", "--subject", subject, *arguments],
@@ -242,8 +242,8 @@ def figures_of(module: str, subject: str, *arguments: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
 
 
 @pytest.mark.stack
@@ -252,27 +252,27 @@ class TestSubjects:
     @pytest.mark.parametrize(("subject", "events"), [("ecomflow", 90), ("two", 90), ("beam", 6), ("loop", 90), ("distant", 90)])
     def test_a_backlog_becomes_rows(self, subject: str, events: int) -> None:
         """Every way end to end finishes, with the rows counted and each process's CPU told."""
-        figures = figures_of("end_to_end", subject, "--events", str(events), "--items", "2")
-        assert (figures["events"], figures["rows"]) == (events, events // 3 * 7)
-        assert figures["rate"] > 0
-        assert figures["cpu"].keys() == {"pipeline", "pubsub", "storage", "bigquery", "watcher"}
+        metrics = metrics_of("end_to_end", subject, "--events", str(events), "--items", "2")
+        assert (metrics["events"], metrics["rows"]) == (events, events // 3 * 7)
+        assert metrics["rate"] > 0
+        assert metrics["cpu"].keys() == {"pipeline", "pubsub", "storage", "bigquery", "watcher"}
 
     @pytest.mark.parametrize("subject", ["ecomflow", "one-by-one", "near"])
     def test_pulling_ends_with_nothing_left(self, subject: str) -> None:
         """Each way takes what was published."""
-        figures = figures_of("pulling", subject, "--events", "300")
-        assert figures["events"] == 300
-        assert figures["rate"] > 0
+        metrics = metrics_of("pulling", subject, "--events", "300")
+        assert metrics["events"] == 300
+        assert metrics["rate"] > 0
 
     def test_latency_is_that_of_every_event(self) -> None:
         """Two seconds at 50 events a second are a hundred latencies."""
-        figures = figures_of("latency", "ecomflow", "--rate", "50", "--seconds", "2")
-        assert figures["events"] == sum(figures["bins"]) == 100
-        assert 0 < figures["p50"] <= figures["p99"] <= figures["most"]
+        metrics = metrics_of("latency", "ecomflow", "--rate", "50", "--seconds", "2")
+        assert metrics["events"] == sum(metrics["bins"]) == 100
+        assert 0 < metrics["p50"] <= metrics["p99"] <= metrics["most"]
 
     def test_a_stack_answers_and_idles(self) -> None:
         """The whole stack, and a service alone."""
-        figures = figures_of("stack", "stack", "--idle", "0.2")
-        assert figures["idle"].keys() == {"pubsub", "storage", "bigquery"}
-        assert 0 < figures["ready"] <= figures["command"]
-        assert figures_of("stack", "storage")["ready"] > 0
+        metrics = metrics_of("stack", "stack", "--idle", "0.2")
+        assert metrics["idle"].keys() == {"pubsub", "storage", "bigquery"}
+        assert 0 < metrics["ready"] <= metrics["command"]
+        assert metrics_of("stack", "storage")["ready"] > 0

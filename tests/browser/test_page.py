@@ -31,7 +31,7 @@ EVIL = "<script>window.hacked=1;alert(1)</script><img src=x onerror='window.hack
 
 def figure(page: Page, name: str) -> float:
     """A figure of the graph's view, by its name."""
-    value = page.locator(".figures > div", has=page.locator(f"dt:text-is('{name}')")).locator(".value").inner_text()
+    value = page.locator(".metrics > div", has=page.locator(f"dt:text-is('{name}')")).locator(".value").inner_text()
     return float(value.replace(",", "")) if re.fullmatch(r"[\d,.]+", value) else 0.0
 
 
@@ -81,7 +81,7 @@ class TestTheRunningPipeline:
         pipeline.started()
         expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
         publisher.publish(shop, stack, [an_order("restart")])
-        wait_until(lambda: figure(page, "Received") == 1, "the new one's figures are shown")
+        wait_until(lambda: figure(page, "Received") == 1, "the new one's metrics are shown")
 
     def test_a_page_that_nobody_sees_asks_for_nothing(self, pipeline: Pipeline, page: Page) -> None:
         """Hidden, it pauses; shown again, it goes on at once."""
@@ -133,10 +133,10 @@ class TestDeadLetters:
         self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
     ) -> None:
         """Preview, confirm, and the orders are in the warehouse."""
-        mended = [
+        fixed = [
             letter(order(order_id=f"O-mended-{n}", order_date=today()), STATUS_ERROR, event_id=f"E-mended-{n}") for n in (1, 2)
         ]
-        store(shop, stack, mended, unique="mended")
+        store(shop, stack, fixed, unique="mended")
         page.goto(on(server, "/dead-letters"))
         page.get_by_role("link", name=re.compile(r"\$\.status expected one of")).click()
         page.get_by_role("button", name="Preview the replay").click()

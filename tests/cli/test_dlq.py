@@ -19,7 +19,7 @@ import pytest
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store as deadletters
-from ecomflow.deadletters.store import Choice, Unreadable
+from ecomflow.deadletters.store import DeadLetterFilter, Unreadable
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, write_stack_file
 from tests.support.dataflow import as_variables, dataflow_beside, in_project
@@ -149,7 +149,9 @@ class TestFollow:
         def nap(_: float) -> None:
             store(filled, stack, [held(20 + (number := next(looks)))], f"late-{number}")
 
-        found = deadletters.follow(filled, stack, Choice(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap)
+        found = deadletters.follow(
+            filled, stack, DeadLetterFilter(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap
+        )
         ids = [next(found).letter.event_id for _ in range(5)]
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
 

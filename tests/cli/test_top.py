@@ -32,7 +32,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
-from ecomflow.metrics.snapshot import STEPS, Figures, from_counters
+from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.end_to_end.test_end_to_end import backlog, deployed, own_state, wait_until
 from tests.support.cli import ecomflow, environment, start
@@ -41,7 +41,7 @@ from tests.support.dataflow_stub import running_stub
 START = 1_764_547_200.0
 
 
-def told(at: float, **known: Any) -> Figures:
+def told(at: float, **known: Any) -> PipelineMetrics:
     """What a busy local pipeline tells ``at`` seconds after it began."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
@@ -121,7 +121,7 @@ class TestView:
         ],
     )
     def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
-        """Below the state, before all figures."""
+        """Below the state, before all metrics."""
         lines = drawn(busy(**known))
         assert lines[0].startswith(first)
         assert any(sentence in line for line in lines[1:4])
@@ -137,15 +137,15 @@ class TestView:
 
     def test_before_anything_is_read(self) -> None:
         """It says so; or why nothing can be read."""
-        assert drawn(History()) == ["Reading the figures…"]
+        assert drawn(History()) == ["Reading the metrics…"]
         assert drawn(History(), notice="Dataflow is busy.") == ["Dataflow is busy."]
 
-    def test_old_figures_are_called_so(self) -> None:
+    def test_old_metrics_are_called_so(self) -> None:
         """Dataflow's come late, and Cloud Monitoring's later."""
         found = History()
         found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
-        assert "in europe-west1 since 00:00:00 UTC (40 s)  figures 30 s old" in text
+        assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
         assert "12 messages, the oldest for 0 s, 4 min 0 s ago" in text
 
     def test_a_backlog_that_is_not_known(self) -> None:
@@ -188,11 +188,11 @@ class TestOnce:
         top, status = (ecomflow(*command, "--json", folder=tmp_path) for command in (["top"], ["job", "status"]))
         assert (top.returncode, status.returncode) == (code, code)
         found = json.loads(top.stdout)
-        assert (found["figures"]["state"], found["figures"]["received"]) == ("gone" if state == "running" else state, 5)
+        assert (found["metrics"]["state"], found["metrics"]["received"]) == ("gone" if state == "running" else state, 5)
         assert found["trouble"].startswith("The pipeline (process 7)")
 
     def test_a_job_on_dataflow(self, tmp_path: Path) -> None:
-        """Its counters, under the same names; where it runs; how old the figures are."""
+        """Its counters, under the same names; where it runs; how old the metrics are."""
         with running_stub() as stub:
             job_id = stub.add_job("ecomflow")
             stub.add_metric(job_id, "received", 1234, namespace="ecomflow", step="s1")
@@ -202,7 +202,7 @@ class TestOnce:
             shown = ecomflow("top", "--once", "--interval", "0.2", folder=tmp_path, **variables)
         assert shown.returncode == 0
         assert f"● running  job ecomflow ({job_id}) in europe-west1" in shown.stdout
-        assert re.search(r"figures 1 min 3\d s old", shown.stdout)
+        assert re.search(r"metrics 1 min 3\d s old", shown.stdout)
         assert "1,234 events" in shown.stdout
 
 
@@ -307,7 +307,7 @@ class TestInATerminal:
             assert terminal.process.poll() is None
 
 
-def figures_of(settings: Settings) -> dict[str, Any]:
+def metrics_of(settings: Settings) -> dict[str, Any]:
     """What ``top --json`` tells."""
     shown = ecomflow("top", "--json", settings=settings)
     assert shown.returncode == 0, shown.stderr
@@ -328,20 +328,20 @@ class TestBesideAPipeline:
             wait_until(lambda: backlog(settings, stack) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("waiting   0 messages"))
-            wait_until(lambda: figures_of(settings)["figures"]["received"] == 360)
-            found = figures_of(settings)
+            wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
+            found = metrics_of(settings)
             lines = json.loads(ecomflow("reconcile", "--ledger", ledger, "--json", settings=settings).stdout)["lines"]
-        figures = found["figures"]
-        assert (figures["received"], figures["backlog"], found["trouble"]) == (360, 0, None)
-        assert sum(figures["refused"].values()) == sum(line["dead_letters"] for line in lines) == 180
+        metrics = found["metrics"]
+        assert (metrics["received"], metrics["backlog"], found["trouble"]) == (360, 0, None)
+        assert sum(metrics["refused"].values()) == sum(line["dead_letters"] for line in lines) == 180
         facts = {line["event_type"]: line["facts"] for line in lines}
-        steps = {step["step"]: step for step in figures["steps"]}
-        assert {stream: steps[f"Write {stream} facts"]["put_out"] for stream in facts} == facts
-        assert {table["table"]: table["rows"] for table in figures["tables"]}["fact_order_header"] == facts["order"]
+        steps = {step["step"]: step for step in metrics["steps"]}
+        assert {stream: steps[f"Write {stream} facts"]["messages_out"] for stream in facts} == facts
+        assert {table["table"]: table["rows"] for table in metrics["tables"]}["fact_order_header"] == facts["order"]
         assert found["latency"]["messages"] == sum(facts.values())
         assert 0 < found["latency"]["p50"] <= found["latency"]["p99"] < 60
-        assert steps["Read messages"]["put_out"] == 360
-        assert all(step["taken_in"] == step["put_out"] + step["refused"] for step in figures["steps"][1:])
+        assert steps["Read messages"]["messages_out"] == 360
+        assert all(step["messages_in"] == step["messages_out"] + step["refused"] for step in metrics["steps"][1:])
 
     def test_it_goes_on_over_restarts_and_a_kill(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """One view the whole time: a table is missing and the engine restarts; it is made again; then a new pipeline."""

@@ -32,7 +32,7 @@ FIELDS = [
 ]
 
 
-def letter_of(data: bytes, **attributes: str) -> DeadLetter:
+def dead_letter_of(data: bytes, **attributes: str) -> DeadLetter:
     return dead_letter(message(data, **attributes), "malformed_json", "$: none", None, NOW)
 
 
@@ -106,14 +106,14 @@ class TestRoundTrip:
     @pytest.mark.parametrize("data", [b"", b"{}", "é \u2028 \x00 \ufeff".encode(), b"\xef\xbb\xbf{}"])
     def test_text_is_kept_as_text(self, data: bytes) -> None:
         """What is UTF-8 stays readable, a BOM and NUL bytes with it."""
-        letter = letter_of(data)
+        letter = dead_letter_of(data)
         assert (letter.payload_encoding, letter.payload) == ("utf-8", data.decode())
         assert original(letter)[0] == data
 
     @pytest.mark.parametrize("data", [b"\xff", b'{"a":"\xfc"}', b"\xed\xa0\x80", b"\xc0\x80", "{}".encode("utf-16")])
     def test_bytes_that_are_no_text_are_kept_in_base64(self, data: bytes) -> None:
         """Other encodings, surrogates and overlong forms."""
-        letter = letter_of(data)
+        letter = dead_letter_of(data)
         assert (letter.payload_encoding, letter.payload) == ("base64", base64.b64encode(data).decode())
         assert original(letter)[0] == data
 
@@ -124,8 +124,8 @@ class TestLines:
         breaks = "\n \r\n \r \x0b \x0c \x1c \x85 \u2028 \u2029"
         letters = [
             dead_letter(message(breaks.encode(), "M", **{breaks: breaks}), "unknown_event_type", breaks, breaks, NOW),
-            letter_of(b"\n\n"),
-            letter_of(b"\n\xff\n"),
+            dead_letter_of(b"\n\n"),
+            dead_letter_of(b"\n\xff\n"),
         ]
         lines = to_lines(letters)
         assert lines.count(b"\n") == len(lines.splitlines()) == 3
@@ -135,7 +135,9 @@ class TestLines:
         """Nothing in, nothing out."""
         assert to_lines([]) == b""
 
-    @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b'{"reason": "boredom"}', to_lines([letter_of(b"x")])[:-9], b"\xff"])
+    @pytest.mark.parametrize(
+        "line", [b"", b"{}", b"[]", b'{"reason": "boredom"}', to_lines([dead_letter_of(b"x")])[:-9], b"\xff"]
+    )
     def test_a_line_that_is_no_dead_letter_is_an_error(self, line: bytes) -> None:
         """Somebody else's file in the bucket is noticed."""
         with pytest.raises(msgspec.MsgspecError):
@@ -143,7 +145,7 @@ class TestLines:
 
     def test_a_letter_of_another_version_is_read(self) -> None:
         """A later version may add a field; an unknown reason is refused."""
-        line = json.loads(to_lines([letter_of(b"x")]))
+        line = json.loads(to_lines([dead_letter_of(b"x")]))
         assert from_line(json.dumps({**line, "new": 1, "pipeline_version": "99"}).encode()).pipeline_version == "99"
         with pytest.raises(msgspec.ValidationError):
             from_line(json.dumps({**line, "reason": "boredom"}).encode())

@@ -11,11 +11,11 @@ from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import DeadLetter, Reason, dead_letter
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.deadletters.groups import MAX_GROUPS, group, unknown_fields
-from ecomflow.deadletters.store import StoredLetter
+from ecomflow.deadletters.store import StoredDeadLetter
 from tests.support.contract import NOW, inventory, item, message, order, refusal_of
 
 
-def letter_of(
+def dead_letter_of(
     error: str, reason: Reason = "contract_violation", event_type: str | None = "order", minutes: int = 0
 ) -> DeadLetter:
     return dead_letter(message(order(), event_id="E-1"), reason, error, event_type, NOW + timedelta(minutes=minutes))
@@ -42,27 +42,27 @@ class TestFingerprint:
     def test_one_cause_has_one_fingerprint(self) -> None:
         """Other items, other values and other days make no difference; another type, path or rule does."""
         same = {
-            fingerprint(letter_of(error)).id
+            fingerprint(dead_letter_of(error)).id
             for error in ("$.items[0].quantity: expected int >= 1, got 0", "$.items[17].quantity: expected int >= 1, got -5")
         }
         assert len(same) == 1
         others = [
-            letter_of("$.items[0].quantity: expected int >= 1", event_type="inventory"),
-            letter_of("$.items[0].price: expected int >= 1"),
-            letter_of("$.items[0].quantity: expected int >= 2"),
+            dead_letter_of("$.items[0].quantity: expected int >= 1", event_type="inventory"),
+            dead_letter_of("$.items[0].price: expected int >= 1"),
+            dead_letter_of("$.items[0].quantity: expected int >= 2"),
         ]
         assert len(same | {fingerprint(letter).id for letter in others}) == 4
 
     def test_a_services_words_lose_their_values(self) -> None:
         """BigQuery's and Python's sentences quote what they please."""
-        first = letter_of("$: fact_order: Field 'a': 12 is too long for row 3", "rejected_by_bigquery")
-        second = letter_of("$: fact_order: Field 'bb': 9 is too long for row 41", "rejected_by_bigquery")
+        first = dead_letter_of("$: fact_order: Field 'a': 12 is too long for row 3", "rejected_by_bigquery")
+        second = dead_letter_of("$: fact_order: Field 'bb': 9 is too long for row 41", "rejected_by_bigquery")
         assert fingerprint(first) == fingerprint(second)
         assert fingerprint(first).rule == "fact_order: Field '…': N is too long for row N"
 
     def test_words_from_outside_are_bounded(self) -> None:
         """Neither a type of a megabyte nor an error of one makes a fingerprint large."""
-        cause = fingerprint(letter_of(f"$.event_type: {'x' * 10**6}", "unknown_event_type", "y" * 10**6))
+        cause = fingerprint(dead_letter_of(f"$.event_type: {'x' * 10**6}", "unknown_event_type", "y" * 10**6))
         assert (len(cause.rule), len(cause.event_type or "")) == (160, 64)
 
 
@@ -70,10 +70,12 @@ class TestGroup:
     def test_groups_count_and_tell_when_and_how_to_replay(self) -> None:
         """Largest first; first and last seen; the newest as the example; the command that replays the group."""
         found = [
-            StoredLetter(letter_of(f"$.status: expected one of a, got '{minute}'", minutes=minute), f"dlq/order/{minute}")
+            StoredDeadLetter(
+                dead_letter_of(f"$.status: expected one of a, got '{minute}'", minutes=minute), f"dlq/order/{minute}"
+            )
             for minute in (9, 5, 2)
         ]
-        found.append(StoredLetter(letter_of("$: expected a table", "rejected_by_bigquery"), "dlq/order/0"))
+        found.append(StoredDeadLetter(dead_letter_of("$: expected a table", "rejected_by_bigquery"), "dlq/order/0"))
         groups = group(found, Settings(project="my-project"))
         assert (groups.total, groups.other, [one.count for one in groups.groups]) == (4, 0, [3, 1])
         first = groups.groups[0]
@@ -87,7 +89,9 @@ class TestGroup:
     def test_the_groups_are_bounded(self) -> None:
         """A producer that makes up event types fills no memory: those beyond the bound are counted as others."""
         found = (
-            StoredLetter(letter_of("$.event_type: expected one of order", "unknown_event_type", f"type-{n}"), "dlq/unknown/x")
+            StoredDeadLetter(
+                dead_letter_of("$.event_type: expected one of order", "unknown_event_type", f"type-{n}"), "dlq/unknown/x"
+            )
             for n in range(MAX_GROUPS + 5)
         )
         groups = group(found, Settings())

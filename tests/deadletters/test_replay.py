@@ -17,7 +17,7 @@ from ecomflow.contract.dead_letter import DeadLetter, original, to_lines
 from ecomflow.contract.events import Message
 from ecomflow.deadletters import store as deadletters
 from ecomflow.deadletters.replay import ATTEMPT, message_of, plan_replay, refusals, replay
-from ecomflow.deadletters.store import ANY, Choice, bucket_of
+from ecomflow.deadletters.store import ANY, DeadLetterFilter, bucket_of
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator import publisher
 from ecomflow.warehouse.queries import select
@@ -27,7 +27,7 @@ from tests.support.contract import NOW, number, order
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, published_order, still, store
 
 # The contract with one more status, in every process that is started with this as its sitecustomize.
-MENDED = """\
+FIXED = """\
 import importlib.util, sys
 spec = importlib.util.find_spec("ecomflow.contract.events")
 known = '"cancelled", "returned"]'
@@ -153,7 +153,7 @@ class TestReplayed:
         letters = [held(1), wrong, held(2)]
         name = store(provisioned, stack, letters)
         patch = {"status": "returned"}
-        plan = plan_replay(provisioned, stack, Choice(event_id="E-1"), patch=patch)
+        plan = plan_replay(provisioned, stack, DeadLetterFilter(event_id="E-1"), patch=patch)
         assert (plan.chosen, plan.passing, plan.failing) == (1, 1, {})
         assert replay(provisioned, stack, plan, patch=patch).moved == 1
         assert lines_of(name, provisioned, stack) == to_lines(letters[1:]).splitlines()
@@ -249,10 +249,10 @@ class TestTheStory:
             drained = ecomflow("job", "drain", settings=settings)
             assert drained.returncode == 0, drained.stderr
 
-    def test_refused_mended_replayed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+    def test_refused_fixed_replayed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """In the end each event is a fact once, or a dead letter; a second replay of the same adds nothing."""
         settings = own_state(provisioned, stack, tmp_path)
-        mended = customised(tmp_path / "site", MENDED)
+        fixed = customised(tmp_path / "site", FIXED)
         (tmp_path / "patch.json").write_text('{"total_amount": 44.80}')
         events = [published_order(n) for n in range(10)]
         events += [published_order(n, fault="new_status", status="on_hold") for n in range(10, 18)]
@@ -277,14 +277,14 @@ class TestTheStory:
         assert before[0] == "0 of 11 now pass, 11 fail: 8 on $.status, 3 on $.total_amount."
         assert before[-1] == "Nothing was published."
 
-        with self.running(settings, **mended):
-            moved = replayed(**mended)
+        with self.running(settings, **fixed):
+            moved = replayed(**fixed)
             assert moved[0] == "8 of 11 now pass, 3 fail on $.total_amount."
             assert moved[-1] == f"8 published, 8 moved aside to gs://{settings.bucket_name}/replayed/."
             wait_until(lambda: backlog(settings, stack) == 0)
             assert reconciled() == {"published": 21, "facts": 18, "dead_letters": 3, "waiting": 0, "adds_up": True}
 
-            patched = replayed("--patch", str(tmp_path / "patch.json"), **mended)
+            patched = replayed("--patch", str(tmp_path / "patch.json"), **fixed)
             assert patched[0] == "3 of 3 now pass."
             wait_until(lambda: backlog(settings, stack) == 0)
             whole = {"published": 21, "facts": 21, "dead_letters": 0, "waiting": 0, "adds_up": True}
@@ -292,7 +292,7 @@ class TestTheStory:
             rows = self.rows(settings, stack)
 
             self.put_back(settings, stack)
-            assert replayed("--patch", str(tmp_path / "patch.json"), **mended)[0] == "11 of 11 now pass."
+            assert replayed("--patch", str(tmp_path / "patch.json"), **fixed)[0] == "11 of 11 now pass."
             wait_until(lambda: backlog(settings, stack) == 0)
         assert reconciled() == whole
         assert self.rows(settings, stack) == rows

@@ -399,7 +399,7 @@ class TestTooLarge:
         run([message(body, f"M-{n}") for n in range(80)])
         assert rows["fact_order"] == 80 * 512
         assert 80 * 512 * 32_000 > 1.2e9
-        assert max(peaks) - before < transforms.MAX_UNSETTLED_BYTES + 2 * MAX_REPEATED_BATCH_BYTES
+        assert max(peaks) - before < transforms.MAX_BYTES_IN_FLIGHT + 2 * MAX_REPEATED_BATCH_BYTES
         assert warehouse.letters == {}
 
     def test_a_row_that_fits_no_request_is_rejected(self, monkeypatch: pytest.MonkeyPatch, warehouse: MemoryWarehouse) -> None:

@@ -534,9 +534,9 @@ class TestApply:
             )
             infra.apply(provisioned, stack, plan)
             assert actions(provisioned, stack) == {}
-            mended = types.Subscription.pb(subscriber.get_subscription(subscription=path))
-        assert not mended.HasField("dead_letter_policy")
-        assert not mended.expiration_policy.HasField("ttl")
+            fixed = types.Subscription.pb(subscriber.get_subscription(subscription=path))
+        assert not fixed.HasField("dead_letter_policy")
+        assert not fixed.expiration_policy.HasField("ttl")
 
     def test_column_added(self, provisioned: Settings, stack: Endpoints) -> None:
         """A nullable column that the live table lacks is added with its rows kept, and the view on it is made again.

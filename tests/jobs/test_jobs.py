@@ -655,7 +655,7 @@ def stand_in(settings: Settings, on_term: str) -> subprocess.Popen[str]:
 
 
 def log_line(message: str, level: str = "warning", hour: int = 10) -> bytes:
-    return msgspec.json.encode(logs.Line(datetime(2025, 12, 1, hour, tzinfo=UTC), level, "ecomflow", 7, message)) + b"\n"
+    return msgspec.json.encode(logs.LogLine(datetime(2025, 12, 1, hour, tzinfo=UTC), level, "ecomflow", 7, message)) + b"\n"
 
 
 def append(log: Path, message: str) -> None:
@@ -737,7 +737,7 @@ class TestLocal:
     def test_a_traceback_follows_its_message(self) -> None:
         """Its rows are lines of their own, set in."""
         when = datetime(2025, 12, 1, 10, tzinfo=UTC)
-        line = logs.Line(when, "error", "ecomflow", 7, "It failed.", "Traceback\n  a row")
+        line = logs.LogLine(when, "error", "ecomflow", 7, "It failed.", "Traceback\n  a row")
         assert list(local.for_people([line])) == [
             {"time": when, "level": "error", "text": "It failed."},
             {"text": "  Traceback"},

@@ -23,7 +23,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.loopback.peers import OwnUser
 from ecomflow.loopback.web_guard import UserGuard, body_refusal, is_loopback_name, is_own_origin, page_refusal
 from ecomflow.metrics.prometheus import served
-from tests.metrics.test_prometheus import FIGURES
+from tests.metrics.test_prometheus import METRICS
 from tests.support.storage import storage_server
 from tests.support.ui import page_of
 
@@ -204,8 +204,8 @@ class TestOtherUsers:
         assert "ECOMFLOW_OTHER_USERS=allow" in caught.value.details()
 
     def test_metrics(self) -> None:
-        """The exposition of the pipeline's figures."""
-        with served(lambda: FIGURES, 0) as port:
+        """The exposition of the pipeline's metrics."""
+        with served(lambda: METRICS, 0) as port:
             assert requests.get(f"http://127.0.0.1:{port}/metrics", timeout=20).status_code == 200
             with by_nobody(port) as address:
                 answer = requests.get(f"http://{address}/metrics", timeout=20)

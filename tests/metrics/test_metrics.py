@@ -1,4 +1,4 @@
-"""Figures: from counters, from the local pipeline's status, from a Dataflow job; their rates; and what is wrong by them."""
+"""Metrics: from counters, from the local pipeline's status, from a Dataflow job; their rates; and what is wrong by them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
-from ecomflow.jobs.metrics import FiguresReader, local_figures, with_backlog
-from ecomflow.metrics.history import History, Latency, report, rows_of, taken_in_by, trouble
+from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
+from ecomflow.metrics.history import History, Latency, messages_in_by, report, rows_of, trouble
 from ecomflow.metrics.snapshot import (
     LATENCY_BOUNDS,
     STEPS,
-    Figures,
-    StepFigures,
-    TableFigures,
+    PipelineMetrics,
+    StepMetrics,
+    TableMetrics,
     from_counters,
     quantile,
-    step_figures,
+    step_metrics,
 )
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes
@@ -36,7 +36,7 @@ START = 1_764_547_200.0
 NO_LATENCY = (0,) * (len(LATENCY_BOUNDS) + 1)
 
 
-def figures(at: float, received: int = 0, **known: Any) -> Figures:
+def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
     """What a local pipeline that began at START tells ``at`` seconds later; ``rows`` of fact_order, ``refused`` messages."""
     counts = {
         "received": received,
@@ -48,7 +48,7 @@ def figures(at: float, received: int = 0, **known: Any) -> Figures:
     return from_counters(counts, {}, at=START + at, **fields)
 
 
-def history(*told: Figures, kept: float = 300.0) -> History:
+def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
     """Each of ``told`` was read at the moment at which it was told."""
     found = History(kept)
     for one in told:
@@ -59,9 +59,9 @@ def history(*told: Figures, kept: float = 300.0) -> History:
 class TestFromCounters:
     def test_steps_stand_in_the_order_of_the_graph(self) -> None:
         """Every step of the graph, counted or not; those of another version of it after them."""
-        found = step_figures({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
+        found = step_metrics({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
         assert [step.step for step in found] == [*STEPS, "Old step"]
-        assert found[1] == StepFigures("Decode events", 9, 7, 2)
+        assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
     def test_what_was_counted_is_told(self) -> None:
         """Each figure comes from its counters or gauges; without any it is 0 or not known."""
@@ -80,7 +80,7 @@ class TestFromCounters:
         assert (found.received, found.bundles, found.retries, found.memory_bytes) == (9, 5, 6, 1_000_000)
         assert list(found.refused.items()) == [("malformed_json", 2), ("out_of_range", 1)]
         assert found.latency == (0, 0, 3, *NO_LATENCY[3:])
-        assert TableFigures("fact_inventory", 4, START) in found.tables
+        assert TableMetrics("fact_inventory", 4, START) in found.tables
         assert (found.backlog, from_counters({}, {}, at=0, state="none", where="local").memory_bytes) == (None, None)
 
 
@@ -114,75 +114,75 @@ class TestSparkline:
 class TestRates:
     def test_a_rate_is_the_mean_of_the_last_seconds(self) -> None:
         """What was counted in the last ten seconds, by the times at which it was told."""
-        found = history(*(figures(at, 100 * at, rows=50 * at, refused=10 * at) for at in range(30))).rates()
+        found = history(*(metrics(at, 100 * at, rows=50 * at, refused=10 * at) for at in range(30))).rates()
         assert found is not None
         assert (found.seconds, found.received, found.refused) == (10.0, 100.0, 10.0)
         assert [rate.rows for rate in found.tables if rate.table == "fact_order"] == [50.0]
-        assert [rate.taken_in for rate in found.steps if rate.step == "Decode events"] == [100.0]
+        assert [rate.messages_in for rate in found.steps if rate.step == "Decode events"] == [100.0]
 
-    def test_figures_that_come_seldom_are_held_against_those_before(self) -> None:
+    def test_metrics_that_come_seldom_are_compared_with_those_before(self) -> None:
         """Dataflow tells its counters every half minute or so."""
-        found = history(figures(0, 0), figures(40, 400), figures(70, 1000)).rates()
+        found = history(metrics(0, 0), metrics(40, 400), metrics(70, 1000)).rates()
         assert found is not None
         assert (found.seconds, found.received) == (30.0, 20.0)
 
     def test_what_has_not_been_told_anew_changes_no_rate(self) -> None:
         """Read twice, it counts once; the newer reading, with its backlog, takes the other's place."""
-        found = history(figures(0, 0), figures(1, 100))
-        found.add(figures(1, 100, backlog=3), START + 2)
+        found = history(metrics(0, 0), metrics(1, 100))
+        found.add(metrics(1, 100, backlog=3), START + 2)
         rates = found.rates()
         assert rates is not None
         assert (rates.received, len(found)) == (100.0, 2)
-        assert found.latest == figures(1, 100, backlog=3)
+        assert found.latest == metrics(1, 100, backlog=3)
 
     @pytest.mark.parametrize(
         "anew",
         [
-            pytest.param(figures(10, 5, started=START + 9), id="another process"),
-            pytest.param(figures(10, 5), id="a count that fell"),
-            pytest.param(figures(10, 0, state="none", started=None), id="none"),
+            pytest.param(metrics(10, 5, started=START + 9), id="another process"),
+            pytest.param(metrics(10, 5), id="a count that fell"),
+            pytest.param(metrics(10, 0, state="none", started=None), id="none"),
         ],
     )
-    def test_there_is_none_across_two_lives(self, anew: Figures) -> None:
+    def test_there_is_none_across_two_lives(self, anew: PipelineMetrics) -> None:
         """Counts that begin anew make no rate, least of all a negative one, until there are two readings of them."""
-        found = history(figures(8, 800), figures(9, 900), anew)
+        found = history(metrics(8, 800), metrics(9, 900), anew)
         assert found.rates() is None
         found.add(msgspec.structs.replace(anew, at=anew.at + 1, received=15), anew.at + 1)
         rates = found.rates()
         assert (None if rates is None else rates.received) == (None if anew.state == "none" else 10.0)
 
     def test_there_is_none_of_what_has_ended(self) -> None:
-        """A pipeline that is gone moves nothing, whatever its last figures say."""
-        assert history(figures(0, 0), figures(1, 9), figures(2, 9, state="gone")).rates() is None
+        """A pipeline that is gone moves nothing, whatever its last metrics say."""
+        assert history(metrics(0, 0), metrics(1, 9), metrics(2, 9, state="gone")).rates() is None
 
-    def test_old_figures_are_forgotten(self) -> None:
+    def test_old_metrics_are_forgotten(self) -> None:
         """Only the last minutes are kept, and one reading from before them, where the first rate begins."""
-        found = history(*(figures(at, at) for at in range(0, 100, 10)), kept=35.0)
+        found = history(*(metrics(at, at) for at in range(0, 100, 10)), kept=35.0)
         assert [one.received for one in found.life()] == [50, 60, 70, 80, 90]
 
 
 class TestSeries:
     def test_a_mean_a_part_of_the_time(self) -> None:
         """Parts of equal length, oldest first; what was before the first reading is not known."""
-        found = history(*(figures(at, 10 * at if at < 20 else 200 + 30 * (at - 20)) for at in range(31)))
+        found = history(*(metrics(at, 10 * at if at < 20 else 200 + 30 * (at - 20)) for at in range(31)))
         series = found.series(lambda one: one.received, 6, seconds=60)
         assert series == [None, None, 10.0, 10.0, 30.0, None]
 
     def test_between_two_lives_nothing_flows(self) -> None:
         """Counts that begin anew are no fall: the series stays at 0 or above."""
-        lives = [figures(at, 10 * at) for at in range(10)]
-        lives += [figures(at, 10 * (at - 15), started=START + 15) for at in range(15, 25)]
+        lives = [metrics(at, 10 * at) for at in range(10)]
+        lives += [metrics(at, 10 * (at - 15), started=START + 15) for at in range(15, 25)]
         series = history(*lives).series(lambda one: one.received, 5, seconds=25)
         assert all(number is None or 0 <= number <= 10.01 for number in series)
 
     def test_a_reading_is_no_series(self) -> None:
         """One reading has no rate."""
-        assert history(figures(1)).series(rows_of("fact_order"), 3) == [None, None, None]
+        assert history(metrics(1)).series(rows_of("fact_order"), 3) == [None, None, None]
 
     def test_what_a_view_draws(self) -> None:
         """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
         read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
-        assert [of(read) for of in (taken_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
+        assert [of(read) for of in (messages_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
 
 
 class TestLatency:
@@ -193,7 +193,7 @@ class TestLatency:
         buckets[0][slow] = buckets[1][slow] = buckets[2][slow] = 5
         buckets[2][quick] = 10
         first, second, third = (
-            msgspec.structs.replace(figures(at), latency=tuple(one)) for at, one in zip((0, 100, 130), buckets, strict=True)
+            msgspec.structs.replace(metrics(at), latency=tuple(one)) for at, one in zip((0, 100, 130), buckets, strict=True)
         )
         assert history(first, second, third).latency() == Latency(10, pytest.approx(0.125), pytest.approx(0.1495), 30.0)
         assert history(first, second).latency() == Latency(5, 1800.0, 1800.0, None)
@@ -205,70 +205,70 @@ class TestTrouble:
 
     def test_none_where_it_flows(self) -> None:
         """A pipeline that moves, or has nothing to do, is well."""
-        assert trouble(history(*(figures(at, at, backlog=9, oldest_unacked_seconds=50.0) for at in range(60)))) is None
-        assert trouble(history(figures(0, 5), figures(100, 5, backlog=0))) is None
+        assert trouble(history(*(metrics(at, at, backlog=9, oldest_unacked_seconds=50.0) for at in range(60)))) is None
+        assert trouble(history(metrics(0, 5), metrics(100, 5, backlog=0))) is None
         assert trouble(History()) is None
 
     @pytest.mark.parametrize(
         ("told", "sentence"),
         [
-            (figures(0, state="none", name="", started=None), "No pipeline runs. Start it with: ecomflow deploy --detach"),
+            (metrics(0, state="none", name="", started=None), "No pipeline runs. Start it with: ecomflow deploy --detach"),
             (
-                figures(0, state="none", name="", where="europe-west1"),
+                metrics(0, state="none", name="", where="europe-west1"),
                 "No pipeline runs. Start it with: ecomflow deploy",
             ),
             (
-                figures(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
+                metrics(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
                 "No pipeline runs. The local stack does not run. Run: ecomflow infra up",
             ),
             (
-                figures(0, state="gone", backlog=1),
+                metrics(0, state="gone", backlog=1),
                 "The pipeline (process 7) was killed; 1 message waits; what it had not acknowledged comes again. "
                 "Start it with: ecomflow deploy --detach",
             ),
             (
-                figures(0, state="failed", last_failure="Table x does not exist.\nRun: ecomflow infra up"),
+                metrics(0, state="failed", last_failure="Table x does not exist.\nRun: ecomflow infra up"),
                 "The pipeline (process 7) has failed: Table x does not exist. Run: ecomflow infra up. See: ecomflow job logs",
             ),
             (
-                figures(0, state="drained", backlog=1200),
+                metrics(0, state="drained", backlog=1200),
                 "The pipeline (process 7) has ended as drained; 1,200 messages wait. Start it with: ecomflow deploy --detach",
             ),
         ],
     )
-    def test_nothing_runs(self, told: Figures, sentence: str) -> None:
+    def test_nothing_runs(self, told: PipelineMetrics, sentence: str) -> None:
         """Why, what waits meanwhile, and how to start it."""
         assert trouble(history(told)) == sentence
 
     def test_it_waits_for_a_service(self) -> None:
         """At once, in the pipeline's own words."""
-        told = figures(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
+        told = metrics(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
         assert trouble(history(told)) == (
             "The pipeline waits for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
         )
 
     def test_it_restarts(self) -> None:
         """Within the last minute; what was longer ago is told by the count alone."""
-        restarted = [figures(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
+        restarted = [metrics(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
         assert trouble(history(*restarted[:3])) == (
             "The pipeline has restarted in the last minute, 2 times in all: Out of luck. See: ecomflow job logs"
         )
         assert trouble(history(*restarted)) is None
 
     def test_it_has_told_nothing_for_a_while(self) -> None:
-        """A process that hangs writes no status; Dataflow's figures may be older."""
-        silent = history(figures(0))
+        """A process that hangs writes no status; Dataflow's metrics may be older."""
+        silent = history(metrics(0))
         silent.now = START + 25
         assert trouble(silent) == (
             "The pipeline (process 7) has told nothing for 25 s: it hangs, or its disk is full. See: ecomflow job logs"
         )
-        far = history(figures(0, where="europe-west1"))
+        far = history(metrics(0, where="europe-west1"))
         far.now = START + 25
         assert trouble(far) is None
 
     def test_messages_wait_and_nothing_moves(self) -> None:
         """After half a minute, with the first step that holds something."""
-        stuck = [figures(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
+        stuck = [metrics(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
         assert trouble(history(*stuck[:6])) is None
         assert trouble(history(*stuck)) == (
             "7 messages wait, and nothing has moved for 40 s: the step 'Decode events' holds 5. See: ecomflow job logs"
@@ -276,20 +276,20 @@ class TestTrouble:
 
     def test_young_messages_are_no_trouble(self) -> None:
         """A pipeline that had nothing to do for minutes is not stuck on what has come just now."""
-        assert trouble(history(figures(0, 5), figures(300, 5, backlog=7, oldest_unacked_seconds=0.4))) is None
+        assert trouble(history(metrics(0, 5), metrics(300, 5, backlog=7, oldest_unacked_seconds=0.4))) is None
 
     def test_one_look_is_enough_where_the_last_append_is_known(self) -> None:
         """A script that reads but twice is told too: tables keep the time of their last rows."""
-        table = TableFigures("fact_order", 5, START + 10)
+        table = TableMetrics("fact_order", 5, START + 10)
         told = [
-            msgspec.structs.replace(figures(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
+            msgspec.structs.replace(metrics(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
             for at in (60, 61)
         ]
         assert trouble(history(*told)) == "7 messages wait, and nothing has moved for 51 s. See: ecomflow job logs"
 
     def test_it_is_stuck_after_a_restart(self) -> None:
         """What failed last is what it is stuck on."""
-        told = [figures(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
+        told = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
         assert trouble(history(*told)) == (
             "7 messages wait, and nothing has moved for 90 s: Table x does not exist. See: ecomflow job logs"
         )
@@ -297,16 +297,16 @@ class TestTrouble:
 
 class TestReport:
     def test_it_is_all_that_a_view_shows(self) -> None:
-        """The figures, their rates and latency, and what is wrong; as JSON it is read back as it was."""
-        found = report(history(figures(0, 0), figures(1, 9, waiting_for="nothing")))
+        """The metrics, their rates and latency, and what is wrong; as JSON it is read back as it was."""
+        found = report(history(metrics(0, 0), metrics(1, 9, waiting_for="nothing")))
         assert found is not None
         assert found.rates is not None
-        assert (found.figures.received, found.rates.received, found.trouble is None) == (9, 9.0, False)
+        assert (found.metrics.received, found.rates.received, found.trouble is None) == (9, 9.0, False)
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
         assert report(History()) is None
 
 
-class TestLocalFigures:
+class TestLocalMetrics:
     def test_the_status_file_is_told(self) -> None:
         """What the pipeline counts, when it told it, and how many processes it has."""
         status = PipelineStatus(
@@ -321,7 +321,7 @@ class TestLocalFigures:
             updated=START + 9,
             processes=Processes(2, (8, 9)),
         )
-        found = local_figures(status)
+        found = local_metrics(status)
         assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
         assert found.name == "process 7"
         assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
@@ -329,7 +329,7 @@ class TestLocalFigures:
 
     def test_no_pipeline(self) -> None:
         """It is told so, as of now."""
-        found = local_figures(PipelineStatus("none"), START)
+        found = local_metrics(PipelineStatus("none"), START)
         assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
 
 
@@ -337,9 +337,9 @@ class TestReader:
     def test_the_backlog_of_google_cloud_is_as_old_as_its_sample(self) -> None:
         """Its time is Cloud Monitoring's; without a sample nobody knows it, and why is told."""
         sampled = datetime.fromtimestamp(START - 180, UTC)
-        found = with_backlog(figures(0), Backlog(Waiting(7, sampled), 200.0), START)
+        found = with_backlog(metrics(0), Backlog(Waiting(7, sampled), 200.0), START)
         assert (found.backlog, found.oldest_unacked_seconds, found.backlog_at) == (7, 200.0, START - 180)
-        unknown = [with_backlog(figures(0), backlog, START) for backlog in (None, UnavailableError("Busy.", "Wait."))]
+        unknown = [with_backlog(metrics(0), backlog, START) for backlog in (None, UnavailableError("Busy.", "Wait."))]
         assert [(one.backlog, one.backlog_unknown) for one in unknown] == [
             (None, "Cloud Monitoring has no sample of the last ten minutes."),
             (None, "Busy.\nWait."),
@@ -347,14 +347,14 @@ class TestReader:
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
         """The pipeline's state is told all the same, and that the stack does not run."""
-        found = FiguresReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""
         settings = Settings(state_dir=str(tmp_path))
-        reader = FiguresReader(settings, Endpoints, here=True, clock=lambda: START)
+        reader = MetricsReader(settings, Endpoints, here=True, clock=lambda: START)
         found = History()
         for at, received in enumerate((900, 5)):
             told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
@@ -368,7 +368,7 @@ class TestReader:
     def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
         publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = FiguresReader(provisioned, lambda: stack, here=True).read()
+        found = MetricsReader(provisioned, lambda: stack, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -388,10 +388,10 @@ class TestDataflow:
         """Cloud Monitoring is asked after the backlog; here nobody may."""
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
-    def read(self, stub: DataflowStub) -> Figures:
-        return FiguresReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+    def read(self, stub: DataflowStub) -> PipelineMetrics:
+        return MetricsReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
 
-    def test_a_jobs_counters_are_the_same_figures(self, stub: DataflowStub) -> None:
+    def test_a_jobs_counters_are_the_same_metrics(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""
         job_id = stub.add_job("shop", createTime="2025-12-01T00:00:00Z")
         counted = {"received": 9, "in/Decode events": 9, "out/Decode events": 8, "refused_in/Decode events": 1, "latency/3": 4}
@@ -406,8 +406,8 @@ class TestDataflow:
         found = self.read(stub)
         assert (found.state, found.where, found.name) == ("running", "europe-west1", f"job shop ({job_id})")
         assert (found.started, found.at, found.processes) == (START, START + 360, 3)
-        assert (found.received, found.steps[1], found.latency[3]) == (9, StepFigures("Decode events", 9, 8, 1), 4)
-        assert next(table for table in found.tables if table.table == "fact_order") == TableFigures("fact_order", 6)
+        assert (found.received, found.steps[1], found.latency[3]) == (9, StepMetrics("Decode events", 9, 8, 1), 4)
+        assert next(table for table in found.tables if table.table == "fact_order") == TableMetrics("fact_order", 6)
         assert (found.memory_bytes, found.last_failure) == (None, "out of disk")
 
     def test_a_backlog_that_nobody_may_see(self, stub: DataflowStub) -> None:

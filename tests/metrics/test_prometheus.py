@@ -1,4 +1,4 @@
-"""The pipeline's figures in Prometheus' text format, served on loopback to loopback."""
+"""The pipeline's metrics in Prometheus' text format, served on loopback to loopback."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ecomflow.errors import ConfigError, PipelineError
 from ecomflow.metrics.prometheus import served
-from ecomflow.metrics.snapshot import LATENCY_BOUNDS, Figures, StepFigures, TableFigures
+from ecomflow.metrics.snapshot import LATENCY_BOUNDS, PipelineMetrics, StepMetrics, TableMetrics
 
-FIGURES = Figures(
+METRICS = PipelineMetrics(
     at=1000.0,
     state="running",
     where="local",
     started=900.5,
     processes=2,
-    steps=(StepFigures("Decode events", 10, 7, 3),),
-    tables=(TableFigures("fact_order", 5, 999.25), TableFigures("fact_inventory")),
+    steps=(StepMetrics("Decode events", 10, 7, 3),),
+    tables=(TableMetrics("fact_order", 5, 999.25), TableMetrics("fact_inventory")),
     refused={'malformed "json"\n': 3},
     received=10,
     latency=(0, 0, 4, *(0,) * (len(LATENCY_BOUNDS) - 4), 2, 1),
@@ -39,14 +39,14 @@ FIGURES = Figures(
 
 
 @pytest.fixture
-def now() -> list[Figures | Exception]:
+def now() -> list[PipelineMetrics | Exception]:
     """What is read at the next scrape."""
-    return [FIGURES]
+    return [METRICS]
 
 
 @pytest.fixture
-def port(now: list[Figures | Exception]) -> Iterator[int]:
-    def read() -> Figures:
+def port(now: list[PipelineMetrics | Exception]) -> Iterator[int]:
+    def read() -> PipelineMetrics:
         if isinstance(now[0], Exception):
             raise now[0]
         return now[0]
@@ -71,8 +71,8 @@ def scraped(port: int) -> dict[tuple[str, ...], float]:
 
 
 class TestMetrics:
-    def test_every_figure_is_there(self, port: int) -> None:
-        """Counters, gauges and labels are those of the figures, under names with their units."""
+    def test_every_metric_is_there(self, port: int) -> None:
+        """Counters, gauges and labels are those of the metrics, under names with their units."""
         found = scraped(port)
         buckets = {key[1]: found.pop(key) for key in list(found) if key[0] == "ecomflow_publish_to_append_seconds_bucket"}
         assert found == {
@@ -98,18 +98,18 @@ class TestMetrics:
         assert list(map(float, buckets)) == [*LATENCY_BOUNDS, float("inf")]
         assert [buckets[name] for name in ("0.025", "0.05", "300.0", "1800.0", "+Inf")] == [0, 4, 4, 6, 7]
 
-    def test_what_is_not_known_is_left_out(self, port: int, now: list[Figures | Exception]) -> None:
+    def test_what_is_not_known_is_left_out(self, port: int, now: list[PipelineMetrics | Exception]) -> None:
         """Without a pipeline there is no memory, no backlog and no start, and it does not run."""
-        now[0] = Figures(at=1.0, state="none", where="local")
+        now[0] = PipelineMetrics(at=1.0, state="none", where="local")
         found = scraped(port)
         assert found["ecomflow_pipeline_running",] == found["ecomflow_pipeline_waiting",] == 0
         unknown = ("memory_bytes", "backlog_messages", "oldest_unacked_age_seconds", "start_time_seconds")
         assert not [name for name in unknown if (f"ecomflow_{name}",) in found]
 
-    def test_each_scrape_reads_anew(self, port: int, now: list[Figures | Exception]) -> None:
+    def test_each_scrape_reads_anew(self, port: int, now: list[PipelineMetrics | Exception]) -> None:
         """What the pipeline has done since stands in the next answer."""
         assert scraped(port)["ecomflow_rows_total", "fact_order"] == 5
-        now[0] = Figures(at=2.0, state="running", where="local", tables=(TableFigures("fact_order", 6),))
+        now[0] = PipelineMetrics(at=2.0, state="running", where="local", tables=(TableMetrics("fact_order", 6),))
         assert scraped(port)["ecomflow_rows_total", "fact_order"] == 6
 
     def test_it_can_be_had_as_openmetrics(self, port: int) -> None:
@@ -159,23 +159,23 @@ class TestServed:
         """Other methods and paths are refused."""
         assert ask(port, method=method, path=path) == answer
 
-    def test_figures_that_can_not_be_read_are_told(self, port: int, now: list[Figures | Exception]) -> None:
+    def test_metrics_that_cannot_be_read_are_reported(self, port: int, now: list[PipelineMetrics | Exception]) -> None:
         """The scrape fails with the error's sentences, and the next one is answered again."""
         now[0] = PipelineError("pipeline.json can't be read.", "Delete it.")
         status, said = ask(port)
         assert (status, "pipeline.json can't be read." in said) == (503, True)
-        now[0] = FIGURES
+        now[0] = METRICS
         assert ask(port)[0] == 200
 
     def test_a_taken_port_is_told(self, port: int) -> None:
         """A sentence with the port, and the command that takes a free one."""
-        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 can't be had") as caught, served(lambda: FIGURES, port):
+        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 can't be had") as caught, served(lambda: METRICS, port):
             pass
         assert caught.value.remedy == "Take a free one with: ecomflow deploy --metrics-port 0"
 
     def test_afterwards_nothing_listens(self) -> None:
         """The port is free again when the pipeline has ended."""
-        with served(lambda: FIGURES, 0) as port:
+        with served(lambda: METRICS, 0) as port:
             assert ask(port)[0] == 200
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)

@@ -32,8 +32,8 @@ def _nothing_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestCounting:
     def test_a_step_counts_what_it_is_told(self) -> None:
         """What is 0 makes no counter."""
-        counters.count_step("Decode events", taken_in=3, put_out=2)
-        counters.count_step("Decode events", taken_in=1, refused=1)
+        counters.count_step("Decode events", messages_in=3, messages_out=2)
+        counters.count_step("Decode events", messages_in=1, refused=1)
         assert counters.totals() == {"in/Decode events": 4, "out/Decode events": 2, "refused_in/Decode events": 1}
 
     def test_latency_is_counted_by_bucket(self) -> None:

@@ -77,7 +77,7 @@ def run(*batches: list[Message]) -> dict[str, int]:
     return dict(names)
 
 
-def letters_of(warehouse: MemoryWarehouse) -> dict[str, list[tuple[str, str]]]:
+def dead_letters_of(warehouse: MemoryWarehouse) -> dict[str, list[tuple[str, str]]]:
     """The reason and the error of each dead letter, by stream."""
     return {stream: [(letter.reason, letter.error) for letter in letters] for stream, letters in warehouse.letters.items()}
 
@@ -186,7 +186,7 @@ class TestDeadLetters:
                 message(activity(4, ip_address="10.0.0.256")),
             ]
         )
-        found = letters_of(warehouse)
+        found = dead_letters_of(warehouse)
         assert {stream: [reason for reason, _ in letters] for stream, letters in found.items()} == {
             "unknown": ["malformed_json", "unknown_event_type"],
             "order": ["contract_violation", "out_of_range"],
@@ -243,7 +243,7 @@ class TestRefusedByBigQuery:
         """Refusals that come when the bundle ends, in several batches, still reach the bucket, with those refused before."""
         warehouse.refuse = refuse_orders(1, 4)
         run([message(order(1)), message(order(2, items=[]))], [message(order(3))], [message(order(4))])
-        assert sorted(error for _, error in letters_of(warehouse)["order"]) == [
+        assert sorted(error for _, error in dead_letters_of(warehouse)["order"]) == [
             "$.items: expected array of length >= 1",
             "$: fact_order_header: no o-1; fact_order: no o-1",
             "$: fact_order_header: no o-4; fact_order: no o-4",
@@ -297,7 +297,7 @@ class TestCounters:
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
-        steps = {step.step: (step.taken_in, step.put_out, step.refused) for step in snapshot.step_figures(counts)}
+        steps = {step.step: (step.messages_in, step.messages_out, step.refused) for step in snapshot.step_metrics(counts)}
         assert {name: found for name, found in steps.items() if any(found)} == {
             "Decode events": (6, 5, 1),
             "Model order facts": (2, 2, 0),
@@ -354,8 +354,8 @@ class TestCounters:
 
 
 class TestGraph:
-    def test_the_figures_name_its_steps(self) -> None:
-        """``figures.STEPS`` are the labels of the graph, all of them."""
+    def test_the_metrics_name_its_steps(self) -> None:
+        """``metrics.STEPS`` are the labels of the graph, all of them."""
         proto = graph_of(PullMessages(config_for())).to_runner_api()
         (root,) = proto.root_transform_ids
         components = proto.components.transforms

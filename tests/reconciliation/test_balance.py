@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecomflow.reconciliation.balance import Line, adds_up, compare
+from ecomflow.reconciliation.balance import Comparison, adds_up, compare
 
 VALID = {"order": 2, "inventory": 3, "user_activity": 4}
 REFUSED = {"malformed_json": 1, "contract_violation": 5}
@@ -14,20 +14,20 @@ class TestCompare:
         """Order tables count orders or their items, the others their events, the dead letters their reasons."""
         lines = compare(VALID, 7, REFUSED, ROWS, REFUSED)
         assert lines == (
-            Line("fact_order_header", 2, 2),
-            Line("fact_order_item", 7, 7),
-            Line("fact_order", 7, 7),
-            Line("fact_inventory", 3, 3),
-            Line("fact_user_activity", 4, 4),
-            Line("dead letters: contract_violation", 5, 5),
-            Line("dead letters: malformed_json", 1, 1),
+            Comparison("fact_order_header", 2, 2),
+            Comparison("fact_order_item", 7, 7),
+            Comparison("fact_order", 7, 7),
+            Comparison("fact_inventory", 3, 3),
+            Comparison("fact_user_activity", 4, 4),
+            Comparison("dead letters: contract_violation", 5, 5),
+            Comparison("dead letters: malformed_json", 1, 1),
         )
         assert adds_up(lines)
 
     def test_a_lost_row_shows(self) -> None:
         """One row too few in one table is that table's line."""
         lines = compare(VALID, 7, REFUSED, {**ROWS, "fact_order": 6}, REFUSED)
-        assert [line for line in lines if line.expected != line.found] == [Line("fact_order", 7, 6)]
+        assert [line for line in lines if line.expected != line.found] == [Comparison("fact_order", 7, 6)]
         assert not adds_up(lines)
 
     def test_a_row_too_many_shows(self) -> None:
@@ -38,8 +38,8 @@ class TestCompare:
         """The sum alone would hide it: five and one are one and five."""
         lines = compare(VALID, 7, REFUSED, ROWS, {"malformed_json": 1, "out_of_range": 5})
         assert [line for line in lines if line.expected != line.found] == [
-            Line("dead letters: contract_violation", 5, 0),
-            Line("dead letters: out_of_range", 0, 5),
+            Comparison("dead letters: contract_violation", 5, 0),
+            Comparison("dead letters: out_of_range", 0, 5),
         ]
 
     def test_nothing_published_and_nothing_landed_adds_up(self) -> None:

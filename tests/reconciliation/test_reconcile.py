@@ -23,8 +23,8 @@ from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.pipeline.direct import launch
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.reconciliation.reconcile import (
-    Line,
     Reconciliation,
+    TypeBalance,
     _without_ledger,
     balance_by_id,
     balance_places,
@@ -99,9 +99,9 @@ class TestBalanceById:
         """Published is facts and dead letters, by the ledger's type, wherever the dead letter lies."""
         outcome = balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS)
         assert outcome.lines == (
-            Line("order", 2, 1, 1, 0, True),
-            Line("inventory", 2, 1, 1, 0, True),
-            Line("user_activity", 1, 1, 0, 0, True),
+            TypeBalance("order", 2, 1, 1, 0, True),
+            TypeBalance("inventory", 2, 1, 1, 0, True),
+            TypeBalance("user_activity", 1, 1, 0, 0, True),
         )
         assert (outcome.adds_up, by_kind(outcome)) == (True, {})
 
@@ -133,8 +133,8 @@ class TestBalanceById:
         """As many events as messages wait may be nowhere yet, or in some of their tables."""
         shapes = {"o1": HEADER_ONLY, "i1": MOVE}
         outcome = balance_by_id(LEDGER, shapes, LETTERS, Waiting(2))
-        assert outcome.lines[0] == Line("order", 2, 0, 1, 1, True)
-        assert outcome.lines[2] == Line("user_activity", 1, 0, 0, 1, True)
+        assert outcome.lines[0] == TypeBalance("order", 2, 0, 1, 1, True)
+        assert outcome.lines[2] == TypeBalance("user_activity", 1, 0, 0, 1, True)
         assert (outcome.adds_up, by_kind(outcome)) == (True, {"missing": ("u1",), "incomplete": ("o1",)})
 
     @pytest.mark.parametrize("waiting", [Waiting(1), None])
@@ -151,7 +151,7 @@ class TestBalanceById:
     def test_a_valid_event_may_be_a_dead_letter(self) -> None:
         """What BigQuery refuses, wholly or in part, is counted as its dead letter."""
         outcome = balance_by_id(LEDGER, {**SHAPES, "o1": HEADER_ONLY}, {**LETTERS, "o1": "order"}, NOTHING_WAITS)
-        assert (outcome.adds_up, outcome.lines[0]) == (True, Line("order", 2, 0, 2, 0, True))
+        assert (outcome.adds_up, outcome.lines[0]) == (True, TypeBalance("order", 2, 0, 2, 0, True))
 
     def test_events_of_others_are_left_alone(self) -> None:
         """Rows and dead letters that the ledger does not know take no part."""

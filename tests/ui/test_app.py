@@ -140,7 +140,7 @@ class TestDeadLetters:
 
 class TestReplay:
     @pytest.fixture
-    def mended(self, provisioned: Settings, stack: Endpoints) -> str:
+    def fixed(self, provisioned: Settings, stack: Endpoints) -> str:
         """A group of two letters that pass by now, and one that still does not."""
         passing = [letter(order(order_date=today()), STATUS_ERROR, event_id=f"E-{n}") for n in range(2)]
         store(provisioned, stack, [*passing, held(3)])
@@ -153,10 +153,10 @@ class TestReplay:
         assert answer.status_code == 303
         return browser, gate, answer.headers["location"]
 
-    def test_the_preview_changes_nothing(self, provisioned: Settings, stack: Endpoints, mended: str) -> None:
+    def test_the_preview_changes_nothing(self, provisioned: Settings, stack: Endpoints, fixed: str) -> None:
         """It says what would pass and what still fails, and leaves the bucket and the topic as they are."""
         before = names(provisioned, stack, "")
-        browser, _, where = self.preview(provisioned, mended)
+        browser, _, where = self.preview(provisioned, fixed)
         text = until(lambda: browser.get(f"/live{where}"), "now pass")
         assert "2 of 3 now pass. The other 1 would fail again, and stay where they are." in text
         assert "Publish 2 again" in text
@@ -165,9 +165,9 @@ class TestReplay:
         assert waiting is not None
         assert waiting.messages == 0
 
-    def test_confirmed_it_publishes_what_was_shown(self, provisioned: Settings, stack: Endpoints, mended: str) -> None:
+    def test_confirmed_it_publishes_what_was_shown(self, provisioned: Settings, stack: Endpoints, fixed: str) -> None:
         """What passed is published and lies aside; what fails stays; a second confirmation does nothing."""
-        browser, gate, where = self.preview(provisioned, mended)
+        browser, gate, where = self.preview(provisioned, fixed)
         until(lambda: browser.get(f"/live{where}"), "now pass")
         store(provisioned, stack, [held(9)], unique="later")
         assert post(browser, gate, where).status_code == 303
@@ -186,11 +186,11 @@ class TestReplay:
         assert post(browser, gate, "/replays/unknown").status_code == 404
 
     def test_with_the_flag_the_button_stands_beside_the_command(
-        self, provisioned: Settings, mended: str, stack: Endpoints
+        self, provisioned: Settings, fixed: str, stack: Endpoints
     ) -> None:
         """The page that may replay offers the preview, and the command all the same."""
         browser, _ = page_of(provisioned, allow_replay=True)
-        shown = browser.get(f"/dead-letters/order/{mended}?reason=contract_violation").text
+        shown = browser.get(f"/dead-letters/order/{fixed}?reason=contract_violation").text
         assert "Preview the replay" in shown
         assert "ecomflow dlq replay --stream order" in shown
 
@@ -235,7 +235,7 @@ class TestQuestions:
 
 @pytest.mark.slow
 def test_the_graph_is_that_of_beam() -> None:
-    """Both runners' graphs have the steps that the figures name, without Beam in the page's own process."""
+    """Both runners' graphs have the steps that the metrics name, without Beam in the page's own process."""
     from ecomflow.metrics.snapshot import STEPS
     from ecomflow.ui.views.graph_picture import every_step
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ecomflow.errors import EcomflowError, UnavailableError
-from ecomflow.metrics.snapshot import LOCAL, Figures
+from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.sampler import Sampler, times
 
@@ -122,19 +122,19 @@ class TestReading:
 
 
 class TestSampler:
-    def figures(self, received: int = 0) -> Figures:
-        return Figures(float(received), "running", LOCAL, received=received)
+    def metrics(self, received: int = 0) -> PipelineMetrics:
+        return PipelineMetrics(float(received), "running", LOCAL, received=received)
 
     def test_it_stops_when_nobody_looks(self) -> None:
         """Some seconds after the last look nothing is read any more; the next look begins anew."""
         clock, reads = Clock(), threading.Semaphore(0)
         seen: list[int] = []
 
-        def read() -> Figures:
+        def read() -> PipelineMetrics:
             seen.append(1)
             reads.release()
             clock.now += 10  # so long that the last look is forgotten
-            return self.figures(len(seen))
+            return self.metrics(len(seen))
 
         sampler = Sampler(read, 1.0, clock)
         sampler.look()
@@ -145,9 +145,9 @@ class TestSampler:
         sampler.stop()
 
     def test_an_error_is_told_with_what_was_known(self) -> None:
-        """Where the figures can't be read, the sample says why."""
+        """Where the metrics can't be read, the sample says why."""
 
-        def read() -> Figures:
+        def read() -> PipelineMetrics:
             raise UnavailableError("The disk is gone.", "Look.")
 
         sampler = Sampler(read, 1.0)
@@ -161,7 +161,7 @@ class TestSampler:
     def test_a_stopped_sampler_reads_no_more(self) -> None:
         """When the server ends, so does its thread."""
         reads: list[int] = []
-        sampler = Sampler(lambda: self.figures(len(reads.append(1) or reads)), 1.0)  # type: ignore[func-returns-value]
+        sampler = Sampler(lambda: self.metrics(len(reads.append(1) or reads)), 1.0)  # type: ignore[func-returns-value]
         sampler.stop()
         sampler.look()
         assert reads == []

@@ -16,10 +16,10 @@ from ecomflow.contract.dead_letter import dead_letter
 from ecomflow.contract.events import Message
 from ecomflow.deadletters.groups import group
 from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
-from ecomflow.deadletters.store import Choice, StoredLetter
+from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import History, report
-from ecomflow.metrics.snapshot import LOCAL, Figures, from_counters
+from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import question
 from ecomflow.ui import app
@@ -33,7 +33,7 @@ from ecomflow.ui.views.graph_picture import Flow, picture, tall_boxes, wide_boxe
 from ecomflow.ui.views.html import Exact, Html, tag
 from ecomflow.ui.views.layout import View, page
 from ecomflow.ui.views.numbers import bytes_text, rate_text, seconds_text
-from ecomflow.ui.views.svg import Line, bar, columns_chart, line_chart, sparkline
+from ecomflow.ui.views.svg import Curve, bar, columns_chart, line_chart, sparkline
 from ecomflow.warehouse.queries import Answer
 from tests.end_to_end.test_security import CONTROL, HOSTILE
 
@@ -81,20 +81,20 @@ def read(value: object) -> Reading:  # type: ignore[type-arg]
     return made
 
 
-def evil_letter() -> StoredLetter:
+def evil_letter() -> StoredDeadLetter:
     sent = Message(f'{{"a": {msgspec.json.encode(EVIL).decode()}}}'.encode(), {"event_id": EVIL, EVIL: EVIL}, EVIL, 0)
-    return StoredLetter(dead_letter(sent, "processing_error", f"$.a: {EVIL}", EVIL, NOW, EVIL), f"dlq/{EVIL}.jsonl")
+    return StoredDeadLetter(dead_letter(sent, "processing_error", f"$.a: {EVIL}", EVIL, NOW, EVIL), f"dlq/{EVIL}.jsonl")
 
 
 def sample(**changes: object) -> Sample:
     history = History()
     for second in range(3):
         counters = {"received": 10 * second, "refused/malformed_json": second, "out/Read": 10 * second, "in/Decode": 10 * second}
-        figures = from_counters(
+        metrics = from_counters(
             counters, {}, at=NOW.timestamp() + second, state="running", where=LOCAL, name="process 1", started=1.0
         )
-        history.add(msgspec.structs.replace(figures, **changes), NOW.timestamp() + second)
-    series = tuple(history.series(lambda figures: figures.received, 150))
+        history.add(msgspec.structs.replace(metrics, **changes), NOW.timestamp() + second)
+    series = tuple(history.series(lambda metrics: metrics.received, 150))
     return Sample(report(history), None, history.now, series, series, series)
 
 
@@ -103,14 +103,15 @@ HOSTILE_VIEWS = {
     "graph that is refused": lambda: graph.state_line(Sample(None, EcomflowError(EVIL, EVIL))),
     "steps": lambda: picture((Step(EVIL, (EVIL,), (Step(EVIL, (), ()),)),), {}, tall=False),
     "groups": lambda: dead_letters.groups_view(sample(), read(Overview(group([evil_letter()], Settings()), True, 1)), EVIL),
-    "letters": lambda: dead_letters.letters_view(
-        Choice(streams=("order",), reason="processing_error"), Found((evil_letter(),), True), EVIL, EVIL
+    "letters": lambda: dead_letters.dead_letters_view(
+        DeadLetterFilter(streams=("order",), reason="processing_error"), Found((evil_letter(),), True), EVIL, EVIL
     ),
     "replay": lambda: dead_letters.replay_view(
-        Replay("x", Choice(streams=("order",)), "planned", 0, ReplayPlan(2, 1, {EVIL: 1}, {EVIL: EVIL}, 0, [], [])), EVIL
+        Replay("x", DeadLetterFilter(streams=("order",)), "planned", 0, ReplayPlan(2, 1, {EVIL: 1}, {EVIL: EVIL}, 0, [], [])),
+        EVIL,
     ),
     "failed replay": lambda: dead_letters.replay_view(
-        Replay("x", Choice(streams=("order",)), "failed", error=EcomflowError(EVIL, EVIL)), EVIL
+        Replay("x", DeadLetterFilter(streams=("order",)), "failed", error=EcomflowError(EVIL, EVIL)), EVIL
     ),
     "answer": lambda: questions.answer_view(Answer(EVIL, (EVIL, "n"), ((EVIL, 1), ("b", 2)), "n"), 2, EVIL),
     "dated answer": lambda: questions.answer_view(Answer("", ("d", EVIL), ((NOW, 1), (NOW.replace(day=1), 2))), 2),
@@ -149,8 +150,10 @@ class TestHostileValues:
     def test_very_long_values_are_cut(self) -> None:
         """A message of megabytes makes a page of some ten thousand characters, which says that it is cut."""
         sent = Message(b'{"a": "' + b"x" * 2_000_000 + b'"}', {"k" * 100_000: "v" * 100_000}, "m" * 100_000, 0)
-        stored = StoredLetter(dead_letter(sent, "contract_violation", "$.b: " + "e" * 100_000, "t" * 100_000, NOW), "o" * 100_000)
-        html = dead_letters.letters_view(Choice(streams=("unknown",)), Found((stored,), False), "x", None)
+        stored = StoredDeadLetter(
+            dead_letter(sent, "contract_violation", "$.b: " + "e" * 100_000, "t" * 100_000, NOW), "o" * 100_000
+        )
+        html = dead_letters.dead_letters_view(DeadLetterFilter(streams=("unknown",)), Found((stored,), False), "x", None)
         assert len(html) < 60_000
         assert "Only the first 20,000 characters are shown" in html
 
@@ -227,8 +230,8 @@ class TestGraph:
 
     def test_rates_and_refusals(self) -> None:
         """An edge bears the rate at which its step takes in, a box its totals, and what is refused is red."""
-        figures = from_counters({"in/Model": 1234, "refused_in/Model": 5}, {}, at=0.0, state="running", where=LOCAL)
-        step = next(one for one in figures.steps if one.step == "Model")
+        metrics = from_counters({"in/Model": 1234, "refused_in/Model": 5}, {}, at=0.0, state="running", where=LOCAL)
+        step = next(one for one in metrics.steps if one.step == "Model")
         html = picture(TREE, {"Model": Flow(step, 12.0)}, tall=False)
         text = Elements(html).text
         assert "12/s" in text
@@ -237,7 +240,7 @@ class TestGraph:
         assert "5 refused" in text
 
     def test_the_picture_is_said_in_a_table_too(self) -> None:
-        """Who can't see the picture reads the same figures in a table."""
+        """Who can't see the picture reads the same metrics in a table."""
         text = Elements(graph.graph_view(sample(), read(TREE))).text
         assert "The graph as a table" in text
         assert re.search(r"Decode20", text)
@@ -258,7 +261,7 @@ class TestGraph:
         assert (found, words in sentence, remedy is None) == (tone, True, tone == "good")
 
     def test_what_a_screen_reader_is_told_does_not_move(self) -> None:
-        """The live region has no figures, or it would be read out each second."""
+        """The live region has no metrics, or it would be read out each second."""
         html = graph.state_line(sample(waiting_for="BigQuery for 12 s"))
         heard = re.search(r'role="status" aria-live="polite">([^<]*)<', html)
         assert heard
@@ -268,7 +271,7 @@ class TestGraph:
 class TestDrawings:
     def test_a_gap_is_a_gap(self) -> None:
         """Where nobody looked there is no line."""
-        html = line_chart("t", [Line("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, 2.0)])], 4)
+        html = line_chart("t", [Curve("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, 2.0)])], 4)
         stroke = re.search(r'class="stroke" d="([^"]*)"', html)
         assert stroke
         assert stroke[1].count("M") == 2
@@ -335,7 +338,7 @@ class TestNumbers:
 def test_a_replay_says_what_it_did() -> None:
     """Published, moved aside, and left where it was."""
     plan = ReplayPlan(3, 2, {"$.a": 1}, {"$.a": "no"}, 0, [], [])
-    done = Replay("x", Choice(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
+    done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
     text = Elements(dead_letters.replay_view(done, "t")).text
     assert "2 of 3 now pass." in text
     assert "Published 2 again and moved 2 aside to replayed/." in text
@@ -350,10 +353,10 @@ def test_the_style_has_no_asset_from_elsewhere() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", texts["page.js"])
 
 
-def test_figures_without_a_pipeline() -> None:
+def test_metrics_without_a_pipeline() -> None:
     """Where nothing is known, dashes stand in place of numbers."""
     history = History()
-    history.add(Figures(0.0, "none", LOCAL), 0.0)
+    history.add(PipelineMetrics(0.0, "none", LOCAL), 0.0)
     html = graph.graph_view(Sample(report(history)), read(TREE))
     assert "\u2013" in html
     assert "No pipeline runs" in html

@@ -102,7 +102,7 @@ class Broker:
         leases = subscription.find(ack_ids)
         if leases:
             self._append(Acknowledged(subscription.number, [lease.message.id for lease in leases.values()]))
-            subscription.settle(leases)
+            subscription.acknowledge(leases)
             self._compact(COMPACTION_SLACK_BYTES)
 
     def modify_deadline(self, subscription: Subscription, ack_ids: Collection[str], seconds: int) -> None:

@@ -197,7 +197,7 @@ class Subscription:
                     raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
         return found
 
-    def settle(self, leases: Mapping[str, Lease]) -> None:
+    def acknowledge(self, leases: Mapping[str, Lease]) -> None:
         """Forget the acknowledged messages of ``leases``."""
         self.forget([lease.message.id for lease in leases.values()])
         for ack_id, lease in leases.items():

@@ -230,7 +230,7 @@ class Subscriber:
         subscription = self._broker.subscription(first.subscription)
         check_range("stream_ack_deadline_seconds", first.stream_ack_deadline_seconds, 10, 600)
         stream = Stream(first.max_outstanding_messages, first.max_outstanding_bytes, first.stream_ack_deadline_seconds)
-        self._settle(subscription, first)
+        self._apply(subscription, first)
         call = _StreamCall(context, subscription, has_keep_alive=first.protocol_version >= 1)
         listening, sending = self._listen(subscription, stream, requests, call), self._send(subscription, stream, call)
         await _until_first(subscription.ended, listening, sending)
@@ -247,9 +247,9 @@ class Subscriber:
             if request.stream_ack_deadline_seconds:
                 check_range("stream_ack_deadline_seconds", request.stream_ack_deadline_seconds, 10, 600)
                 stream.deadline_seconds = request.stream_ack_deadline_seconds
-            self._settle(subscription, request)
+            self._apply(subscription, request)
 
-    def _settle(self, subscription: Subscription, request: Proto) -> None:
+    def _apply(self, subscription: Subscription, request: Proto) -> None:
         """Carry out the acknowledgements and deadlines that came in a request of a stream."""
         check_size(request, MAX_ACK_BYTES)
         if len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):

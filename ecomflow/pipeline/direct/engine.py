@@ -35,8 +35,8 @@ _WELL_AFTER = 60.0
 
 # What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
 # meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-for-what-a-person-mends.md.
-MEND_SECONDS = 600.0
-_MENDABLE = (NotFoundError, SchemaError, AccessError)
+RECOVERY_SECONDS = 600.0
+_RECOVERABLE = (NotFoundError, SchemaError, AccessError)
 
 
 class RunSummary(NamedTuple):
@@ -58,7 +58,7 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
     not fit, a missing role) after ``MEND_SECONDS`` of it.
     """
     pause, restarts = _FIRST_PAUSE, 0
-    mend_until: float | None = None
+    recover_until: float | None = None
     while not drain.is_set():
         began = time.monotonic()
         try:
@@ -66,9 +66,9 @@ def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart
         except _BundleFailedError as failed:
             reason, now = failures.take(), time.monotonic()
             if now - began > _WELL_AFTER:
-                pause, mend_until = _FIRST_PAUSE, None
-            mend_until = _give_up_at(reason, mend_until, now)
-            if mend_until is not None and now >= mend_until and reason is not None:
+                pause, recover_until = _FIRST_PAUSE, None
+            recover_until = _give_up_at(reason, recover_until, now)
+            if recover_until is not None and now >= recover_until and reason is not None:
                 raise reason from failed
             restarts += 1
             on_restart(str(reason or failed), pause)
@@ -88,9 +88,9 @@ def _give_up_at(reason: EcomflowError | None, before: float | None, now: float) 
     """When a failure for ``reason`` ends the engine: None for never. ``before``: what the failure before it gave."""
     if reason is None or isinstance(reason, UnavailableError):
         return None
-    if not isinstance(reason, _MENDABLE):
+    if not isinstance(reason, _RECOVERABLE):
         return now
-    return now + MEND_SECONDS if before is None else before
+    return now + RECOVERY_SECONDS if before is None else before
 
 
 def _run_once(config: PipelineConfig, drain: threading.Event) -> None:

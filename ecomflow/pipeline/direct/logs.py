@@ -26,7 +26,7 @@ NOT_ON_TERMINAL = {"on_terminal": False}
 _formatter = logging.Formatter()
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line of the log: ``time`` in UTC (RFC 3339, microseconds), ``process`` the pid, ``level`` in lower case."""
 
     time: datetime
@@ -37,15 +37,15 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
 
 
-def line_of(record: logging.LogRecord) -> Line:
+def line_of(record: logging.LogRecord) -> LogLine:
     """``record`` as a line, its arguments in its message, without the lone surrogates that UTF-8 can't express."""
     when, pid = datetime.fromtimestamp(record.created, UTC), record.process or os.getpid()
     traceback = record.exc_text or (_formatter.formatException(record.exc_info) if record.exc_info else "")
     message, traceback = (text.encode("utf-8", "backslashreplace").decode() for text in (record.getMessage(), traceback))
-    return Line(when, record.levelname.lower(), record.name, pid, message, traceback)
+    return LogLine(when, record.levelname.lower(), record.name, pid, message, traceback)
 
 
-def record_of(line: Line) -> logging.LogRecord:
+def record_of(line: LogLine) -> logging.LogRecord:
     """The record that ``line`` was made of, as far as the line tells it."""
     level = logging.getLevelNamesMapping().get(line.level.upper(), logging.INFO)
     record = logging.LogRecord(line.logger, level, "", 0, line.message, None, None)
@@ -136,7 +136,7 @@ class ToTerminal(_Handler):
 class ToParent(_Handler):
     """Gives each record, as a line, to ``send``; where nobody takes it any more, shows it on standard error."""
 
-    def __init__(self, send: Callable[[Line], None]) -> None:
+    def __init__(self, send: Callable[[LogLine], None]) -> None:
         super().__init__()
         self._send = send
 

@@ -81,7 +81,7 @@ class _PullFn(beam.DoFn):  # type: ignore[misc]
         elif tracker.try_claim(tracker.current_restriction().start):
             if batch is not None:
                 finalizer.register(partial(puller.acknowledge, batch))
-                count_step(self._step, put_out=len(batch.messages))
+                count_step(self._step, messages_out=len(batch.messages))
                 yield MessageBatch(batch.messages)
             tracker.defer_remainder()
 
@@ -161,7 +161,7 @@ class _BatchFn(beam.DoFn):  # type: ignore[misc]
 
     def _take(self) -> MessageBatch:
         batch = MessageBatch(self._messages)
-        count_step(self._step, put_out=len(self._messages))
+        count_step(self._step, messages_out=len(self._messages))
         self._begin()
         return batch
 

@@ -41,7 +41,7 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
 class Said(msgspec.Struct, frozen=True, tag="said"):
     """What this process logs."""
 
-    line: logs.Line
+    line: logs.LogLine
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -83,7 +83,7 @@ class _Append:
         self.response: AppendRowsResponse | None = None
         self.error: exceptions.GoogleAPICallError | None = None
 
-    def settle(self, response: AppendRowsResponse | None, error: exceptions.GoogleAPICallError | None) -> None:
+    def resolve(self, response: AppendRowsResponse | None, error: exceptions.GoogleAPICallError | None) -> None:
         self.response, self.error = response, error
         self.answered.set()
 
@@ -136,13 +136,13 @@ class _Connection:
         error: exceptions.GoogleAPICallError = exceptions.ServiceUnavailable("the append stream was closed by the server")
         try:
             for response in append_rows(self._client, self._stream, self._sent()):
-                self._unanswered.popleft().settle(response, None)
+                self._unanswered.popleft().resolve(response, None)
         except exceptions.GoogleAPICallError as raised:
             error = raised
         finally:  # whatever ended it: an append that is never answered would be waited for
             self.abandon()  # releases gRPC's sending thread
             for append in self._unanswered:
-                append.settle(None, error)
+                append.resolve(None, error)
 
 
 class TableWriter:
@@ -171,7 +171,7 @@ class TableWriter:
         appends = [_Append(part, range(first, first + part.num_rows)) for first, part in _parts(rows, 0)]
         for append in appends:
             if append.rows.nbytes > MAX_REQUEST_BYTES:  # a part of one row
-                append.settle(_too_large(append.rows.nbytes), None)
+                append.resolve(_too_large(append.rows.nbytes), None)
             else:
                 self._send(append)
         return appends
@@ -185,7 +185,7 @@ class TableWriter:
         refused: list[RefusedRow] = []
         try:
             for append in appends:
-                refused += self._settle(append)
+                refused += self._refused_rows_of(append)
         finally:
             waiting(self._table, None)
         return refused
@@ -207,7 +207,7 @@ class TableWriter:
                 self._connection = _Connection(self._client, stream, schema)
             return self._connection
 
-    def _settle(self, append: _Append) -> list[RefusedRow]:
+    def _refused_rows_of(self, append: _Append) -> list[RefusedRow]:
         refused: list[RefusedRow] = []
         pause, give_up = _FIRST_PAUSE, self._clock() + RETRY_SECONDS
         while True:
@@ -240,7 +240,7 @@ class TableWriter:
         if not append.answered.wait(ANSWER_SECONDS - _SLOW_SECONDS):
             assert append.connection is not None  # it was sent, or else it is answered
             append.connection.abandon()
-            append.settle(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
+            append.resolve(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
 
     def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
         """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""

@@ -12,7 +12,7 @@ from ecomflow.config import Settings, running_endpoints
 from ecomflow.contract.dead_letter import STREAMS, Reason
 from ecomflow.deadletters import store
 from ecomflow.deadletters.groups import Groups, group
-from ecomflow.deadletters.store import Choice, OnProgress, StoredLetter
+from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, StoredDeadLetter
 from ecomflow.errors import NotFoundError
 
 # The newest so many, of so many objects, are grouped. To group more is the work of dlq stats: it costs the bucket seconds.
@@ -33,7 +33,7 @@ class Overview(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, frozen=True):
     """The newest letters of a choice, and whether there are more."""
 
-    letters: tuple[StoredLetter, ...]
+    letters: tuple[StoredDeadLetter, ...]
     more: bool
 
 
@@ -42,19 +42,19 @@ def read_overview(settings: Settings, on_progress: OnProgress | None = None) -> 
     unreadable: list[store.Unreadable] = []
     endpoints = running_endpoints(settings)
     found = store.objects(settings, endpoints, store.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
-    letters = (StoredLetter(letter, stored.name) for stored in islice(found, MOST_OBJECTS) for _, letter in stored.letters)
+    letters = (StoredDeadLetter(letter, stored.name) for stored in islice(found, MOST_OBJECTS) for _, letter in stored.letters)
     groups = group(islice(letters, MOST_GROUPED), settings)
     is_whole = next(letters, None) is None and next(found, None) is None
     return Overview(groups, is_whole, len(unreadable))
 
 
-def read_newest(settings: Settings, choice: Choice, limit: int) -> Found:
-    """The newest ``limit`` letters of ``choice``. Raises as ``deadletters.letters`` does."""
-    found = store.newest(settings, running_endpoints(settings), limit=limit + 1, choice=choice, unreadable=[])
+def read_newest(settings: Settings, selected: DeadLetterFilter, limit: int) -> Found:
+    """The newest ``limit`` letters of ``selected``. Raises as ``deadletters.letters`` does."""
+    found = store.newest(settings, running_endpoints(settings), limit=limit + 1, selected=selected, unreadable=[])
     return Found(tuple(found[:limit]), len(found) > limit)
 
 
-def choice_of(stream: str, reason: str, fingerprint: str) -> Choice:
+def filter_of(stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
     """One group's letters; "" and "any" are every reason and cause. Raises NotFoundError for names that there are not."""
     if stream not in STREAMS:
         raise NotFoundError(f"There is no stream '{stream}'.", f"It is one of: {', '.join(STREAMS)}.")
@@ -63,13 +63,13 @@ def choice_of(stream: str, reason: str, fingerprint: str) -> Choice:
     fingerprint = "" if fingerprint == "any" else fingerprint
     if fingerprint and not re.fullmatch(r"[0-9a-f]{10}", fingerprint, re.ASCII):
         raise NotFoundError(f"'{fingerprint}' is no fingerprint.", "See: ecomflow dlq stats")
-    return Choice(streams=(stream,), reason=reason or None, fingerprint=fingerprint or None)
+    return DeadLetterFilter(streams=(stream,), reason=reason or None, fingerprint=fingerprint or None)
 
 
-def replay_command(settings: Settings, choice: Choice) -> str:
-    """What replays the letters of ``choice`` from a terminal."""
-    words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in choice.streams if len(choice.streams) == 1)]
-    words += [f"--reason {choice.reason}"] if choice.reason else []
-    words += [f"--fingerprint {choice.fingerprint}"] if choice.fingerprint else []
+def replay_command(settings: Settings, selected: DeadLetterFilter) -> str:
+    """What replays the letters of ``selected`` from a terminal."""
+    words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in selected.streams if len(selected.streams) == 1)]
+    words += [f"--reason {selected.reason}"] if selected.reason else []
+    words += [f"--fingerprint {selected.fingerprint}"] if selected.fingerprint else []
     words += [f"--project {settings.project}"] if settings.project is not None else []
     return " ".join(words)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ecomflow.config import Settings, running_endpoints
-from ecomflow.deadletters.store import Choice
+from ecomflow.deadletters.store import DeadLetterFilter
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
 from ecomflow.ui.data.readings import unexpected
 
@@ -29,7 +29,7 @@ class Replay(msgspec.Struct, frozen=True):
     """A replay by its ``id``. ``count``: objects read so far while planning, events published so far while publishing."""
 
     id: str
-    choice: Choice
+    selected: DeadLetterFilter
     stage: Stage
     count: int = 0
     plan: ReplayPlan | None = None
@@ -52,9 +52,9 @@ class Replays:
                 return self._known[replay_id]
         raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
 
-    def preview(self, choice: Choice) -> Replay:
-        """Begin to find out what a replay of ``choice`` would do. Changes nothing."""
-        made = Replay(secrets.token_urlsafe(12), choice, "planning")
+    def preview(self, selected: DeadLetterFilter) -> Replay:
+        """Begin to find out what a replay of ``selected`` would do. Changes nothing."""
+        made = Replay(secrets.token_urlsafe(12), selected, "planning")
         with self._lock:
             self._known[made.id] = made
             idle = [key for key, one in self._known.items() if one.stage != "publishing"]
@@ -94,7 +94,7 @@ class Replays:
 
         endpoints = running_endpoints(self._settings)
         plan = plan_replay(
-            self._settings, endpoints, replay.choice, on_progress=lambda count: self._update(replay.id, count=count)
+            self._settings, endpoints, replay.selected, on_progress=lambda count: self._update(replay.id, count=count)
         )
         self._update(replay.id, stage="planned", plan=plan)
 

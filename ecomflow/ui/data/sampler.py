@@ -1,4 +1,4 @@
-"""The pipeline's figures in, one read a second for all who look, and none while nobody does; what a view shows of them out."""
+"""The pipeline's metrics in, one read a second for all who look, and none while nobody does; what a view shows of them out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import KEPT_SECONDS, History, Report, report, rows_of
-from ecomflow.metrics.snapshot import Figures
+from ecomflow.metrics.snapshot import PipelineMetrics
 from ecomflow.sql import TABLES
 from ecomflow.ui.data.readings import unexpected
 
@@ -41,7 +41,7 @@ class Sampler:
 
     def __init__(
         self,
-        read: Callable[[], Figures],
+        read: Callable[[], PipelineMetrics],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -88,16 +88,16 @@ class Sampler:
                     return
 
     def _take(self) -> None:
-        figures = error = None
+        metrics = error = None
         try:
-            figures = self._read()
+            metrics = self._read()
         except EcomflowError as caught:
             error = caught
         except Exception as caught:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
             error = unexpected(caught)
         with self._lock:
-            if figures is not None:
-                self._history.add(figures, self._now())
+            if metrics is not None:
+                self._history.add(metrics, self._now())
             self._sample = _sample(self._history, error)
         self._first.set()
 
@@ -107,9 +107,9 @@ def _sample(history: History, error: EcomflowError | None) -> Sample:
         report(history),
         error,
         history.now,
-        tuple(history.series(lambda figures: figures.received, _COLUMNS)),
-        tuple(history.series(lambda figures: sum(figures.refused.values()), _COLUMNS)),
-        tuple(history.series(lambda figures: sum(table.rows for table in figures.tables), _COLUMNS)),
+        tuple(history.series(lambda metrics: metrics.received, _COLUMNS)),
+        tuple(history.series(lambda metrics: sum(metrics.refused.values()), _COLUMNS)),
+        tuple(history.series(lambda metrics: sum(table.rows for table in metrics.tables), _COLUMNS)),
     )
 
 

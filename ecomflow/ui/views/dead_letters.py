@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.deadletters.groups import Group
-from ecomflow.deadletters.store import Choice, StoredLetter
+from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.ui.data.dead_letters import PAGE, Found, Overview
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.replays import Replay
@@ -68,25 +68,25 @@ def _is_other(one: Group) -> bool:
 
 def group_address(one: Group) -> str:
     """Where a group's letters are."""
-    return letters_address(Choice(streams=(one.stream,), reason=one.reason, fingerprint=one.fingerprint.id))
+    return letters_address(DeadLetterFilter(streams=(one.stream,), reason=one.reason, fingerprint=one.fingerprint.id))
 
 
-def letters_address(choice: Choice, limit: int | None = None) -> str:
-    """Where the letters of ``choice`` are, the newest ``limit`` of them."""
-    asked = {"reason": choice.reason or ""} | ({} if limit is None else {"limit": str(limit)})
-    return f"/dead-letters/{quote(choice.streams[0])}/{quote(choice.fingerprint or 'any')}?{urlencode(asked)}"
+def letters_address(selected: DeadLetterFilter, limit: int | None = None) -> str:
+    """Where the letters of ``selected`` are, the newest ``limit`` of them."""
+    asked = {"reason": selected.reason or ""} | ({} if limit is None else {"limit": str(limit)})
+    return f"/dead-letters/{quote(selected.streams[0])}/{quote(selected.fingerprint or 'any')}?{urlencode(asked)}"
 
 
-def letters_view(choice: Choice, found: Found, replay_line: str, form_token: str | None) -> Html:
+def dead_letters_view(selected: DeadLetterFilter, found: Found, replay_line: str, form_token: str | None) -> Html:
     """A group's newest letters. ``form_token`` None: the page may not replay, and shows the command alone."""
-    title = f"{choice.streams[0]}: {choice.reason or 'any reason'}"
+    title = f"{selected.streams[0]}: {selected.reason or 'any reason'}"
     parts: list[Html | None] = [tag("p", tag("a", "All groups", href="/dead-letters"), class_="back")]
     if not found.letters:
         return join([*parts, section(title, notice("There are no dead letters of that kind any more."))])
-    parts.append(section(title, _cause(found.letters[0]), _way_back(choice, replay_line, form_token)))
+    parts.append(section(title, _cause(found.letters[0]), _way_back(selected, replay_line, form_token)))
     limit = len(found.letters) + PAGE
     more = (
-        tag("p", tag("a", f"Show {PAGE} more", href=letters_address(choice, limit)))
+        tag("p", tag("a", f"Show {PAGE} more", href=letters_address(selected, limit)))
         if found.more and limit <= _MOST_LETTERS
         else None
     )
@@ -95,25 +95,25 @@ def letters_view(choice: Choice, found: Found, replay_line: str, form_token: str
     return join(parts)
 
 
-def _cause(stored: StoredLetter) -> Html:
+def _cause(stored: StoredDeadLetter) -> Html:
     return tag("p", shown(stored.letter.error, 400), class_="sentence")
 
 
-def _way_back(choice: Choice, replay_line: str, form_token: str | None) -> Html:
+def _way_back(selected: DeadLetterFilter, replay_line: str, form_token: str | None) -> Html:
     parts: list[Html | None] = [tag("h3", "Replay")]
     if form_token is None:
         parts.append(
             tag("p", "To replay them, once the contract takes them, run this. With --dry-run it only says what would pass.")
         )
     else:
-        fields = {"stream": choice.streams[0], "reason": choice.reason or "", "fingerprint": choice.fingerprint or ""}
+        fields = {"stream": selected.streams[0], "reason": selected.reason or "", "fingerprint": selected.fingerprint or ""}
         parts.append(tag("p", "Find out what would pass by now; nothing is published before you confirm it."))
         parts.append(button("Preview the replay", form_token, "/replays", kind="primary", **fields))
         parts.append(tag("p", "Or in a terminal:"))
     return join([*parts, command(replay_line)])
 
 
-def _letter(stored: StoredLetter, is_open: bool) -> Html:
+def _letter(stored: StoredDeadLetter, is_open: bool) -> Html:
     letter = stored.letter
     who = letter.event_id or letter.message_id or "without an id"
     head = tag("summary", tag("span", moment_text(letter.failed_at), class_="when"), " ", tag("code", shown(who, 80)))
@@ -155,7 +155,7 @@ def _attributes(letter: DeadLetter) -> Html:
 
 def replay_view(replay: Replay, form_token: str) -> Html:
     """A replay on its way: what it would do, the button that confirms it, and what it did."""
-    back = tag("p", tag("a", "Back to the letters", href=letters_address(replay.choice)), class_="back")
+    back = tag("p", tag("a", "Back to the letters", href=letters_address(replay.selected)), class_="back")
     sentences: dict[str, str] = {
         "planning": f"Asking the pipeline's own steps about each letter: {count_text(replay.count)} objects read.",
         "publishing": f"Publishing: {count_text(replay.count)} events so far.",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ecomflow.metrics.history import KEPT_SECONDS, Report
-from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, Figures
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
 from ecomflow.pipeline.tree import Step
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.sampler import Sample, Series, times
@@ -15,22 +15,22 @@ from ecomflow.ui.views.graph_picture import Flow, every_step, holds_refusals, pi
 from ecomflow.ui.views.html import Html, join, table, tag
 from ecomflow.ui.views.layout import notice, section, trouble
 from ecomflow.ui.views.numbers import UNKNOWN, bytes_text, count_text, rate_text, seconds_text
-from ecomflow.ui.views.svg import Line, line_chart, sparkline
+from ecomflow.ui.views.svg import Curve, line_chart, sparkline
 
 _NUMBER = re.compile(r"\d[\d,.]*")
 
 
 def graph_view(sample: Sample, steps: Reading[tuple[Step, ...]]) -> Html:
-    """The state in a sentence, the figures, the graph, and the last minutes as a chart."""
+    """The state in a sentence, the metrics, the graph, and the last minutes as a chart."""
     if sample.report is None:
         return state_line(sample)
     return join(
         [
             state_line(sample),
-            _figures(sample.report, sample),
+            _metrics(sample.report, sample),
             section("Graph", _graph(sample.report, steps), note="From Beam's own description of the pipeline."),
             section("Throughput", _chart(sample), note="As far as this page has looked."),
-            _refusals(sample.report.figures),
+            _refusals(sample.report.metrics),
         ]
     )
 
@@ -55,13 +55,13 @@ def state(sample: Sample) -> tuple[str, str, str | None]:
         return "bad", sample.error.message, sample.error.remedy
     if sample.report is None:
         return "quiet", "Looking for the pipeline…", None
-    figures, wrong = sample.report.figures, sample.report.trouble
+    metrics, wrong = sample.report.metrics, sample.report.trouble
     if wrong is not None:
-        is_quiet = figures.state == "none" or (figures.state in ENDED and figures.state not in ENDED_BADLY)
+        is_quiet = metrics.state == "none" or (metrics.state in ENDED and metrics.state not in ENDED_BADLY)
         return "quiet" if is_quiet else "bad", *_parted(wrong)
-    where = "on this machine" if figures.where == LOCAL else f"on Dataflow in {figures.where}"
-    since = "" if figures.started is None else f", since {datetime.fromtimestamp(figures.started, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return "good", f"The pipeline is {figures.state} {where} ({figures.name}){since}.", None
+    where = "on this machine" if metrics.where == LOCAL else f"on Dataflow in {metrics.where}"
+    since = "" if metrics.started is None else f", since {datetime.fromtimestamp(metrics.started, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "good", f"The pipeline is {metrics.state} {where} ({metrics.name}){since}.", None
 
 
 def _parted(wrong: str) -> tuple[str, str | None]:
@@ -73,24 +73,24 @@ def _parted(wrong: str) -> tuple[str, str | None]:
     return wrong, None
 
 
-def _figures(found: Report, sample: Sample) -> Html:
-    figures, rates, latency = found.figures, found.rates, found.latency
-    refused, waiting = sum(figures.refused.values()), figures.backlog
+def _metrics(found: Report, sample: Sample) -> Html:
+    metrics, rates, latency = found.metrics, found.rates, found.latency
+    refused, waiting = sum(metrics.refused.values()), metrics.backlog
     over = "since it began" if latency.seconds is None else f"over the last {latency.seconds:.0f} s"
     rows = None if rates is None else sum(one.rows for one in rates.tables)
     return tag(
         "dl",
         _figure("Events a second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
         _figure("Rows a second", rate_text(rows, ""), _spark(sample.rows)),
-        _figure("Received", count_text(figures.received)),
+        _figure("Received", count_text(metrics.received)),
         _figure("Refused", count_text(refused), tone="bad" if refused else None),
-        _figure("Waiting", UNKNOWN if waiting is None else count_text(waiting), told=figures.backlog_unknown),
-        _figure("Oldest waits", seconds_text(figures.oldest_unacked_seconds) if waiting else UNKNOWN),
+        _figure("Waiting", UNKNOWN if waiting is None else count_text(waiting), told=metrics.backlog_unknown),
+        _figure("Oldest waits", seconds_text(metrics.oldest_unacked_seconds) if waiting else UNKNOWN),
         _figure("Latency, p50", seconds_text(latency.p50), told=f"From publish to append, {over}."),
         _figure("Latency, p99", seconds_text(latency.p99), told=f"From publish to append, {over}."),
-        _figure("Memory", bytes_text(figures.memory_bytes)),
-        _figure("Restarts", count_text(figures.restarts), tone="bad" if figures.restarts else None, told=figures.last_failure),
-        class_="figures",
+        _figure("Memory", bytes_text(metrics.memory_bytes)),
+        _figure("Restarts", count_text(metrics.restarts), tone="bad" if metrics.restarts else None, told=metrics.last_failure),
+        class_="metrics",
     )
 
 
@@ -114,8 +114,8 @@ def _graph(found: Report, steps: Reading[tuple[Step, ...]]) -> Html:
 
 
 def _flows(found: Report) -> dict[str, Flow]:
-    rates = {} if found.rates is None else {one.step: one.taken_in for one in found.rates.steps}
-    return {one.step: Flow(one, rates.get(one.step)) for one in found.figures.steps}
+    rates = {} if found.rates is None else {one.step: one.messages_in for one in found.rates.steps}
+    return {one.step: Flow(one, rates.get(one.step)) for one in found.metrics.steps}
 
 
 def _table(steps: Sequence[Step], flows: dict[str, Flow]) -> Html:
@@ -127,21 +127,21 @@ def _table(steps: Sequence[Step], flows: dict[str, Flow]) -> Html:
 
 
 def _table_row(step: Step, flow: Flow) -> tuple[Html | str, ...]:
-    found = flow.figures
+    found = flow.metrics
     if found is None:
         return step.name, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN
-    name = tag("span", step.name, data_tone="bad" if holds_refusals(step) and found.taken_in else None)
+    name = tag("span", step.name, data_tone="bad" if holds_refusals(step) and found.messages_in else None)
     refused = tag("span", count_text(found.refused), data_tone="bad" if found.refused else None)
-    return name, count_text(found.taken_in), rate_text(flow.rate), count_text(found.put_out), refused
+    return name, count_text(found.messages_in), rate_text(flow.rate), count_text(found.messages_out), refused
 
 
 def _chart(sample: Sample) -> Html:
-    lines = [Line("events", times(sample.received, sample.now)), Line("refused", times(sample.refused, sample.now), "bad")]
+    lines = [Curve("events", times(sample.received, sample.now)), Curve("refused", times(sample.refused, sample.now), "bad")]
     return line_chart("Events a second", lines, KEPT_SECONDS)
 
 
-def _refusals(figures: Figures) -> Html | None:
-    counts = sorted(((reason, amount) for reason, amount in figures.refused.items() if amount), key=lambda item: -item[1])
+def _refusals(metrics: PipelineMetrics) -> Html | None:
+    counts = sorted(((reason, amount) for reason, amount in metrics.refused.items() if amount), key=lambda item: -item[1])
     if not counts:
         return None
     rows = [(reason, tag("span", count_text(amount), data_tone="bad")) for reason, amount in counts]

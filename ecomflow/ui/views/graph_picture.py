@@ -1,4 +1,4 @@
-"""The steps of a graph and their figures in; the same as a picture (SVG), from left to right or from top to bottom, out. Pure."""
+"""The steps of a graph and their metrics in; the same as a picture (SVG), from left to right or from top to bottom, out. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from ecomflow.metrics.snapshot import StepFigures
+from ecomflow.metrics.snapshot import StepMetrics
 from ecomflow.pipeline.tree import Step
 from ecomflow.ui.views.html import Html, tag
 from ecomflow.ui.views.numbers import count_text, rate_text
@@ -20,7 +20,7 @@ _MARGIN, _BEND = 2, 8
 class Flow(msgspec.Struct, frozen=True):
     """What a step has done since the pipeline began, and takes in a second by now; None: not known."""
 
-    figures: StepFigures | None = None
+    metrics: StepMetrics | None = None
     rate: float | None = None
 
 
@@ -129,13 +129,13 @@ def _box(box: Box, flow: Flow, tall: bool) -> Html:
 
 def _totals(step: Step, flow: Flow) -> tuple[str, str]:
     """What stands in a box: how much came in; and, in red, how much of it was refused."""
-    if flow.figures is None:
+    if flow.metrics is None:
         return "not told yet", ""
-    taken, put_out, refused = flow.figures.taken_in, flow.figures.put_out, flow.figures.refused
+    taken, messages_out, refused = flow.metrics.messages_in, flow.metrics.messages_out, flow.metrics.refused
     if holds_refusals(step):
         return "" if taken else "none", f"{count_text(taken)} refused" if taken else ""
     # The first step takes in nothing: it reads.
-    total = f"{count_text(taken)} in" if taken or not put_out else f"{count_text(put_out)} out"
+    total = f"{count_text(taken)} in" if taken or not messages_out else f"{count_text(messages_out)} out"
     return total, f"{count_text(refused)} refused" if refused else ""
 
 
@@ -143,7 +143,7 @@ def _edge(box: Box, flow: Flow, fastest: float, tall: bool) -> Html:
     assert box.reads is not None
     path, x, y, anchor = _tall_way(box, box.reads) if tall else _wide_way(box, box.reads)
     share = (flow.rate or 0.0) / fastest if fastest else 0.0
-    red = holds_refusals(box.step) and bool(flow.figures and flow.figures.taken_in)
+    red = holds_refusals(box.step) and bool(flow.metrics and flow.metrics.messages_in)
     return tag(
         "g",
         tag("path", d=path, stroke_width=f"{1.5 + 3.5 * share**0.5:.1f}"),

@@ -12,7 +12,7 @@ from ecomflow.sql import Parameter, Question
 from ecomflow.ui.views.html import Exact, Html, join, lines, shown, tag
 from ecomflow.ui.views.layout import button, command, notice, section
 from ecomflow.ui.views.numbers import bytes_text, count_text
-from ecomflow.ui.views.svg import Line, bar, line_chart
+from ecomflow.ui.views.svg import Curve, bar, line_chart
 from ecomflow.ui.views.tables import cell, rows_table
 from ecomflow.warehouse.queries import Answer
 
@@ -145,7 +145,7 @@ def _bars(title: str, points: Sequence[tuple[Any, Any]], total: int) -> Html:
 
 def _line(title: str, points: Sequence[tuple[Any, Any]]) -> Html:
     course = sorted((_seconds(moment), float(amount)) for moment, amount in points)
-    return line_chart(title, [Line(title, course)], course[-1][0] - course[0][0], unit="", dated=True)
+    return line_chart(title, [Curve(title, course)], course[-1][0] - course[0][0], unit="", dated=True)
 
 
 def _seconds(moment: date | datetime) -> float:

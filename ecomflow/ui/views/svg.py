@@ -17,7 +17,7 @@ from ecomflow.ui.views.numbers import clock_text, day_text, rate_text
 _WIDTH, _HEIGHT = 1000, 100
 
 
-class Line(msgspec.Struct, frozen=True):
+class Curve(msgspec.Struct, frozen=True):
     """Points (time in seconds, value; None: a gap), in their order, under a name. ``tone``: accent or bad."""
 
     name: str
@@ -31,10 +31,10 @@ def sparkline(values: Sequence[float | None]) -> Html | None:
     if len(known) < 2:
         return None
     points = [(float(place), value) for place, value in enumerate(values)]
-    return _plot([Line("", points)], (0.0, float(len(values) - 1)), max(*known, 1.0), "spark")
+    return _plot([Curve("", points)], (0.0, float(len(values) - 1)), max(*known, 1.0), "spark")
 
 
-def line_chart(title: str, lines: Sequence[Line], seconds: float, *, unit: str = "/s", dated: bool = False) -> Html:
+def line_chart(title: str, lines: Sequence[Curve], seconds: float, *, unit: str = "/s", dated: bool = False) -> Html:
     """``lines`` over the last ``seconds`` up to the newest point, from 0 to their highest, with both ends named: by the hour, or
     ``dated``, by the day.
     """
@@ -95,17 +95,17 @@ def bar(amount: float, low: float, high: float) -> Html:
     return tag("svg", drawn, class_="bar", **_frame(), aria_hidden="true", focusable="false")
 
 
-def _plot(lines: Sequence[Line], span: tuple[float, float], high: float, kind: str, told: str | None = None) -> Html:
+def _plot(lines: Sequence[Curve], span: tuple[float, float], high: float, kind: str, told: str | None = None) -> Html:
     drawn = [_stroke(line, span, high) for line in lines if len(line.points) > 1]
     words = {"role": "img", "aria_label": told} if told else {"aria_hidden": "true"}
     return tag("svg", tag("title", told) if told else None, drawn, class_=kind, **_frame(), **words, focusable="false")
 
 
-def _highest(line: Line) -> float | None:
+def _highest(line: Curve) -> float | None:
     return max((value for _, value in line.points if value is not None), default=None)
 
 
-def _stroke(line: Line, span: tuple[float, float], high: float) -> Html:
+def _stroke(line: Curve, span: tuple[float, float], high: float) -> Html:
     """The line and the area under it, in as many parts as gaps leave."""
     whole = (span[1] - span[0]) or 1.0
     parts: list[list[tuple[float, float]]] = [[]]

@@ -62,13 +62,13 @@ class TestBatches:
     def run(self, bundles: list[list[bytes]]) -> list[Any]:
         """What the batching DoFn puts out, each bundle run as a worker does."""
         fn = pickle.loads(pickle.dumps(source._BatchFn("Read messages")))
-        put_out: list[Any] = []
+        messages_out: list[Any] = []
         for bundle in bundles:
             fn.start_bundle()
             for second, serialized in enumerate(bundle):
-                put_out += fn.process(serialized, Timestamp(second))
-            put_out += fn.finish_bundle()
-        return put_out
+                messages_out += fn.process(serialized, Timestamp(second))
+            messages_out += fn.finish_bundle()
+        return messages_out
 
     def test_the_rest_comes_at_the_end_of_the_bundle(self) -> None:
         """A small bundle is one batch, in order, with the time of its last message, in the global window; none is held over."""

@@ -137,11 +137,11 @@ def test_a_long_good_run_resets_the_pause(
     assert restarts.pauses == [0.001] * 3
 
 
-MENDABLE = [NotFoundError, SchemaError, AccessError]
+RECOVERABLE = [NotFoundError, SchemaError, AccessError]
 
 
-@pytest.mark.parametrize("kind", MENDABLE)
-def test_what_a_person_mends_is_waited_for(
+@pytest.mark.parametrize("kind", RECOVERABLE)
+def test_what_a_person_can_fix_is_waited_for(
     kind: type[EcomflowError], subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
 ) -> None:
     """It restarts, saying what is wrong and what to run, with nothing acknowledged; once mended it goes on."""
@@ -153,8 +153,8 @@ def test_what_a_person_mends_is_waited_for(
     assert calls == [*["take"] * 3, "write fact_inventory", "acknowledge"]
 
 
-@pytest.mark.parametrize("kind", MENDABLE)
-def test_what_nobody_mends_ends_it(
+@pytest.mark.parametrize("kind", RECOVERABLE)
+def test_what_nobody_fixes_ends_it(
     kind: type[EcomflowError],
     subscription: ScriptedSubscription,
     warehouse: MemoryWarehouse,
@@ -172,10 +172,10 @@ def test_what_nobody_mends_ends_it(
     assert subscription.pullers == {}
 
 
-def test_the_time_to_mend_is_that_of_one_trouble() -> None:
+def test_the_time_to_recover_is_that_of_one_trouble() -> None:
     """It begins with the first failure that a person mends, goes on with the next, and is forgotten with one that passes."""
     missing, away, other = NotFoundError("missing"), UnavailableError("away"), EcomflowError("other")
-    assert engine._give_up_at(missing, None, 100.0) == 100.0 + engine.MEND_SECONDS
+    assert engine._give_up_at(missing, None, 100.0) == 100.0 + engine.RECOVERY_SECONDS
     assert engine._give_up_at(missing, 130.0, 100.0) == 130.0
     assert engine._give_up_at(away, 130.0, 100.0) is None
     assert engine._give_up_at(None, 130.0, 100.0) is None

@@ -185,7 +185,7 @@ class TestWorkers:
             assert pipeline.end().counters == {"received": 21}
         assert f"{why} Another starts in 0 s." in (settings.state_path / launch.LOG_FILE).read_text()
 
-    def test_an_error_that_no_restart_mends_ends_all(self, settings: Settings, tmp_path: Path) -> None:
+    def test_an_error_that_no_restart_fixes_ends_all(self, settings: Settings, tmp_path: Path) -> None:
         """One fails, the other drains, and the error is raised here as it was there."""
         engine = f"""
     from ecomflow.errors import SchemaError
@@ -221,7 +221,7 @@ class TestWorkers:
         ]
         assert sorted(said) == sorted((pid, "warning") for pid in pids)
 
-    def test_a_crash_is_logged_and_mended(self, settings: Settings, tmp_path: Path) -> None:
+    def test_a_crash_is_logged_and_recovered_from(self, settings: Settings, tmp_path: Path) -> None:
         """One that ends by a fault of ours is started again, and its traceback is in the log."""
         mark = f'Path({str(tmp_path)!r}, "crashed")'
         engine = f"drain.wait() if {mark}.exists() else ({mark}.touch(), 1 / 0)"
