@@ -31,7 +31,7 @@ class Job(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-class Message(msgspec.Struct, frozen=True):
+class JobMessage(msgspec.Struct, frozen=True):
     """What the Dataflow service says of a job. The workers' own logs are in Cloud Logging."""
 
     time: datetime
@@ -62,7 +62,7 @@ class JobDetail(msgspec.Struct, frozen=True):
     system_lag_seconds: float | None
     data_freshness_seconds: float | None
     counters: dict[str, int]
-    errors: tuple[Message, ...]
+    errors: tuple[JobMessage, ...]
     told_at: datetime | None = None
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ecomflow.errors import NotFoundError, PipelineError
 from ecomflow.jobs.client import JobsApi
-from ecomflow.jobs.records import TERMINAL, Job, JobDetail, Level, Message, Metrics
+from ecomflow.jobs.records import TERMINAL, Job, JobDetail, JobMessage, Level, Metrics
 
 Sleep = Callable[[float], None]
 Now = Callable[[], datetime]
@@ -96,16 +96,16 @@ def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sle
     )
 
 
-def messages(api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None) -> list[Message]:
+def messages(api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None) -> list[JobMessage]:
     """What the service said of ``job``, oldest first."""
     return [_message(raw) for raw in api.messages(job.id, level, since)[0]]
 
 
 def follow(
     api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None, *, sleep: Sleep = time.sleep
-) -> Iterator[Message]:
+) -> Iterator[JobMessage]:
     """The messages as they come, until the job has ended."""
-    shown: set[Message] = set()
+    shown: set[JobMessage] = set()
     while True:
         ended = _state(api.job(job.id)) in TERMINAL  # asked first, so that nothing said before the end is missed
         for message in messages(api, job, level, since):
@@ -210,9 +210,9 @@ def _created(raw: Any) -> datetime:
     return _plain(raw.create_time) or datetime.fromtimestamp(0, UTC)
 
 
-def _message(raw: Any) -> Message:
+def _message(raw: Any) -> JobMessage:
     level = raw.message_importance.name.removeprefix("JOB_MESSAGE_").lower()
-    return Message(_plain(raw.time) or datetime.fromtimestamp(0, UTC), level, raw.message_text)
+    return JobMessage(_plain(raw.time) or datetime.fromtimestamp(0, UTC), level, raw.message_text)
 
 
 def _workers(api: JobsApi, job: Job, now: datetime) -> tuple[int | None, int | None]:

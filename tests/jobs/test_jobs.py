@@ -22,7 +22,7 @@ from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
-from ecomflow.jobs.records import Message, StepFit
+from ecomflow.jobs.records import JobMessage, StepFit
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct import launch, logs
 from tests.support import dataflow_stub
@@ -238,7 +238,7 @@ class TestMessages:
             stub.add_message(job_id, text, importance, "2025-12-01T11:00:00Z")
         found = service.messages(api, service.find(api, "shop"), "basic", NOW - timedelta(hours=2))
         at = NOW - timedelta(hours=1)
-        assert found == [Message(at, "basic", "b"), Message(at, "warning", "w")]
+        assert found == [JobMessage(at, "basic", "b"), JobMessage(at, "warning", "w")]
 
     def test_following_shows_each_once_until_the_end(self, stub: DataflowStub, api: JobsApi) -> None:
         """Messages come as they are told, also several of one instant; the last come with the end."""

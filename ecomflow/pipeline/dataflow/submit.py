@@ -38,8 +38,8 @@ from ecomflow.gcp.errors import NO_PROJECT, Service, google_errors, storage_serv
 from ecomflow.gcp.permissions import READ_BUCKET
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
+from ecomflow.pipeline.dataflow.source import ReadMessages
 from ecomflow.pipeline.dataflow.wheel import build_wheel
-from ecomflow.pipeline.direct.source import ReadMessages
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.tree import Step, graph_tree
 

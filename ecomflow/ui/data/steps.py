@@ -37,7 +37,8 @@ def _print_steps(where: str) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from ecomflow.pipeline.config import pipeline_config
-    from ecomflow.pipeline.direct.source import PullMessages, ReadMessages
+    from ecomflow.pipeline.dataflow.source import ReadMessages
+    from ecomflow.pipeline.direct.source import PullMessages
     from ecomflow.pipeline.graph import build_graph
 
     config = pipeline_config(Settings())

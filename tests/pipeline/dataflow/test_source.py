@@ -22,8 +22,8 @@ from apache_beam.utils.timestamp import Timestamp
 from ecomflow.config import Endpoints
 from ecomflow.contract.events import Message, event_id_of
 from ecomflow.pipeline.batches import BatchCoder, MessageBatch
-from ecomflow.pipeline.direct import source
-from ecomflow.pipeline.direct.source import ReadMessages, message_of
+from ecomflow.pipeline.dataflow import source
+from ecomflow.pipeline.dataflow.source import ReadMessages, message_of
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.sinks import bigquery, dead_letters
 from ecomflow.pipeline.sinks.bigquery import close_writers, shared_writer

@@ -31,7 +31,7 @@ class Absent:
         if name.partition(".")[0] in absent:
             raise ModuleNotFoundError(f"a worker has no {name}")
 sys.meta_path.insert(0, Absent())
-import ecomflow.pipeline.graph, ecomflow.pipeline.direct.source, ecomflow.pipeline.batches
+import ecomflow.pipeline.graph, ecomflow.pipeline.dataflow.source, ecomflow.pipeline.batches
 from ecomflow.sql import QUESTIONS, TABLES, question, table_ddl, view_ddl
 for table in TABLES:
     assert "CREATE" in table_ddl(table, "p.d") and "CREATE" in view_ddl(table, "p.d")
