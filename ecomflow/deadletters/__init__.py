@@ -1,0 +1,1 @@
+"""The dead letters in the bucket: read, grouped by cause, fixed and published again."""

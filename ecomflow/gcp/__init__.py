@@ -1,0 +1,1 @@
+"""Google's services: clients, credentials, permissions, and one translation of their errors."""

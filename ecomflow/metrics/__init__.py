@@ -1,0 +1,1 @@
+"""The pipeline's metrics: at one moment, over time, and in Prometheus' format."""

@@ -1,0 +1,1 @@
+"""What one process knows of another: the state folder that they share, identities, and when to end."""

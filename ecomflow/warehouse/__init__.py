@@ -1,0 +1,1 @@
+"""Questions to BigQuery: their rows, and charts of them."""

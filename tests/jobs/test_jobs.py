@@ -626,7 +626,7 @@ class TestCommands:
 STAND_IN = """
 import os, pathlib, signal, sys, time
 from ecomflow.processes.detached import identity_of
-from ecomflow.pipeline import launch
+from ecomflow.pipeline.direct import launch
 state, on_term = pathlib.Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if on_term == "stay" else lambda *_: sys.exit(0))
 with launch.locked(state):

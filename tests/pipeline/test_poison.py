@@ -335,7 +335,8 @@ class TestPoisonInTheWriting:
 SITECUSTOMIZE = """
 import sys
 if "deploy" in sys.argv or "-m" in sys.orig_argv and "deploy" in sys.orig_argv:
-    from ecomflow.pipeline import decode, model
+    from ecomflow.contract import decode
+    from ecomflow.pipeline import model
 
     honest_ids, honest_strings = decode.event_ids_of, model._strings
 

@@ -1,0 +1,1 @@
+"""The local Cloud Storage: the JSON API over buckets and objects in one folder."""

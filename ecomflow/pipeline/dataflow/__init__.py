@@ -1,0 +1,1 @@
+"""The pipeline on Dataflow: its source, and how a job is built and submitted."""

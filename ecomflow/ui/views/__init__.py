@@ -1,0 +1,1 @@
+"""The page's HTML and SVG, made of what was read. Pure."""

@@ -41,7 +41,7 @@ def run_until_drained(config, drain, on_restart):
 counted = dict(counters={{"received": 7}}, gauges={{"memory_bytes": 100.0, "last_append/a": float(os.getpid())}})
 module("ecomflow.pipeline.counters", snapshot=lambda: counted)
 module("ecomflow.pipeline.direct.engine", run_until_drained=run_until_drained)
-from ecomflow.pipeline import worker
+from ecomflow.pipeline.direct import worker
 {setting}
 worker.main()
 """
