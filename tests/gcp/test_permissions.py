@@ -258,7 +258,7 @@ class TestForeignBucket:
     def test_the_doctor_names_it(self, endpoints: Endpoints) -> None:
         """Before anything is written."""
         assert (
-            "owner is project 666" in failed(preflight(SETTINGS, endpoints, for_dataflow=True))[f"bucket {SETTINGS.bucket_name}"]
+            "Owner is project 666" in failed(preflight(SETTINGS, endpoints, for_dataflow=True))[f"bucket {SETTINGS.bucket_name}"]
         )
 
     def test_down_deletes_nothing_in_it(self, endpoints: Endpoints) -> None:
