@@ -14,7 +14,7 @@ import typer
 from rich.tree import Tree
 
 from ecomflow.commands.job_view import show_local
-from ecomflow.commands.shared import AsJson, Project, examples, target_line
+from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, examples, runs_here, target_line
 from ecomflow.config import Settings, load_settings, resolve_endpoints
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
@@ -24,8 +24,6 @@ from ecomflow.pipeline.direct import launch, logs, workers
 from ecomflow.pipeline.direct.launch import OUTPUT_FILE
 from ecomflow.pipeline.direct.memory import share_one_arena
 from ecomflow.terminal.console import err, note, out, plain, say, show_json
-
-DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
 Runner = Annotated[
     str | None,
@@ -115,19 +113,13 @@ def deploy(
         "timestamp_attribute": timestamp_attribute,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    if _is_here(settings, runner):
+    if runs_here(settings, runner):
         _check_here(given, {"--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
         _run_here(settings, detach, metrics_port)
         return
     _check_there({"--processes": processes is not None, "--detach": detach, "--metrics-port": metrics_port is not None})
     settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, **given))
     _submit(settings, beam_options or [], dry_run=dry_run, as_json=as_json)
-
-
-def _is_here(settings: Settings, runner: str | None) -> bool:
-    if runner not in (None, DIRECT, DATAFLOW):
-        raise ConfigError(f"The runner {runner} is unknown; expected {DIRECT} or {DATAFLOW}.", f"Write: --runner {DIRECT}")
-    return runner == DIRECT or (runner is None and settings.is_local)
 
 
 def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:

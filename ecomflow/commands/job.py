@@ -9,21 +9,19 @@ import msgspec
 import typer
 
 from ecomflow.commands import job_view as tables
-from ecomflow.commands.deploy import DATAFLOW, DIRECT
-from ecomflow.commands.job_view import length, print_lines, show_local, show_plan
-from ecomflow.commands.shared import AsJson, Project, group_of_commands, moment_of
+from ecomflow.commands.job_view import print_lines, show_local, show_plan
+from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, group_of_commands, moment_of, runs_here
 from ecomflow.config import Settings, load_settings, resolve_endpoints, running_endpoints
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
 from ecomflow.jobs import local
 from ecomflow.jobs.records import Level, Metrics
+from ecomflow.metrics.snapshot import ENDED_BADLY
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
+from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
 
 jobs = group_of_commands("The pipeline that runs: how it fares, its replacement, its end.")
-
-# None of these ends well: what a script asks status for.
-_ENDED_BADLY = ("none", "gone", "failed", "cancelled")
 
 JobName = Annotated[
     str | None, typer.Argument(metavar="[JOB]", help="A job's name or id. By default: job_name's newest.", show_default=False)
@@ -89,7 +87,7 @@ def status(
         show_json(found)
     else:
         show(found)
-    if state in _ENDED_BADLY:
+    if state in ENDED_BADLY:
         raise typer.Exit(4)
 
 
@@ -270,9 +268,7 @@ def settings_in(project: str | None, region: str | None) -> Settings:
 
 def is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
     """Whether the pipeline of this machine is meant. Raises ConfigError for a job named there, or a runner that there is not."""
-    if runner not in (None, DIRECT, DATAFLOW):
-        raise ConfigError(f"The runner {runner} is unknown; expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
-    here = runner == DIRECT or (runner is None and settings.is_local)
+    here = runs_here(settings, runner)
     if not here and settings.is_local:
         raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it with: --project my-project")
     if here and job is not None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import inert_json, out, plain, say, show_counts, show_table
 
 _OF_TOP = ("in/", "out/", "refused_in/", "latency/")
@@ -79,15 +80,3 @@ def print_lines(lines: Iterable[dict[str, Any]], as_json: bool) -> None:
             continue
         head = f"{line['time']:%Y-%m-%d %H:%M:%S} {line['level']:<8} " if "time" in line else ""
         out.print(Text.assemble(head, plain(line["text"])), soft_wrap=True)
-
-
-def length(seconds: float | None) -> str:
-    """A length of time for a person: its two largest units."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds) % 60} s"

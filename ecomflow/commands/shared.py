@@ -72,6 +72,16 @@ def target_line(settings: Settings) -> str:
     return f"Google Cloud project {settings.project}, {settings.region}."
 
 
+DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
+
+
+def runs_here(settings: Settings, runner: str | None) -> bool:
+    """Whether the pipeline of this machine is meant. Raises ConfigError for a runner that there is not."""
+    if runner not in (None, DIRECT, DATAFLOW):
+        raise ConfigError(f"The runner {runner} is unknown; expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
+    return runner == DIRECT or (runner is None and settings.is_local)
+
+
 def moment_of(since: str | None) -> datetime | None:
     """The moment so long ago: ``10m``, ``2h``, ``3d``. Raises ConfigError where ``since`` is no length of time."""
     if since is None:

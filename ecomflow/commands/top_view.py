@@ -13,9 +13,9 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
-from ecomflow.commands.job_view import length
 from ecomflow.metrics.history import History, Report, messages_in_by, report, rows_of
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
+from ecomflow.terminal.amounts import length, seconds_text
 from ecomflow.terminal.console import plain
 from ecomflow.terminal.sparklines import sparkline
 
@@ -101,7 +101,7 @@ def _flow(history: History, found: Report, width: int) -> list[Text]:
     """What comes in and is refused, what waits, and how long it takes."""
     metrics, rates, latency = found.metrics, found.rates, found.latency
     span = "" if latency.seconds is None else f"  of the last {length(latency.seconds)}"
-    taken = f"p50 {_seconds(latency.p50)}  p99 {_seconds(latency.p99)}{span}" if latency.messages else _UNKNOWN
+    taken = f"p50 {seconds_text(latency.p50)}  p99 {seconds_text(latency.p99)}{span}" if latency.messages else _UNKNOWN
     return [
         _counted(history, "received", rates.received if rates else None, _received, "cyan", width),
         _counted(history, "refused", rates.refused if rates else None, _all_refused, "red", width),
@@ -244,9 +244,3 @@ def _pace(rate: float | None) -> str:
     if rate is None:
         return _UNKNOWN
     return f"{rate:,.1f}" if 0 < rate < 100 else f"{rate:,.0f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return _UNKNOWN
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else length(seconds)

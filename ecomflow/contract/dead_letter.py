@@ -12,6 +12,7 @@ Which step creates which reason:
 from __future__ import annotations
 
 import base64
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -27,6 +28,8 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 UNKNOWN_STREAM = "unknown"
 # The folder of the bucket that holds them: dlq/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<unique name>.jsonl
 ROOT = "dlq"
+# The folder of those that were published again.
+REPLAYED = "replayed"
 EVENT_STREAMS = tuple(EVENT_TYPES)
 STREAMS = (*EVENT_STREAMS, UNKNOWN_STREAM)
 
@@ -84,6 +87,15 @@ def _moment(publish_time: int) -> datetime | None:
         return datetime.fromtimestamp(publish_time / 1e6, UTC) if publish_time else None
     except (ValueError, OverflowError, OSError):
         return None
+
+
+_PLACED = re.compile(r"(?P<path>\$[^:\s]*): (?P<rule>.*)", re.DOTALL)
+
+
+def path_and_rule(error: str) -> tuple[str, str]:
+    """An error's parts: where in the event it lies, as ``$.items[1].quantity``, and what it says of it; ``$`` for the whole."""
+    match = _PLACED.fullmatch(error)
+    return (match["path"], match["rule"]) if match else ("$", error)
 
 
 def stream_of(letter: DeadLetter) -> str:

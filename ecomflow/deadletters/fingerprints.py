@@ -11,12 +11,11 @@ import re
 
 import msgspec
 
-from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.dead_letter import DeadLetter, path_and_rule
 
 # A producer, or BigQuery, chooses these words: a group's name must not grow with them.
 _MAX_TYPE, _MAX_RULE = 64, 160
 
-_SENTENCE = re.compile(r"(?P<path>\$[^:\s]*): (?P<rule>.*)", re.DOTALL)
 _INDEX = re.compile(r"\[\d+\]")
 # What moves with the day and with the order's own size.
 _MOVING = (
@@ -48,13 +47,11 @@ def fingerprint(letter: DeadLetter) -> Fingerprint:
 
 def path_of(letter: DeadLetter) -> str:
     """Where in the event the error lies, indices left out; ``$``, the whole, where the error names no place."""
-    match = _SENTENCE.fullmatch(letter.error)
-    return _INDEX.sub("[]", match["path"]) if match else "$"
+    return _INDEX.sub("[]", path_and_rule(letter.error)[0])
 
 
 def _rule_of(letter: DeadLetter) -> str:
-    match = _SENTENCE.fullmatch(letter.error)
-    rule = (match["rule"] if match else letter.error).partition(", got ")[0]
+    rule = path_and_rule(letter.error)[1].partition(", got ")[0]
     for pattern, shown in _MOVING:
         rule = pattern.sub(shown, rule)
     if letter.reason in _IN_OTHERS_WORDS:

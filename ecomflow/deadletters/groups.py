@@ -10,7 +10,7 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import stream_of
 from ecomflow.deadletters.fingerprints import Fingerprint, fingerprint
-from ecomflow.deadletters.store import StoredDeadLetter
+from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, replay_command
 
 # Producers choose the names of unknown event types, so the groups must be bounded.
 MAX_GROUPS = 1_000
@@ -99,10 +99,8 @@ def unknown_fields(counters: Mapping[str, int]) -> tuple[UnknownField, ...]:
 
 
 def _group(stream: str, reason: str, tally: _Tally, settings: Settings) -> Group:
-    words = ["ecomflow dlq replay", f"--stream {stream}", f"--reason {reason}", f"--fingerprint {tally.fingerprint.id}"]
-    if settings.project is not None:
-        words.append(f"--project {settings.project}")
-    return Group(stream, reason, tally.fingerprint, tally.count, tally.first, tally.last, tally.newest, " ".join(words))
+    command = replay_command(settings, DeadLetterFilter((stream,), reason, fingerprint=tally.fingerprint.id))
+    return Group(stream, reason, tally.fingerprint, tally.count, tally.first, tally.last, tally.newest, command)
 
 
 def _example(stored: StoredDeadLetter) -> Example:

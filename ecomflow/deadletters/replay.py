@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line, original
+from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
 from ecomflow.contract.decode import decode_messages, portions
 from ecomflow.contract.events import Message
 from ecomflow.contract.rules import OrderTotals
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
 
 # Where replayed letters lie: replayed/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<name of the object>-<digest of the lines>.jsonl
-REPLAYED = "replayed"
 # The attribute that counts how often an event was replayed.
 ATTEMPT = "ecomflow_replay_attempt"
 

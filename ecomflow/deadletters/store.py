@@ -57,6 +57,15 @@ class DeadLetterFilter(msgspec.Struct, frozen=True):
 ANY = DeadLetterFilter()
 
 
+def replay_command(settings: Settings, selected: DeadLetterFilter) -> str:
+    """What replays the dead letters of ``selected`` from a terminal."""
+    words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in selected.streams if len(selected.streams) == 1)]
+    words += [f"--reason {selected.reason}"] if selected.reason else []
+    words += [f"--fingerprint {selected.fingerprint}"] if selected.fingerprint else []
+    words += [f"--project {settings.project}"] if settings.project is not None else []
+    return " ".join(words)
+
+
 class StoredDeadLetter(msgspec.Struct, frozen=True):
     """A dead letter and the object that holds it."""
 

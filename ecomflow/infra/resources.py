@@ -14,6 +14,7 @@ import msgspec
 
 from ecomflow import sql
 from ecomflow.config import Settings
+from ecomflow.contract.dead_letter import REPLAYED, ROOT
 from ecomflow.sql import Column
 
 DAY_SECONDS = 86_400
@@ -43,10 +44,10 @@ APIS = (
 )
 
 # Days after which objects are deleted, by prefix: what a job staged, and dead letters that nobody replayed.
-OBJECT_DAYS = (("temp/", 7), ("dlq/", 90))
+OBJECT_DAYS = (("temp/", 7), (f"{ROOT}/", 90))
 
 # Every prefix under which ecomflow writes objects.
-OBJECT_PREFIXES = ("dlq/", "replayed/", "temp/", "staging/")
+OBJECT_PREFIXES = (f"{ROOT}/", f"{REPLAYED}/", "temp/", "staging/")
 
 # The owner of a bucket that is the project's own. Names of buckets are globally unique: another project may have ours.
 OWN_PROJECT = "this project"
@@ -189,7 +190,7 @@ def as_labels(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 def dead_letters_table(settings: Settings) -> ExternalTable:
     """What should exist besides in BigQuery itself: the emulator takes the DDL, and makes an ordinary, empty table of it."""
-    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/dlq/*",), labels_of(settings))
+    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/{ROOT}/*",), labels_of(settings))
 
 
 def dead_letter_topic(settings: Settings) -> str:

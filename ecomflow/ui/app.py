@@ -19,11 +19,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ecomflow.config import Settings, resolve_endpoints, running_endpoints
+from ecomflow.deadletters.store import replay_command
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import TABLES, question, questions
-from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview, replay_command
+from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
 from ecomflow.ui.data.replays import Replays

@@ -37,7 +37,7 @@ def chart(answer: Answer, width: int) -> list[str]:
     """
     if not answer.rows:
         return ["There are no rows to draw."]
-    label, amount = _axes(answer)
+    label, amount = axes(answer)
     points = [(row[label], row[amount]) for row in answer.rows]
     named = f"{plain(answer.columns[amount])} by {plain(answer.columns[label])}"
     is_line = len(points) > 1 and all(isinstance(moment, date) for moment, _ in points)
@@ -55,8 +55,8 @@ def amount_text(value: int | float | Decimal) -> str:
     return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
 
 
-def _axes(answer: Answer) -> tuple[int, int]:
-    """Where the labels and the amounts stand in a row."""
+def axes(answer: Answer) -> tuple[int, int]:
+    """Where the labels and the amounts stand in a row. Raises ConfigError where the answer has no such columns."""
     every = [[row[index] for row in answer.rows if row[index] is not None] for index in range(len(answer.columns))]
     labels = [index for index, values in enumerate(every) if _are(values, (str, date))]
     amounts = [index for index, values in enumerate(every) if _are(values, (int, float, Decimal))]
@@ -165,9 +165,12 @@ def _stroke(levels: Sequence[int]) -> list[str]:
 
 
 def _at(point: Point) -> float:
-    moment = point[0]
+    return seconds_of(point[0])
+
+
+def seconds_of(moment: date) -> float:
+    """Seconds since the epoch. A DATE or DATETIME has no zone: it is read as UTC, for this machine's would change its hour."""
     at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
-    # A DATE or DATETIME has no zone; this machine's would put its changes of the hour into the line.
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ecomflow.config import Settings
-from ecomflow.contract.dead_letter import dead_letter
+from ecomflow.contract.dead_letter import dead_letter, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.deadletters.groups import group
 from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
@@ -22,6 +22,7 @@ from ecomflow.metrics.history import History, report
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import question
+from ecomflow.terminal.amounts import bytes_text, rate_text, seconds_text
 from ecomflow.ui import app
 from ecomflow.ui.data.dead_letters import Found, Overview
 from ecomflow.ui.data.readings import Reading
@@ -32,7 +33,6 @@ from ecomflow.ui.views import dead_letters, graph, payload, questions, tables
 from ecomflow.ui.views.graph_picture import Flow, picture, tall_boxes, wide_boxes
 from ecomflow.ui.views.html import Exact, Html, tag
 from ecomflow.ui.views.layout import View, page
-from ecomflow.ui.views.numbers import bytes_text, rate_text, seconds_text
 from ecomflow.ui.views.svg import Curve, bar, columns_chart, line_chart, sparkline
 from ecomflow.warehouse.queries import Answer
 from tests.end_to_end.test_security import CONTROL, HOSTILE
@@ -196,7 +196,7 @@ class TestPayload:
     )
     def test_the_path_of_an_error(self, error: str, path: str) -> None:
         """An error that names a place begins with it."""
-        assert payload.path_in(error) == path
+        assert path_and_rule(error)[0] == path
 
 
 class TestGraph:

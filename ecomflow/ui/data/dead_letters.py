@@ -64,12 +64,3 @@ def filter_of(stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
     if fingerprint and not re.fullmatch(r"[0-9a-f]{10}", fingerprint, re.ASCII):
         raise NotFoundError(f"'{fingerprint}' is no fingerprint.", "See: ecomflow dlq stats")
     return DeadLetterFilter(streams=(stream,), reason=reason or None, fingerprint=fingerprint or None)
-
-
-def replay_command(settings: Settings, selected: DeadLetterFilter) -> str:
-    """What replays the letters of ``selected`` from a terminal."""
-    words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in selected.streams if len(selected.streams) == 1)]
-    words += [f"--reason {selected.reason}"] if selected.reason else []
-    words += [f"--fingerprint {selected.fingerprint}"] if selected.fingerprint else []
-    words += [f"--project {settings.project}"] if settings.project is not None else []
-    return " ".join(words)

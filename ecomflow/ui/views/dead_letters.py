@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
-from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.dead_letter import DeadLetter, path_and_rule
 from ecomflow.deadletters.groups import Group
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
+from ecomflow.terminal.amounts import UNKNOWN, clock_text, count_text, counted, moment_text
 from ecomflow.ui.data.dead_letters import PAGE, Found, Overview
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.replays import Replay
@@ -15,8 +16,7 @@ from ecomflow.ui.data.sampler import Sample
 from ecomflow.ui.views.graph import state_line
 from ecomflow.ui.views.html import Html, join, lines, shown, table, tag
 from ecomflow.ui.views.layout import button, command, notice, section, trouble
-from ecomflow.ui.views.numbers import UNKNOWN, clock_text, count_text, counted, moment_text
-from ecomflow.ui.views.payload import MOST_CHARACTERS, path_in, shown_payload
+from ecomflow.ui.views.payload import MOST_CHARACTERS, shown_payload
 
 _MOST_GROUPS = 200
 _MOST_ATTRIBUTES = 100
@@ -130,7 +130,7 @@ def _letter(stored: StoredDeadLetter, is_open: bool) -> Html:
 
 
 def _payload(letter: DeadLetter) -> Html:
-    path = path_in(letter.error)
+    path, _ = path_and_rule(letter.error)
     drawn = shown_payload(letter.payload, path)
     body = [tag("mark", lines(piece.text)) if piece.marked else lines(piece.text) for piece in drawn.pieces]
     remarks = []

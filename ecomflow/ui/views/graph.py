@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from ecomflow.metrics.history import KEPT_SECONDS, Report
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
 from ecomflow.pipeline.tree import Step
+from ecomflow.terminal.amounts import UNKNOWN, bytes_text, count_text, rate_text, seconds_text
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.sampler import Sample, Series, times
 from ecomflow.ui.views.graph_picture import Flow, every_step, holds_refusals, picture
 from ecomflow.ui.views.html import Html, join, table, tag
 from ecomflow.ui.views.layout import notice, section, trouble
-from ecomflow.ui.views.numbers import UNKNOWN, bytes_text, count_text, rate_text, seconds_text
 from ecomflow.ui.views.svg import Curve, line_chart, sparkline
 
 _NUMBER = re.compile(r"\d[\d,.]*")

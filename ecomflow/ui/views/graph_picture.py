@@ -8,8 +8,8 @@ import msgspec
 
 from ecomflow.metrics.snapshot import StepMetrics
 from ecomflow.pipeline.tree import Step
+from ecomflow.terminal.amounts import count_text, rate_text
 from ecomflow.ui.views.html import Html, tag
-from ecomflow.ui.views.numbers import count_text, rate_text
 
 _BOX, _GAP, _HEIGHT, _PITCH = 192, 60, 88, 110
 _TALL_WIDTH, _TALL_HEIGHT, _TALL_PITCH, _INDENT = 340, 56, 84, 18

@@ -17,7 +17,6 @@ MOST_CHARACTERS = 20_000
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _PART = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
-_ERROR_PATH = re.compile(r"(\$[^:\s]*): ")
 # A document may be nested hundreds of levels deep.
 _DEEPEST_INDENT = 40
 
@@ -35,12 +34,6 @@ class Shown(msgspec.Struct, frozen=True):
     pieces: tuple[Piece, ...]
     found: bool
     is_cut: bool
-
-
-def path_in(error: str) -> str:
-    """The path that an error begins with, indices and all: ``$.items[1].quantity``; ``$`` where it names none."""
-    match = _ERROR_PATH.match(error)
-    return match[1] if match else "$"
 
 
 def shown_payload(payload: str, path: str) -> Shown:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+from ecomflow.errors import ConfigError
 from ecomflow.sql import Parameter, Question
+from ecomflow.terminal.amounts import bytes_text, count_text
 from ecomflow.ui.views.html import Exact, Html, join, lines, shown, tag
 from ecomflow.ui.views.layout import button, command, notice, section
-from ecomflow.ui.views.numbers import bytes_text, count_text
 from ecomflow.ui.views.svg import Curve, bar, line_chart
 from ecomflow.ui.views.tables import cell, rows_table
+from ecomflow.warehouse.charts import axes, seconds_of
 from ecomflow.warehouse.queries import Answer
 
 MOST_ROWS = 200
@@ -100,27 +102,17 @@ def answer_view(answer: Answer, total: int, shown_command: str | None = None) ->
 
 def chart(answer: Answer) -> Html | None:
     """Bars of names, or a line of dates, of the first column of numbers or the one that the answer names."""
-    axes = _axes(answer)
-    if axes is None:
+    try:
+        label, amount = axes(answer)
+    except ConfigError:  # it has no shape for one
         return None
-    label, amount = axes
     points = [(row[label], row[amount]) for row in answer.rows if _is_drawn(row[amount])]
+    if not points:
+        return None
     title = f"{shown(answer.columns[amount], 60)} by {shown(answer.columns[label], 60)}"
     if len(points) > 1 and all(isinstance(moment, date) for moment, _ in points):
         return _line(title, points)
     return _bars(title, points[:_MOST_BARS], len(points))
-
-
-def _axes(answer: Answer) -> tuple[int, int] | None:
-    """Where labels, each of which stands once, and amounts are in a row; None where there are no such columns."""
-    kinds = [[row[place] for row in answer.rows if row[place] is not None] for place in range(len(answer.columns))]
-    labels = [place for place, values in enumerate(kinds) if values and all(isinstance(value, str | date) for value in values)]
-    amounts = [place for place, values in enumerate(kinds) if values and all(_is_drawn(value) for value in values)]
-    if not labels or not amounts:
-        return None
-    drawn = [row[labels[0]] for row in answer.rows]
-    chosen = [place for place in amounts if answer.columns[place] == answer.chart]
-    return (labels[0], (chosen or amounts)[0]) if len(set(drawn)) == len(drawn) else None
 
 
 def _is_drawn(value: Any) -> bool:
@@ -144,13 +136,8 @@ def _bars(title: str, points: Sequence[tuple[Any, Any]], total: int) -> Html:
 
 
 def _line(title: str, points: Sequence[tuple[Any, Any]]) -> Html:
-    course = sorted((_seconds(moment), float(amount)) for moment, amount in points)
+    course = sorted((seconds_of(moment), float(amount)) for moment, amount in points)
     return line_chart(title, [Curve(title, course)], course[-1][0] - course[0][0], unit="", dated=True)
-
-
-def _seconds(moment: date | datetime) -> float:
-    at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _field(parameter: Parameter, value: str) -> Html:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from ecomflow.terminal.amounts import clock_text, day_text, rate_text
 from ecomflow.ui.views.html import Html, tag
-from ecomflow.ui.views.numbers import clock_text, day_text, rate_text
 
 _WIDTH, _HEIGHT = 1000, 100
 

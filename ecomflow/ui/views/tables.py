@@ -10,13 +10,13 @@ from typing import Any
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import TableRates
 from ecomflow.sql import table_definition
+from ecomflow.terminal.amounts import UNKNOWN, bytes_text, clock_text, count_text, moment_text, rate_text
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.sampler import Sample, Series
 from ecomflow.ui.data.warehouse import MINUTES, MOST_PARTITIONS, NEWEST_ROWS, TableCount, TableDetail
 from ecomflow.ui.views.graph import state_line
 from ecomflow.ui.views.html import Html, join, shown, table, tag
 from ecomflow.ui.views.layout import button, notice, section, trouble
-from ecomflow.ui.views.numbers import UNKNOWN, bytes_text, clock_text, count_text, moment_text, rate_text
 from ecomflow.ui.views.svg import bar, columns_chart, sparkline
 from ecomflow.warehouse.charts import amount_text
 

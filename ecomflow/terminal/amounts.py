@@ -1,4 +1,4 @@
-"""Numbers in, short text for a person out. Pure."""
+"""Numbers, sizes, lengths of time and moments in; short text for a person, in the terminal and on the page, out. Pure."""
 
 from __future__ import annotations
 
@@ -31,8 +31,15 @@ def seconds_text(seconds: float | None) -> str:
         return UNKNOWN
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else length(seconds)
+
+
+def length(seconds: float | None) -> str:
+    """A length of time in whole seconds, or its two largest units: "40 s", "3 min 10 s", "2 d 5 h"; nothing where not known."""
+    if seconds is None:
+        return ""
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.0f} s"
     minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
     if days:
         return f"{days} d {hours % 24} h"
