@@ -34,7 +34,7 @@ DECODING = Question(
     "decoding",
     1,
     "Decoding, validating and modelling, one core",
-    "From bytes to Arrow batches for all five tables, with mixed valid events. A subject's result is its best repeat in three seconds.",
+    "Bytes to Arrow batches for all five tables, mixed valid events. A subject's result is its best repeat in three seconds.",
     5,
     (
         Subject("ecomflow", "decoding", "ecomflow", "ecomflow's transforms"),
