@@ -24,6 +24,11 @@ LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
 STACK_FILE = "stack.json"
 
+# https://cloud.google.com/resource-manager/docs/labels-overview#requirements
+_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+_MOST_LABEL_BYTES = 128
+
 # 6 to 30 lowercase letters, digits and hyphens; a domain may stand before it (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
 _PROJECT_ID = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
@@ -72,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic_retention_days: int = 0
     soft_delete_days: int = 7
     order_totals: OrderTotals = "count"
+    # On every resource that infra up makes, and on the Dataflow job.
+    labels: dict[str, str] = {}
     # Of the pipeline on this machine: one engine each, on one subscription.
     processes: int = 1
     state_dir: str = ".ecomflow"
@@ -155,6 +162,9 @@ COMMENTED_CONFIG = """\
 
 # The dataset of the fact tables.
 # dataset = "ecomflow"
+
+# Labels of the topics, subscriptions, bucket, dataset, tables, views and of the Dataflow job, to tell costs apart.
+# labels = { team = "shop", env = "production" }
 
 # The folder of the local stack: its data, its logs, and what runs.
 # state_dir = ".ecomflow"
@@ -268,7 +278,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    names = [name for name in Settings.__struct_fields__ if name != "dataflow"]
+    names = [name for name in Settings.__struct_fields__ if name not in ("dataflow", "labels")]
     return {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
 
 
@@ -292,7 +302,26 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct it.")
     if settings.processes < 1:
         raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct it.")
+    for key, value in settings.labels.items():
+        check_label(key, value, "labels in ecomflow.toml")
     if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
         raise ConfigError(
             f"'{settings.dataset}' is no dataset name: expected letters, digits and underscores.", "Correct dataset."
         )
+
+
+def check_label(key: str, value: str, source: str) -> None:
+    """Raises ConfigError where Google Cloud would refuse the label ``key``=``value``, which was given in ``source``."""
+    if not _fits(key, _LABEL_KEY):
+        raise ConfigError(
+            f"'{key}' is no label: expected 1 to 63 lowercase letters, digits, _ and -, first a letter.", f"Correct {source}."
+        )
+    if not _fits(value, _LABEL_VALUE):
+        raise ConfigError(
+            f"'{value}' is no value for the label {key}: expected 63 lowercase letters, digits, _ and - at most.",
+            f"Correct {source}.",
+        )
+
+
+def _fits(text: str, pattern: re.Pattern[str]) -> bool:
+    return bool(pattern.fullmatch(text)) and text == text.lower() and len(text.encode()) <= _MOST_LABEL_BYTES

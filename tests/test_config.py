@@ -167,7 +167,7 @@ class TestCommentedConfig:
         assert sorted(values["dataflow"]) == sorted(DataflowSettings.__struct_fields__)
         settings = load_settings({}, {}, write_config(tmp_path, text))
         assert msgspec.structs.replace(settings, dataflow=DataflowSettings()) == Settings(
-            project="my-project", bucket="my-project-ecomflow"
+            project="my-project", bucket="my-project-ecomflow", labels={"team": "shop", "env": "production"}
         )
         assert settings.bucket_name == Settings(project="my-project").bucket_name
 

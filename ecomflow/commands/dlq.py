@@ -174,8 +174,10 @@ def export(
 
 def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
     from ecomflow.deadletters.replay import replay as publish_again
+    from ecomflow.infra import check_bucket
     from ecomflow.terminal.progress import interruptible, progress
 
+    check_bucket(settings, endpoints)
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
             settings,

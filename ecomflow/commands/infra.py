@@ -93,6 +93,8 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
                 rows,
                 right=("rows",),
             )
+        if settings.is_local and ready and (damaged := _damage_line(running_endpoints(settings).pubsub)):
+            say(damaged)
         say(f"Local pipeline: {pipeline.state}" + (f", process {pipeline.pid}." if pipeline.state == "running" else "."))
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
@@ -165,6 +167,28 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
         )
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
+    if damaged := _damage_line(running_endpoints(settings).pubsub):
+        say_here(damaged)
+
+
+def _damage_line(pubsub: str | None) -> str | None:
+    """What the local Pub/Sub could not read of its log, in a sentence; None where all was well."""
+    from ecomflow.errors import UnavailableError
+    from ecomflow.local.pubsub.server import read_damage
+
+    try:
+        damage = read_damage(pubsub) if pubsub else None
+    except UnavailableError:  # somebody else's emulator, which has no such call
+        return None
+    if damage is None:
+        return None
+    places = "1 place" if damage.places == 1 else f"{damage.places:,} places"
+    lost = f", and with them {damage.orphans:,} messages of subscriptions that were in them" if damage.orphans else ""
+    kept = f"The damaged log is kept as {damage.copy}" if damage.copy else "There was no room for a copy of the damaged log"
+    return (
+        f"The log of the local Pub/Sub was damaged in {places}: {damage.lost_bytes:,} bytes were skipped{lost}. "
+        f"All other messages are there. {kept}. See what is missing with: ecomflow reconcile"
+    )
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "ResourceStatus",
     "Step",
     "apply",
+    "check_bucket",
     "check_tables",
     "down",
     "job_grants",
@@ -150,6 +151,15 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
         *remove_warehouse(present, settings, endpoints),
         remove_bucket(settings, endpoints),
     )
+
+
+def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
+    """That the bucket is not another project's, before anything is written to it. Raises AccessError."""
+    from ecomflow.infra.changes import check_bucket as check
+    from ecomflow.infra.services import has_project_policy
+
+    if has_project_policy(settings, endpoints):
+        check(settings, endpoints)
 
 
 def check_tables(settings: Settings, endpoints: Endpoints) -> None:

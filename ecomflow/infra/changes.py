@@ -9,26 +9,38 @@ from typing import Literal, TypeVar
 import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery, storage
+from google.cloud.bigquery.enums import DatasetView
 from google.protobuf import duration_pb2, field_mask_pb2
 from google.pubsub_v1 import types
 
 from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
+from ecomflow.errors import AccessError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.differences import Step
-from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
+from ecomflow.infra.observe import (
+    REQUEST_SECONDS,
+    bigquery_retry,
+    is_prefix_rule,
+    observe_bucket,
+    owner_of,
+    pubsub_retry,
+    soft_delete_days,
+    storage_retry,
+)
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
     OBJECT_PREFIXES,
+    OWN_PROJECT,
     Kind,
     Subscription,
     Topic,
     dead_letters_table,
     desired,
 )
-from ecomflow.infra.services import enable_apis
+from ecomflow.infra.services import enable_apis, has_project_policy
 from ecomflow.sql import Column
 
 T = TypeVar("T", Topic, Subscription)
@@ -40,6 +52,7 @@ _SUBSCRIPTION_FIELDS = {
     "expires": "expiration_policy",
     "backoff_seconds": "retry_policy",
     "dead_letter_topic": "dead_letter_policy",
+    "labels": "labels",
 }
 
 
@@ -117,6 +130,8 @@ def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
         if bucket is None:
             return Removal("bucket", settings.bucket_name, "absent")
+        if (owner := owner_of(bucket, settings, endpoints)) not in (None, OWN_PROJECT):
+            return Removal("bucket", bucket.name, "kept", f"it belongs to {owner}")
         for prefix in OBJECT_PREFIXES:
             _delete_objects(client, bucket, prefix)
         left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
@@ -139,14 +154,18 @@ def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
     wanted = _wanted(Topic, step, settings)
-    topic = types.Topic(name=step.name, message_retention_duration=_duration(wanted.retention_days))
+    retention = _duration(wanted.retention_days)
+    topic = types.Topic(name=step.name, message_retention_duration=retention, labels=settings.labels)
     with google_errors(service, f"topic {step.name}"):
         client = publisher_client(endpoints)
         try:
             if step.action == "create":
                 client.create_topic(request=topic, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
             else:
-                mask = field_mask_pb2.FieldMask(paths=["message_retention_duration"])
+                live = client.get_topic(topic=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+                topic.labels = {**live.labels, **settings.labels}
+                fields = {"retention_days": "message_retention_duration", "labels": "labels"}
+                mask = field_mask_pb2.FieldMask(paths=[fields[difference.attribute] for difference in step.differences])
                 client.update_topic(topic=topic, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
         except Conflict:
             return
@@ -157,11 +176,14 @@ def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
     subscription = _subscription_of(_wanted(Subscription, step, settings))
+    subscription.labels = settings.labels
     with google_errors(service, f"subscription {step.name}"), subscriber_client(endpoints) as client:
         try:
             if step.action == "create":
                 client.create_subscription(request=subscription, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
             else:
+                live = client.get_subscription(subscription=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+                subscription.labels = {**live.labels, **settings.labels}
                 mask = field_mask_pb2.FieldMask(
                     paths=[_SUBSCRIPTION_FIELDS[difference.attribute] for difference in step.differences]
                 )
@@ -202,8 +224,26 @@ def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         try:
             client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
         except Conflict:
-            # Made just now by another run, or another project's: then this look is refused.
-            client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+            # Made just now, by another run or in another project: then this look may be refused, and its owner is told apart.
+            made = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+            _require_own(step.name, owner_of(made, settings, endpoints))
+
+
+def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
+    """That the bucket, if it is there, is not another project's. Ask before anything is written to it.
+
+    Raises AccessError. Nothing is asked where no project at Google is meant.
+    """
+    if has_project_policy(settings, endpoints) and (bucket := observe_bucket(settings, endpoints)) is not None:
+        _require_own(bucket.name, bucket.owner)
+
+
+def _require_own(name: str, owner: str | None) -> None:
+    if owner not in (None, OWN_PROJECT):
+        raise AccessError(
+            f"The bucket {name} belongs to {owner}, expected {OWN_PROJECT}: nothing is written to it.",
+            "Names of buckets are globally unique. Set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another one.",
+        )
 
 
 def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
@@ -211,14 +251,23 @@ def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     with google_errors(service, f"dataset {step.name}"):
         dataset = bigquery.Dataset(step.name)
         dataset.location = settings.location
+        dataset.labels = dict(settings.labels)
         client = bigquery_client(settings.project_id, endpoints, settings.location)
-        client.create_dataset(dataset, exists_ok=True, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        retry = bigquery_retry(service)
+        if step.action == "create":
+            client.create_dataset(dataset, exists_ok=True, retry=retry, timeout=REQUEST_SECONDS)
+            return
+        options = {"retry": retry, "timeout": REQUEST_SECONDS}
+        live = client.get_dataset(step.name, dataset_view=DatasetView.METADATA, **options)
+        live.labels = {**live.labels, **settings.labels}
+        client.update_dataset(live, ["labels"], **options)
 
 
 def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     name = step.name.rsplit(".", 1)[1]
     if step.action == "create":
         _run_ddl(sql.table_ddl(name, settings.dataset_id), f"table {step.name}", settings, endpoints)
+        _label_table(step.name, settings, endpoints)
         return
     definition = sql.table_definition(name)
     added = {difference.attribute.removeprefix("column ") for difference in step.differences if difference.how == "add"}
@@ -226,16 +275,32 @@ def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         _add_columns(step.name, [column for column in definition.columns if column.name in added], settings, endpoints)
     if any(difference.attribute == "clustering" for difference in step.differences):
         _cluster(step.name, definition.clustering, settings, endpoints)
+    _label_table(step.name, settings, endpoints)
 
 
 def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     name = step.name.rsplit(".", 1)[1].removesuffix("_unique")
     _run_ddl(sql.view_ddl(name, settings.dataset_id), f"view {step.name}", settings, endpoints)
+    _label_table(step.name, settings, endpoints)
 
 
 def _make_external_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     statement = sql.dead_letters_ddl(settings.dataset_id, settings.bucket_name)
     _run_ddl(statement, f"external table {step.name}", settings, endpoints)
+    _label_table(step.name, settings, endpoints)
+
+
+def _label_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
+    """Give a table or view the labels of the settings, beside its own. Its DDL has none: it is the same for everybody."""
+    if not settings.labels:
+        return
+    service = bigquery_service(settings, endpoints)
+    options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS}
+    with google_errors(service, f"table {table_id}"):
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        table = client.get_table(table_id, **options)
+        table.labels = {**table.labels, **settings.labels}
+        client.update_table(table, ["labels"], **options)
 
 
 _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
@@ -292,6 +357,7 @@ def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoi
 
 
 def _configure(bucket: storage.Bucket, settings: Settings) -> None:
+    bucket.labels = {**bucket.labels, **settings.labels}
     bucket.soft_delete_policy.retention_duration_seconds = settings.soft_delete_days * DAY_SECONDS
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"

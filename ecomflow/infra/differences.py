@@ -72,24 +72,31 @@ def _disabled_apis(wanted: Apis, live: Apis) -> tuple[Difference, ...]:
 
 def _additions(wanted: Resource) -> tuple[Difference, ...]:
     """Every attribute and column that says anything of a resource that isn't there; a view's columns are those of its table."""
-    attributes = [name for name in wanted.__struct_fields__ if name not in ("name", "columns", "query")]
+    attributes = [name for name in wanted.__struct_fields__ if name not in ("name", "columns", "query", "owner")]
     values = [(name, getattr(wanted, name)) for name in attributes]
     columns = wanted.columns if isinstance(wanted, Table) else ()
     return (
         *(Difference(f"column {column.name}", None, describe(column), "add") for column in columns),
-        *(Difference(name, None, _show(value), "add") for name, value in values if value not in ("", (), 0)),
+        *(Difference(name, None, _show(value), "add") for name, value in values if value not in ("", (), 0, None)),
     )
 
 
 def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
     """The attributes, columns apart, that the service reports and that differ."""
-    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns")]
+    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns", "labels")]
     pairs = [(attribute, getattr(live, attribute), getattr(wanted, attribute)) for attribute in attributes]
     return tuple(
         _difference(wanted, attribute, before, after)
         for attribute, before, after in pairs
         if before is not None and before != after
-    )
+    ) + _missing_labels(wanted, live)
+
+
+def _missing_labels(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
+    """Labels of others are left alone."""
+    if isinstance(wanted, Apis) or isinstance(live, Apis) or live.labels is None or set(wanted.labels or ()) <= set(live.labels):
+        return ()
+    return (Difference("labels", _show(live.labels), _show(wanted.labels), "change"),)
 
 
 def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> tuple[Difference, ...]:
@@ -129,6 +136,8 @@ def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
     """What to do about an attribute that is fixed when the resource is made; None for one that can be changed."""
     if attribute == "location":
         return f"A location is fixed for good: set location to {live}, or name another {KINDS[type(wanted)]} in the settings."
+    if attribute == "owner":
+        return "Somebody else may read what is written to it: set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name."
     if attribute == "partition":
         return f"Partitioning is fixed for good: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
     if isinstance(wanted, ExternalTable) and live == "none":

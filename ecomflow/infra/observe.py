@@ -18,11 +18,12 @@ from google.pubsub_v1 import types
 from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.errors import NO_PROJECT, DeniedError, Service, bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
+    OWN_PROJECT,
     Bucket,
     Dataset,
     ExternalTable,
@@ -31,11 +32,13 @@ from ecomflow.infra.resources import (
     Table,
     Topic,
     View,
+    as_labels,
     canonical_query,
     dead_letter_subscription,
     dead_letter_topic,
     dead_letters_table,
 )
+from ecomflow.infra.services import has_project_policy, project_number
 from ecomflow.sql import Column
 
 # One request to a service that hangs, in seconds.
@@ -119,7 +122,13 @@ def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: b
     emulated = endpoints.bigquery is not None
     columns = tuple(column_of(field) for field in live.schema)
     clustering = tuple(live.clustering_fields or ())
-    return Table(table_id, columns, _partition(live) or (None if emulated else ""), clustering or (None if emulated else ()))
+    return Table(
+        name=table_id,
+        columns=columns,
+        partition=_partition(live) or (None if emulated else ""),
+        clustering=clustering or (None if emulated else ()),
+        labels=as_labels(live.labels),
+    )
 
 
 def column_of(field: bigquery.SchemaField) -> Column:
@@ -171,7 +180,7 @@ def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic 
             client.transport.close()
     if topic is None:
         return None
-    return Topic(name, _days(types.Topic.pb(topic).message_retention_duration, service))
+    return Topic(name, _days(types.Topic.pb(topic).message_retention_duration, service), as_labels(topic.labels))
 
 
 def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
@@ -195,6 +204,7 @@ def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) ->
         expires=raw.expiration_policy.HasField("ttl"),
         backoff_seconds=_backoff(raw),
         dead_letter_topic=raw.dead_letter_policy.dead_letter_topic,
+        labels=as_labels(raw.labels),
     )
 
 
@@ -207,11 +217,25 @@ def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
         return None
     if service.endpoint is not None:
         # The local storage has one location, and applies neither access settings nor lifecycle rules nor soft delete.
-        return Bucket(settings.bucket_name, None, None, None, None, None)
-    return bucket_of(bucket)
+        return Bucket(settings.bucket_name, None, None, None, None, None, owner_of(bucket, settings, endpoints))
+    return bucket_of(bucket, owner_of(bucket, settings, endpoints))
 
 
-def bucket_of(bucket: storage.Bucket) -> Bucket:
+def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> str | None:
+    """``OWN_PROJECT``, or the number of the other project that ``bucket`` belongs to; None where that can't be told.
+
+    It can't where this account may not ask for its own project's number (resourcemanager.projects.get).
+    """
+    if bucket.project_number is None or not has_project_policy(settings, endpoints):
+        return None
+    try:
+        own = project_number(settings)
+    except DeniedError:
+        return None
+    return OWN_PROJECT if str(bucket.project_number) == own else f"project {bucket.project_number}"
+
+
+def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
     """Our record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
@@ -221,6 +245,8 @@ def bucket_of(bucket: storage.Bucket) -> Bucket:
         public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
         delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
         soft_delete_days=soft_delete_days(bucket),
+        owner=owner,
+        labels=as_labels(bucket.labels),
     )
 
 
@@ -237,7 +263,7 @@ def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.C
         live = _if_there(partial(client.get_dataset, settings.dataset_id, **options))
     if live is None:
         return None
-    return Dataset(settings.dataset_id, live.location.upper() if live.location else None)
+    return Dataset(settings.dataset_id, live.location.upper() if live.location else None, as_labels(live.labels))
 
 
 def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:
@@ -245,7 +271,8 @@ def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bi
     if live is None:
         return None
     columns = tuple(sorted(field.name for field in live.schema))
-    return View(f"{settings.dataset_id}.{name}_unique", columns, canonical_query(live.view_query) if live.view_query else None)
+    query = canonical_query(live.view_query) if live.view_query else None
+    return View(f"{settings.dataset_id}.{name}_unique", columns, query, as_labels(live.labels))
 
 
 def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> ExternalTable | None:
@@ -255,7 +282,7 @@ def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigqu
     if live is None:
         return None
     external = live.external_data_configuration
-    return ExternalTable(name, tuple(external.source_uris) if external else ())
+    return ExternalTable(name, tuple(external.source_uris) if external else (), as_labels(live.labels))
 
 
 def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> bigquery.Table | None:

@@ -1,12 +1,13 @@
 """Settings and DDL flow in; the resources that should exist flow out, in the order in which they can be made. Pure.
 
 The same records describe what is there. An attribute that is None was not reported by the service and is compared with nothing:
-the emulators leave out much of what Google Cloud reports.
+the emulators leave out much of what Google Cloud reports. ``labels`` are written ``key=value``; a resource may have others too.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -47,6 +48,9 @@ OBJECT_DAYS = (("temp/", 7), ("dlq/", 90))
 # Every prefix under which ecomflow writes objects.
 OBJECT_PREFIXES = ("dlq/", "replayed/", "temp/", "staging/")
 
+# The owner of a bucket that is the project's own. Names of buckets are globally unique: another project may have ours.
+OWN_PROJECT = "this project"
+
 _COMMENT = re.compile(r"--[^\n]*")
 
 Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "view", "external table"]
@@ -64,6 +68,7 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     retention_days: int | None
+    labels: tuple[str, ...] | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -84,11 +89,13 @@ class Subscription(msgspec.Struct, frozen=True):
     expires: bool | None
     backoff_seconds: tuple[int, ...]
     dead_letter_topic: str
+    labels: tuple[str, ...] | None = None
 
 
 class Bucket(msgspec.Struct, frozen=True):
     """A Cloud Storage bucket. ``delete_after_days`` holds (prefix, days) of its lifecycle rules; ``soft_delete_days`` is for how
-    long a deleted object can be restored, 0: not at all.
+    long a deleted object can be restored, 0: not at all. ``owner`` is the project that it belongs to: ``OWN_PROJECT``, or the
+    number of another.
     """
 
     name: str
@@ -97,6 +104,8 @@ class Bucket(msgspec.Struct, frozen=True):
     public_access_prevention: str | None
     delete_after_days: tuple[tuple[str, int], ...] | None
     soft_delete_days: int | None
+    owner: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -104,6 +113,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
     name: str
     location: str | None
+    labels: tuple[str, ...] | None = None
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -113,6 +123,7 @@ class Table(msgspec.Struct, frozen=True):
     columns: tuple[Column, ...]
     partition: str | None
     clustering: tuple[str, ...] | None
+    labels: tuple[str, ...] | None = None
 
 
 class View(msgspec.Struct, frozen=True):
@@ -121,6 +132,7 @@ class View(msgspec.Struct, frozen=True):
     name: str
     columns: tuple[str, ...]
     query: str | None
+    labels: tuple[str, ...] | None = None
 
 
 class ExternalTable(msgspec.Struct, frozen=True):
@@ -128,6 +140,7 @@ class ExternalTable(msgspec.Struct, frozen=True):
 
     name: str
     uris: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
 
 
 Resource = Apis | Topic | Subscription | Bucket | Dataset | Table | View | ExternalTable
@@ -154,20 +167,29 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
     tables = tuple(_table(name, settings) for name in sql.TABLES)
     views = tuple(_view(name, settings) for name in sql.TABLES)
     return (
-        Topic(settings.topic_path, settings.topic_retention_days),
+        Topic(settings.topic_path, settings.topic_retention_days, labels_of(settings)),
         _subscription(settings),
-        Topic(dead_letter_topic(settings), 0),
+        Topic(dead_letter_topic(settings), 0, labels_of(settings)),
         _dead_letter_subscription(settings),
         _bucket(settings),
-        Dataset(settings.dataset_id, settings.location.upper()),
+        Dataset(settings.dataset_id, settings.location.upper(), labels_of(settings)),
         *tables,
         *views,
     )
 
 
+def labels_of(settings: Settings) -> tuple[str, ...]:
+    """The labels that each resource should have, as ``key=value``."""
+    return as_labels(settings.labels)
+
+
+def as_labels(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
 def dead_letters_table(settings: Settings) -> ExternalTable:
     """What should exist besides in BigQuery itself: the emulator takes the DDL, and makes an ordinary, empty table of it."""
-    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/dlq/*",))
+    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/dlq/*",), labels_of(settings))
 
 
 def dead_letter_topic(settings: Settings) -> str:
@@ -195,6 +217,7 @@ def _subscription(settings: Settings) -> Subscription:
         expires=False,
         backoff_seconds=LOCAL_BACKOFF_SECONDS if settings.is_local else (),
         dead_letter_topic="",
+        labels=labels_of(settings),
     )
 
 
@@ -210,6 +233,7 @@ def _dead_letter_subscription(settings: Settings) -> Subscription:
         expires=False,
         backoff_seconds=(),
         dead_letter_topic="",
+        labels=labels_of(settings),
     )
 
 
@@ -221,18 +245,21 @@ def _bucket(settings: Settings) -> Bucket:
         public_access_prevention="enforced",
         delete_after_days=OBJECT_DAYS,
         soft_delete_days=settings.soft_delete_days,
+        owner=OWN_PROJECT,
+        labels=labels_of(settings),
     )
 
 
 def _table(name: str, settings: Settings) -> Table:
     definition = sql.table_definition(name)
-    return Table(f"{settings.dataset_id}.{name}", definition.columns, definition.partition, definition.clustering)
+    labels = labels_of(settings)
+    return Table(f"{settings.dataset_id}.{name}", definition.columns, definition.partition, definition.clustering, labels)
 
 
 def _view(name: str, settings: Settings) -> View:
     columns = tuple(sorted(column.name for column in sql.table_definition(name).columns))
     query = canonical_query(sql.view_ddl(name, settings.dataset_id).split("\nAS\n", 1)[1])
-    return View(f"{settings.dataset_id}.{name}_unique", columns, query)
+    return View(f"{settings.dataset_id}.{name}_unique", columns, query, labels_of(settings))
 
 
 def canonical_query(query: str) -> str:

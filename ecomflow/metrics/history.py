@@ -93,7 +93,8 @@ class History:
         if self._samples:
             last = self._samples[-1]
             life = last.life if _is_same_life(last.metrics, metrics) else last.life + 1
-            if life == last.life and metrics.at <= last.metrics.at:
+            # The last reading again; or the clock was put back, and what was read before lies in the future now.
+            while life == last.life and self._samples and metrics.at <= self._samples[-1].metrics.at:
                 self._samples.pop()
         self._samples.append(_Sample(metrics, life))
         while len(self._samples) > 2 and self._samples[1].metrics.at < now - self.kept_seconds:

@@ -30,7 +30,7 @@ class TestDdl:
         ddl = sql.dead_letters_ddl("my-project.shop", "letters")
         assert "CREATE OR REPLACE EXTERNAL TABLE `my-project.shop.dead_letters`" in ddl
         assert f'uris = ["{WANTED.uris[0]}"]' in ddl
-        assert ExternalTable("my-project.shop.dead_letters", ("gs://letters/dlq/*",)) == WANTED
+        assert ExternalTable("my-project.shop.dead_letters", ("gs://letters/dlq/*",), ()) == WANTED
 
 
 class TestStep:
@@ -50,7 +50,7 @@ class TestLocally:
         wanted = dead_letters_table(provisioned)
         carry_out(Step("external table", wanted.name, "create"), provisioned, stack)
         client = bigquery_for(provisioned, stack)
-        assert observe_dead_letters(provisioned, stack, client) == ExternalTable(wanted.name, ())
+        assert observe_dead_letters(provisioned, stack, client) == ExternalTable(wanted.name, (), ())
 
     def test_up_says_so(self, provisioned: Settings, tmp_path: Path) -> None:
         """One line, before the summary."""

@@ -13,7 +13,7 @@ import pytest
 from ecomflow import infra
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.doctor import Check, access, preflight
-from ecomflow.errors import AccessError
+from ecomflow.errors import AccessError, SchemaError
 from ecomflow.gcp.permissions import ROLE_OF
 from ecomflow.infra.changes import remove_bucket
 from ecomflow.infra.resources import Topic
@@ -220,3 +220,59 @@ class TestSoftDelete:
             "it holds objects that are not ecomflow's, such as mine.txt;"
             " its deleted objects can be restored, and are billed, for 7 more days"
         )
+
+
+class TestForeignBucket:
+    """The bucket's name is taken by another project, which lets this account write to it."""
+
+    SENTENCE = "belongs to project 666, expected this project: nothing is written to it."
+
+    @pytest.fixture
+    def endpoints(self, served: Any) -> Endpoints:
+        project = Project(SETTINGS, MAKER | DEPLOYER | ENGINE)
+        project.bucket_owner = "666"
+        project.objects = {"dlq/order/theirs.jsonl"}
+        self.project = project
+        return served(project)
+
+    def test_plan_refuses_it(self, endpoints: Endpoints) -> None:
+        """With what to do; up changes nothing at all then."""
+        plan = infra.plan(SETTINGS, endpoints)
+        (step,) = [step for step in plan.steps if step.kind == "bucket"]
+        assert (step.action, [(d.attribute, d.live, d.wanted) for d in step.differences]) == (
+            "refuse",
+            [("owner", "project 666", "this project")],
+        )
+        with pytest.raises(SchemaError, match=r"Nothing was changed.*owner is project 666") as caught:
+            infra.apply(SETTINGS, endpoints, plan)
+        assert caught.value.remedy is not None
+        assert "set bucket in ecomflow.toml" in caught.value.remedy
+
+    def test_no_pipeline_starts_on_it(self, endpoints: Endpoints) -> None:
+        """Neither here nor on Dataflow, where the job would be staged in it."""
+        with pytest.raises(AccessError, match=self.SENTENCE):
+            infra.check_bucket(SETTINGS, endpoints)
+        with pytest.raises(AccessError, match=self.SENTENCE):
+            submit._check_bucket(SETTINGS, endpoints)
+
+    def test_the_doctor_names_it(self, endpoints: Endpoints) -> None:
+        """Before anything is written."""
+        assert (
+            "Owner is project 666" in failed(preflight(SETTINGS, endpoints, for_dataflow=True))[f"bucket {SETTINGS.bucket_name}"]
+        )
+
+    def test_down_deletes_nothing_in_it(self, endpoints: Endpoints) -> None:
+        """Objects under our prefixes are another's there."""
+        removal = remove_bucket(SETTINGS, endpoints)
+        assert (removal.outcome, removal.reason) == ("kept", "it belongs to project 666")
+        assert self.project.objects == {"dlq/order/theirs.jsonl"}
+
+    def test_an_own_bucket_passes(self, served: Any) -> None:
+        """The number is that of the project."""
+        infra.check_bucket(SETTINGS, served(Project(SETTINGS, MAKER)))
+
+    def test_who_may_not_ask_for_the_number_is_not_held_up(self, served: Any) -> None:
+        """Then it can't be told."""
+        project = Project(SETTINGS, {"roles/storage.admin"})
+        project.bucket_owner = "666"
+        infra.check_bucket(SETTINGS, served(project))

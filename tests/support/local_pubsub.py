@@ -25,15 +25,22 @@ SUBSCRIPTION = "projects/test-project/subscriptions/pipeline"
 
 
 class ManualClock:
-    """Stands still until ``advance``; alarms then ring on the loop that set them."""
+    """Stands still until ``advance``; alarms then ring on the loop that set them. ``step`` moves only what the calendar says."""
 
     def __init__(self) -> None:
-        self._now = 1_764_547_200.0
+        self._now = 0.0
+        self._calendar = 1_764_547_200.0
         self._alarms: list[tuple[float, asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self._lock = threading.Lock()
 
     def now(self) -> float:
+        return self._calendar + self._now
+
+    def steady(self) -> float:
         return self._now
+
+    def step(self, seconds: float) -> None:
+        self._calendar += seconds
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from google.pubsub_v1 import types
 
 from ecomflow.config import Settings
 from ecomflow.infra.resources import DAY_SECONDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
-from tests.support.infra import Google
+from tests.support.infra import PROJECT_NUMBER, Google
 
 # Which permissions a REST method takes, by HTTP method and path; the first that fits.
 METHODS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -95,6 +95,7 @@ class Project(Google):
         self.permissions = {permission for role in roles for permission in ROLES[role]}
         self.slow = 0
         self.objects: set[str] = set()
+        self.bucket_owner = PROJECT_NUMBER
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
         path = urlsplit(url).path
@@ -124,7 +125,7 @@ class Project(Google):
             self.objects.discard(rest.removeprefix("o/")) if rest else self.there.pop(name)
             return 200, {}
         policy = {"retentionDurationSeconds": str((bucket.soft_delete_days or 0) * DAY_SECONDS)}
-        return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy}
+        return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy, "projectNumber": self.bucket_owner}
 
     def _bigquery(self, rest: str) -> tuple[int, Any]:
         dataset, _, table = rest.partition("/tables/")

@@ -6,13 +6,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from ecomflow.loopback.connections import BoundedProtocol
 from ecomflow.loopback.grpc_guard import OwnUserInterceptor
 from ecomflow.loopback.peers import OwnUser
 from ecomflow.loopback.web_guard import ServiceGuard
 
 
 def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
-    """Puts the guards into ``bqemulator.server``, in this process. Call before it runs."""
+    """Puts the guards, and the bounds on connections, into ``bqemulator.server``, in this process. Call before it runs."""
     from bqemulator import server
     from bqemulator.grpc_api import server as grpc_server
 
@@ -41,4 +42,6 @@ def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
     server.create_app, grpc_server.CorrelationInterceptor = create_guarded_app, Interceptor
     # With proxy_headers uvicorn lets anybody say by X-Forwarded-For who is at the other end.
     uvicorn = server.uvicorn
-    server.uvicorn = SimpleNamespace(Config=partial(uvicorn.Config, proxy_headers=False), Server=uvicorn.Server)
+    server.uvicorn = SimpleNamespace(
+        Config=partial(uvicorn.Config, proxy_headers=False, http=BoundedProtocol), Server=uvicorn.Server
+    )

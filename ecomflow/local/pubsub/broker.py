@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NoReturn
 
 import grpc
+import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.local.pubsub.clock import Clock
 from ecomflow.local.pubsub.log import (
     Acknowledged,
+    Damage,
     Log,
     Message,
     Published,
@@ -53,13 +55,27 @@ class Broker:
         self._boot = 0
         self._next_id = int(clock.now() * 1_000_000)  # The time, so that ids do not come again when the folder was deleted.
         self._opened = False
+        self._orphans: set[int] = set()
         for record in log.replay():
             self._apply(record)
+        self.damage = self._repair()
         self._store(Started(self._boot + 1, self._next_id))
         for subscription in self.subscriptions.values():
             subscription.open(self._boot, clock.now())
         self._opened = True
         self._compact(slack=0)
+
+    def _repair(self) -> Damage | None:
+        """Make whole what a damaged log has left incomplete; None where it is not damaged."""
+        damage = self._log.damage
+        if damage is None:
+            return None
+        for subscription in self.subscriptions.values():
+            name = subscription.config.topic
+            if name != _DELETED_TOPIC and name not in self.topics:  # of the topic itself only the name is left
+                self.topics[name] = Topic(_Topic(name=name))
+                self.topics[name].subscriptions.append(subscription)
+        return msgspec.structs.replace(damage, orphans=len(self._orphans))
 
     def topic(self, name: str, field: str = "topic") -> Topic:
         """The topic ``name``, which came in ``field`` of a request."""
@@ -172,21 +188,34 @@ class Broker:
             case TopicStored(config):
                 self._apply_topic(_Topic.FromString(config))
             case TopicDeleted(name):
-                for subscription in self.topics.pop(name).subscriptions:
+                topic = self.topics.pop(name, None)
+                for subscription in topic.subscriptions if topic else ():
                     subscription.config.topic = _DELETED_TOPIC
             case SubscriptionStored(number, config):
                 self._apply_subscription(number, _Subscription.FromString(config))
             case SubscriptionDeleted(number):
-                subscription = self._numbered.pop(number)
-                del self.subscriptions[subscription.config.name]
-                if topic := self.topics.get(subscription.config.topic):
-                    topic.subscriptions.remove(subscription)
+                self._forget_subscription(number)
             case Published(numbers, messages):
                 self._next_id = max(self._next_id, messages[-1].id + 1)
                 for number in numbers:
-                    self._numbered[number].remember(messages)
+                    if number in self._numbered:
+                        self._numbered[number].remember(messages)
+                    else:  # it was in a damaged place of the log
+                        self._orphans.update(message.id for message in messages)
             case Acknowledged(number, message_ids):
-                self._numbered[number].forget(message_ids)
+                if number in self._numbered:
+                    self._numbered[number].forget(message_ids)
+                else:
+                    self._orphans.difference_update(message_ids)
+
+    def _forget_subscription(self, number: int) -> None:
+        if number not in self._numbered:  # it was in a damaged place of the log
+            return
+        subscription = self._numbered.pop(number)
+        del self.subscriptions[subscription.config.name]
+        topic = self.topics.get(subscription.config.topic)
+        if topic and subscription in topic.subscriptions:
+            topic.subscriptions.remove(subscription)
 
     def _apply_topic(self, config: Proto) -> None:
         if topic := self.topics.get(config.name):
@@ -206,9 +235,9 @@ class Broker:
             subscription.open(self._boot, acked_up_to=0.0)
 
     def _compact(self, slack: int) -> None:
-        """Rewrite the log without what is acknowledged once that is more than half of it and ``slack`` bytes."""
+        """Rewrite the log without what is acknowledged where that is over half of it and ``slack`` bytes; or a damaged one."""
         live = sum(subscription.unacked_bytes for subscription in self.subscriptions.values())
-        if self._log.size <= 2 * live + slack:
+        if self._log.size <= 2 * live + slack and self._log.damage is None:
             return
         try:
             self._log.rewrite(self._snapshot())

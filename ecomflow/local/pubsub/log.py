@@ -1,7 +1,8 @@
 """Records go into an append-only file; after a restart the same records come out, in order: what the local Pub/Sub remembers.
 
 A record is handed to the operating system before ``append`` returns (write, without fsync): it survives the death of the process,
-not of the machine. Each record is framed by its length and CRC-32, so that one cut short by a kill is recognised and dropped.
+not of the machine. Each record is framed by its length and CRC-32. One that a kill cut short, at the end of the file, is dropped.
+Where bytes in the middle are damaged, reading goes on with the next whole record: see ``Damage``.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import logging
+import mmap
 import os
+import re
+import shutil
 import stat
 import struct
 import zlib
@@ -81,6 +86,20 @@ class Acknowledged(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 Record = Started | TopicStored | TopicDeleted | SubscriptionStored | SubscriptionDeleted | Published | Acknowledged
 
+
+class Damage(msgspec.Struct, frozen=True):
+    """What could not be read of a log: ``places`` that hold no whole record, of ``lost_bytes`` in all.
+
+    A message in such a place is lost; one whose acknowledgement was in it comes again. ``copy`` is the path of the damaged log as
+    it was found, None where there was no room for it. ``orphans``: messages of subscriptions that were in a damaged place.
+    """
+
+    places: int
+    lost_bytes: int
+    copy: str | None
+    orphans: int = 0
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
@@ -95,6 +114,7 @@ class Log:
         """
         self.path = folder / "pubsub.log"
         self.size = 0
+        self.damage: Damage | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / "pubsub.lock")
@@ -104,18 +124,41 @@ class Log:
             raise AccessError(message, "Give another folder, or mend its permissions.") from error
 
     def replay(self) -> Iterator[Record]:
-        """Every whole record in order. What follows the last whole one is cut off, and appending goes on from there."""
+        """Every whole record in order. What follows the last whole one is cut off, and appending goes on from there.
+
+        Afterwards ``damage`` says what was skipped. Then ``rewrite`` the log, or the next replay finds the same again.
+        """
+        skipped: list[int] = []
         with self.path.open("rb") as file:
             self.size = _check_magic(file, self.path)
-            for payload in _read_frames(file):
-                yield _decode(payload, self.path)
-                self.size += _FRAME.size + len(payload)
-        torn = os.fstat(self._fd).st_size - self.size
-        if torn:
-            _LOGGER.warning("%s ended in a record cut short by a kill: dropped its %d bytes", self.path, torn)
+        end = os.fstat(self._fd).st_size
+        for start, payload in _frames(self._fd, self.size, end):
+            if start > self.size:
+                skipped.append(start - self.size)
+            yield _decode(payload, self.path)
+            self.size = start + _FRAME.size + len(payload)
+        tail = os.pread(self._fd, _FRAME.size, self.size)
+        if self.size < end and not _is_cut_short(tail, end - self.size):
+            skipped.append(end - self.size)
+        elif self.size < end:
+            _LOGGER.warning("%s ended in a record cut short by a kill: dropped its %d bytes", self.path, end - self.size)
+        if skipped:
+            self.damage = Damage(len(skipped), sum(skipped), self._keep_copy())
+            _LOGGER.error("%s is damaged in %d places: skipped %d bytes", self.path, len(skipped), sum(skipped))
         os.ftruncate(self._fd, self.size)
         if not self.size:
             self._write(_MAGIC)
+
+    def _keep_copy(self) -> str | None:
+        """The log as it is, beside it, under the first name that is free."""
+        copy = next(path for number in itertools.count(1) if not (path := self.path.with_suffix(f".damaged-{number}")).exists())
+        try:
+            shutil.copy(self.path, copy)
+        except OSError as error:
+            _LOGGER.warning("the damaged log %s could not be copied: %s", self.path, error)
+            copy.unlink(missing_ok=True)
+            return None
+        return str(copy)
 
     def append(self, record: Record) -> None:
         """Hand ``record`` to the operating system. Raises OSError, and then the log is as it was before."""
@@ -136,7 +179,7 @@ class Log:
             scratch.unlink(missing_ok=True)
             raise
         os.close(self._fd)
-        self._fd, self.size = fd, os.fstat(fd).st_size
+        self._fd, self.size, self.damage = fd, os.fstat(fd).st_size, None
 
     def close(self) -> None:
         os.close(self._fd)
@@ -178,17 +221,55 @@ def _check_magic(file: BinaryIO, path: Path) -> int:
     return len(magic) if magic == _MAGIC else 0
 
 
-def _read_frames(file: BinaryIO) -> Iterator[bytes]:
-    """The payloads of the whole frames from where ``file`` stands."""
-    end = os.fstat(file.fileno()).st_size
-    while len(header := file.read(_FRAME.size)) == _FRAME.size:
-        length, crc = _FRAME.unpack(header)
-        if not 0 < length <= end - file.tell():  # No record is empty; a run of zeros would else pass for one.
-            return
-        payload = file.read(length)
-        if zlib.crc32(payload) != crc:
-            return
-        yield payload
+def _frames(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Where each whole frame from ``start`` begins, and its payload."""
+    if start >= end:
+        return
+    with mmap.mmap(fd, end, access=mmap.ACCESS_READ) as data:
+        at: int | None = start
+        while at is not None and at < end:
+            payload = _payload(data, at)
+            if payload is None:
+                at = _next_frame(data, at + 1)
+            else:
+                yield at, payload
+                at += _FRAME.size + len(payload)
+
+
+def _payload(data: mmap.mmap, at: int) -> bytes | None:
+    """The payload of the frame that begins at ``at``; None where none does. No record is empty: a run of zeros is no frame."""
+    if at + _FRAME.size >= len(data):
+        return None
+    length, crc = _FRAME.unpack_from(data, at)
+    begin = at + _FRAME.size
+    if not 0 < length <= len(data) - begin:
+        return None
+    payload = data[begin : begin + length]
+    return payload if zlib.crc32(payload) == crc else None
+
+
+# How a record's payload begins: an array of two or three, the first of them the record's tag.
+_RECORD_START = re.compile(rb"[\x92\x93][\x00-\x06]", re.DOTALL)
+# Where a frame is only looked for, a larger one must be followed by another: what merely looks like a length is quickly told.
+_LARGE = 2**20
+
+
+def _next_frame(data: mmap.mmap, start: int) -> int | None:
+    """Where the first whole frame from ``start`` on begins."""
+    for found in _RECORD_START.finditer(data, start + _FRAME.size):
+        at = found.start() - _FRAME.size
+        length, _ = _FRAME.unpack_from(data, at)
+        after = found.start() + length
+        if after > len(data) or (length > _LARGE and after < len(data) and not _RECORD_START.match(data, after + _FRAME.size)):
+            continue
+        if _payload(data, at) is not None:
+            return at
+    return None
+
+
+def _is_cut_short(header: bytes, left: int) -> bool:
+    """Whether the last ``left`` bytes of a log, which begin with ``header``, are the beginning of a record."""
+    return left < _FRAME.size or _FRAME.unpack(header)[0] > left - _FRAME.size
 
 
 def _frame(record: Record) -> bytes:

@@ -136,7 +136,7 @@ class Subscription:
     def take(self, count: int, size: int, seconds: float, stream: Stream | None = None) -> list[Delivery]:
         """Lease for ``seconds`` what is available: up to ``count`` messages of ``size`` bytes in all, or a single larger one."""
         self.expire()
-        deadline = self._clock.now() + seconds
+        deadline = self._clock.steady() + seconds
         counts_attempts = self.config.HasField("dead_letter_policy")
         deliveries: list[Delivery] = []
         if self._ordering is None:
@@ -206,7 +206,7 @@ class Subscription:
         self._wake()
 
     def extend(self, leases: Mapping[str, Lease], seconds: float) -> None:
-        deadline = self._clock.now() + seconds
+        deadline = self._clock.steady() + seconds
         for lease in leases.values():
             lease.deadline = deadline
         self._watch(deadline, list(leases))
@@ -227,7 +227,7 @@ class Subscription:
                 continue
             returned.append(lease.message)
             if failed and self.config.HasField("retry_policy"):
-                delayed[lease.message.id] = self._clock.now() + _backoff_seconds(self.config.retry_policy, failures)
+                delayed[lease.message.id] = self._clock.steady() + _backoff_seconds(self.config.retry_policy, failures)
         ordered = [message for message in returned if message.key] if self._ordering is not None else []
         if ordered:
             self._put_back_in_order(ordered, delayed)
@@ -264,7 +264,7 @@ class Subscription:
 
     def expire(self) -> None:
         """Give back what was leased until now or earlier, and make available what was delayed until now."""
-        now = self._clock.now()
+        now = self._clock.steady()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, ack_ids = heapq.heappop(self._deadlines)
             self._num_deadlines -= len(ack_ids)

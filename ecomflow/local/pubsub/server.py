@@ -15,7 +15,7 @@ How it differs from the service (https://cloud.google.com/pubsub/docs/reference/
 - Snapshots, Seek to before an acknowledged message, filters, schemas, push, exports, exactly-once delivery and message transforms
   are missing, and asking for them is UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
 - ``ecomflow.local.Stats/Get`` answers with the backlog of a subscription, which the service shows in Cloud Monitoring, and with
-  what no metric shows (``Backlog``).
+  what no metric shows (``Backlog``); ``Stats/Damage`` with what could not be read of the log.
 
 Four nouns: a *topic* hands each *message* to its *subscriptions*; a consumer leases messages by Pull or over a *stream*.
 """
@@ -41,7 +41,7 @@ from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.local.pubsub.broker import Broker, unimplemented
 from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub.clock import Clock, SystemClock
-from ecomflow.local.pubsub.log import Log
+from ecomflow.local.pubsub.log import Damage, Log
 from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub.services import Publisher, Subscriber
 from ecomflow.loopback.grpc_guard import OwnUserHandler
@@ -64,6 +64,21 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
             f"The local Pub/Sub at {host} gave no backlog: {error.details()}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
+
+
+def read_damage(host: str) -> Damage | None:
+    """What the local Pub/Sub on ``host`` could not read of its log when it started; None where nothing was damaged.
+
+    Raises UnavailableError where no local Pub/Sub answers.
+    """
+    try:
+        with grpc.insecure_channel(host) as channel:
+            answer = channel.unary_unary("/ecomflow.local.Stats/Damage")(b"", timeout=5)
+    except grpc.RpcError as error:
+        raise UnavailableError(
+            f"The local Pub/Sub at {host} does not answer: {error.details()}.", "Run: ecomflow infra up"
+        ) from error
+    return msgspec.json.decode(answer, type=Damage | None)
 
 
 _SERVER_OPTIONS = [
@@ -94,7 +109,8 @@ def _handlers(broker: Broker) -> Iterator[Any]:
     yield _service("google.pubsub.v1.SchemaService", {}, dict.fromkeys(_SCHEMA_METHODS, "schemas"))
     yield _service("google.iam.v1.IAMPolicy", {}, dict.fromkeys(_IAM_METHODS, "access policies"))
     stats = _unary(lambda path: msgspec.json.encode(broker.subscription(path.decode()).backlog()), None)
-    yield grpc.method_handlers_generic_handler("ecomflow.local.Stats", {"Get": stats})
+    damage = _unary(lambda _: msgspec.json.encode(broker.damage), None)
+    yield grpc.method_handlers_generic_handler("ecomflow.local.Stats", {"Get": stats, "Damage": damage})
 
 
 def _publisher_methods(publisher: Publisher, delay: float) -> dict[str, Any]:

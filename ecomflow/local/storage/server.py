@@ -43,11 +43,18 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
 
     from ecomflow.local.storage.api import StorageApi
     from ecomflow.local.storage.store import Store
+    from ecomflow.loopback.connections import BoundedProtocol
 
     os.umask(0o077)
     with contextlib.closing(Store(data_dir)) as store, tied_to(data_dir):
         app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
-        options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+        options = {
+            "http": BoundedProtocol,
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": False,
+        }
         uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]
 
 

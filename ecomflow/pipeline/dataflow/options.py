@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from ecomflow import __version__
-from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.config import DataflowSettings, Endpoints, Settings, check_label
 from ecomflow.errors import ConfigError
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
@@ -62,10 +62,7 @@ _OPTION = re.compile(r"--(?P<name>[A-Za-z0-9_]+)(?:=.*)?", re.DOTALL)
 # The job's name: https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.jobs#Job
 _JOB_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 # Labels: the same page; letters are lowercase or of a script without case, and 128 bytes are the most that either part may have.
-_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
-_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _MOST_LABELS = 64
-_MOST_LABEL_BYTES = 128
 
 
 def beam_options(
@@ -111,7 +108,7 @@ def check_settings(settings: Settings) -> None:
             raise ConfigError(f"{name} is {number}: expected 1 or more.", f"Correct --{name.replace('_', '-')}.")
     if job.workers is not None and job.max_workers is not None and job.workers > job.max_workers:
         raise ConfigError(f"workers is {job.workers}, and max_workers only {job.max_workers}.", "Raise --max-workers.")
-    _check_labels(job.labels)
+    _check_labels({**settings.labels, **job.labels})
 
 
 def check_endpoints(endpoints: Endpoints) -> None:
@@ -134,7 +131,7 @@ def check_endpoints(endpoints: Endpoints) -> None:
 
 def _job_options(settings: Settings, wheel: Path) -> list[str]:
     bucket = f"gs://{settings.bucket_name}"
-    labels = {**settings.dataflow.labels, VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
+    labels = {**settings.labels, **settings.dataflow.labels, VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
     return [
         *_given(
             {
@@ -193,19 +190,7 @@ def _check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if key == VERSION_LABEL:
             raise ConfigError(f"The label {key} is set by ecomflow.", "Choose another key.")
-        if not _fits(key, _LABEL_KEY):
-            raise ConfigError(
-                f"'{key}' is no label: expected 1 to 63 lowercase letters, digits, _ and -, first a letter.", "Correct --label."
-            )
-        if not _fits(value, _LABEL_VALUE):
-            raise ConfigError(
-                f"'{value}' is no value for the label {key}: expected 63 lowercase letters, digits, _ and - at most.",
-                "Correct --label.",
-            )
-
-
-def _fits(text: str, pattern: re.Pattern[str]) -> bool:
-    return bool(pattern.fullmatch(text)) and text == text.lower() and len(text.encode()) <= _MOST_LABEL_BYTES
+        check_label(key, value, "--label")
 
 
 def _check_extra(extra: Iterable[str]) -> None:

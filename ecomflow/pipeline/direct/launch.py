@@ -348,6 +348,8 @@ def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]
 
 def check_ready(settings: Settings) -> None:
     """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
-    from ecomflow.infra import check_tables
+    from ecomflow.infra import check_bucket, check_tables
 
-    check_tables(settings, running_endpoints(settings))
+    endpoints = running_endpoints(settings)
+    check_tables(settings, endpoints)
+    check_bucket(settings, endpoints)

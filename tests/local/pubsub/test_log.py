@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.local.pubsub.log import (
     Acknowledged,
+    Damage,
     Log,
     Message,
     Published,
@@ -23,6 +28,7 @@ from ecomflow.local.pubsub.log import (
     SubscriptionStored,
     TopicDeleted,
     TopicStored,
+    _frame,
 )
 
 RECORDS: list[Record] = [
@@ -171,3 +177,114 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AccessError, match=r"file/data cannot be written: Not a directory"):
         Log(tmp_path / "file" / "data")
+
+
+class TestDamage:
+    """Bytes that changed on the disk: what is whole is read, what is not is counted."""
+
+    MANY: tuple[Record, ...] = tuple(
+        Published([1], [Message(number, 1.5, "", b"%d " % number + bytes(range(number % 256)) * 3)]) for number in range(200)
+    )
+
+    def damaged(self, folder: Path, change: Callable[[bytearray, list[int]], None]) -> tuple[list[Record], Damage | None, Path]:
+        """What is read after ``change`` of the file, whose records begin at the given offsets."""
+        starts = []
+        with opened(folder) as (log, _):
+            for record in self.MANY:
+                starts.append(log.size)
+                log.append(record)
+        content = bytearray(log.path.read_bytes())
+        change(content, starts)
+        log.path.write_bytes(content)
+        with opened(folder) as (log, records):
+            return records, log.damage, log.path
+
+    @pytest.mark.parametrize(
+        "offset",
+        [
+            pytest.param(0, id="length"),
+            pytest.param(3, id="a huge length"),
+            pytest.param(5, id="checksum"),
+            pytest.param(20, id="payload"),
+        ],
+    )
+    def test_one_flipped_bit_costs_one_record(self, offset: int, tmp_path: Path) -> None:
+        """Wherever in the record it is; the damaged log is kept, and the damage counted."""
+
+        def flip(content: bytearray, starts: list[int]) -> None:
+            content[starts[100] + offset] ^= 0x40
+
+        records, damage, path = self.damaged(tmp_path, flip)
+        assert records == [*self.MANY[:100], *self.MANY[101:]]
+        lost = len(_frame(self.MANY[100]))
+        assert damage == Damage(1, lost, str(tmp_path / "pubsub.damaged-1"))
+        assert (tmp_path / "pubsub.damaged-1").stat().st_size == path.stat().st_size
+
+    def test_a_run_of_zeros_over_several_records_is_one_place(self, tmp_path: Path) -> None:
+        """A block that the disk lost."""
+
+        def wipe(content: bytearray, starts: list[int]) -> None:
+            content[starts[50] : starts[60] + 9] = bytes(starts[60] + 9 - starts[50])
+
+        records, damage, _ = self.damaged(tmp_path, wipe)
+        assert records == [*self.MANY[:50], *self.MANY[61:]]
+        assert damage is not None
+        assert damage.places == 1
+
+    def test_two_places_are_two(self, tmp_path: Path) -> None:
+        def flip(content: bytearray, starts: list[int]) -> None:
+            content[starts[20] + 30] ^= 1
+            content[starts[150] + 1] ^= 1
+
+        records, damage, _ = self.damaged(tmp_path, flip)
+        assert records == [*self.MANY[:20], *self.MANY[21:150], *self.MANY[151:]]
+        assert damage is not None
+        assert damage.places == 2
+
+    def test_after_a_rewrite_nothing_is_damaged(self, tmp_path: Path) -> None:
+        """The next start finds a whole log."""
+
+        def flip(content: bytearray, starts: list[int]) -> None:
+            content[starts[20] + 30] ^= 1
+
+        records, _, _ = self.damaged(tmp_path, flip)
+        with opened(tmp_path) as (log, _):
+            log.rewrite(records)
+        with opened(tmp_path) as (log, again):
+            assert (again, log.damage) == (records, None)
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(places=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(min_size=1, max_size=300)), min_size=1, max_size=4))
+    def test_whatever_is_written_over_it_only_what_it_touches_is_lost(
+        self, places: list[tuple[float, bytes]], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """What is read was written, in that order, and every record is there that no damage has touched."""
+        touched: set[int] = set()
+
+        def write_over(content: bytearray, starts: list[int]) -> None:
+            first = starts[0]
+            for where, noise in places:
+                at = first + int(where * (len(content) - first))
+                noise = noise[: len(content) - at]
+                content[at : at + len(noise)] = noise
+                touched.update(
+                    n for n, start in enumerate(starts) if start < at + len(noise) and at < ([*starts, len(content)][n + 1])
+                )
+
+        records, _, _ = self.damaged(tmp_path_factory.mktemp("log"), write_over)
+        order = [self.MANY.index(record) for record in records]
+        assert order == sorted(order)
+        assert set(range(len(self.MANY))) - set(order) <= touched
+
+    def test_a_large_log_is_read_on_in_seconds(self, tmp_path: Path) -> None:
+        """One damaged length in 60 MB of binary messages."""
+        noise = random.Random(7).randbytes(100_000)
+        many = [Published([1], [Message(number, 1.5, "", noise)]) for number in range(600)]
+        write(tmp_path, many)
+        content = bytearray((tmp_path / "pubsub.log").read_bytes())
+        at = len(content) // 2
+        content[at : at + 150_000] = random.Random(8).randbytes(150_000)
+        (tmp_path / "pubsub.log").write_bytes(content)
+        begun = time.monotonic()
+        assert len(read(tmp_path)) in (597, 598, 599)
+        assert time.monotonic() - begun < 10

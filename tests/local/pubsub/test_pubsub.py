@@ -27,7 +27,7 @@ from ecomflow.errors import NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
 from ecomflow.local.pubsub import broker
 from ecomflow.local.pubsub.queue import Backlog, Options
-from ecomflow.local.pubsub.server import read_backlog
+from ecomflow.local.pubsub.server import read_backlog, read_damage
 from tests.support.local_pubsub import SUBSCRIPTION, TOPIC, Clients, ManualClock, ServerProcess, clients_of_server, wait_until
 
 # The flag asks for what is there now, which is what most tests want to know.
@@ -182,6 +182,18 @@ class TestDeadlines:
         (second,) = clients.pull()
         assert second.message == first.message
         assert second.ack_id != first.ack_id
+
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0])
+    def test_a_step_of_the_calendar_moves_no_deadline(self, clients: Clients, clock: ManualClock, step: float) -> None:
+        """A day forwards gives nothing back early; a day backwards holds nothing up."""
+        clients.publish(b"a")
+        assert [received.message.data for received in clients.pull()] == [b"a"]
+        clock.step(step)
+        assert clients.pull() == []
+        clock.advance(9.9)
+        assert clients.pull() == []
+        clock.advance(0.1)
+        assert [received.message.data for received in clients.pull()] == [b"a"]
 
     def test_a_stale_ack_does_not_remove_the_redelivered_message(self, clients: Clients, clock: ManualClock) -> None:
         """Once a message is given out again, the earlier ack id means nothing."""
@@ -942,6 +954,53 @@ class TestProcess:
         assert answered
         assert found.issuperset(answered)
         assert len(found) <= len(answered) + 50
+
+    def test_a_damaged_log_costs_what_is_damaged(self, tmp_path: Path) -> None:
+        """Of 6,000 messages that wait, 5,900 come after one bit of the log has flipped; the server says what it skipped, once."""
+        with ServerProcess(tmp_path) as server, contextlib.closing(Clients(server.host)) as clients:
+            clients.create()
+            for first in range(0, 6000, 100):
+                clients.publish(*(b"%d" % number for number in range(first, first + 100)))
+            assert server.terminate() == 0
+        log = tmp_path / "pubsub.log"
+        content = bytearray(log.read_bytes())
+        content[len(content) // 6] ^= 1
+        log.write_bytes(content)
+        with ServerProcess(tmp_path) as server, contextlib.closing(Clients(server.host)) as clients:
+            found: set[int] = set()
+            while received := clients.pull():
+                found |= {int(one.message.data) for one in received}
+            damage = read_damage(server.host)
+            assert server.terminate() == 0
+        missing = set(range(6000)) - found
+        assert (len(missing), max(missing) - min(missing)) == (100, 99)  # one request, which is one record
+        assert damage is not None
+        assert (damage.places, damage.copy) == (1, str(tmp_path / "pubsub.damaged-1"))
+        with ServerProcess(tmp_path) as server:
+            assert read_damage(server.host) is None
+
+    def test_a_damaged_topic_and_subscription_take_nothing_along(self, tmp_path: Path) -> None:
+        """A lost topic is made again by the name in its subscription; what a lost subscription held is counted."""
+        with ServerProcess(tmp_path) as server, contextlib.closing(Clients(server.host)) as clients:
+            clients.create()
+            other = SUBSCRIPTION + "-other"
+            clients.subscriber.create_subscription(request={"name": other, "topic": TOPIC})
+            clients.publish(b"a", b"b")
+            assert server.terminate() == 0
+        log = tmp_path / "pubsub.log"
+        content = bytearray(log.read_bytes())
+        content[content.index(TOPIC.encode())] ^= 1  # the record of the topic, which is the first to name it
+        content[content.index(other.encode())] ^= 1
+        log.write_bytes(content)
+        with ServerProcess(tmp_path) as server, contextlib.closing(Clients(server.host)) as clients:
+            damage = read_damage(server.host)
+            clients.publish(b"c")
+            found: list[bytes] = []
+            while received := clients.pull():
+                found += [one.message.data for one in received]
+        assert sorted(found) == [b"a", b"b", b"c"]
+        assert damage is not None
+        assert (damage.places, damage.orphans) == (2, 2)
 
     def test_a_streaming_subscriber_lives_through_a_restart(self, tmp_path: Path) -> None:
         """Google's subscriber and publisher reconnect to the server that comes back on the same port.
