@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
+import typer
 
+from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Settings
 from ecomflow.sql import questions
 from tests.support import ROOT
@@ -25,8 +28,11 @@ TEXT = "{http://www.w3.org/2000/svg}text"
 
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|(?:src|srcset)=\"(?P<source>[^\"]+)\"")
-# A file of the repository as prose names it, from a folder at its root. Globs and placeholders name no file.
-_FILE = re.compile(r"(?<![\w/.-])(?:ecomflow|tests|benchmarks|docs)/[\w./-]+\.(?:py|sql|md|json|svg|png)(?![\w*])")
+# A file or folder of the repository, by its path from the root. Globs and placeholders name none.
+_FILE = re.compile(
+    r"(?<![\w/.-])(?:ecomflow|tests|benchmarks|docs)/(?:[\w.-]+/)*(?:[\w.-]+\.(?:py|sql|md|json|svg|png))?(?![\w*<{./-])"
+)
+_MODULE = re.compile(r"python -m ((?:ecomflow|tests|benchmarks)[\w.]*)")
 
 
 def relative(page: Path) -> str:
@@ -59,11 +65,48 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=relative)
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_named_files_exist(page: Path) -> None:
-    """A module, query or picture that a page names by its path from the root of the repository is there."""
+    """A file, folder or module that a page names by its path from the root of the repository is there."""
     text = re.sub(r"https?://\S+", "", page.read_text(encoding="utf-8"))
-    assert [name for name in _FILE.findall(text) if not (ROOT / name).exists()] == []
+    modules = [name.replace(".", "/") for name in _MODULE.findall(text)]
+    missing = [name for name in _FILE.findall(text) if not (ROOT / name).exists()]
+    assert missing + [name for name in modules if not ((ROOT / name).is_dir() or (ROOT / f"{name}.py").exists())] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "cli.md"], ids=relative)
+def test_commands_and_options_exist(page: Path) -> None:
+    """Each command line of a console block is a command of ecomflow, with options that it has."""
+    unknown = [line for line in command_lines(page.read_text(encoding="utf-8")) if not is_command(line)]
+    assert unknown == []
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of console blocks that run ecomflow, alone, in a pipe or with variables before it."""
+    blocks = re.findall(r"^ *```(?:console)?\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.strip().removeprefix("$ ").removeprefix("> ") for block in blocks for line in block.splitlines()]
+    parts = [part.strip() for line in lines for part in re.split(r"\||\$\(|\)\"|(?<= )#", line)]
+    parts = [re.sub(r"^(?:eval \")?(?:[A-Z_]+=\S+ )*", "", part) for part in parts]
+    return [part for part in parts if re.match(r"ecomflow [a-z]", part)]
+
+
+def is_command(line: str) -> bool:
+    """Whether the words before the first option lead to a command, and the command has the options."""
+    words = list(takewhile(lambda word: word not in ("--", ">"), shlex.split(line, comments=True)))[1:]
+    command: Any = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    return not hasattr(command, "commands") and {word for word in words if word.startswith("-") and word != "-"} <= known
+
+
+def test_an_unknown_option_is_noticed() -> None:
+    """Also in a pipe and with a variable before the command; what comes after -- is Beam's."""
+    lines = ["$ ECOMFLOW_TOPIC=x ecomflow publish --n 3 | jq . | ecomflow contract check -", "$ ecomflow deploy -- --disk=3"]
+    page = "\n".join(["```console", *lines, "```\n"])
+    assert command_lines(page) == ["ecomflow publish --n 3", "ecomflow contract check -", "ecomflow deploy -- --disk=3"]
+    assert all(map(is_command, command_lines(page)))
+    assert [is_command(line) for line in ("ecomflow publish --rounds 3", "ecomflow job", "ecomflow publsh")] == [False] * 3
 
 
 def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
