@@ -6,28 +6,85 @@ import errno
 import io
 import os
 import sys
-from typing import Annotated, Any
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
 
 from ecomflow import __version__
-from ecomflow.commands import contract, deploy, dlq, doctor, infra, job, publish, query, reconcile, start, top, ui
+from ecomflow.commands.shared import CommandGroup, built
 from ecomflow.errors import AccessError, EcomflowError
 from ecomflow.loopback.proxies import bypass_proxies
 
 
-class _Group(TyperGroup):
-    """Lists its commands with their whole first sentence, which would else be cut off where the line ends."""
+class Lazy(NamedTuple):
+    """A command that is imported when it is asked for: its place in ``ecomflow.commands``, and its line in --help."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.get_short_help_str(limit=300)) for name, command in commands if command])
+    place: str
+    help: str
+
+
+# The order is that of --help. A test holds each line equal to the command's own.
+COMMANDS = {
+    "infra": Lazy("infra:app", "Topic, subscription, bucket, dataset, tables and views."),
+    "doctor": Lazy(
+        "doctor:doctor", "Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles."
+    ),
+    "deploy": Lazy("deploy:deploy", "Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket."),
+    "publish": Lazy(
+        "publish:publish", "Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."
+    ),
+    "contract": Lazy("contract:contract", "What producers may publish: show it, check events, compare versions."),
+    "dlq": Lazy("dlq:dlq", "The messages that were refused: look at them, group them, replay them."),
+    "query": Lazy(
+        "query:query",
+        "Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow).",
+    ),
+    "job": Lazy("job:jobs", "The pipeline that runs: how it fares, its replacement, its end."),
+    "reconcile": Lazy("reconcile:reconcile", "Prove that published = facts + dead letters + still waiting, asking each place."),
+    "top": Lazy("top:top", "Watch the pipeline: what flows, how fast, how late, what was refused, what landed."),
+    "ui": Lazy(
+        "ui:ui",
+        "Serve one page on this machine alone, opened in the browser: the graph with its rates, tables, dead letters, answers.",
+    ),
+    "init": Lazy("start:init", "Write a commented ecomflow.toml into this folder."),
+    "demo": Lazy("start:demo", "The whole path on a throw-away local stack: publish, decode, load, count, ask."),
+}
+
+
+class LazyCommands(UserDict[str, Any]):
+    """The commands by name, each imported at its first use: one command must not wait for what only another needs."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.data[name]
+        if isinstance(found, Lazy):
+            module, _, attribute = found.place.partition(":")
+            found = self.data[name] = built(name, getattr(import_module(f"ecomflow.commands.{module}"), attribute))
+        return found
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Name and first sentence of each command. Imports nothing."""
+        return [
+            (name, one.help if isinstance(one, Lazy) else one.get_short_help_str(limit=300)) for name, one in self.data.items()
+        ]
+
+
+class _Root(CommandGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.lazy = LazyCommands(COMMANDS)
+        self.commands = self.lazy
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def command_lines(self, ctx: Any) -> list[tuple[str, str]]:
+        return self.lazy.lines()
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Rich's boxes would take longer to import than all the rest of --help together.
@@ -36,24 +93,6 @@ app = typer.Typer(
     help="E-commerce events from Pub/Sub to BigQuery facts: provision, deploy, publish, inspect.",
     epilog="Start with: ecomflow demo. Without a project everything runs on this machine, without an account.",
 )
-app.add_typer(infra.app, name="infra", cls=_Group)
-app.command(epilog="Examples:\n\n  ecomflow doctor\n\n  ecomflow doctor --project my-project --probe")(doctor.doctor)
-app.command(
-    epilog="Examples:\n\n  ecomflow deploy\n\n  ecomflow deploy --detach\n\n  ecomflow deploy --project my-project --dry-run\n\n"
-    "  ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30"
-)(deploy.deploy)
-app.command(epilog="Examples:\n\n  ecomflow publish --n 100\n\n  ecomflow publish --n 1000 --seed 7 --rate 200")(publish.publish)
-app.add_typer(contract.contract, name="contract", cls=_Group)
-app.add_typer(dlq.dlq, name="dlq", cls=_Group)
-app.command(epilog=query.EXAMPLES)(query.query)
-app.add_typer(job.jobs, name="job", cls=_Group)
-app.command(epilog="Examples:\n\n  ecomflow reconcile\n\n  ecomflow reconcile --ledger published.jsonl --wait 60")(
-    reconcile.reconcile
-)
-app.command(epilog=top.EXAMPLES)(top.top)
-app.command(epilog=ui.EXAMPLES)(ui.ui)
-app.command(epilog="Example:\n\n  ecomflow init")(start.init)
-app.command(epilog="Example:\n\n  ecomflow demo --n 500")(start.demo)
 
 _UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 _INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,11 +10,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from ecomflow.commands.shared import AsJson, settings_of
+from ecomflow.commands.shared import AsJson, group_of_commands, settings_of
+from ecomflow.contract.check import Tally, check_lines
+from ecomflow.contract.diff import compare, current_contract, read_contract
+from ecomflow.contract.markdown import markdown
+from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
+from ecomflow.errors import ConfigError, ContractError
+from ecomflow.terminal.console import plain, say, show_json, show_table
 
-contract = typer.Typer(no_args_is_help=True, help="What producers may publish: show it, check events, compare versions.")
+contract = group_of_commands("What producers may publish: show it, check events, compare versions.")
 
 STDIN = "-"
 
@@ -48,9 +56,6 @@ def show(
     ] = Format.JSON_SCHEMA,
 ) -> None:
     """Show the contract: what each field of an event must be."""
-    from ecomflow.contract.markdown import markdown
-    from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
-
     names = list(EXAMPLES) if event_type is None else [event_type.value]
     if form is Format.JSON_SCHEMA:
         typer.echo(to_text(whole_schema() if event_type is None else schema_of(event_type.value)), nl=False)
@@ -69,9 +74,6 @@ def check(
 
     Ends with 10 where one is refused, or where there was none to check.
     """
-    from ecomflow.contract.check import Tally, check_lines
-    from ecomflow.terminal.console import plain
-
     now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
     for file in files:
         name = "stdin" if str(file) == STDIN else str(file)
@@ -94,9 +96,6 @@ def diff(
 
     Ends with 10 where a change is breaking.
     """
-    from ecomflow.contract.diff import compare, current_contract, read_contract
-    from ecomflow.terminal.console import say, show_json, show_table
-
     changes = compare(read_contract(old), current_contract() if new is None else read_contract(new))
     breaking = sum(change.breaking for change in changes)
     if as_json:
@@ -112,8 +111,6 @@ def diff(
 
 
 def _lines_of(file: Path) -> Iterator[bytes]:
-    from ecomflow.errors import ConfigError
-
     if str(file) == STDIN:
         yield from sys.stdin.buffer
         return
@@ -127,8 +124,6 @@ def _lines_of(file: Path) -> Iterator[bytes]:
 
 
 def _show_tally(tally: Any, as_json: bool) -> None:
-    from ecomflow.terminal.console import plain
-
     drift = [(event_type, path, count) for (event_type, path), count in sorted(tally.drift.items())]
     if as_json:
         summary = {
@@ -155,16 +150,11 @@ def _parts(counts: Any) -> str:
 
 def _json_line(value: Any) -> str:
     """In ASCII: names of unknown fields are the producer's, and may hold what moves a terminal's cursor."""
-    import json
-
-    import msgspec
 
     return json.dumps(msgspec.to_builtins(value))
 
 
 def _end_check(tally: Any) -> None:
-    from ecomflow.errors import ContractError
-
     if tally.refused:
         raise ContractError(
             f"{tally.refused.total():,} events would become dead letters.",
@@ -175,8 +165,6 @@ def _end_check(tally: Any) -> None:
 
 
 def _end_diff(breaking: int, changes: int) -> None:
-    from ecomflow.errors import ContractError
-
     if breaking:
         raise ContractError(
             f"{breaking} of {changes} changes are breaking: messages that were valid may be refused.",

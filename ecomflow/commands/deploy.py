@@ -11,9 +11,19 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.tree import Tree
 
-from ecomflow.commands.shared import AsJson, Project, target_line
-from ecomflow.config import Settings, load_settings
+from ecomflow.commands.job_view import show_local
+from ecomflow.commands.shared import AsJson, Project, examples, target_line
+from ecomflow.config import Settings, load_settings, resolve_endpoints
+from ecomflow.doctor import preflight, require
+from ecomflow.errors import ConfigError
+from ecomflow.jobs.metrics import MetricsReader
+from ecomflow.metrics.prometheus import served
+from ecomflow.pipeline.direct import launch, logs, workers
+from ecomflow.pipeline.direct.launch import OUTPUT_FILE
+from ecomflow.pipeline.direct.memory import share_one_arena
+from ecomflow.terminal.console import err, note, out, plain, say, show_json
 
 DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
@@ -57,6 +67,12 @@ BeamOptions = Annotated[
 ]
 
 
+@examples(
+    "ecomflow deploy",
+    "ecomflow deploy --detach",
+    "ecomflow deploy --project my-project --dry-run",
+    "ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30",
+)
 def deploy(
     project: Project = None,
     runner: Runner = None,
@@ -109,16 +125,12 @@ def deploy(
 
 
 def _is_here(settings: Settings, runner: str | None) -> bool:
-    from ecomflow.errors import ConfigError
-
     if runner not in (None, DIRECT, DATAFLOW):
         raise ConfigError(f"The runner {runner} is unknown; expected {DIRECT} or {DATAFLOW}.", f"Write: --runner {DIRECT}")
     return runner == DIRECT or (runner is None and settings.is_local)
 
 
 def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
-    from ecomflow.errors import ConfigError
-
     flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
     if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
         raise ConfigError(
@@ -128,8 +140,6 @@ def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
 
 
 def _check_there(given: dict[str, bool]) -> None:
-    from ecomflow.errors import ConfigError
-
     for name, is_given in given.items():
         if is_given:
             raise ConfigError(
@@ -139,8 +149,6 @@ def _check_there(given: dict[str, bool]) -> None:
 
 
 def _labels(pairs: list[str] | None) -> dict[str, str]:
-    from ecomflow.errors import ConfigError
-
     for pair in pairs or []:
         if "=" not in pair:
             raise ConfigError(f"'{pair}' is no label: expected key=value.", "Write: --label team=shop")
@@ -148,11 +156,6 @@ def _labels(pairs: list[str] | None) -> dict[str, str]:
 
 
 def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:
-    from ecomflow.commands.job_view import show_local
-    from ecomflow.pipeline.direct import launch, workers
-    from ecomflow.pipeline.direct.memory import share_one_arena
-    from ecomflow.terminal.console import err, say
-
     share_one_arena()  # before any thread has one of its own
     say(target_line(settings))
     launch.check_ready(settings)
@@ -173,8 +176,6 @@ def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> Non
 
 
 def _say_where_metrics_are(port: int | None) -> None:
-    from ecomflow.terminal.console import say
-
     if port is not None:
         say(f"Metrics: http://127.0.0.1:{port}/metrics")
 
@@ -185,9 +186,6 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
     if port is None:
         yield None
         return
-    from ecomflow.config import resolve_endpoints
-    from ecomflow.jobs.metrics import MetricsReader
-    from ecomflow.metrics.prometheus import served
 
     reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
     with served(reader.read, port, settings.other_users) as bound:
@@ -197,9 +195,6 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
 @contextmanager
 def _logged_here(settings: Settings) -> Iterator[None]:
     """Warnings are shown on standard error as well, unless that is the output file of a pipeline in the background."""
-    from ecomflow.pipeline.direct import logs
-    from ecomflow.pipeline.direct.launch import OUTPUT_FILE
-
     output = settings.state_path / OUTPUT_FILE
     if output.exists() and os.path.samestat(os.fstat(2), output.stat()):
         yield
@@ -210,8 +205,6 @@ def _logged_here(settings: Settings) -> Iterator[None]:
 
 def _live(line: Any) -> Callable[[Any], None]:
     """Keeps one line of the terminal up to date: what came in, and at what rate; what went where."""
-    from ecomflow.terminal.console import plain
-
     last = [0, 0.0]
 
     def show(status: Any) -> None:
@@ -229,10 +222,6 @@ def _sum_of(counters: dict[str, int], prefix: str) -> int:
 
 
 def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: bool) -> None:
-    from ecomflow.config import resolve_endpoints
-    from ecomflow.doctor import preflight, require
-    from ecomflow.terminal.console import err, note, say, show_json
-
     note(target_line(settings)) if as_json else say(target_line(settings))
     with err.status("Making the graph…"):  # and importing Beam, which takes most of the time
         from ecomflow.pipeline.dataflow import submit
@@ -255,9 +244,6 @@ def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: boo
 
 
 def _show_plan(planned: Any) -> None:
-    from rich.tree import Tree
-
-    from ecomflow.terminal.console import out, plain, say
 
     def grow(branch: Tree, steps: Any) -> Tree:
         for step in steps:
@@ -287,7 +273,6 @@ class _drained_by_signals:  # noqa: N801  # a context manager, used like a funct
     def _handle(self, number: int, _: object) -> None:
         if self._drain.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        from ecomflow.terminal.console import note
 
         note("Draining: the batch in hand is finished and acknowledged. Ctrl-C again ends at once.")
         self._drain.set()

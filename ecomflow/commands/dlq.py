@@ -6,19 +6,30 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any, get_args
 
+import msgspec
 import typer
+from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, moment_of, settings_of, target_line
+from ecomflow.commands.shared import AsJson, Project, group_of_commands, moment_of, settings_of, target_line
 from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.contract.dead_letter import STREAMS, stream_of, to_lines
+from ecomflow.contract.dead_letter import Reason as Known
+from ecomflow.deadletters import store
+from ecomflow.deadletters.fingerprints import fingerprint
+from ecomflow.deadletters.groups import group, unknown_fields
+from ecomflow.deadletters.merge_patch import read_patch
+from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
+from ecomflow.deadletters.replay import replay as publish_again
+from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
+from ecomflow.infra import check_bucket
+from ecomflow.pipeline.direct.launch import read_status
+from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
+from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
-if TYPE_CHECKING:
-    from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
-    from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
-
-dlq = typer.Typer(no_args_is_help=True, help="The messages that were refused: look at them, group them, replay them.")
+dlq = group_of_commands("The messages that were refused: look at them, group them, replay them.")
 
 Stream = Annotated[str | None, typer.Option(help="order, inventory, user_activity or unknown.", show_default=False)]
 Reason = Annotated[str | None, typer.Option(help="Such as contract_violation.", show_default=False)]
@@ -50,9 +61,6 @@ def inspect(
     """Show dead letters, newest first: when, which stream, why, and the payload. Fails, after showing the others, where an
     object in their place can't be read.
     """
-    from ecomflow.deadletters import store
-    from ecomflow.terminal.console import say, show_json
-
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     if follow:
@@ -76,10 +84,6 @@ def stats(
     """Group dead letters by stream, reason and fingerprint (event type, path, rule), each with the command that would replay
     it; and count the fields that the contract does not name, on events that passed.
     """
-    from ecomflow.deadletters import store
-    from ecomflow.deadletters.groups import group, unknown_fields
-    from ecomflow.terminal.console import show_json
-
     settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
@@ -116,11 +120,6 @@ def replay(
     """Publish dead letters again that the contract takes by now, with their bytes, attributes and event_id, and move them
     aside to replayed/. The others stay where they are.
     """
-    from ecomflow.deadletters.merge_patch import read_patch
-    from ecomflow.deadletters.replay import plan_replay
-    from ecomflow.terminal.console import say, show_json
-    from ecomflow.terminal.progress import INTERRUPTED, leave
-
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
     endpoints = running_endpoints(settings)
@@ -160,9 +159,6 @@ def export(
     project: Project = None,
 ) -> None:
     """Write dead letters to a file, newest first, a JSON object a line, as they lie in the bucket."""
-    from ecomflow.deadletters import store
-    from ecomflow.terminal.console import note
-
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
@@ -173,10 +169,6 @@ def export(
 
 
 def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
-    from ecomflow.deadletters.replay import replay as publish_again
-    from ecomflow.infra import check_bucket
-    from ecomflow.terminal.progress import interruptible, progress
-
     check_bucket(settings, endpoints)
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
@@ -191,11 +183,6 @@ def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, p
 def _filter(
     stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
 ) -> DeadLetterFilter:
-    from typing import get_args
-
-    from ecomflow.contract.dead_letter import STREAMS
-    from ecomflow.contract.dead_letter import Reason as Known
-    from ecomflow.deadletters.store import DeadLetterFilter
 
     if stream is not None and stream not in STREAMS:
         raise ConfigError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
@@ -207,8 +194,6 @@ def _filter(
 @contextmanager
 def _reading() -> Iterator[Callable[[int], None]]:
     """Shows on a terminal how many objects were read, and how fast."""
-    from ecomflow.terminal.progress import interruptible, progress
-
     only_read = "Interrupted: dead letters were only read, nothing was changed."
     with interruptible(only_read), progress("Reading dead letters") as shown:
         yield lambda count: shown.count("objects", count)
@@ -239,18 +224,11 @@ def _follow(found: Iterator[StoredDeadLetter], full: bool, as_json: bool) -> Non
 
 
 def _print_line(item: StoredDeadLetter) -> None:
-    import msgspec
-
-    from ecomflow.terminal.console import inert_json
 
     sys.stdout.write(inert_json(msgspec.json.encode(_as_object(item))) + "\n")
 
 
 def _show_line(item: StoredDeadLetter) -> None:
-    from rich.text import Text
-
-    from ecomflow.contract.dead_letter import stream_of
-    from ecomflow.terminal.console import out, plain
 
     letter = item.letter
     head = f"{letter.failed_at:%m-%d %H:%M:%S} {stream_of(letter)} {letter.reason} "
@@ -259,15 +237,11 @@ def _show_line(item: StoredDeadLetter) -> None:
 
 
 def _as_object(item: StoredDeadLetter) -> dict[str, Any]:
-    from ecomflow.deadletters.fingerprints import fingerprint
-
     cause = fingerprint(item.letter)
     return {"object_name": item.object_name, "path": cause.path, "fingerprint": cause.id, "letter": item.letter}
 
 
 def _show_letters(found: list[StoredDeadLetter], full: bool) -> None:
-    from ecomflow.terminal.console import say, show_table
-
     if full:
         for item in found:
             _show_whole(item)
@@ -278,9 +252,6 @@ def _show_letters(found: list[StoredDeadLetter], full: bool) -> None:
 
 
 def _show_whole(item: StoredDeadLetter) -> None:
-    from ecomflow.deadletters.fingerprints import fingerprint
-    from ecomflow.terminal.console import out, plain
-
     letter, cause = item.letter, fingerprint(item.letter)
     out.rule(plain(f"{letter.failed_at:%Y-%m-%d %H:%M:%S} {letter.reason}"), align="left")
     facts = (
@@ -299,10 +270,6 @@ def _show_whole(item: StoredDeadLetter) -> None:
 
 
 def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
-    from rich.text import Text
-
-    from ecomflow.contract.dead_letter import stream_of
-    from ecomflow.terminal.console import plain
 
     letter = item.letter
     path, _, rule = letter.error.partition(": ")
@@ -317,8 +284,6 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     """
     from ecomflow.jobs import service
     from ecomflow.jobs.client import JobsApi
-    from ecomflow.pipeline.direct.launch import read_status
-    from ecomflow.terminal.console import note
 
     try:
         if settings.is_local:
@@ -331,8 +296,6 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
 
 
 def _show_groups(groups: Any) -> None:
-    from ecomflow.terminal.console import out, plain, say, show_table
-
     if not groups.total:
         say("There are no dead letters of that kind.")
         return
@@ -347,9 +310,6 @@ def _show_groups(groups: Any) -> None:
 
 
 def _group_row(one: Any) -> tuple[Any, ...]:
-    from rich.text import Text
-
-    from ecomflow.terminal.console import plain
 
     cause = one.fingerprint
     head = one.reason if cause.event_type in (None, one.stream) else f"{one.reason}, event type {cause.event_type}"
@@ -360,8 +320,6 @@ def _group_row(one: Any) -> tuple[Any, ...]:
 
 
 def _show_unknown_fields(fields: Any, settings: Settings) -> None:
-    from ecomflow.terminal.console import say, show_table
-
     if not fields:
         return
     whose = "this pipeline's last run" if settings.is_local else f"job {settings.dataflow.job_name}"
@@ -373,8 +331,6 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
 
 
 def _show_plan(plan: ReplayPlan) -> None:
-    from ecomflow.terminal.console import say
-
     if not plan.chosen:
         return
     fails = plan.chosen - plan.passing - plan.too_recent
@@ -411,8 +367,6 @@ def _write_lines(found: Iterator[StoredDeadLetter], file: str) -> int:
 
 
 def _write_all(found: Iterator[StoredDeadLetter], output: IO[bytes]) -> int:
-    from ecomflow.contract.dead_letter import to_lines
-
     count = 0
     for item in found:
         output.write(to_lines([item.letter]))

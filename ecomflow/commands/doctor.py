@@ -6,24 +6,28 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
+from ecomflow.commands.shared import AsJson, Project, examples, settings_of, target_line
 from ecomflow.config import running_endpoints
+from ecomflow.doctor import preflight
+from ecomflow.terminal.console import err, out, plain, say, show_json
 
 Probe = Annotated[
     bool, typer.Option("--probe", help="Also write and read back rows, a message and an object, in temporary resources.")
 ]
 
 
+@examples(
+    "ecomflow doctor",
+    "ecomflow doctor --project my-project --probe",
+)
 def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = False) -> None:
     """Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles. Changes nothing.
 
     With --probe a row of every fact table, a message and an object are written to temporary resources, read back and removed. The
     exit code is that of the first failure.
     """
-    from ecomflow.doctor import preflight
-    from ecomflow.terminal.console import err, say, show_json
-
     settings = settings_of(project)
     if not as_json:
         say(target_line(settings))
@@ -55,9 +59,6 @@ def _is_reachable(checks: Sequence[Any]) -> bool:
 
 
 def _show(checks: Sequence[Any]) -> None:
-    from rich.text import Text
-
-    from ecomflow.terminal.console import out, plain
 
     width = max(len(check.name) for check in checks)
     for check in checks:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
+from ecomflow import infra
+from ecomflow.commands.shared import AsJson, Project, group_of_commands, settings_of, target_line
 from ecomflow.config import Settings, running_endpoints
+from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.local import exports, supervisor
+from ecomflow.pipeline.direct.launch import drain_detached, read_status
+from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
 
-app = typer.Typer(no_args_is_help=True, help="Topic, subscription, bucket, dataset, tables and views.")
+app = group_of_commands("Topic, subscription, bucket, dataset, tables and views.")
 
 _UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --project my-project"
 
@@ -21,9 +28,6 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     In a project it also enables the APIs, and shows the roles that the job's service account needs. A second time it changes
     nothing and says so.
     """
-    from ecomflow import infra
-    from ecomflow.terminal.console import err, note, say, show_json
-
     settings = settings_of(project)
     say_here = note if as_json else say
     say_here(target_line(settings))
@@ -54,9 +58,6 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 
     Changes nothing.
     """
-    from ecomflow import infra
-    from ecomflow.terminal.console import say, show_json
-
     settings = settings_of(project)
     planned = infra.plan(settings, running_endpoints(settings))
     if as_json:
@@ -69,11 +70,6 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 @app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
 def status(project: Project = None, as_json: AsJson = False) -> None:
     """Show the services of the local stack, the pipeline, and every resource."""
-    from ecomflow import infra
-    from ecomflow.local import supervisor
-    from ecomflow.pipeline.direct.launch import read_status
-    from ecomflow.terminal.console import say, show_json, show_table
-
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
@@ -111,10 +107,6 @@ def env(
     as_json: AsJson = False,
 ) -> None:
     """Print the variables by which Google's own clients find the running local stack."""
-    from ecomflow.errors import ConfigError, UnavailableError
-    from ecomflow.local import exports, supervisor
-    from ecomflow.terminal.console import show_json
-
     settings = settings_of(None)
     if not settings.is_local:
         sentence = f"The project {settings.project} is configured: only the local stack needs variables."
@@ -140,8 +132,6 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop the local stack, or delete topic and subscription in a project. Data stays unless --with-data."""
-    from ecomflow.terminal.console import err, say
-
     settings = settings_of(project)
     say(target_line(settings))
     if (with_data or not settings.is_local) and not yes:
@@ -150,7 +140,6 @@ def down(
     if settings.is_local:
         _stop_stack(settings, with_data)
         return
-    from ecomflow import infra
 
     with err.status("Deleting…"):
         removals = infra.down(settings, running_endpoints(settings), with_data=with_data)
@@ -158,9 +147,6 @@ def down(
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:
-    from ecomflow.local import supervisor
-    from ecomflow.terminal.console import err
-
     with err.status("Starting the local services…") as spinner:
         report = supervisor.up(
             settings.state_path, others=settings.other_users, on_progress=lambda text: spinner.update(f"{text}…")
@@ -173,7 +159,6 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
 
 def _damage_line(pubsub: str | None) -> str | None:
     """What the local Pub/Sub could not read of its log, in a sentence; None where all was well."""
-    from ecomflow.errors import UnavailableError
     from ecomflow.local.pubsub.server import read_damage
 
     try:
@@ -192,10 +177,6 @@ def _damage_line(pubsub: str | None) -> str | None:
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:
-    from ecomflow.local import supervisor
-    from ecomflow.pipeline.direct.launch import drain_detached, read_status
-    from ecomflow.terminal.console import err, say
-
     if read_status(settings.state_path).state == "running":
         with err.status("Draining the pipeline…"):
             drain_detached(settings)
@@ -224,8 +205,6 @@ def _count(rows: int | None) -> str:
 
 
 def _show_steps(plan: Any) -> None:
-    from ecomflow.terminal.console import show_table
-
     rows = [
         (
             step.action,
@@ -244,11 +223,6 @@ _STYLES = {"+": "green", "~": "yellow", "=": "dim", "!": "bold red"}
 
 def _show_diff(plan: Any) -> None:
     """The plan as a diff: a line for each resource, and below it one for each column and attribute that differs."""
-    from collections import Counter
-
-    from rich.text import Text
-
-    from ecomflow.terminal.console import out, plain, say
 
     for step in plan.steps:
         sign = _SIGNS[step.action]
@@ -271,8 +245,6 @@ def _difference(difference: Any) -> str:
 
 
 def _show_grants(grants: Any) -> None:
-    from ecomflow.terminal.console import out, plain, say
-
     say("\nThe job's service account needs no more than these roles. Grant those that it lacks (ecomflow doctor shows which):")
     for grant in grants:
         say(f"\n# {grant.resource}: {grant.reason}")
@@ -280,7 +252,5 @@ def _show_grants(grants: Any) -> None:
 
 
 def _show_removals(removals: Any) -> None:
-    from ecomflow.terminal.console import show_table
-
     rows = [(removal.outcome, removal.kind, short(removal.name), removal.reason or "") for removal in removals]
     show_table("", ("outcome", "kind", "name", "note"), rows)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
 
+from ecomflow.commands import job_view as tables
 from ecomflow.commands.deploy import DATAFLOW, DIRECT
-from ecomflow.commands.shared import AsJson, Project, moment_of
-from ecomflow.config import Settings
+from ecomflow.commands.job_view import length, print_lines, show_local, show_plan
+from ecomflow.commands.shared import AsJson, Project, group_of_commands, moment_of
+from ecomflow.config import Settings, load_settings, resolve_endpoints, running_endpoints
+from ecomflow.doctor import preflight, require
+from ecomflow.errors import ConfigError
+from ecomflow.jobs import local
+from ecomflow.jobs.records import Level, Metrics
+from ecomflow.pipeline.direct.launch import drain_detached, read_status
+from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
 
-jobs = typer.Typer(no_args_is_help=True, help="The pipeline that runs: how it fares, its replacement, its end.")
+jobs = group_of_commands("The pipeline that runs: how it fares, its replacement, its end.")
 
 # None of these ends well: what a script asks status for.
 _ENDED_BADLY = ("none", "gone", "failed", "cancelled")
@@ -39,13 +47,8 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs, newest first."""
-    from ecomflow.commands.job_view import length
-    from ecomflow.terminal.console import say, show_json, show_table
-
     settings = settings_in(project, region)
     if is_here(settings, runner):
-        from ecomflow.jobs import local
-
         found = local.jobs(settings)
     else:
         from ecomflow.jobs import service
@@ -70,13 +73,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """How a job fares: state, workers, throughput, lag, counters, recent errors. Exits with 4 where it has ended badly."""
-    from ecomflow.commands import job_view as tables
-    from ecomflow.terminal.console import show_json
-
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.pipeline.direct.launch import read_status
-
         found: Any = read_status(settings.state_path)
         state = found.state
         show: Any = tables.show_local
@@ -108,12 +106,8 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
     """Show Dataflow's messages about a job, or the end of the local pipeline's log, where basic is info."""
-    from ecomflow.commands.job_view import print_lines
-
     settings, earliest = settings_in(project, region), moment_of(since)
     if is_here(settings, runner, job):
-        from ecomflow.jobs import local
-
         found = local.log_lines(settings, lines, least=_level(level), since=earliest, follow=follow)
         print_lines(map(msgspec.to_builtins, found) if as_json else local.for_people(found), as_json)
         return
@@ -130,13 +124,8 @@ def metrics(
     job: JobName = None, project: Project = None, region: Region = None, runner: Runner = None, as_json: AsJson = False
 ) -> None:
     """Show every counter: ecomflow's own, and Dataflow's."""
-    from ecomflow.jobs.records import Metrics
-    from ecomflow.terminal.console import say, show_counts, show_json, show_table
-
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.pipeline.direct.launch import read_status
-
         found = Metrics(dict(sorted(read_status(settings.state_path).counters.items())), {})
     else:
         from ecomflow.jobs import service
@@ -166,13 +155,8 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Let a job finish what it has in hand, then end it. The local pipeline is always waited for."""
-    from ecomflow.commands.job_view import show_local
-
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.pipeline.direct.launch import drain_detached
-        from ecomflow.terminal.console import err
-
         with err.status("Draining…"):
             ended = drain_detached(settings)
         _show_or_json(ended, as_json, show_local)
@@ -196,13 +180,9 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End a job at once. What it had not acknowledged comes again; rows that it had written meanwhile are written twice."""
-    from ecomflow.commands.job_view import show_local
-
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     if here:
-        from ecomflow.jobs import local
-
         _confirm(f"Cancel the local pipeline of {settings.subscription}?", yes)
         _show_or_json(local.cancel(settings), as_json, show_local)
         return
@@ -232,17 +212,12 @@ def update(
     runner: Runner = None,
 ) -> None:
     """Replace a running job by this version and these settings. The local pipeline is drained and started again."""
-    from ecomflow.errors import ConfigError
-    from ecomflow.terminal.console import err, say
-
     beam_options = tuple(extra or ())
     if job is not None and job.startswith("-"):  # after -- the first Beam option stands in the job's place
         beam_options = (job, *beam_options)
         job = None
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        from ecomflow.jobs import local
-
         given = {"--map": bool(renamed), "--dry-run": dry_run, "Beam options": bool(beam_options)}
         _refuse_here(given, "The local pipeline is drained and started again.")
         with err.status("Draining the pipeline, then starting it again…"):
@@ -264,11 +239,8 @@ def _update_service(
     dry_run: bool,
     timeout: float,
 ) -> None:
-    from ecomflow.commands.job_view import show_plan
-    from ecomflow.config import running_endpoints
-    from ecomflow.doctor import preflight, require
-    from ecomflow.jobs import service, update
-    from ecomflow.terminal.console import err, say
+    from ecomflow.jobs import service
+    from ecomflow.jobs import update as replacement
 
     api, endpoints = _api(settings), running_endpoints(settings)
     found = _find(api, settings, job)
@@ -278,30 +250,26 @@ def _update_service(
             require(preflight(settings, endpoints, for_dataflow=True))
     if anew:
         with err.status(f"Draining {service.named(found)}, then submitting the new one…"):
-            new = update.drain_and_replace(api, settings, endpoints, found, timeout, extra)
+            new = replacement.drain_and_replace(api, settings, endpoints, found, timeout, extra)
         say(f"{service.named(found)} is drained.")
     else:
         with err.status("Comparing the steps…"):
-            plan = update.plan_update(api, found, update.graph_steps(settings, extra), mapping)
+            plan = replacement.plan_update(api, found, replacement.graph_steps(settings, extra), mapping)
         show_plan(plan)
-        update.check_fit(plan)
+        replacement.check_fit(plan)
         if dry_run:
             return
         with err.status("Submitting the update…"):
-            new = update.send_update(settings, endpoints, plan, extra)
+            new = replacement.send_update(settings, endpoints, plan, extra)
     say(f"Job {new.job_id} takes over. Look at it with: ecomflow job status {new.job_id}")
 
 
 def settings_in(project: str | None, region: str | None) -> Settings:
-    from ecomflow.config import load_settings
-
     return load_settings({"project": project, "region": region})
 
 
 def is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
     """Whether the pipeline of this machine is meant. Raises ConfigError for a job named there, or a runner that there is not."""
-    from ecomflow.errors import ConfigError
-
     if runner not in (None, DIRECT, DATAFLOW):
         raise ConfigError(f"The runner {runner} is unknown; expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
     here = runner == DIRECT or (runner is None and settings.is_local)
@@ -314,9 +282,6 @@ def is_here(settings: Settings, runner: str | None, job: str | None = None) -> b
 
 def _check_local(settings: Settings, job: str) -> None:
     """The pipeline of this machine goes by the name and the process that the list shows."""
-    from ecomflow.errors import ConfigError
-    from ecomflow.jobs import local
-
     listed = local.jobs(settings)
     if any(job in (found.name, found.id) for found in listed):
         return
@@ -328,7 +293,6 @@ def _check_local(settings: Settings, job: str) -> None:
 
 
 def _api(settings: Settings) -> Any:
-    from ecomflow.config import resolve_endpoints
     from ecomflow.jobs.client import JobsApi
 
     return JobsApi(settings, resolve_endpoints(settings))
@@ -341,10 +305,6 @@ def _find(api: Any, settings: Settings, job: str | None) -> Any:
 
 
 def _level(text: str) -> Any:
-    from typing import get_args
-
-    from ecomflow.errors import ConfigError
-    from ecomflow.jobs.records import Level
 
     if text not in get_args(Level):
         raise ConfigError(f"There is no level '{text}'.", f"Choose one of: {', '.join(get_args(Level))}.")
@@ -352,8 +312,6 @@ def _level(text: str) -> Any:
 
 
 def _mapping(pairs: Iterable[str]) -> dict[str, str]:
-    from ecomflow.errors import ConfigError
-
     mapping = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
@@ -364,22 +322,16 @@ def _mapping(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _refuse_here(given: dict[str, bool], why: str) -> None:
-    from ecomflow.errors import ConfigError
-
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise ConfigError(f"{', '.join(wrong)}: only for a job on Dataflow. {why}", "Leave it out.")
 
 
 def _confirm(question: str, yes: bool) -> None:
-    from ecomflow.terminal.console import plain
-
     if not yes:
         typer.confirm(f"{plain(question).plain} What it has not acknowledged comes again.", abort=True, err=True)
 
 
 def _show_or_json(found: Any, as_json: bool, show: Any) -> None:
-    from ecomflow.terminal.console import show_json
-
     if as_json:
         show_json(found)
     else:
@@ -388,7 +340,6 @@ def _show_or_json(found: Any, as_json: bool, show: Any) -> None:
 
 def _show_end(api: Any, job: Any, goal: str, wait: bool, timeout: float, as_json: bool) -> None:
     from ecomflow.jobs import service
-    from ecomflow.terminal.console import err, say
 
     if wait:
         with err.status(f"{service.named(job)} is {job.state}…"):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, settings_of, target_line
+from ecomflow.commands.shared import AsJson, Project, examples, settings_of, target_line
 from ecomflow.config import running_endpoints
+from ecomflow.errors import ConfigError
+from ecomflow.generator import publisher, rounds
+from ecomflow.reconciliation.ledger import default_ledger
+from ecomflow.terminal.console import note, say, show_json, show_table
+from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds: one valid and one invalid event of each type.")]
 Types = Annotated[str, typer.Option(help="Event types, separated by commas.")]
@@ -28,6 +33,10 @@ Ledger = Annotated[
 ]
 
 
+@examples(
+    "ecomflow publish --n 100",
+    "ecomflow publish --n 1000 --seed 7 --rate 200",
+)
 def publish(
     n: Rounds = 100,
     types: Types = "order,inventory,user_activity",
@@ -41,9 +50,6 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."""
-    from ecomflow.generator import rounds
-    from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave
-
     chosen = [name.strip() for name in types.split(",") if name.strip()]
     now, shop_seed = datetime.now(UTC), rounds.fresh_seed() if seed is None else seed
     events = rounds.generate(n, seed=shop_seed, now=now, types=chosen, valid_only=valid_only, event_date=_day(date))
@@ -61,9 +67,6 @@ def publish(
 
 
 def _day(text: str | None) -> Any:
-    from datetime import date
-
-    from ecomflow.errors import ConfigError
 
     try:
         return None if text is None else date.fromisoformat(text)
@@ -72,11 +75,6 @@ def _day(text: str | None) -> Any:
 
 
 def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
-    from ecomflow.generator import publisher
-    from ecomflow.reconciliation.ledger import default_ledger
-    from ecomflow.terminal.console import note, say
-    from ecomflow.terminal.progress import progress
-
     endpoints = running_endpoints(settings)
     (note if quiet else say)(target_line(settings))
     with progress("Publishing") as shown:
@@ -91,8 +89,6 @@ def _with_progress(settings: Any, events: Any, total: int, rate: float | None, l
 
 
 def _show(summary: Any, seed: int, as_json: bool) -> None:
-    from ecomflow.terminal.console import say, show_json, show_table
-
     if as_json:
         show_json({"seed": seed, "summary": summary})
         return

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+import sys
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from itertools import islice
+from typing import Annotated, Any
 
+import msgspec
 import typer
+from rich.padding import Padding
 
-from ecomflow.commands.shared import AsJson, Project, settings_of
+from ecomflow.commands.shared import AsJson, Project, examples, settings_of
 from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ecomflow.sql import Question
-    from ecomflow.warehouse.queries import Answer, Query, Reply
-
-EXAMPLES = """Examples:
-
-  ecomflow query --list
-
-  ecomflow query delivered-orders-per-country --date 2025-12-01 --chart
-
-  ecomflow query "SELECT status, COUNT(*) AS events FROM ecomflow.fact_order_header_unique GROUP BY status"
-
-  ecomflow query "SELECT * FROM ecomflow.fact_order WHERE quantity >= @least" --param least:INT64=3 --csv
-
-  ecomflow query sales-per-product --project my-project --max-bytes 1GB"""
+from ecomflow.sql import Question, questions
+from ecomflow.terminal.console import err, note, out, plain, plain_lines, say, show_json, show_table
+from ecomflow.warehouse import queries
+from ecomflow.warehouse.charts import amount_text, chart
+from ecomflow.warehouse.queries import Answer, Query, Reply, scanned_bytes
 
 _MOST_SHOWN = 200
 _MOST_DRAWN = 10_000
@@ -37,6 +32,13 @@ _UNITS: dict[str, int] = {"": 1, "B": 1} | {
 _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
 
 
+@examples(
+    "ecomflow query --list",
+    "ecomflow query delivered-orders-per-country --date 2025-12-01 --chart",
+    'ecomflow query "SELECT status, COUNT(*) AS events FROM ecomflow.fact_order_header_unique GROUP BY status"',
+    'ecomflow query "SELECT * FROM ecomflow.fact_order WHERE quantity >= @least" --param least:INT64=3 --csv',
+    "ecomflow query sales-per-product --project my-project --max-bytes 1GB",
+)
 def query(
     question: Annotated[str | None, typer.Argument(help="A question's name, or GoogleSQL in quotes.", show_default=False)] = None,
     date: Annotated[str | None, typer.Option(help="The same as --param date:DATE=….", show_default=False)] = None,
@@ -60,9 +62,6 @@ def query(
     """Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow). For a
     project the bytes that BigQuery will scan are shown first.
     """
-    from ecomflow.terminal.console import err
-    from ecomflow.warehouse import queries
-
     if as_csv + as_chart + as_json > 1:
         raise ConfigError("--csv, --chart and --json exclude each other.", "Choose one.")
     if list_them:
@@ -91,8 +90,6 @@ def query(
 
 def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
     """An answer as a table, numbers to the right; its first ``most`` rows where given, of ``total`` that there are."""
-    from ecomflow.terminal.console import say, show_table
-
     if not answer.columns:
         say("Done. The statement gives no rows.")
         return
@@ -110,17 +107,12 @@ def _count(shown: int, total: int) -> str:
 
 
 def _cell(value: Any) -> Any:
-    from ecomflow.warehouse.charts import amount_text
-
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
     return amount_text(value) if is_number else value
 
 
 def _draw(answer: Answer, total: int) -> None:
     """The chart, or the table where the answer, which may have cost something, has no shape for one."""
-    from ecomflow.terminal.console import note, out, plain, plain_lines, say
-    from ecomflow.warehouse.charts import chart
-
     try:
         lines = chart(answer, out.width)
     except ConfigError as error:
@@ -135,12 +127,6 @@ def _draw(answer: Answer, total: int) -> None:
 
 def _write_csv(reply: Reply, limit: int | None) -> None:
     """Rows as they come, so that memory stays flat."""
-    import csv
-    import io
-    import sys
-    from itertools import islice
-
-    from ecomflow.terminal.console import plain
 
     # A terminal must not obey what stands in a message; a file or a program gets the values as they are, in UTF-8.
     shown = (lambda text: plain(text).plain) if sys.stdout.isatty() else str
@@ -153,8 +139,6 @@ def _write_csv(reply: Reply, limit: int | None) -> None:
 
 def _field(value: Any) -> str:
     """A value as BigQuery's own CSV exports have it: NULL is empty, an array or struct is JSON, bytes are base64."""
-    import msgspec
-
     match value:
         case None:
             return ""
@@ -171,8 +155,6 @@ def _field(value: Any) -> str:
 
 
 def _write_json(answer: Answer) -> None:
-    from ecomflow.terminal.console import show_json
-
     show_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
 
 
@@ -193,9 +175,6 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
 
 def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
     """Say what the query would scan, on standard error where rows follow. Raises ConfigError where it is more than ``most``."""
-    from ecomflow.terminal.console import err, note, say, show_json
-    from ecomflow.warehouse.queries import scanned_bytes
-
     with err.status("Asking what it would scan…"):
         scanned = scanned_bytes(settings, endpoints, asked)
     if settings.is_local:
@@ -227,10 +206,6 @@ def _size(amount: int) -> str:
 
 
 def _show_questions(as_json: bool) -> None:
-    from rich.padding import Padding
-
-    from ecomflow.sql import questions
-    from ecomflow.terminal.console import out, plain, plain_lines, show_json
 
     found = [_facts(item) for item in questions()]
     if as_json:
@@ -244,8 +219,6 @@ def _show_questions(as_json: bool) -> None:
 
 
 def _facts(item: Question) -> dict[str, Any]:
-    import msgspec
-
     facts: dict[str, Any] = msgspec.to_builtins(item)
     options = [_example(one.name, one.type, one.default) for one in item.parameters]
     example = " ".join(["ecomflow query", item.name, *options, *(["--chart"] if item.chart else [])])

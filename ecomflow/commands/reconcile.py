@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, settings_of
+from ecomflow.commands.shared import AsJson, Project, examples, settings_of
 from ecomflow.config import Endpoints, Settings, running_endpoints
-
-if TYPE_CHECKING:
-    from ecomflow.jobs.backlog import Waiting
-    from ecomflow.terminal.progress import Progress
+from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
+from ecomflow.terminal.console import say, show_json, show_table
+from ecomflow.terminal.progress import Progress, interruptible, progress
 
 Ledger = Annotated[
     Path | None,
@@ -26,15 +25,16 @@ Ledger = Annotated[
 Wait = Annotated[float, typer.Option(min=0, help="Wait up to so many seconds until no message waits any more.")]
 
 
+@examples(
+    "ecomflow reconcile",
+    "ecomflow reconcile --ledger published.jsonl --wait 60",
+)
 def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as_json: AsJson = False) -> None:
     """Prove that published = facts + dead letters + still waiting, asking each place. Names the ids that are not in one place.
 
     Ends with 7 where it doesn't add up. Without a ledger the places are held against each other.
     """
-    from ecomflow.jobs.backlog import wait_until_empty
     from ecomflow.reconciliation import reconcile as equation
-    from ecomflow.terminal.console import show_json
-    from ecomflow.terminal.progress import interruptible, progress
 
     settings = settings_of(project)
     endpoints = running_endpoints(settings)
@@ -53,8 +53,6 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
 
 def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Callable[[], Waiting | None]:
     """Counts what waits, and shows how much of what waited first has gone since."""
-    from ecomflow.jobs.backlog import count_waiting
-
     first: list[int] = []
 
     def read() -> Waiting | None:
@@ -68,8 +66,6 @@ def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Call
 
 
 def _show(outcome: Any) -> None:
-    from ecomflow.terminal.console import say, show_table
-
     rows = [
         (
             line.event_type,

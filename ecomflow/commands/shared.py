@@ -1,15 +1,57 @@
-"""What every command has in common: its options, and settings from them."""
+"""What the commands have in common: how they are made, their options, and settings from them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from ecomflow.config import Settings, load_settings
 from ecomflow.errors import ConfigError
+
+
+class CommandGroup(TyperGroup):
+    """Lists its commands with their whole first sentence, which would otherwise be cut off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(self.command_lines(ctx))
+
+    def command_lines(self, ctx: Any) -> list[tuple[str, str]]:
+        return [(name, command.get_short_help_str(limit=300)) for name, command in self.commands.items()]
+
+
+def group_of_commands(help: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, add_completion=False, help=help)
+
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def examples(*lines: str) -> Callable[[F], F]:
+    """Show ``lines`` at the end of a command's help."""
+
+    def mark(command: F) -> F:
+        command.__dict__["epilog"] = "\n\n  ".join(("Examples:" if len(lines) > 1 else "Example:", *lines))
+        return command
+
+    return mark
+
+
+def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:
+    """A group, or a single command that is a function, as the command line takes it."""
+    if isinstance(command, typer.Typer):
+        command.info.name = name
+        return typer.main.get_command(command)
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(name, epilog=command.__dict__.get("epilog"))(command)
+    return typer.main.get_command(single)
+
 
 Project = Annotated[
     str | None,

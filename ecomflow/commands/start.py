@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson
+from ecomflow.commands.query import show_answer
+from ecomflow.commands.shared import AsJson, examples
 from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE
+from ecomflow.errors import AccessError, ConfigError
+from ecomflow.terminal.console import note, say, show_json, show_table
+from ecomflow.terminal.progress import Progress, interruptible, progress, stopping
 
-if TYPE_CHECKING:
-    from ecomflow.terminal.progress import Progress
 
-
+@examples("ecomflow init")
 def init(force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False) -> None:
     """Write a commented ecomflow.toml into this folder."""
-    from ecomflow.errors import AccessError, ConfigError
-    from ecomflow.terminal.console import say
-
     path = Path(CONFIG_FILE)
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already.", "Write over it with: ecomflow init --force")
@@ -30,15 +29,13 @@ def init(force: Annotated[bool, typer.Option("--force", help="Write over a file 
     say(f"Wrote {path}. Every setting in it is commented out: the defaults are in force.")
 
 
+@examples("ecomflow demo --n 500")
 def demo(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds of events to publish.")] = 100,
     seed: Annotated[int, typer.Option(help="The shop's seed.")] = 7,
     as_json: AsJson = False,
 ) -> None:
     """The whole path on a throw-away local stack: publish, decode, load, count, ask. Fails where it doesn't add up."""
-    from ecomflow.terminal.console import show_json
-    from ecomflow.terminal.progress import interruptible, progress, stopping
-
     all_gone = "Interrupted: all that the demo had started is ended, and its folder is gone."
     with interruptible(all_gone), progress("Starting") as shown:
         from ecomflow import demo as demonstration
@@ -53,16 +50,11 @@ def demo(
 
 
 def _step(shown: Progress, text: str) -> None:
-    from ecomflow.terminal.console import note
-
     note(f"• {text}")
     shown.begin(re.split("[,:]", text)[0])  # the line has room for little more than the amount
 
 
 def _show(outcome: Any) -> None:
-    from ecomflow.commands.query import show_answer
-    from ecomflow.terminal.console import say, show_table
-
     summary = outcome.published
     say(f"Published: {sum(summary.valid.values()):,} valid and {sum(summary.invalid.values()):,} invalid events.")
     rows = [

@@ -12,11 +12,17 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.live import Live
 
 from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
-from ecomflow.commands.shared import AsJson, Project
-
-EXAMPLES = "Examples:\n\n  ecomflow top\n\n  ecomflow top --once\n\n  ecomflow top --project my-project --json"
+from ecomflow.commands.shared import AsJson, Project, examples
+from ecomflow.commands.top_view import top_view
+from ecomflow.config import resolve_endpoints
+from ecomflow.errors import EcomflowError
+from ecomflow.jobs.metrics import MetricsReader
+from ecomflow.metrics.history import History, report
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
+from ecomflow.terminal.console import err, out, show_json
 
 # The local pipeline tells its metrics each second, Dataflow its own about twice a minute.
 _LOCAL_INTERVAL, _CLOUD_INTERVAL = 1.0, 30.0
@@ -28,6 +34,11 @@ _SLOW_SECONDS = 5.0
 _ANY_HEIGHT = 10_000
 
 
+@examples(
+    "ecomflow top",
+    "ecomflow top --once",
+    "ecomflow top --project my-project --json",
+)
 def top(
     job: JobName = None,
     once: Annotated[bool, typer.Option("--once", help="Print one view and end, as where the output is no terminal.")] = False,
@@ -46,10 +57,6 @@ def top(
 
     --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
     """
-    from ecomflow.config import resolve_endpoints
-    from ecomflow.jobs.metrics import MetricsReader
-    from ecomflow.terminal.console import out
-
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     seconds = interval or (_LOCAL_INTERVAL if here else _CLOUD_INTERVAL)
@@ -63,11 +70,6 @@ def top(
 
 
 def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
-    from ecomflow.commands.top_view import top_view
-    from ecomflow.metrics.history import History, report
-    from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
-    from ecomflow.terminal.console import err, out, show_json
-
     history = History()
     with err.status("Reading the metrics twice…"):
         metrics = reader.read()
@@ -86,10 +88,6 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
 
 def _print_repeatedly(reader: Any, seconds: float) -> None:
     """A view after each reading but the first, below the last one, until Ctrl-C: for a terminal that can't redraw."""
-    from ecomflow.commands.top_view import top_view
-    from ecomflow.metrics.history import History
-    from ecomflow.terminal.console import out
-
     history = History()
     try:
         history.add(reader.read(), time.time())
@@ -102,9 +100,6 @@ def _print_repeatedly(reader: Any, seconds: float) -> None:
 
 
 def _watch(readings: _Readings) -> None:
-    from rich.live import Live
-
-    from ecomflow.terminal.console import out
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or it would end with the terminal as it is now
     try:
@@ -121,8 +116,6 @@ class _Readings:
     """Reads the metrics on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
 
     def __init__(self, reader: Any, seconds: float) -> None:
-        from ecomflow.metrics.history import History
-
         self._reader = reader
         self._seconds = seconds
         self._history = History()
@@ -139,16 +132,12 @@ class _Readings:
         self._ended.set()  # the thread may be waiting for a service: the process doesn't wait for it
 
     def view(self, width: int, height: int) -> Any:
-        from ecomflow.commands.top_view import top_view
-
         with self._lock:
             late = time.monotonic() - self._begun - self._seconds
             slow = f"The metrics are not read yet: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
             return top_view(self._history, width, height, slow or self._notice)
 
     def _read_on(self) -> None:
-        from ecomflow.errors import EcomflowError
-
         while not self._ended.is_set():
             notice = metrics = None
             try:

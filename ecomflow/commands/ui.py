@@ -10,22 +10,20 @@ from typing import Annotated
 import typer
 
 from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
-from ecomflow.commands.shared import Project, target_line
+from ecomflow.commands.query import bytes_of
+from ecomflow.commands.shared import Project, examples, target_line
 from ecomflow.errors import MissingExtraError
+from ecomflow.terminal.console import out, plain, say
 
 _PORT = 8377
 
-EXAMPLES = """Examples:
 
-  ecomflow ui
-
-  ecomflow ui --no-open --port 0
-
-  ecomflow ui --allow-replay
-
-  ecomflow ui --project my-project --max-bytes 5GB"""
-
-
+@examples(
+    "ecomflow ui",
+    "ecomflow ui --no-open --port 0",
+    "ecomflow ui --allow-replay",
+    "ecomflow ui --project my-project --max-bytes 5GB",
+)
 def ui(
     job: JobName = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 chooses a free one.")] = _PORT,
@@ -38,14 +36,11 @@ def ui(
     region: Region = None,
     runner: Runner = None,
 ) -> None:
-    """Serve one page on this machine alone and open it in the browser: the graph with its rates, tables, dead letters, answers.
+    """Serve one page on this machine alone, opened in the browser: the graph with its rates, tables, dead letters, answers.
 
     The address holds a token, without which nobody gets in. The page shows; it changes nothing unless --allow-replay is given.
     Ctrl-C ends it.
     """
-    from ecomflow.commands.query import bytes_of
-    from ecomflow.terminal.console import out, plain, say
-
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError("The page needs starlette and uvicorn.", "Run: pip install 'ecomflow[ui]'")
     from ecomflow.ui.app import Options

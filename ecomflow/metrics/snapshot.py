@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
-from ecomflow.contract.facts import SCHEMAS
+from ecomflow.sql import TABLES
 
 # The steps of ``pipeline/graph.py`` in its order, a stream after the other; that they are these is tested.
 STEPS = (
@@ -139,7 +139,7 @@ def step_metrics(counters: Mapping[str, int]) -> tuple[StepMetrics, ...]:
 
 def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableMetrics, ...]:
     """From ``rows/<table>`` and ``last_append/<table>``, every fact table."""
-    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in SCHEMAS)
+    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in TABLES)
 
 
 def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ecomflow import infra
 from ecomflow.cli import app
-from ecomflow.commands.query import EXAMPLES, _field, _write_csv, bytes_of
+from ecomflow.commands.query import _field, _write_csv, bytes_of, query
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.gcp.clients import bigquery_client
@@ -313,7 +313,11 @@ class TestLocalAnswers:
 
     def test_the_examples_run(self, warehouse: Settings) -> None:
         """Each example of the help, but the one for a project, does what it shows."""
-        lines = [shlex.split(line.strip())[2:] for line in EXAMPLES.splitlines() if line.strip().startswith("ecomflow query")]
+        lines = [
+            shlex.split(line.strip())[2:]
+            for line in query.__dict__["epilog"].splitlines()
+            if line.strip().startswith("ecomflow query")
+        ]
         assert len(lines) == 5
         for line in lines:
             if "--project" not in line:
