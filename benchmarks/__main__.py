@@ -1,4 +1,4 @@
-"""``make bench``: every question's subjects side by side; the figures into results.json, the page and its pictures into docs/."""
+"""``make bench``: runs the subjects of each question side by side; writes results.json, docs/performance.md and its pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("questions", nargs="*", metavar="question", help=f"{', '.join(QUESTIONS)}; default: all")
     parser.add_argument("--rounds", type=int, help="rounds of every subject; default: each question's own number")
-    parser.add_argument("--full", action="store_true", help="growth: a million events of every order size, too")
-    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the results that are there")
+    parser.add_argument("--full", action="store_true", help="growth: also a million events of every order size")
+    parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the existing results")
     chosen = parser.parse_args(arguments)
     if strangers := set(chosen.questions) - QUESTIONS.keys():
         parser.error(f"expected questions among {', '.join(QUESTIONS)}; found {', '.join(sorted(strangers))}")
@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key in () if chosen.render else chosen.questions or QUESTIONS:
             ask(QUESTIONS[key], chosen.rounds, is_full=chosen.full)
     except KeyboardInterrupt:
-        sys.exit("Interrupted: the questions answered before are in benchmarks/results.json; --render writes the page.")
+        sys.exit("Interrupted: benchmarks/results.json has the questions that were finished; --render writes the page.")
     render()
 
 
 def ask(question: Question, rounds: int | None, *, is_full: bool) -> None:
-    """Run the question's subjects, keep their figures, print its section."""
+    """Run the subjects of the question, keep their metrics, print its section."""
     if question.key == "growth":
         question = question._replace(subjects=growth.subjects(is_full))
     say(f"{question.number}. {question.title}")

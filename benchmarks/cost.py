@@ -1,11 +1,11 @@
-"""Question 9: what a million mixed events make Dataflow and BigQuery move, reckoned; nothing here asks an account.
+"""Question 9: the load of a million mixed events on Dataflow and BigQuery, calculated without an account.
 
 Subjects: ``ecomflow`` (the graph that ``deploy`` submits) and ``write-to-bigquery`` (``beams_own.py``: ReadFromPubSub, a row a
 dict, and Beam's WriteToBigQuery with STREAMING_INSERTS for each of the five tables). Without a subject it prints both as a table,
-and below it what keeping a million events costs (``kept.py``).
+and below it what retention of a million events costs (``kept.py``).
 A sample of EVENTS generated events, a third of each type, is measured and scaled to a million; bytes are in GB (10^9).
 
-How each figure is reckoned (HOW has it by the figure's name):
+How each metric is calculated (HOW has it by the metric's name):
 
 - ``shuffles``: GroupByKeys, stateful steps and side inputs in the pipeline's protobuf, with Beam's composites expanded.
 - ``shuffled``: every element of the sample that reaches a GroupByKey, encoded by the coder which the pipeline gives that edge.
@@ -17,11 +17,11 @@ How each figure is reckoned (HOW has it by the figure's name):
   really posted, to a listener on loopback that takes every row.
 - ``rows``: rows of the five tables, alike for both; for Beam's those that were posted.
 - ``billed``: rows by BigQuery's sizes of types (STRING 2 and its UTF-8 bytes, INT64, DATE, TIMESTAMP 8, NUMERIC 16:
-  https://cloud.google.com/bigquery/pricing#data); insertAll counts 1,000 bytes a row at least.
+  https://cloud.google.com/bigquery/pricing#data); insertAll counts at least 1,000 bytes per row.
 - ``requests``: for bundles of BUNDLE messages (Dataflow's own choice is not known), each of which ends with a request for each
   table that it has rows of. Ours hold up to 9 MB, Beam's as many rows as the largest that it posted.
 - ``dollars``: list prices of docs/dataflow.md for the Streaming Engine and the Storage Write API; for insertAll $0.01 per 200 MB
-  (https://cloud.google.com/bigquery/pricing, a stored copy without a date). What is alike is left out: Pub/Sub, the workers.
+  (https://cloud.google.com/bigquery/pricing, an archived copy without a date). What is alike is left out: Pub/Sub, the workers.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ HOW = {
     "streaming_engine": "read + shuffled",
     "sent": "Arrow batches; bodies of the insertAll requests posted",
     "rows": "rows of the five tables",
-    "billed": "rows as BigQuery counts them, 1,000 bytes each at least for insertAll",
+    "billed": "rows as BigQuery counts them, at least 1,000 bytes each for insertAll",
     "requests": f"for bundles of {BUNDLE:,} messages",
     "dollars": "list prices: Streaming Engine and rows written",
 }
@@ -94,7 +94,7 @@ def ecomflow(sample: list[Message]) -> dict[str, float]:
     billed = sum(_sizes(rows) for rows in tables)
     return {
         "shuffles": len(_shuffles(pipeline)),
-        "shuffled": 0,  # where there were a shuffle, ``reckon`` would refuse
+        "shuffled": 0,  # where there were a shuffle, ``calculate`` would refuse
         "read": _read(sample),
         "sent": sent,
         "rows": sum(rows.num_rows for rows in tables),
@@ -109,7 +109,7 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
     beams_own.build(pipeline, SETTINGS)
     with _warehouse() as posted:
         shuffled = _run_measured(sample)
-    tables, most = [rows for part in _bundles(sample) for rows in _tables_of(part)], max(rows for _, rows in posted)
+    tables, per_request = [rows for part in _bundles(sample) for rows in _tables_of(part)], max(rows for _, rows in posted)
     billed = sum(max(_sizes(rows.slice(at, 1)), _INSERT_ALL_LEAST) for rows in tables for at in range(rows.num_rows))
     return {
         "shuffles": len(_shuffles(pipeline)),
@@ -118,7 +118,7 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
         "sent": sum(size for size, _ in posted),
         "rows": sum(rows for _, rows in posted),
         "billed": billed,
-        "requests": sum(-(-rows.num_rows // most) for rows in tables),
+        "requests": sum(-(-rows.num_rows // per_request) for rows in tables),
         "price": billed / 200e6 * _INSERT_ALL_200_MB,
     }
 
@@ -248,8 +248,8 @@ def _options(*more: str) -> PipelineOptions:
     return PipelineOptions(["--no_auth", f"--project={SETTINGS.project}", *more])
 
 
-def reckon(name: str) -> dict[str, float]:
-    """The figures of a subject per million events."""
+def calculate(name: str) -> dict[str, float]:
+    """The metrics of a subject per million events."""
     found = SUBJECTS[name](messages(EVENTS))
     if not found["shuffled"] and found["shuffles"]:
         raise RuntimeError(f"The graph shuffles, but no bytes were counted: {found}")
@@ -262,18 +262,18 @@ def reckon(name: str) -> dict[str, float]:
 SUBJECTS = {"ecomflow": ecomflow, "write-to-bigquery": write_to_bigquery}
 
 
-def table(figures: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each figure, the subjects side by side."""
-    lines = [f"| per million events | {' | '.join(figures)} | how |", "| --- |" + " --- |" * (len(figures) + 1)]
+def table(metrics: dict[str, dict[str, float]]) -> str:
+    """Markdown: a row for each metric, the subjects side by side."""
+    lines = [f"| per million events | {' | '.join(metrics)} | how |", "| --- |" + " --- |" * (len(metrics) + 1)]
     for key, how in HOW.items():
-        values = " | ".join(_shown(key, found[key]) for found in figures.values())
+        values = " | ".join(_shown(key, found[key]) for found in metrics.values())
         lines.append(f"| {key.replace('_', ' ')} | {values} | {how} |")
     return "\n".join(lines)
 
 
-def gib(figures: dict[str, float]) -> float:
+def gib(metrics: dict[str, float]) -> float:
     """The size of a million events as Pub/Sub counts them, to three digits."""
-    return round(figures["read"] / 2**30, 3)
+    return round(metrics["read"] / 2**30, 3)
 
 
 def _shown(key: str, value: float) -> str:
@@ -288,10 +288,10 @@ def main() -> None:
     name = parser.parse_args().subject
     logging.disable(logging.CRITICAL)
     if name:
-        print(json.dumps(reckon(name)))
+        print(json.dumps(calculate(name)))
         return
-    figures = {name: reckon(name) for name in SUBJECTS}
-    print(table(figures), kept.table(kept.kept(SETTINGS, gib(figures["ecomflow"]))), sep="\n\n")
+    metrics = {name: calculate(name) for name in SUBJECTS}
+    print(table(metrics), kept.table(kept.kept(SETTINGS, gib(metrics["ecomflow"]))), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def to_publish(count: int, items: int | None = None) -> Iterator[GeneratedEvent]
 
 
 def with_items(event: GeneratedEvent, items: int) -> GeneratedEvent:
-    """``event``, if an order, with ``items`` lines: its own in turn, each with a product id of its own; the total mended."""
+    """``event``, if an order, with ``items`` lines: its own in turn, each with its own product id; the total is corrected."""
     if event.event_type != "order":
         return event
     body = _decode(event.data)

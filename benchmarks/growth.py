@@ -1,6 +1,6 @@
-"""Question 7: question 3's own subject at growing backlogs and growing orders; do time and memory grow as they may?
+"""Question 7: question 3's own subject at growing backlogs and growing orders; do time and memory stay within their targets?
 
-The runs are those of ``end_to_end``; here is which of them, and what is reckoned from their figures.
+The runs are those of ``end_to_end``; this module chooses them, and calculates from their metrics.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Figures, Subject, median
+from benchmarks.measure import Metrics, Subject, median
 
 SIZES = (10_000, 100_000, 1_000_000)
 ITEMS = (1, 3, 30)
 # A million orders and their like at 30 lines make 20 million rows, at 1 line a million; on a laptop those two take minutes each,
-# and are left to ``--full``. In their place stands a size between the other two.
+# and are left to ``--full``. Without it a size between the other two takes their place.
 SHORT_SIZES = {1: (10_000, 30_000, 100_000), 3: SIZES, 30: (10_000, 30_000, 100_000)}
-# Beyond so many events one round is enough: a run is long, and what disturbs it evens out.
+# Beyond so many events one round is enough: a run is long, and disturbances even out.
 LONG = 100_000
 
 TIME_WITHIN = 0.15
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """seconds = start + per_event * events, fitted so that relative errors are least; ``off``: the largest relative error."""
+    """seconds = start + per_event * events, fitted to minimise relative errors; ``off``: the largest relative error."""
 
     start: float
     per_event: float
@@ -54,26 +54,26 @@ def subjects(is_full: bool) -> tuple[Subject, ...]:
             "ecomflow",
             f"{events:,} events, {items} {'item' if items == 1 else 'items'} an order",
             ("--events", str(events), "--items", str(items)),
-            most_rounds=1 if events > LONG else None,
+            max_rounds=1 if events > LONG else None,
         )
         for items, sizes in matrix.items()
         for events in sizes
     )
 
 
-def runs(results: Mapping[str, Sequence[Figures]]) -> list[Run]:
-    """The cells that have figures, by items and events."""
+def runs(results: Mapping[str, Sequence[Metrics]]) -> list[Run]:
+    """The cells that have metrics, by items and events."""
     found = []
     for key, rounds in results.items():
-        good = [figures for figures in rounds if "error" not in figures]
+        good = [metrics for metrics in rounds if "error" not in metrics]
         if good:
             found.append(_run(int(key.partition("x")[2]), good))
     return sorted(found)
 
 
-def _run(items: int, good: Sequence[Figures]) -> Run:
+def _run(items: int, good: Sequence[Metrics]) -> Run:
     events = good[0]["events"]
-    cpu = {name: median([figures["cpu"] for figures in good], name) or 0.0 for name in good[0]["cpu"]}
+    cpu = {name: median([metrics["cpu"] for metrics in good], name) or 0.0 for name in good[0]["cpu"]}
     return Run(
         items,
         events,

@@ -1,7 +1,7 @@
 """What Google charges for keeping: a row for each attribute of ``infra up``'s resources that is billed by the time it lasts.
 
 The rows are made from ``desired()``: an attribute that is neither in BILLED nor in NOT_BILLED is an error, so none is forgotten.
-Prices are list prices, read in stored copies of the pages named; nothing here asks an account.
+Prices are list prices from archived copies of the pages named; no account is used.
 """
 
 from __future__ import annotations

@@ -78,14 +78,14 @@ def summary(latencies: Sequence[float], rate: int) -> dict[str, Any]:
         "p50": quantile(ordered, 0.5),
         "p90": quantile(ordered, 0.9),
         "p99": quantile(ordered, 0.99),
-        "most": ordered[-1],
+        "max": ordered[-1],
         "bin_seconds": BIN_SECONDS,
         "bins": [bins[number] for number in range(max(bins) + 1)],
     }
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The least value that ``share`` of ``ordered``, sorted, does not exceed (nearest rank)."""
+    """The smallest value that ``share`` of ``ordered``, sorted, does not exceed (nearest rank)."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 

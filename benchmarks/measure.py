@@ -1,6 +1,6 @@
-"""Subjects in, figures out: each subject in a process of its own, in turn, several rounds; a ratio is taken round by round.
+"""Subjects in, metrics out: each subject in a process of its own, in turn, several rounds; a ratio is taken round by round.
 
-A subject that fails leaves its error in the place of its figures, and the others go on.
+A subject that fails leaves its error in the place of its metrics, and the others go on.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, NamedTuple
 
 from benchmarks.throwaway import environment
 
-# A subject that is told to end stops its stack and its pipeline first.
+# A subject that gets SIGTERM stops its stack and its pipeline first.
 _END_SECONDS = 90.0
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 class Subject(NamedTuple):
-    """What is measured: ``python -m benchmarks.MODULE --subject NAME ARGUMENTS`` prints figures, a JSON object, as its last line.
+    """What is measured: ``python -m benchmarks.MODULE --subject NAME ARGUMENTS`` prints metrics, a JSON object, as its last line.
 
-    ``key`` names it within its question's results; ``words`` tell the reader what it is; a long one runs ``most_rounds`` at most.
+    ``key`` names it within its question's results; ``label`` describes it to the reader; a long one runs at most ``max_rounds``.
     """
 
     key: str
     module: str
     name: str
-    words: str
+    label: str
     arguments: tuple[str, ...] = ()
-    most_rounds: int | None = None
+    max_rounds: int | None = None
 
 
 class SubjectError(Exception):
@@ -42,34 +42,34 @@ class SubjectError(Exception):
 
 
 class Ratio(NamedTuple):
-    """One subject's figure over another's: of the rounds that both have, the least, the median and the most."""
+    """One subject's metric over another's: minimum, median and maximum of the rounds that both have."""
 
-    least: float
+    minimum: float
     median: float
-    most: float
+    maximum: float
 
 
-def run(subjects: Sequence[Subject], rounds: int, say: Callable[[str], None]) -> dict[str, list[Figures]]:
-    """The figures of each subject, round by round, ``{"error": ...}`` where it failed.
+def run(subjects: Sequence[Subject], rounds: int, say: Callable[[str], None]) -> dict[str, list[Metrics]]:
+    """The metrics of each subject, round by round, ``{"error": ...}`` where it failed.
 
     The subjects take turns, A B C A B C: what slows the machine slows them alike.
     """
-    found: dict[str, list[Figures]] = {subject.key: [] for subject in subjects}
+    found: dict[str, list[Metrics]] = {subject.key: [] for subject in subjects}
     for number in range(1, rounds + 1):
         for subject in subjects:
-            if subject.most_rounds is not None and number > subject.most_rounds:
+            if subject.max_rounds is not None and number > subject.max_rounds:
                 continue
-            say(f"round {number} of {rounds}: {subject.words}")
+            say(f"round {number} of {rounds}: {subject.label}")
             try:
-                figures = run_once(subject)
+                metrics = run_once(subject)
             except SubjectError as error:
                 say(f"failed: {error}")
-                figures = {"error": str(error)}
-            found[subject.key].append(figures)
+                metrics = {"error": str(error)}
+            found[subject.key].append(metrics)
     return found
 
 
-def run_once(subject: Subject) -> Figures:
+def run_once(subject: Subject) -> Metrics:
     """What the subject's process prints last. It is ended, and all that it started, where this call is interrupted."""
     command = [sys.executable, "-m", f"benchmarks.{subject.module}", "--subject", subject.name, *subject.arguments]
     # In a session of its own, so that Ctrl-C reaches it once, as the SIGTERM below, and does not break its own tidying up.
@@ -83,10 +83,10 @@ def run_once(subject: Subject) -> Figures:
             _end(process)
     try:
         if process.returncode == 0:
-            figures: Figures = json.loads(stdout.splitlines()[-1])
-            return figures
+            metrics: Metrics = json.loads(stdout.splitlines()[-1])
+            return metrics
     except (IndexError, ValueError):
-        pass  # it printed no figures
+        pass  # it printed no metrics
     tail = "\n".join([*stdout.splitlines(), *stderr.splitlines()][-15:])
     raise SubjectError(f"python -m benchmarks.{subject.module} --subject {subject.name} ended with {process.returncode}:\n{tail}")
 
@@ -100,14 +100,14 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str) -> Ratio | None:
-    """Our figure ``name`` over theirs, round by round; None where no round has both."""
+def ratio(ours: Sequence[Metrics], theirs: Sequence[Metrics], name: str) -> Ratio | None:
+    """Our metric ``name`` over theirs, round by round; None where no round has both."""
     pairs = [(mine[name], other[name]) for mine, other in zip(ours, theirs, strict=False) if name in mine and name in other]
     ratios = [mine / other for mine, other in pairs]
     return Ratio(min(ratios), statistics.median(ratios), max(ratios)) if ratios else None
 
 
-def median(rounds: Sequence[Figures], name: str) -> float | None:
-    """The median of the figure ``name``; None where no round has it."""
-    values = [figures[name] for figures in rounds if figures.get(name) is not None]
+def median(rounds: Sequence[Metrics], name: str) -> float | None:
+    """The median of the metric ``name``; None where no round has it."""
+    values = [metrics[name] for metrics in rounds if metrics.get(name) is not None]
     return statistics.median(values) if values else None

@@ -1,8 +1,8 @@
-"""What the page costs the pipeline: ``python -m benchmarks.page``. It needs chromium, so ``make bench`` leaves it out.
+"""The overhead of the web page: ``python -m benchmarks.page``. It needs chromium, so ``make bench`` leaves it out.
 
-The same backlog through ``ecomflow deploy`` in turn without the page and with its graph open in Chromium. Told are the rates, and
-the CPU seconds of the page's server and of the browser as a share of all that the machine's cores had to give meanwhile: what
-they took can't have gone to the pipeline, and it is steadier than two rates of a machine that is shared.
+The same backlog goes through ``ecomflow deploy``, in turn without the page and with its graph open in Chromium. The output is the
+rates, and the CPU seconds of the page's server and of the browser as a share of the capacity of all cores in that time: the
+pipeline can't have used those seconds, and the share is steadier than two rates on a shared machine.
 """
 
 from __future__ import annotations

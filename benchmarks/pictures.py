@@ -17,7 +17,7 @@ from benchmarks.results import Results
 from benchmarks.tables import HELP_WITHIN, IDLE_UNDER, P50_UNDER, P99_UNDER, Rounds, compared, good, number
 
 # Contrast of 4 and more on white and on near black.
-INK, OURS, THEIRS, REACH = "#7a7a7a", "#1a936f", "#8a8fb5", "#d1495b"
+INK, OURS, THEIRS, TARGET = "#7a7a7a", "#1a936f", "#8a8fb5", "#d1495b"
 _STYLE: Any = {
     "svg.hashsalt": "ecomflow",
     "svg.fonttype": "none",
@@ -30,7 +30,7 @@ _STYLE: Any = {
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """A picture of each question that has figures, in ``folder``; the paths."""
+    """A picture of each question that has metrics, in ``folder``; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for question in QUESTIONS.values():
@@ -50,18 +50,18 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
 
 
 def ratio_dots(question: Question, rounds: Rounds) -> Figure:
-    """A line a comparison: a dot at the median, a bar from the least to the most, the reach; 1 is as fast as the other."""
-    words = {subject.key: subject.words for subject in question.subjects}
+    """A row for each comparison: a dot at the median, a bar from minimum to maximum, the target; 1 is as fast as the other."""
+    labels = {subject.key: subject.label for subject in question.subjects}
     found = [(one, ratio) for one in question.comparisons if (ratio := compared(one, rounds)) is not None][::-1]
     figure, (axes,) = _figure(0.9 + 0.6 * len(found))
     for place, (one, ratio) in enumerate(found):
-        axes.plot([ratio.least, ratio.most], [place, place], color=OURS, linewidth=5, alpha=0.5, solid_capstyle="butt")
+        axes.plot([ratio.minimum, ratio.maximum], [place, place], color=OURS, linewidth=5, alpha=0.5, solid_capstyle="butt")
         axes.plot(ratio.median, place, "o", color=OURS, markersize=9)
         axes.annotate(number(ratio.median), (ratio.median, place), (0, 9), textcoords="offset points", ha="center")
         wanted = one.at_least if one.at_least is not None else one.at_most
         if wanted is not None:
-            axes.plot([wanted, wanted], [place - 0.3, place + 0.3], color=REACH, linewidth=2)
-    names = [f"{_short(words[one.ours])}\nagainst {_short(words[one.theirs])}" for one, _ in found]
+            axes.plot([wanted, wanted], [place - 0.3, place + 0.3], color=TARGET, linewidth=2)
+    names = [f"{_short(labels[one.ours])}\nagainst {_short(labels[one.theirs])}" for one, _ in found]
     axes.set_yticks(range(len(found)), names)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -69,14 +69,14 @@ def ratio_dots(question: Question, rounds: Rounds) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     axes.margins(x=0.12, y=0.35)
-    figures = sorted({one.figure for one, _ in found})
-    axes.set_xlabel(f"{', '.join(figures)}, ours over theirs: median, least to most; red: the reach")
+    metrics = sorted({one.metric for one, _ in found})
+    axes.set_xlabel(f"{', '.join(metrics)}, ours over theirs: median, min to max; red: target")
     return figure
 
 
-def _short(words: str) -> str:
-    """The words before a colon, in lines that a label has room for."""
-    return words if len(words) <= 42 else words.partition(":")[0][:60]
+def _short(label: str) -> str:
+    """The text before a colon, if all of it is too long for the axis."""
+    return label if len(label) <= 42 else label.partition(":")[0][:60]
 
 
 def latency_histogram(question: Question, rounds: Rounds) -> Figure:
@@ -85,12 +85,12 @@ def latency_histogram(question: Question, rounds: Rounds) -> Figure:
         last = mine[-1]
         width = last["bin_seconds"]
         axes.bar([place * width for place in range(len(last["bins"]))], last["bins"], width=width, align="edge", color=OURS)
-        for name, reach, height in (("p50", P50_UNDER, 0.95), ("p99", P99_UNDER, 0.8)):
+        for name, target, height in (("p50", P50_UNDER, 0.95), ("p99", P99_UNDER, 0.8)):
             value = median(mine, name) or 0.0
             axes.axvline(value, color=INK, linestyle="--", linewidth=1)
             axes.annotate(f" {name} {value * 1000:.0f} ms", (value, max(last["bins"]) * height))
-            axes.axvline(reach, color=REACH, linewidth=2)
-            axes.annotate(f" reach of {name}", (reach, max(last["bins"]) * height), color=REACH)
+            axes.axvline(target, color=TARGET, linewidth=2)
+            axes.annotate(f" target of {name}", (target, max(last["bins"]) * height), color=TARGET)
         axes.set_xlim(0, P99_UNDER * 1.15)
     axes.set_xlabel("seconds from publish to row readable")
     axes.set_ylabel("events")
@@ -100,11 +100,11 @@ def latency_histogram(question: Question, rounds: Rounds) -> Figure:
 def start_bars(question: Question, rounds: Rounds) -> Figure:
     """How many times as long as the import each command takes."""
     figure, (axes,) = _figure(1.7)
-    names = [subject.words for subject in question.subjects][::-1]
+    names = [subject.label for subject in question.subjects][::-1]
     times = [median(good(rounds.get(subject.key, ())), "ratio") or 0.0 for subject in question.subjects][::-1]
     axes.barh(names, times, height=0.5, color=OURS)
-    axes.plot([HELP_WITHIN, HELP_WITHIN], [0.6, 1.4], color=REACH, linewidth=2)
-    axes.set_xlabel('times as long as python -c "import typer"; red: the reach')
+    axes.plot([HELP_WITHIN, HELP_WITHIN], [0.6, 1.4], color=TARGET, linewidth=2)
+    axes.set_xlabel('times as long as python -c "import typer"; red: target')
     return figure
 
 
@@ -139,15 +139,15 @@ def stack_bars(question: Question, rounds: Rounds) -> Figure:
     times.barh(names[::-1], ready[::-1], color=[THEIRS, THEIRS, THEIRS, OURS])
     times.set_xlabel("seconds until ready: all together, each alone")
     mine = good(rounds.get("stack", ()))
-    shares = [100 * (median([figures["idle"][name] for figures in mine], "cpu_share") or 0) for name in names[1:]]
+    shares = [100 * (median([metrics["idle"][name] for metrics in mine], "cpu_share") or 0) for name in names[1:]]
     idle.barh(names[:0:-1], shares[::-1], color=OURS)
-    idle.axvline(100 * IDLE_UNDER, color=REACH, linewidth=2)
-    idle.set_xlabel("idle: % of a core; red: the reach")
+    idle.axvline(100 * IDLE_UNDER, color=TARGET, linewidth=2)
+    idle.set_xlabel("idle: % of a core; red: target")
     return figure
 
 
 def cost_bars(question: Question, rounds: Rounds) -> Figure:
-    """Some figures of a million events, ours beside the other's."""
+    """Some metrics of a million events, ours beside the other's."""
     shown = {"shuffled": "GB shuffled", "sent": "GB sent", "requests": "requests", "dollars": "dollars"}
     figure, panels = _figure(1.9, len(shown))
     measured = [(subject, mine[0]) for subject in question.subjects if (mine := good(rounds.get(subject.key, ())))][::-1]

@@ -2,7 +2,7 @@
 
 Subjects: ``ecomflow`` (what ``ecomflow publish --n 10000`` does: 60,000 events of the shop, valid and faulty, with a ledger);
 ``one-by-one`` (Faker called for each field of each event, one publish future at a time, by Google's client with its defaults,
-which hold a message back for 10 ms in case more come); ``one-by-one-at-once`` (the same, told not to wait for more). All begin
+which hold a message back for 10 ms in case more come); ``one-by-one-at-once`` (the same, without that wait). All begin
 when their imports are done; ``command_seconds`` is the whole command, from the shell to its exit.
 
 The publisher's share. The publisher's process makes the events, and then the publisher has to put them into requests, send them

@@ -1,6 +1,6 @@
 """Question 10: pulling from a distant Pub/Sub, in events a second.
 
-The embedded Pub/Sub is told to be a round trip of 50 ms away and to bring 100 messages a pull at most. Subjects: ``ecomflow``
+The embedded Pub/Sub simulates a round trip of 50 ms and returns at most 100 messages per pull. Subjects: ``ecomflow``
 (the pipeline's puller, which acknowledges what it takes); ``one-by-one`` (a loop over Google's client: a pull, its
 acknowledgement, the next pull); ``near`` (the puller at a Pub/Sub on the same machine, without either). Each begins with the
 backlog there and no connection made. The whole pipeline is ``benchmarks.end_to_end --subject distant``.

@@ -1,4 +1,4 @@
-"""The questions that are asked of ecomflow's speed: their subjects, what is compared with what, and the reach set beforehand."""
+"""The benchmark questions: subjects, comparisons, and the targets that were set beforehand."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from benchmarks.measure import Subject
 
 
 class Comparison(NamedTuple):
-    """``ours`` over ``theirs`` in ``figure``; reached where the median is at least, or at most, ``reach``. None: only told."""
+    """``ours`` over ``theirs`` in ``metric``. The median's target is ``at_least`` or ``at_most``; neither: no target."""
 
     ours: str
     theirs: str
-    figure: str
+    metric: str
     at_least: float | None = None
     at_most: float | None = None
 
 
 class Question(NamedTuple):
-    """``key`` is its name on the command line; ``rounds`` how often each subject runs unless told otherwise."""
+    """``key`` is its name on the command line; ``rounds`` how often each subject runs by default."""
 
     key: str
     number: int
@@ -34,12 +34,12 @@ DECODING = Question(
     "decoding",
     1,
     "Decoding, validating and modelling, one core",
-    "Bytes to Arrow batches for all five tables, mixed valid events; each subject's best of three seconds of repeats.",
+    "Bytes to Arrow batches for all five tables, mixed valid events. A subject's result is its best repeat in three seconds.",
     5,
     (
         Subject("ecomflow", "decoding", "ecomflow", "ecomflow's transforms"),
-        Subject("limit", "decoding", "limit", "the limit: msgspec decoding the same bytes into the same types, nothing else"),
-        Subject("pydantic", "decoding", "pydantic", "json, pydantic models, a dict a row"),
+        Subject("limit", "decoding", "limit", "the limit: msgspec decodes the same bytes into the same types, nothing else"),
+        Subject("pydantic", "decoding", "pydantic", "json, pydantic models, a dict per row"),
     ),
     (Comparison("ecomflow", "limit", "rate", at_least=0.5), Comparison("ecomflow", "pydantic", "rate", at_least=4)),
 )
@@ -48,11 +48,11 @@ GRAPH = Question(
     "graph",
     2,
     "The Beam graph without I/O on FnApiRunner",
-    "The same messages through the whole graph, with writers that take everything at once.",
+    "The same messages through the whole graph, with writers that accept everything at once.",
     5,
     (
         Subject("ecomflow", "graph", "ecomflow", "ecomflow's graph"),
-        Subject("per-element", "graph", "per-element", "the same work as one Map a step and element"),
+        Subject("per-element", "graph", "per-element", "the same work as a Map per step and element"),
         Subject("loop", "graph", "loop", "a plain Python loop over the same pure functions"),
     ),
     (Comparison("ecomflow", "per-element", "rate", at_least=5), Comparison("ecomflow", "loop", "rate", at_least=0.8)),
@@ -63,11 +63,11 @@ END_TO_END = Question(
     3,
     "End to end on the local stack, a backlog of 100,000 mixed events to rows",
     """\
-Each subject is a process on a fresh stack that holds the backlog already. Its clock runs from the first message leased, as the
-Pub/Sub service tells it, until the subscription is empty and every row is in its table, counted exactly. The plain loop pulls,
-decodes, appends and acknowledges one batch of ten pulls after the other, so that what runs ahead may beat it. Beam's own way
+Each subject is a process on a fresh stack that already has the backlog. The clock starts when the Pub/Sub service leases the
+first message, and stops when the subscription is empty and every row is in its table, counted exactly. The plain loop pulls,
+decodes, appends and acknowledges one batch of ten pulls after another, so a subject that prefetches can beat it. Beam's own way
 (bundle-based DirectRunner, ReadFromPubSub, WriteToBigQuery with streaming inserts and its defaults, a step for each of the five
-tables) gets 1,500 events; rates are compared.""",
+tables) gets 1,500 events; the comparison is by rate.""",
     3,
     (
         Subject("ecomflow", "end_to_end", "ecomflow", "ecomflow deploy"),
@@ -85,11 +85,11 @@ tables) gets 1,500 events; rates are compared.""",
 LATENCY = Question(
     "latency",
     4,
-    "Latency, publish to row readable, at 500 events a second",
+    "Latency from publish to readable row, at 500 events per second",
     """\
-Through ecomflow deploy for a minute, after a warm-up of 1,000 events. An event's clock starts when the request that carries it
-is sent and stops when a query returns its row; queries follow one another with pauses of 50 ms, so that a query and its pause are
-part of what is measured.""",
+ecomflow deploy for a minute, after a warm-up of 1,000 events. The clock of an event starts when its publish request is sent,
+and stops when a query returns its row. Queries run one after another with pauses of 50 ms, so the latency includes a query and
+its pause.""",
     1,
     (Subject("ecomflow", "latency", "ecomflow", "ecomflow deploy"),),
 )
@@ -99,13 +99,13 @@ PUBLISHING = Question(
     5,
     "Publishing",
     """\
-What ecomflow publish --n 10000 does, 60,000 events with a ledger, against Faker called for each field and one publish future at a
-time (600 events; rates are compared), to the embedded Pub/Sub. Google's client holds a message back for 10 ms in case more come;
-the last subject tells it not to.""",
+The work of ecomflow publish --n 10000, 60,000 events with a ledger, compared with calling Faker for each field and waiting for
+each publish future (600 events; the comparison is by rate). Both publish to the embedded Pub/Sub. Google's client waits 10 ms
+for more messages before it sends a request; the last subject turns that off.""",
     3,
     (
         Subject("ecomflow", "publishing", "ecomflow", "ecomflow publish"),
-        Subject("one-by-one", "publishing", "one-by-one", "Faker a field, one future at a time"),
+        Subject("one-by-one", "publishing", "one-by-one", "Faker for each field, one future at a time"),
         Subject("one-by-one-at-once", "publishing", "one-by-one-at-once", "the same, each message sent at once"),
     ),
     (
@@ -119,7 +119,7 @@ STARTING = Question(
     6,
     "Starting",
     """\
-Seconds from the shell to the exit, the median of 15 runs in turn with `python -c "import typer"`, with bytecode made before.""",
+Seconds until the process exits: the median of 15 runs, in turn with `python -c "import typer"`, with compiled bytecode.""",
     3,
     (
         Subject("help", "starting", "help", "ecomflow --help"),
@@ -132,10 +132,10 @@ GROWTH = Question(
     7,
     "Growth: more events, larger orders",
     """\
-Question 3's ecomflow deploy at growing backlogs. Every order has so many items; beyond 30,000 events the same bodies come again
-under event ids of their own. Time is from the first message leased. A line (a start, and a time an event) is fitted to the times
-of each order size; the largest relative error is how far growth is off the line. A million events at 1 and at 30 items take
-minutes each, so that only `--full` asks them; a run of a million is made once.""",
+ecomflow deploy as in question 3, with growing backlogs and a fixed number of items per order. Beyond 30,000 events the bodies
+repeat under new event ids. Time is measured from the first leased message. For each order size a line (a start, and a time per
+event) is fitted to the times; the deviation is the largest relative error. A million events with 1 or 30 items take minutes, so
+only `--full` measures them. A run of a million events has a single round.""",
     3,
     growth.subjects(is_full=False),
 )
@@ -145,8 +145,8 @@ STACK = Question(
     8,
     "The local stack",
     """\
-Seconds from the start of ecomflow infra up in a new folder until all services answer, against each service's process started
-alone until it answers the same calls. Idle: ten seconds, five after the start.""",
+Seconds from the start of ecomflow infra up in a new folder until all services answer, compared with each service alone until it
+answers the same calls. Idle CPU is measured over ten seconds, five seconds after the start.""",
     3,
     (
         Subject("stack", "stack", "stack", "ecomflow infra up"),
@@ -157,10 +157,11 @@ alone until it answers the same calls. Idle: ten seconds, five after the start."
 COST = Question(
     "cost",
     9,
-    "Cost on Dataflow, reckoned",
+    "Cost on Dataflow, calculated",
     """\
-What a million mixed events make Dataflow and BigQuery move, by the graph that deploy submits and by Beam's WriteToBigQuery with
-streaming inserts: 6,000 events measured and scaled, no account asked. `benchmarks/cost.py` says how each figure was reckoned.""",
+The load of a million mixed events on Dataflow and BigQuery, for the graph that deploy submits and for Beam's WriteToBigQuery
+with streaming inserts. 6,000 events are measured and scaled, without an account. `benchmarks/cost.py` says how each metric is
+calculated.""",
     1,
     (
         Subject("ecomflow", "cost", "ecomflow", "ecomflow's graph"),
@@ -173,10 +174,10 @@ PULLING = Question(
     10,
     "Pulling from a distant Pub/Sub",
     """\
-The embedded Pub/Sub, told to be a round trip of 50 ms away and to bring 100 messages a pull at most: no account was asked, and
-what Google's brings a pull is its own choice. The puller is the pipeline's, without what follows it; the pipeline is question 3's
-ecomflow deploy on such a Pub/Sub. The last subject is the puller at a Pub/Sub on the same machine, which brings what it is asked
-for.""",
+The embedded Pub/Sub simulates a round trip of 50 ms and returns at most 100 messages per pull. No account was used; how many
+messages Google's service returns is its own choice. The puller is that of the pipeline, without the steps after it. ecomflow
+deploy is the whole pipeline, as in question 3. The last subject is the puller with a Pub/Sub on the same machine, which returns
+as many messages as requested.""",
     3,
     (
         Subject("ecomflow", "pulling", "ecomflow", "the puller"),

@@ -1,4 +1,4 @@
-"""Results in, docs/performance.md out: a section a question, with its tables, what failed, and its picture."""
+"""Results in, docs/performance.md out: a section for each question, with its tables, failures and picture."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from benchmarks.tables import TABLES, Rounds, ratios
 HEAD = """\
 # Performance
 
-Written by `make bench` (`python -m benchmarks`); `python -m benchmarks end-to-end latency` asks some of the questions and keeps
-the figures of the others, `--render` writes this page anew from `benchmarks/results.json`. Every subject runs in a process of its
-own, on the same events, in turn with the others that it is compared with. On a machine that others share, ratios mean something
-and absolute figures little: a ratio is taken within each round, and the least, the median and the most of the rounds are told.
-Each reach was set before anything was measured, and is judged by the median.
+`make bench` (`python -m benchmarks`) writes this page. `python -m benchmarks end-to-end latency` measures only some of the
+questions and keeps the results of the others; `--render` only writes the page again from `benchmarks/results.json`.
+
+Every subject runs in its own process, on the same events, in turn with the subjects that it is compared with. On a shared
+machine absolute numbers mean little: compare the ratios. A ratio is taken within each round, and the tables show the min,
+median and max of the rounds. Each target was set before anything was measured, and the median decides whether it is met.
 """
 
 
@@ -37,22 +38,22 @@ def page(results: Results) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """What the figures depend on, as a sentence."""
+    """The machine and the versions, as a sentence."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     hardware = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, {machine['system']}"
     return f"{hardware}, Python {machine['python']}; {packages}; seed {machine['seed']}."
 
 
 def section(question: Question, rounds: Rounds) -> Iterator[str]:
-    """Heading, what is asked, tables, what failed, and the picture."""
+    """Heading, description, tables, failures, and the picture."""
     yield f"## {question.number}. {question.title}\n"
     yield question.about + "\n"
     yield from TABLES.get(question.key, ratios)(question, rounds)
     for subject in question.subjects:
-        errors = [figures["error"] for figures in rounds.get(subject.key, ()) if "error" in figures]
+        errors = [metrics["error"] for metrics in rounds.get(subject.key, ()) if "error" in metrics]
         if errors:
             count = f"{len(errors)} of {len(rounds[subject.key])} rounds"
-            yield f"\nFailed in {count}: {subject.words}: `{_last_line(errors[-1])}`"
+            yield f"\nFailed in {count}: {subject.label}: `{_last_line(errors[-1])}`"
     yield f"\n![{question.title}](pictures/performance-{question.key}.svg)"
 
 

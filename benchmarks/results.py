@@ -1,4 +1,4 @@
-"""What was measured, kept as JSON beside this module, so that a partial run keeps the other questions' figures."""
+"""The results, kept as JSON next to this module, so that a partial run keeps the metrics of the other questions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from benchmarks.events import SEED
-from benchmarks.measure import Figures
+from benchmarks.measure import Metrics
 
 RESULTS = Path(__file__).with_name("results.json")
 PACKAGES = (
@@ -28,12 +28,12 @@ PACKAGES = (
     "duckdb",
 )
 
-# By question: {"machine": machine(), "rounds": {subject key: [figures of a round]}}.
+# By question: {"machine": machine(), "rounds": {subject key: [metrics of a round]}}.
 Results = dict[str, dict[str, Any]]
 
 
 def load(path: Path = RESULTS) -> Results:
-    """What has been measured so far; empty where nothing has."""
+    """The results so far; empty if there are none."""
     if not path.exists():
         return {}
     found: Results = json.loads(path.read_text())
@@ -46,13 +46,13 @@ def save(results: Results, path: Path = RESULTS) -> None:
     draft.replace(path)
 
 
-def keep(key: str, rounds: dict[str, list[Figures]], path: Path = RESULTS) -> None:
-    """Put the figures of the question ``key``, and what they ran on, in the place of its earlier ones; the others stay."""
+def keep(key: str, rounds: dict[str, list[Metrics]], path: Path = RESULTS) -> None:
+    """Put the metrics of the question ``key``, and what they ran on, in the place of its earlier ones; the others stay."""
     save({**load(path), key: {"machine": machine(), "rounds": rounds}}, path)
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on; nothing that names the machine."""
+    """The machine and the versions; nothing that identifies the machine."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": _cpu_model(),
@@ -73,7 +73,7 @@ def _cpu_model() -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Figures to four places or six digits: more would be noise, and make every rerun's difference longer."""
+    """Numbers to four places or six digits: more would be noise, and make every rerun's diff longer."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if abs(value) >= 1 else round(value, 4)
     if isinstance(value, dict):

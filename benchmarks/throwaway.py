@@ -73,7 +73,7 @@ def temporary_folder() -> Iterator[Path]:
 def running(arguments: Sequence[str], settings: Settings) -> Iterator[psutil.Process]:
     """``python ARGUMENTS`` with ``settings`` in its environment, drained (SIGTERM) at the end, or killed with its children.
 
-    Its output is in ``process.log`` in the state folder; where it ends before the block does, ``alive`` tells it.
+    Its output is in ``process.log`` in the state folder; if it ends before the block does, ``alive`` raises.
     """
     with (settings.state_path / "process.log").open("ab") as log:
         child = subprocess.Popen(

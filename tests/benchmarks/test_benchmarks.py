@@ -43,7 +43,7 @@ MACHINE = {
 
 class TestMeasure:
     def test_a_ratio_is_taken_round_by_round(self) -> None:
-        """What slows a round slows both of it; least, median and most are of the ratios, not of the rates."""
+        """What slows a round slows both of it; min, median and max are of the ratios, not of the rates."""
         assert measure.ratio(rates(10, 20, 90), rates(5, 20, 30), "rate") == Ratio(1.0, 2.0, 3.0)
 
     def test_a_round_that_failed_has_no_ratio(self) -> None:
@@ -52,7 +52,7 @@ class TestMeasure:
         assert measure.ratio(rates(None), rates(5), "rate") is None
 
     def test_subjects_take_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A B A B, a long one only as often as it says, and each subject's figures in the order of the rounds."""
+        """A B A B, a long one only as often as it says, and each subject's metrics in the order of the rounds."""
         ran: list[str] = []
 
         def run_once(subject: Subject) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class TestMeasure:
             return {"rate": len(ran)}
 
         monkeypatch.setattr(measure, "run_once", run_once)
-        subjects = (Subject("a", "m", "a", "a"), Subject("b", "m", "b", "b", most_rounds=1), Subject("c", "m", "c", "c"))
+        subjects = (Subject("a", "m", "a", "a"), Subject("b", "m", "b", "b", max_rounds=1), Subject("c", "m", "c", "c"))
         found = measure.run(subjects, 2, lambda _: None)
         assert ran == ["a", "b", "c", "a", "c"]
         assert found == {"a": [{"rate": 1}, {"rate": 4}], "b": [{"rate": 2}], "c": [{"rate": 3}, {"rate": 5}]}
@@ -95,7 +95,7 @@ class TestEvents:
         assert len(orders) == 10
 
 
-class TestReckoning:
+class TestCalculations:
     def test_one_process_that_fills_a_core_gains_nothing_from_another(self) -> None:
         """The run is bound by that process, with two cores and with three."""
         found = cores.one_more({"pipeline": 4.0, "pubsub": 1.0, "bigquery": 1.0}, 4.0, cores=2)
@@ -118,7 +118,7 @@ class TestReckoning:
         assert bent.off > growth.TIME_WITHIN
         assert growth.fit(cells[:2]) is None
 
-    def test_memory_spreads_from_the_least_peak_to_the_largest(self) -> None:
+    def test_memory_spreads_from_the_smallest_peak_to_the_largest(self) -> None:
         """A fifth more is a spread of 0.2."""
         assert growth.spread(growth.runs({"1x3": run(1, seconds=1), "2x3": run(2, seconds=1, peak_mb=360.0)})) == pytest.approx(
             0.2
@@ -127,13 +127,13 @@ class TestReckoning:
     def test_latency_quantiles_are_nearest_ranks(self) -> None:
         """Of a hundred, the fiftieth and the ninety-ninth; every one lies in a bin."""
         found = latency.summary([number / 1000 for number in range(100, 0, -1)], 500)
-        assert (found["p50"], found["p99"], found["most"]) == (0.05, 0.099, 0.1)
+        assert (found["p50"], found["p99"], found["max"]) == (0.05, 0.099, 0.1)
         assert (sum(found["bins"]), len(found["bins"])) == (100, 5)
 
 
 class TestPage:
     @pytest.mark.parametrize(
-        ("one", "median", "words"),
+        ("one", "median", "cell"),
         [
             (Comparison("a", "b", "rate", at_least=2), 2.0, "yes"),
             (Comparison("a", "b", "rate", at_least=2), 1.99, "**no**"),
@@ -142,19 +142,19 @@ class TestPage:
             (Comparison("a", "b", "rate"), 1.0, ""),
         ],
     )
-    def test_the_median_decides_whether_the_reach_was_reached(self, one: Comparison, median: float, words: str) -> None:
-        """At least, at most, or only told."""
-        assert tables.verdict(one, Ratio(0.0, median, 100.0)) == words
+    def test_the_median_decides_whether_the_target_is_met(self, one: Comparison, median: float, cell: str) -> None:
+        """At least, at most, or without a target."""
+        assert tables.verdict(one, Ratio(0.0, median, 100.0)) == cell
 
-    def test_a_section_tells_ratios_and_what_failed(self) -> None:
-        """Also where a reach was missed, and where a subject has no figures at all."""
+    def test_a_section_has_ratios_and_failures(self) -> None:
+        """Also where a target was missed, and where a subject has no metrics at all."""
         rounds = {"ecomflow": rates(50, 60, None), "limit": rates(200, 100, 100), "pydantic": rates(None, None, None)}
         lines = "\n".join(report.section(QUESTIONS["decoding"], rounds))
         assert "| 2 | 0.25 | 0.42 | 0.60 | at least 0.5 | **no** |" in lines
-        assert "json, pydantic models, a dict a row | 0 |  |  |  | at least 4 | not measured |" in lines
-        assert "Failed in 3 of 3 rounds: json, pydantic models, a dict a row: `fell over`" in lines
+        assert "json, pydantic models, a dict per row | 0 |  |  |  | at least 4 | not measured |" in lines
+        assert "Failed in 3 of 3 rounds: json, pydantic models, a dict per row: `fell over`" in lines
 
-    def test_a_page_tells_the_machine_and_what_is_missing(self) -> None:
+    def test_a_page_names_the_machine_and_what_is_missing(self) -> None:
         """The machine once, and again where a question was measured on another."""
         entry = {"machine": MACHINE, "rounds": {"ecomflow": rates(5), "limit": rates(10), "pydantic": rates(1)}}
         other = {"machine": {**MACHINE, "cores": 8}, "rounds": {}}
@@ -164,8 +164,8 @@ class TestPage:
         assert "Not measured yet: End to end on the local stack" in page
 
     @pytest.mark.slow
-    def test_every_question_draws_and_tells_what_there_is(self, tmp_path: Path) -> None:
-        """A whole set of figures gives every table its reach; the same figures give the same pictures, without a date."""
+    def test_every_question_has_its_tables_and_its_picture(self, tmp_path: Path) -> None:
+        """A whole set of metrics gives every table its target; the same metrics give the same pictures, without a date."""
         from benchmarks.pictures import draw
 
         found = {key: {"machine": MACHINE, "rounds": rounds} for key, rounds in sample().items()}
@@ -187,7 +187,7 @@ class TestPage:
         assert all(b"<dc:date>" not in picture for picture in first.values())
 
     def test_a_partial_run_keeps_the_other_questions(self, tmp_path: Path) -> None:
-        """One question's figures take the place of its own, and are rounded to what tells something."""
+        """One question's metrics take the place of its own, and are rounded to significant digits."""
         path = tmp_path / "results.json"
         results.keep("graph", {"loop": rates(1.0)}, path)
         results.keep("decoding", {"limit": rates(123.456789)}, path)
@@ -251,7 +251,7 @@ def metrics_of(module: str, subject: str, *arguments: str) -> dict[str, Any]:
 class TestSubjects:
     @pytest.mark.parametrize(("subject", "events"), [("ecomflow", 90), ("two", 90), ("beam", 6), ("loop", 90), ("distant", 90)])
     def test_a_backlog_becomes_rows(self, subject: str, events: int) -> None:
-        """Every way end to end finishes, with the rows counted and each process's CPU told."""
+        """Every way end to end finishes, with the rows counted and the CPU of each process."""
         metrics = metrics_of("end_to_end", subject, "--events", str(events), "--items", "2")
         assert (metrics["events"], metrics["rows"]) == (events, events // 3 * 7)
         assert metrics["rate"] > 0
@@ -268,7 +268,7 @@ class TestSubjects:
         """Two seconds at 50 events a second are a hundred latencies."""
         metrics = metrics_of("latency", "ecomflow", "--rate", "50", "--seconds", "2")
         assert metrics["events"] == sum(metrics["bins"]) == 100
-        assert 0 < metrics["p50"] <= metrics["p99"] <= metrics["most"]
+        assert 0 < metrics["p50"] <= metrics["p99"] <= metrics["max"]
 
     def test_a_stack_answers_and_idles(self) -> None:
         """The whole stack, and a service alone."""

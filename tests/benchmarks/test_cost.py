@@ -1,4 +1,4 @@
-"""The reckoning of what a job costs: which graph shuffles, and rows by BigQuery's own sizes."""
+"""The calculation of what a job costs: which graph shuffles, and rows by BigQuery's own sizes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_rows_are_counted_as_bigquery_counts_them() -> None:
 
 def test_the_submitted_graph_shuffles_nothing() -> None:
     """Rows and bytes of a million events follow from the sample; no step moves data between workers."""
-    from benchmarks.cost import reckon
+    from benchmarks.cost import calculate
 
-    found = reckon("ecomflow")
+    found = calculate("ecomflow")
     assert (found["shuffles"], found["shuffled"], found["requests"]) == (0, 0, 5_000)
     assert found["streaming_engine"] == found["read"]
     assert 2e6 < found["rows"] < 3e6
@@ -38,9 +38,9 @@ def test_the_submitted_graph_shuffles_nothing() -> None:
 
 def test_beams_own_way_shuffles_every_row() -> None:
     """WriteToBigQuery groups by key once a table; every byte that is inserted has crossed workers before."""
-    from benchmarks.cost import reckon
+    from benchmarks.cost import calculate
 
-    ours, beams = reckon("ecomflow"), reckon("write-to-bigquery")
+    ours, beams = calculate("ecomflow"), calculate("write-to-bigquery")
     assert beams["shuffles"] == 5
     assert beams["rows"] == ours["rows"]
     assert beams["shuffled"] > ours["read"]

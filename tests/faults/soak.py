@@ -106,7 +106,7 @@ def _mean(values: list[float]) -> float:
 
 
 def table(lives: Lives) -> Iterator[str]:
-    yield "| process | lives | MB at the end | MB at most | slope, MB a minute | files at most | sockets at most |"
+    yield "| process | lives | MB at the end | max MB | slope, MB per minute | max files | max sockets |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name in sorted({name for name, _ in lives}):
         mine = [samples for (process, _), samples in lives.items() if process == name]

@@ -34,7 +34,7 @@ _LONGEST_PAUSE = 30.0
 _WELL_AFTER = 60.0
 
 # What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
-# meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-for-what-a-person-mends.md.
+# meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-ten-minutes-for-a-fix.md.
 RECOVERY_SECONDS = 600.0
 _RECOVERABLE = (NotFoundError, SchemaError, AccessError)
 
