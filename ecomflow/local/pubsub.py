@@ -39,7 +39,7 @@ from google.pubsub_v1 import types
 
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.lifeline import tied_to
-from ecomflow.local.grpc_guard import OwnUserHandler
+from ecomflow.local.grpc_guard import SERVER_OPTIONS, OwnUserHandler
 from ecomflow.local.pubsub_broker import Broker, unimplemented
 from ecomflow.local.pubsub_checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub_clock import Clock, SystemClock
@@ -67,6 +67,7 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
 
 
 _SERVER_OPTIONS = [
+    *SERVER_OPTIONS,
     ("grpc.so_reuseport", 0),  # Or a second server could share the port unnoticed.
     ("grpc.max_receive_message_length", 4 * MAX_PUBLISH_BYTES),  # A request that is too large gets the service's own answer.
     ("grpc.max_send_message_length", -1),

@@ -41,6 +41,7 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
         )
     import uvicorn
 
+    from ecomflow.connections import BoundedProtocol
     from ecomflow.local.storage_api import StorageApi
     from ecomflow.local.storage_store import Store
 
@@ -48,7 +49,8 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     with contextlib.closing(Store(data_dir)) as store, tied_to(data_dir):
         app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
         options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
-        uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]
+        options |= {"http": BoundedProtocol, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 1}
+        uvicorn.run(app, host=_HOST, port=port, **options)  # type: ignore[arg-type]
 
 
 def main() -> int:

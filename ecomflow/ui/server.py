@@ -12,6 +12,7 @@ from collections.abc import Callable
 import uvicorn
 
 from ecomflow.config import Settings
+from ecomflow.connections import BoundedProtocol
 from ecomflow.errors import UnavailableError
 from ecomflow.peers import OwnUser
 from ecomflow.ui.app import Options, make_app
@@ -47,7 +48,7 @@ def _config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         loop="asyncio",
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         log_level="critical",
@@ -55,7 +56,6 @@ def _config(app: object) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=0,
-        limit_concurrency=64,
     )
 
 
