@@ -1,77 +1,110 @@
-"""An HTTP server's connections: one that sends no request is closed, and there are never more than the server can hold.
+"""Connections to an HTTP service come in; those whose client keeps it waiting are closed, and take no place from the others.
 
-A client that opens connections and leaves them half open (or sends a byte a second) would otherwise hold all that a server has.
-uvicorn has a deadline between two requests, and none for the first one, for a slow head, or for a slow body.
+Whoever opens a connection and sends nothing, or a byte now and then, costs nothing himself and holds a descriptor of the service
+(https://en.wikipedia.org/wiki/Slowloris_(cyber_attack)). uvicorn knows no deadline but the one between two requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import Any, Literal
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-if TYPE_CHECKING:
-    from uvicorn.protocols.http.h11_impl import H11Protocol as _Protocol
-else:
-    _Protocol = AutoHTTPProtocol  # httptools where that is installed, else h11
+from ecomflow.loopback.web_guard import WAIT_SECONDS
+
+LEAST_BYTES = 5_000
+"""A body of which fewer come in WAIT_SECONDS is not waited for: 500 bytes a second, as in Apache's mod_reqtimeout."""
+READ_SECONDS = 60.0
+"""How long a client may leave an answer unread that does not fit into the buffers."""
+MOST_CONNECTIONS = 128
+"""Below every system's usual limit of a process's descriptors: 256 on macOS, 1,024 on Linux."""
+
+_LAST_LOOK_SECONDS = 0.2
+
+_Awaited = Literal["head", "body", "reading"]
+# Who is closed first to make room: a client that has asked for nothing before one that has.
+_TO_CLOSE_FIRST: tuple[_Awaited, ...] = ("head", "body", "reading")
+_turns = count()  # a loop's clock stands still while it accepts many at once
 
 
-class BoundedProtocol(_Protocol):
-    """uvicorn's protocol with deadlines for requests, and a bound on the connections of a server.
+class BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol for ``http=``, with a deadline for whatever the client is to do and a bound on connections.
 
-    When more than ``max_connections`` are open, the one that has waited longest for its request is closed. Connections whose
-    request is being answered stay, streams of events among them.
+    While the service works on an answer there is no deadline. Past MOST_CONNECTIONS the one that it has waited for longest is
+    closed to make room; where it waits for none, the newcomer.
     """
 
-    # Seconds for the head of a request to arrive, from when the connection opened or its last request was answered. Generous, for
-    # on loopback no network is slow.
-    request_seconds = 10.0
-    # The longest pause, in seconds, within a request's body.
-    body_pause_seconds = 30.0
-    # A quarter of the 1,024 files that a process may usually have open.
-    max_connections = 256
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._awaited: _Awaited | None = None
+        self._turn, self._bytes = 0, 0
+        self._timer: asyncio.TimerHandle | None = None
 
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._arm(self.request_seconds)
-        if len(self.connections) > self.max_connections:
-            waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one._deadline is not None]
-            min(waiting, key=lambda one: one._deadline.when(), default=self)._close()  # type: ignore[union-attr]
+        self._look()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        self._bytes += len(data)
         super().data_received(data)
-        if self._is_answering:
-            self._disarm()
-            if self.cycle.more_body:
-                self._arm(self.body_pause_seconds)
+        self._look()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._disarm()
-        if not self._is_answering:  # a request that came meanwhile may be under way already
-            self._arm(self.request_seconds)
+        self._look()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
         super().connection_lost(exc)
+        self._await(None)
 
-    @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _look(self) -> None:
+        if (awaited := self._what_is_awaited()) != self._awaited:
+            self._await(awaited)
 
-    def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self._close)
+    def _what_is_awaited(self) -> _Awaited | None:
+        if self.flow.write_paused or self.transport.is_closing():
+            return "reading"
+        if self.conn.their_state is h11.IDLE:
+            return "head"
+        return "body" if self.conn.their_state is h11.SEND_BODY else None
 
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _await(self, awaited: _Awaited | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._awaited, self._turn, self._bytes = awaited, next(_turns), 0
+        if awaited is not None:
+            seconds = READ_SECONDS if awaited == "reading" else WAIT_SECONDS
+            self._timer = self.loop.call_later(seconds, self._overdue, False)
 
-    def _close(self) -> None:
-        self._disarm()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.abort()
+    def _overdue(self, last: bool) -> None:
+        if self._awaited == "body" and (self._bytes >= LEAST_BYTES or self.flow.read_paused):
+            self._await("body")
+        elif last:
+            self._drop()
+        else:
+            # Where the service itself was busy or stopped for all that time, what came meanwhile has not been read yet.
+            self._timer = self.loop.call_later(_LAST_LOOK_SECONDS, self._overdue, True)
+
+    def _make_room(self) -> None:
+        others = (one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self)
+        waiting = ((_TO_CLOSE_FIRST.index(one._awaited), one._turn, one) for one in others if one._awaited)
+        _, _, one = min(waiting, key=lambda found: found[:2], default=(0, 0, self))
+        one._drop()
+
+    def _drop(self) -> None:
+        self.connections.discard(self)
+        self.transport.abort()

@@ -1,4 +1,7 @@
-"""gRPC calls come in; those of other users of the machine end with PERMISSION_DENIED before their method is called."""
+"""gRPC calls come in; those of other users of the machine end with PERMISSION_DENIED before their method is called.
+
+Connections on which nobody calls are closed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,15 @@ import grpc
 import grpc.aio
 
 from ecomflow.loopback.peers import OwnUser, parse_grpc_peer
+from ecomflow.loopback.web_guard import WAIT_SECONDS
+
+SERVER_OPTIONS = (
+    # Until a client has greeted by HTTP/2's rules: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
+    ("grpc.server_handshake_timeout_ms", int(1000 * WAIT_SECONDS)),
+    # Without a call, an open stream being one. A client of gRPC's connects again by itself.
+    ("grpc.max_connection_idle_ms", 300_000),
+)
+"""The deadlines of every gRPC server; gRPC's own are two minutes and none."""
 
 _MAKERS = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),

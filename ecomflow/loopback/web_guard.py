@@ -26,6 +26,9 @@ _SIMPLE_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipa
 Refusal = tuple[int, str]
 """A status and a sentence."""
 
+WAIT_SECONDS = 10.0
+"""How long a client of any service may take to send a request's head once it has connected."""
+
 
 def is_loopback_name(host: str) -> bool:
     """Whether the Host header ``host`` names this machine, with or without a port."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from socketserver import ThreadingMixIn
 from typing import Any, cast
@@ -16,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.loopback.peers import OtherUsers, OwnUser
-from ecomflow.loopback.web_guard import is_loopback_name
+from ecomflow.loopback.web_guard import WAIT_SECONDS, is_loopback_name
 from ecomflow.metrics.snapshot import LATENCY_BOUNDS, PipelineMetrics
 
 PATH = "/metrics"
@@ -62,7 +65,7 @@ def metric_families(metrics: PipelineMetrics) -> Iterator[Metric]:
     yield HistogramMetricFamily("ecomflow_publish_to_append_seconds", what, buckets=buckets)
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(read: Callable[[], PipelineMetrics], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
     """Within, what ``read`` gives is served at ``http://127.0.0.1:<port>/metrics``; 0: at a free port. Gives the port.
 
@@ -144,16 +147,61 @@ def _refusal(environ: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+_MOST_WAITING = 32  # Each holds a thread of the pipeline's process, and a scraper has one connection.
+
+
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection; the head of its one request must be whole in WAIT_SECONDS, however it drips."""
+
     daemon_threads = True
+    request_queue_size = 128  # By default 5: those who find the queue full try again after seconds.
     own_user: OwnUser
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._lock = threading.Lock()
+        self._awaited: dict[socket.socket, float] = {}  # When each was opened whose head is not whole, the oldest first.
+        super().__init__(*arguments, **named)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._awaited[request] = time.monotonic()
+            if len(self._awaited) > _MOST_WAITING:
+                self._cut(next(iter(self._awaited)))
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Ends the wait for heads that are overdue. ``serve_forever`` calls it at least every ``poll_interval``."""
+        with self._lock:
+            latest = time.monotonic() - WAIT_SECONDS
+            for request in [one for one, since in self._awaited.items() if since < latest]:
+                self._cut(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.head_is_whole(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """That a client has gone, or was cut off, is no event of the pipeline's."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def head_is_whole(self, request: socket.socket) -> None:
+        with self._lock:
+            self._awaited.pop(request, None)
+
+    def _cut(self, request: socket.socket) -> None:
+        """The thread that reads from it reads its end, and closes it."""
+        del self._awaited[request]
+        with contextlib.suppress(OSError):  # the client may have gone
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # seconds that a client may take between two bytes
+    timeout = WAIT_SECONDS  # that one read or write may take
 
     def get_environ(self) -> dict[str, Any]:
         server = cast(_Server, self.server)
+        server.head_is_whole(self.connection)
         return super().get_environ() | {"ecomflow.refusal": server.own_user.refusal(self.client_address[:2])}
 
     def log_message(self, format: str, *args: Any) -> None:  # the base class's name

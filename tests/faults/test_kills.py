@@ -11,6 +11,7 @@ import pytest
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local.pubsub.server import read_backlog
+from ecomflow.reconciliation.reconcile import Reconciliation
 from tests.faults.fronts import Hold, HttpHold
 from tests.faults.support import Fronts, Load, Pipeline, equation_holds, running, settings_in, wait_until
 
@@ -80,13 +81,15 @@ def killer(own_shop: Settings, stack: Endpoints, tmp_path: Path) -> Iterator[Cal
     fronts.close()
 
 
-def kill_under_load(killer: Killer, moments: list[str], settings: Settings, stack: Endpoints, ledger: Path, rate: float) -> None:
+def kill_under_load(
+    killer: Killer, moments: list[str], settings: Settings, stack: Endpoints, ledger: Path, rate: float
+) -> Reconciliation:
     """Kill the pipeline at each of ``moments`` while events keep coming; then let it finish, and do the sum."""
     with Load(settings, stack, ledger, rate, seed=1):
         for moment in moments:
             killer.kill(moment)
     with running(settings):
-        equation_holds(settings, stack, ledger)
+        return equation_holds(settings, stack, ledger)
 
 
 def test_three_kills_under_load(killer: Callable[[int], Killer], own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
@@ -97,10 +100,18 @@ def test_three_kills_under_load(killer: Callable[[int], Killer], own_shop: Setti
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [1])
 def test_twenty_kills_under_load(
-    seed: int, killer: Callable[[int], Killer], own_shop: Settings, stack: Endpoints, ledger: Path
+    seed: int,
+    killer: Callable[[int], Killer],
+    own_shop: Settings,
+    stack: Endpoints,
+    ledger: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Twenty kills at moments drawn at random, every kind of them at least twice."""
     executioner = killer(seed)
     moments = Random(seed).sample([*executioner.moments] * 3, 20)
     assert {*moments} == {*executioner.moments}
-    kill_under_load(executioner, moments, own_shop, stack, ledger, rate=1000)
+    lines = kill_under_load(executioner, moments, own_shop, stack, ledger, rate=1000).lines
+    published, facts, letters = (sum(getattr(line, of) for line in lines) for of in ("published", "facts", "dead_letters"))
+    with capsys.disabled():
+        print(f"\n{len(moments)} kills: {published:,} published = {facts:,} facts + {letters:,} dead letters.")

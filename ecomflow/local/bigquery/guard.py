@@ -1,13 +1,19 @@
-"""bqemulator's servers come in; the same go out behind our guards: this user's programs are answered, and no page."""
+"""bqemulator's servers come in; the same go out behind our guards: they answer this user's programs and no page.
+
+Nor do they wait for a client that keeps silent.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import grpc.aio
+
 from ecomflow.loopback.connections import BoundedProtocol
-from ecomflow.loopback.grpc_guard import OwnUserInterceptor
+from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserInterceptor
 from ecomflow.loopback.peers import OwnUser
 from ecomflow.loopback.web_guard import ServiceGuard
 
@@ -40,8 +46,11 @@ def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
 
     grpc_server.health = SimpleNamespace(HealthServicer=Health)
     server.create_app, grpc_server.CorrelationInterceptor = create_guarded_app, Interceptor
+    grpc_server.grpc = SimpleNamespace(aio=SimpleNamespace(server=_server_with_deadlines))
     # With proxy_headers uvicorn lets anybody say by X-Forwarded-For who is at the other end.
-    uvicorn = server.uvicorn
-    server.uvicorn = SimpleNamespace(
-        Config=partial(uvicorn.Config, proxy_headers=False, http=BoundedProtocol), Server=uvicorn.Server
-    )
+    uvicorn, options = server.uvicorn, {"proxy_headers": False, "http": BoundedProtocol, "ws": "none"}
+    server.uvicorn = SimpleNamespace(Config=partial(uvicorn.Config, **options), Server=uvicorn.Server)
+
+
+def _server_with_deadlines(*, options: Sequence[Any], **named: Any) -> Any:
+    return grpc.aio.server(options=[*options, *SERVER_OPTIONS], **named)

@@ -44,7 +44,7 @@ from ecomflow.local.pubsub.clock import Clock, SystemClock
 from ecomflow.local.pubsub.log import Damage, Log
 from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub.services import Publisher, Subscriber
-from ecomflow.loopback.grpc_guard import OwnUserHandler
+from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserHandler
 from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
 from ecomflow.processes.lifeline import tied_to
 
@@ -82,6 +82,7 @@ def read_damage(host: str) -> Damage | None:
 
 
 _SERVER_OPTIONS = [
+    *SERVER_OPTIONS,
     ("grpc.so_reuseport", 0),  # Or a second server could share the port unnoticed.
     ("grpc.max_receive_message_length", 4 * MAX_PUBLISH_BYTES),  # A request that is too large gets the service's own answer.
     ("grpc.max_send_message_length", -1),

@@ -48,14 +48,9 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     os.umask(0o077)
     with contextlib.closing(Store(data_dir)) as store, tied_to(data_dir):
         app = ServiceGuard(StorageApi(store), OwnUser((_HOST, port), others), json_only=False)
-        options = {
-            "http": BoundedProtocol,
-            "log_level": "warning",
-            "access_log": False,
-            "server_header": False,
-            "proxy_headers": False,
-        }
-        uvicorn.run(app, host=_HOST, port=port, lifespan="off", timeout_graceful_shutdown=1, ws="none", **options)  # type: ignore[arg-type]
+        options = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+        options |= {"http": BoundedProtocol, "ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 1}
+        uvicorn.run(app, host=_HOST, port=port, **options)  # type: ignore[arg-type]
 
 
 def main() -> int:
