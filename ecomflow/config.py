@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.contract.rules import OrderTotals
+from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.loopback.peers import OtherUsers
 from ecomflow.processes.state_folder import access_error, check_own, folder_mark
@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ack_deadline_seconds: int = 30
     topic_retention_days: int = 0
     soft_delete_days: int = 7
-    order_totals: OrderTotals = "count"
+    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
     # On every resource that infra up makes, and on the Dataflow job.
     labels: dict[str, str] = {}
     # Of the pipeline on this machine: one engine each, on one subscription.

@@ -16,7 +16,15 @@ import msgspec
 from ecomflow.contract.dead_letter import Reason
 from ecomflow.contract.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS, PORTION_BYTES, StreamBatch, decode_messages
 from ecomflow.contract.events import Event, Message, Order, event_id_of
-from ecomflow.contract.rules import DateRange, OrderTotals, Violation, first_violation, streamable_dates, total_violation
+from ecomflow.contract.rules import (
+    DEFAULT_ORDER_TOTALS,
+    DateRange,
+    OrderTotals,
+    Violation,
+    first_violation,
+    streamable_dates,
+    total_violation,
+)
 
 BATCH_LINES = 1_000
 
@@ -48,7 +56,7 @@ class _Rules(NamedTuple):
 
 
 def check_lines(
-    lines: Iterable[bytes], file: str, now: datetime, tally: Tally, order_totals: OrderTotals = "ignore"
+    lines: Iterable[bytes], file: str, now: datetime, tally: Tally, order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
 ) -> Iterator[RefusedLine]:
     """The refused ones of ``lines``, in their order, one event a line, as on the day of ``now``; adds all of them to ``tally``.
 

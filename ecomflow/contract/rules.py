@@ -39,6 +39,7 @@ _EXACT = Context(prec=80, traps=[Inexact])
 # What is done with an order whose total is not the sum of its lines: nothing; it is counted; it is a dead letter. No rule for
 # all, for a shop's total may hold shipping, discounts or taxes.
 OrderTotals = Literal["ignore", "count", "refuse"]
+DEFAULT_ORDER_TOTALS: OrderTotals = "count"
 
 
 class Violation(NamedTuple):

@@ -22,7 +22,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
 from ecomflow.contract.decode import decode_messages, portions
 from ecomflow.contract.events import Message
-from ecomflow.contract.rules import OrderTotals
+from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
@@ -121,7 +121,10 @@ def plan_replay(
 
 
 def refusals(
-    letters: list[DeadLetter], now: datetime, patch: Mapping[str, Any] | None = None, order_totals: OrderTotals = "ignore"
+    letters: list[DeadLetter],
+    now: datetime,
+    patch: Mapping[str, Any] | None = None,
+    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS,
 ) -> dict[int, tuple[str, str]]:
     """The letters that the pipeline would refuse at ``now``: (path, error) by their place in ``letters``. Pure."""
     refused: dict[int, tuple[str, str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ecomflow.config import Endpoints, Settings, resolve_endpoints
-from ecomflow.contract.rules import OrderTotals
+from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 
 
 class PipelineConfig(msgspec.Struct, frozen=True):
@@ -17,7 +17,7 @@ class PipelineConfig(msgspec.Struct, frozen=True):
     dataset: str
     endpoints: Endpoints
     ack_deadline_seconds: int
-    order_totals: OrderTotals = "count"
+    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
 
     def table_path(self, table: str) -> str:
         return f"projects/{self.project}/datasets/{self.dataset}/tables/{table}"

@@ -21,6 +21,7 @@ from ecomflow.contract.decode import StreamBatch
 from ecomflow.contract.events import Inventory, Message, Order, UserActivity
 from ecomflow.contract.facts import NUMERIC, STREAM_TABLES, TIMESTAMP, modelled_schema
 from ecomflow.contract.rules import (
+    DEFAULT_ORDER_TOTALS,
     MAX_REPEATED_BYTES,
     DateRange,
     OrderTotals,
@@ -67,7 +68,7 @@ class TooManyRowsError(Exception):
 MAX_REPEATED_BATCH_BYTES = 4 * MAX_REPEATED_BYTES
 
 
-def model_facts(batch: StreamBatch, now: datetime, order_totals: OrderTotals = "ignore") -> FactBatch:
+def model_facts(batch: StreamBatch, now: datetime, order_totals: OrderTotals = DEFAULT_ORDER_TOTALS) -> FactBatch:
     """The fact rows of ``batch``; an event that breaks a rule becomes a dead letter failed at ``now``.
 
     Raises TooManyRowsError where the batch must be halved first.
