@@ -89,7 +89,8 @@ HOW = {
 def ecomflow(sample: list[Message]) -> dict[str, float]:
     tables = [rows for part in _bundles(sample) for rows in _tables_of(part)]
     pipeline = beam.Pipeline(options=_options("--streaming"))
-    build_graph(pipeline, ReadMessages(SETTINGS.subscription_path, "event_id", None), worker_config(SETTINGS, Endpoints()))
+    config = worker_config(SETTINGS, Endpoints())
+    build_graph(pipeline, ReadMessages(config, "event_id", None), config)
     sent = sum(rows.serialize().size for rows in tables)
     billed = sum(_sizes(rows) for rows in tables)
     return {

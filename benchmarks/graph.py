@@ -19,11 +19,11 @@ from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints
 from ecomflow.contract.decode import StreamBatch, decode_messages
 from ecomflow.contract.events import Message
-from ecomflow.pipeline import transforms
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import FactBatch, model_facts
+from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import with_ingestion_time
 
 BATCH = 10_000
@@ -31,7 +31,13 @@ CONFIG = PipelineConfig("bench-project", "projects/bench-project/subscriptions/s
 
 
 class _TakesAll:
-    """A writer of rows or dead letters that is done at once."""
+    """The writers of rows and of dead letters, done at once."""
+
+    def writer(self, _: str) -> _TakesAll:
+        return self
+
+    def close(self) -> None:
+        pass
 
     def start(self, *_: Any) -> list[Any]:
         return []
@@ -50,12 +56,11 @@ class _Batches(beam.PTransform):  # type: ignore[misc]
 
 
 def ecomflow(events: list[Message]) -> None:
-    transforms.shared_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
-    transforms.shared_dead_letter_writer = lambda *_: _TakesAll()  # type: ignore[assignment]
     HELD[:] = [MessageBatch(events[start : start + BATCH]) for start in range(0, len(events), BATCH)]
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(["--no_auth"]))
     build_graph(pipeline, _Batches(), CONFIG)
-    pipeline.run().wait_until_finish()
+    with Runtime(CONFIG, table_writers=lambda *_: _TakesAll(), dead_letter_writer=lambda *_: _TakesAll()):
+        pipeline.run().wait_until_finish()
 
 
 def per_element(events: list[Message]) -> None:

@@ -23,6 +23,7 @@ from benchmarks.throwaway import DISTANT, cpu_seconds
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator.publisher import publish
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.puller import Puller
 
 _BUNDLE = 10_000
@@ -40,7 +41,7 @@ def ahead(service: Service, count: int) -> None:
     """By the pipeline's puller."""
     settings, bucket = service.settings, "none"
     config = PipelineConfig(settings.project_id, settings.subscription_path, bucket, settings.dataset, service.endpoints, 60)
-    with closing(Puller(config)) as puller:
+    with closing(Puller(config, Counters())) as puller:
         while count > 0:
             if batch := puller.take(_BUNDLE, 10):
                 puller.acknowledge(batch)

@@ -18,6 +18,7 @@ from ecomflow.contract.events import Message
 from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_write_client, subscriber_client
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import portions
 from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import TableWriter, with_ingestion_time
@@ -29,7 +30,7 @@ BATCH_MESSAGES = 10_000
 def main() -> None:
     config = pipeline_config(load_settings({}))
     subscriber, writes = subscriber_client(config.endpoints), bigquery_write_client(config.endpoints)
-    writers = {table: TableWriter(config, table, writes) for table in SCHEMAS}
+    writers = {table: TableWriter(config, table, writes, Counters()) for table in SCHEMAS}
     while True:
         if received := pull(subscriber, config):
             append(writers, [message_of(item.message) for item in received])

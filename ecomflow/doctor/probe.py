@@ -32,6 +32,7 @@ from ecomflow.gcp.clients import bigquery_write_client, publisher_client, storag
 from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.pipeline.config import pipeline_config
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.bigquery import MaybeMissingError, TableWriter
 
 # How long what was just made or written may take to be found.
@@ -153,7 +154,7 @@ def _append(row: Mapping[str, Any], schema: pa.Schema, name: str, settings: Sett
     rows = pa.RecordBatch.from_pylist([row], schema=schema)
     config = msgspec.structs.replace(pipeline_config(settings), endpoints=endpoints)
     client = bigquery_write_client(endpoints)
-    writer = TableWriter(config, name, client)
+    writer = TableWriter(config, name, client, Counters())
     try:
         refused = _once_found(lambda: writer.finish(writer.start(rows)))
     finally:

@@ -1,19 +1,19 @@
-"""The pipeline's counters: each count goes to Beam's metrics, and to totals of this process that can be read while it runs.
+"""The pipeline's counters: each count goes to Beam's metrics, and to totals of the process that can be read while it runs.
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
 ``duplicates_seen``, ``order_totals_differ``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the graph;
 ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
 counted by the batch, never by the message.
 
-Gauges and what is waited for are of this process alone: Beam has no such metric that Dataflow tells of.
+Gauges and what is waited for are of the process alone: Beam has no such metric that Dataflow tells of.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -28,83 +28,89 @@ NAMESPACE = "ecomflow"
 MAX_DRIFT_NAMES = 200
 OTHER_DRIFT = "schema_drift/other"
 
-_totals: Counter[str] = Counter()
-_gauges: dict[str, float] = {}
-_waiting: dict[str, str] = {}
-_lock = threading.Lock()
+_LATENCY_MICROS = np.array([round(bound * 1e6) for bound in LATENCY_BOUNDS])
 # Making Beam's counter anew costs six times as much as counting; names are bounded.
 _beam_counter = cache(lambda name: Metrics.counter(NAMESPACE, name))
-_LATENCY_MICROS = np.array([round(bound * 1e6) for bound in LATENCY_BOUNDS])
 
 
-def count(name: str, amount: int = 1) -> None:
-    """Add ``amount`` to the counter ``name``."""
-    if amount:
-        _beam_counter(name).inc(amount)
-        with _lock:
-            _totals[name] += amount
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
-def count_step(step: str, *, messages_in: int = 0, messages_out: int = 0, refused: int = 0) -> None:
-    """Count messages into, out of and refused by the step with this label."""
-    count(f"in/{step}", messages_in)
-    count(f"out/{step}", messages_out)
-    count(f"refused_in/{step}", refused)
+class Counters:
+    """What the steps of a pipeline have counted in one process, failed bundles included. Safe for several threads."""
 
+    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
+        self._now = now
+        self._totals: Counter[str] = Counter()
+        self._gauges: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+        self._lock = threading.Lock()
 
-def count_latency(published: NDArray[np.int64], confirmed: float) -> None:
-    """Count messages by the time from their publication, in microseconds since the epoch (0: not known, left out), to
-    ``confirmed``, in seconds since it.
-    """
-    taken = round(confirmed * 1e6) - published[published > 0]
-    for bucket, amount in enumerate(np.bincount(np.searchsorted(_LATENCY_MICROS, taken)).tolist()):
-        count(f"latency/{bucket}", amount)
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add ``amount`` to the counter ``name``."""
+        if amount:
+            _beam_counter(name).inc(amount)
+            with self._lock:
+                self._totals[name] += amount
 
+    def count_step(self, step: str, *, messages_in: int = 0, messages_out: int = 0, refused: int = 0) -> None:
+        """Count messages into, out of and refused by the step with this label."""
+        self.count(f"in/{step}", messages_in)
+        self.count(f"out/{step}", messages_out)
+        self.count(f"refused_in/{step}", refused)
 
-def count_drift(drift: Mapping[tuple[str, str], int]) -> None:
-    """Count unknown fields by (event type, path). Their values reach neither a counter nor a log: they may be personal."""
-    for (event_type, path), amount in drift.items():
-        count(_drift_name(f"schema_drift/{event_type}/{path}"), amount)
+    def count_latency(self, published: NDArray[np.int64], confirmed: float) -> None:
+        """Count messages by the time from their publication, in microseconds since the epoch (0: not known, left out), to
+        ``confirmed``, in seconds since it.
+        """
+        taken = round(confirmed * 1e6) - published[published > 0]
+        for bucket, amount in enumerate(np.bincount(np.searchsorted(_LATENCY_MICROS, taken)).tolist()):
+            self.count(f"latency/{bucket}", amount)
 
+    def count_drift(self, drift: Mapping[tuple[str, str], int]) -> None:
+        """Count unknown fields by (event type, path). Their values reach neither a counter nor a log: they may be personal."""
+        for (event_type, path), amount in drift.items():
+            self.count(self._drift_name(f"schema_drift/{event_type}/{path}"), amount)
 
-def totals() -> dict[str, int]:
-    """What this process has counted since it began, failed bundles included."""
-    with _lock:
-        return dict(_totals)
+    def totals(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._totals)
 
+    def gauge(self, name: str, value: float) -> None:
+        """Set the gauge ``name``: ``last_append/<table>``, in seconds since the epoch."""
+        with self._lock:
+            self._gauges[name] = value
 
-def gauge(name: str, value: float) -> None:
-    """Set the gauge ``name`` of this process: ``last_append/<table>``, in seconds since the epoch."""
-    with _lock:
-        _gauges[name] = value
+    def appended(self, table: str, rows: int) -> None:
+        """Count ``rows`` that BigQuery has confirmed just now."""
+        self.count(f"rows/{table}", rows)
+        if rows:
+            self.gauge(f"last_append/{table}", self._now().timestamp())
 
+    def waiting(self, place: str, sentence: str | None) -> None:
+        """Say what ``place`` waits for just now: "BigQuery to take rows of fact_order: 503 …"; None: it goes on."""
+        with self._lock:
+            self._waiting.pop(place, None)  # what is told last stands last
+            if sentence is not None:
+                self._waiting[place] = sentence
 
-def appended(table: str, rows: int) -> None:
-    """Count ``rows`` that BigQuery has confirmed just now."""
-    count(f"rows/{table}", rows)
-    if rows:
-        gauge(f"last_append/{table}", time.time())
+    def snapshot(self) -> dict[str, Any]:
+        """What was counted, the gauges, the process's memory in hand, and what was last said to be waited for: under the names
+        that they have in ``launch.PipelineStatus``.
+        """
+        with self._lock:
+            gauges, waits = dict(self._gauges), list(self._waiting.values())
+        return {
+            "counters": self.totals(),
+            "gauges": {**gauges, "memory_bytes": float(_memory_bytes())},
+            "waiting_for": waits[-1] if waits else None,
+        }
 
-
-def waiting(place: str, sentence: str | None) -> None:
-    """Say what ``place`` waits for just now: "BigQuery to take rows of fact_order: 503 …"; None: it goes on."""
-    with _lock:
-        _waiting.pop(place, None)  # what is told last stands last
-        if sentence is not None:
-            _waiting[place] = sentence
-
-
-def snapshot() -> dict[str, Any]:
-    """What this process has counted, its gauges, its memory in hand, and what was last said to be waited for: under the names
-    that they have in ``launch.PipelineStatus``.
-    """
-    with _lock:
-        gauges, waits = dict(_gauges), list(_waiting.values())
-    return {
-        "counters": totals(),
-        "gauges": {**gauges, "memory_bytes": float(_memory_bytes())},
-        "waiting_for": waits[-1] if waits else None,
-    }
+    def _drift_name(self, name: str) -> str:
+        with self._lock:
+            known = [key for key in self._totals if key.startswith("schema_drift/")]
+        return name if name in known or len(known) < MAX_DRIFT_NAMES else OTHER_DRIFT
 
 
 def _memory_bytes() -> int:
@@ -112,9 +118,3 @@ def _memory_bytes() -> int:
     import psutil  # late: workers on Dataflow have none, and nobody asks them
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _drift_name(name: str) -> str:
-    with _lock:
-        known = [key for key in _totals if key.startswith("schema_drift/")]
-    return name if name in known or len(known) < MAX_DRIFT_NAMES else OTHER_DRIFT

@@ -12,22 +12,26 @@ from contextlib import contextmanager
 
 from ecomflow.errors import EcomflowError
 
-_lock = threading.Lock()
-_last: list[EcomflowError] = []
 
+class LastFailure:
+    """The last EcomflowError that a step raised. Safe for several threads."""
 
-@contextmanager
-def noted() -> Iterator[None]:
-    """Note an EcomflowError that passes through."""
-    try:
-        yield
-    except EcomflowError as error:
-        with _lock:
-            _last[:] = [error]
-        raise
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: EcomflowError | None = None
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note an EcomflowError that passes through."""
+        try:
+            yield
+        except EcomflowError as error:
+            with self._lock:
+                self._last = error
+            raise
 
-def take() -> EcomflowError | None:
-    """The last error noted, once."""
-    with _lock:
-        return _last.pop() if _last else None
+    def take(self) -> EcomflowError | None:
+        """The last error noted, once."""
+        with self._lock:
+            last, self._last = self._last, None
+        return last

@@ -24,7 +24,7 @@ from ecomflow.pipeline.transforms import DecodeEvents, ModelFacts, RefuseEvents,
 
 def build_graph(pipeline: beam.Pipeline, source: beam.PTransform, config: PipelineConfig) -> None:
     """Add ecomflow's graph to ``pipeline``. ``source`` makes MessageBatch out of nothing."""
-    streams: Any = pipeline | "Read messages" >> source | "Decode events" >> DecodeEvents()
+    streams: Any = pipeline | "Read messages" >> source | "Decode events" >> DecodeEvents(config)
     for stream in EVENT_STREAMS:
         (
             streams[stream]
@@ -34,6 +34,6 @@ def build_graph(pipeline: beam.Pipeline, source: beam.PTransform, config: Pipeli
         )
     (
         streams[UNKNOWN_STREAM]
-        | f"Refuse {UNKNOWN_STREAM} events" >> RefuseEvents()
+        | f"Refuse {UNKNOWN_STREAM} events" >> RefuseEvents(config)
         | f"Write {UNKNOWN_STREAM} dead letters" >> WriteDeadLetters(config)
     )

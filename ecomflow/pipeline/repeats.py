@@ -1,4 +1,4 @@
-"""Event ids in; how many of them this process has seen before, within a bounded memory, out. It only counts: nothing is dropped
+"""Event ids in; how many of them were seen before, within a bounded memory, out. It only counts: nothing is dropped
 by it, so that 64 bits of an id will do (two of 200,000 ids share them once in a billion times).
 """
 
@@ -30,6 +30,3 @@ class SeenIds:
             if len(self._young) >= self._generation:
                 self._old, self._young = self._young, set()
             return repeats
-
-
-seen_ids = SeenIds()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import apache_beam as beam
@@ -21,10 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ecomflow.contract.dead_letter import STREAMS, UNKNOWN_STREAM, DeadLetter, dead_letter
 from ecomflow.contract.decode import DecodedBatch, StreamBatch, decode_messages, portions
 from ecomflow.contract.events import Message
-from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import DeadLetterBatch, MessageBatch
-from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.counters import appended, count, count_drift, count_latency, count_step
 from ecomflow.pipeline.model import FactBatch, TableRows, model_facts
 from ecomflow.pipeline.quarantine import (
     Failure,
@@ -39,9 +36,8 @@ from ecomflow.pipeline.quarantine import (
     replace_letter,
     without_sources,
 )
-from ecomflow.pipeline.repeats import seen_ids
-from ecomflow.pipeline.sinks.bigquery import RefusedRow, shared_writer, with_ingestion_time
-from ecomflow.pipeline.sinks.dead_letters import shared_dead_letter_writer
+from ecomflow.pipeline.sinks.bigquery import RefusedRow, with_ingestion_time
+from ecomflow.pipeline.step import Step, StepFn
 
 # How much is under way to BigQuery before a bundle waits for it. A bundle of a shop's events stays far below.
 MAX_BYTES_IN_FLIGHT = 128 * 2**20
@@ -49,38 +45,31 @@ MAX_BYTES_IN_FLIGHT = 128 * 2**20
 MAX_ROW_ERRORS = 10
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-class DecodeEvents(beam.PTransform):  # type: ignore[misc]  # Beam is untyped
+class DecodeEvents(Step):
     """MessageBatch to one output a stream of ``rejected.STREAMS``, each of StreamBatch."""
 
     def expand(self, batches: Any) -> Any:
-        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn(self.label)).with_outputs(*STREAMS)
+        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn(self._config, self.label)).with_outputs(*STREAMS)
         for stream in STREAMS:
             outputs[stream].element_type = StreamBatch
         return outputs
 
 
-class _DecodeFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, step: str) -> None:
-        self._step = step
-
+class _DecodeFn(StepFn):
     def start_bundle(self) -> None:
         self._is_empty = True
 
     def process(self, batch: MessageBatch) -> Iterator[Any]:
-        with failures.noted():
-            now = _now()
+        with self._runtime.failure.noted():
+            now = self._runtime.now()
             self._is_empty = False
             for messages in portions(batch.messages):
-                count("received", len(messages))
-                count_step(self._step, messages_in=len(messages))
+                self._counters.count("received", len(messages))
+                self._counters.count_step(self._step, messages_in=len(messages))
                 yield from self._outputs(messages, now)
 
     def finish_bundle(self) -> None:
-        count("bundles", 0 if self._is_empty else 1)
+        self._counters.count("bundles", 0 if self._is_empty else 1)
 
     def _outputs(self, messages: list[Message], now: datetime) -> Iterator[Any]:
         for decoded in isolate(
@@ -89,12 +78,12 @@ class _DecodeFn(beam.DoFn):  # type: ignore[misc]
             halves_of_messages,
             lambda part, failure: refuse_messages(part, failure, now),
         ):
-            count_drift(decoded.drift)
+            self._counters.count_drift(decoded.drift)
             refused = _refused_here(decoded)
-            count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
+            self._counters.count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
             for stream, part in decoded.streams.items():
-                count(f"decoded/{stream}", len(part.events))
-                count("duplicates_seen", seen_ids.repeats_in(part.event_ids))
+                self._counters.count(f"decoded/{stream}", len(part.events))
+                self._counters.count("duplicates_seen", self._runtime.seen_ids.repeats_in(part.event_ids))
                 yield beam.pvalue.TaggedOutput(stream, part)
 
 
@@ -107,49 +96,37 @@ def _refused_here(decoded: DecodedBatch) -> int:
     return sum(len(part.refused) for stream, part in decoded.streams.items() if stream != UNKNOWN_STREAM)
 
 
-class ModelFacts(beam.PTransform):  # type: ignore[misc]
+class ModelFacts(Step):
     """StreamBatch to FactBatch: the rows of the stream's tables, and what breaks a rule as dead letters."""
-
-    def __init__(self, config: PipelineConfig) -> None:
-        super().__init__()
-        self._config = config
 
     def expand(self, events: Any) -> Any:
         return events | "Model" >> beam.ParDo(_ModelFn(self._config, self.label)).with_output_types(FactBatch)
 
 
-class _ModelFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig, step: str) -> None:
-        self._order_totals = config.order_totals
-        self._step = step
-
+class _ModelFn(StepFn):
     def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
-        with failures.noted():
-            now = _now()
-            count_step(self._step, messages_in=len(batch.events))
+        with self._runtime.failure.noted():
+            now = self._runtime.now()
+            self._counters.count_step(self._step, messages_in=len(batch.events))
             modelled = 0
             for facts in isolate(
                 batch,
-                lambda part: model_facts(part, now, self._order_totals),
+                lambda part: model_facts(part, now, self._config.order_totals),
                 halves_of_events,
                 lambda part, failure: refuse_events(part, failure, now),
             ):
-                count("order_totals_differ", facts.totals_differ)
+                self._counters.count("order_totals_differ", facts.totals_differ)
                 modelled += len(facts.messages)
                 yield facts
-            count_step(self._step, messages_out=modelled, refused=len(batch.events) - modelled)
+            self._counters.count_step(self._step, messages_out=modelled, refused=len(batch.events) - modelled)
 
 
-class WriteFacts(beam.PTransform):  # type: ignore[misc]
+class WriteFacts(Step):
     """FactBatch to BigQuery; DeadLetterBatch out: what was refused before, and what BigQuery refuses.
 
     Appends are sent as batches come and awaited together before the bundle ends, so that no message is acknowledged whose
     rows are not written.
     """
-
-    def __init__(self, config: PipelineConfig) -> None:
-        super().__init__()
-        self._config = config
 
     def expand(self, facts: Any) -> Any:
         return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config, self.label)).with_output_types(DeadLetterBatch)
@@ -165,17 +142,13 @@ class _Writing:
         self.failed: dict[int, Failure] = {}
 
 
-class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig, step: str) -> None:
-        self._config = config
-        self._step = step
-
+class _WriteFactsFn(StepFn):
     def start_bundle(self) -> None:
         self._begin()
 
     def process(self, batch: FactBatch) -> Iterator[DeadLetterBatch]:
-        with failures.noted():
-            count_step(self._step, messages_in=len(batch.messages))
+        with self._runtime.failure.noted():
+            self._counters.count_step(self._step, messages_in=len(batch.messages))
             writing = _Writing(batch)
             self._writings.append(writing)
             for part in batch.tables:
@@ -186,7 +159,7 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
                 yield from self._await_writes()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        with failures.noted():
+        with self._runtime.failure.noted():
             for letters in self._await_writes():
                 yield WindowedValue(letters, MIN_TIMESTAMP, (GlobalWindow(),))
 
@@ -205,7 +178,7 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
                 self._bytes_in_flight += sent[0].rows.nbytes
 
     def _start(self, part: TableRows) -> Any:
-        return shared_writer(self._config, part.table).start(with_ingestion_time(part.rows, part.table, _now()))
+        return self._runtime.table_writer(part.table).start(with_ingestion_time(part.rows, part.table, self._runtime.now()))
 
     def _await_writes(self) -> Iterator[DeadLetterBatch]:
         """Wait until all that was sent is written or refused; what is refused, a batch of letters a batch of facts."""
@@ -215,7 +188,7 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
             for part, appends in writing.sent:
                 self._finish(writing, part, appends)
             self._count(writing)
-            if letters := _letters_of(writing, _now()):
+            if letters := _letters_of(writing, self._runtime.now()):
                 yield DeadLetterBatch(writing.batch.stream, letters)
 
     def _finish(self, writing: _Writing, part: TableRows, appends: Any) -> None:
@@ -223,13 +196,13 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
         begun = [appends]
 
         def finish(piece: TableRows) -> tuple[TableRows, Any]:
-            return piece, shared_writer(self._config, piece.table).finish(begun.pop() if begun else self._start(piece))
+            return piece, self._runtime.table_writer(piece.table).finish(begun.pop() if begun else self._start(piece))
 
         for piece, rows in isolate(part, finish, halves_of_rows, _rows_failed):
             if isinstance(rows, Failure):
                 writing.failed.setdefault(int(piece.sources[0]), rows)
                 continue
-            appended(piece.table, piece.rows.num_rows - len(rows))
+            self._counters.appended(piece.table, piece.rows.num_rows - len(rows))
             if rows:
                 writing.refused.append((piece, rows))
 
@@ -238,8 +211,8 @@ class _WriteFactsFn(beam.DoFn):  # type: ignore[misc]
         refused = _refused_sources(writing)
         published = np.fromiter([message.publish_time for message in writing.batch.messages], np.int64)
         written = np.delete(published, list(refused)) if refused else published
-        count_step(self._step, messages_out=len(written), refused=len(refused))
-        count_latency(written, _now().timestamp())
+        self._counters.count_step(self._step, messages_out=len(written), refused=len(refused))
+        self._counters.count_latency(written, self._runtime.now().timestamp())
 
 
 def _rows_failed(part: TableRows, failure: Failure) -> tuple[TableRows, Any]:
@@ -276,29 +249,21 @@ def _sentence(words: list[str]) -> str:
     return f"$: {'; '.join(words[:MAX_ROW_ERRORS])}" + (f"; and {more} more rows" if more > 0 else "")
 
 
-class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
+class WriteDeadLetters(Step):
     """DeadLetterBatch to the bucket: one object a batch, awaited before the bundle ends."""
-
-    def __init__(self, config: PipelineConfig) -> None:
-        super().__init__()
-        self._config = config
 
     def expand(self, letters: Any) -> Any:
         return letters | "Upload" >> beam.ParDo(_WriteDeadLettersFn(self._config, self.label))
 
 
-class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, config: PipelineConfig, step: str) -> None:
-        self._config = config
-        self._step = step
-
+class _WriteDeadLettersFn(StepFn):
     def start_bundle(self) -> None:
         self._uploads: list[Any] = []
         self._letters = 0
 
     def process(self, batch: DeadLetterBatch) -> None:
-        with failures.noted():
-            count_step(self._step, messages_in=len(batch.letters))
+        with self._runtime.failure.noted():
+            self._counters.count_step(self._step, messages_in=len(batch.letters))
             self._letters += len(batch.letters)
             for letters, uploads in isolate(
                 batch.letters,
@@ -307,25 +272,26 @@ class _WriteDeadLettersFn(beam.DoFn):  # type: ignore[misc]
                 lambda part, failure: self._start(batch.stream, [replace_letter(letter, failure) for letter in part]),
             ):
                 for reason, amount in Counter(letter.reason for letter in letters).items():
-                    count(f"refused/{reason}", amount)
+                    self._counters.count(f"refused/{reason}", amount)
                 self._uploads += uploads
 
     def _start(self, stream: str, letters: list[DeadLetter]) -> tuple[list[DeadLetter], list[Any]]:
-        return letters, shared_dead_letter_writer(self._config).start(stream, letters)
+        return letters, self._runtime.dead_letter_writer.start(stream, letters)
 
     def finish_bundle(self) -> None:
-        with failures.noted():
-            shared_dead_letter_writer(self._config).finish(self._uploads)
-            count_step(self._step, messages_out=self._letters)
+        with self._runtime.failure.noted():
+            self._runtime.dead_letter_writer.finish(self._uploads)
+            self._counters.count_step(self._step, messages_out=self._letters)
 
 
-class RefuseEvents(beam.PTransform):  # type: ignore[misc]
+class RefuseEvents(Step):
     """StreamBatch of the unknown stream, which has no events, to its DeadLetterBatch."""
 
     def expand(self, unknown: Any) -> Any:
-        return unknown | "Refuse" >> beam.Map(_refused_of, self.label).with_output_types(DeadLetterBatch)
+        return unknown | "Refuse" >> beam.ParDo(_RefuseFn(self._config, self.label)).with_output_types(DeadLetterBatch)
 
 
-def _refused_of(batch: StreamBatch, step: str) -> DeadLetterBatch:
-    count_step(step, messages_in=len(batch.refused), refused=len(batch.refused))
-    return DeadLetterBatch(batch.stream, batch.refused)
+class _RefuseFn(StepFn):
+    def process(self, batch: StreamBatch) -> Iterator[DeadLetterBatch]:
+        self._counters.count_step(self._step, messages_in=len(batch.refused), refused=len(batch.refused))
+        yield DeadLetterBatch(batch.stream, batch.refused)

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,9 +22,6 @@ import psutil
 ROLE_VARIABLE = "ECOMFLOW_SERVICE"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-# Kept so that a child that has ended is reaped by its handle, and no handle is collected while its process runs.
-_children: list[subprocess.Popen[bytes]] = []
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -63,8 +61,10 @@ def spawn(command: list[str], log: Path, folder: Path, role: str = "") -> Identi
             start_new_session=True,
             env={**os.environ, ROLE_VARIABLE: role},
         )
-    _children.append(child)
-    return identity_of(child.pid)
+    identity = identity_of(child.pid)
+    # It holds the handle for as long as the process runs, and takes its end from the kernel's table.
+    threading.Thread(target=child.wait, name=f"end of {child.pid}", daemon=True).start()
+    return identity
 
 
 def processes_of(folder: Path) -> list[tuple[str, Identity]]:
@@ -72,7 +72,6 @@ def processes_of(folder: Path) -> list[tuple[str, Identity]]:
 
     The kernel is asked, and no file: nobody can name another process here.
     """
-    _reap()
     found = []
     for process in psutil.process_iter(["uids"]):
         role = _role_in(process, folder)
@@ -98,7 +97,6 @@ def _role_in(process: psutil.Process, folder: Path) -> str | None:
 
 def find(identity: Identity) -> psutil.Process | None:
     """The running process that ``identity`` names; None where it has ended, even if its pid is in use again."""
-    _reap()
     try:
         process = psutil.Process(identity.pid)
         return process if _mark(identity.pid) == identity.mark and not _has_ended(process) else None
@@ -153,7 +151,3 @@ def _signal(identity: Identity, number: int) -> None:
 def _has_ended(process: psutil.Process) -> bool:
     """Waits only for its parent's notice. A zombie with threads is still closing its files and ports."""
     return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
-
-
-def _reap() -> None:
-    _children[:] = [child for child in _children if child.poll() is None]

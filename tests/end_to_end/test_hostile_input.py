@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +16,9 @@ from ecomflow.contract import decode
 from ecomflow.contract.dead_letter import STREAMS, from_line, original, to_lines
 from ecomflow.contract.events import EVENT_DECODER, Message, Order
 from ecomflow.contract.rules import MAX_REPEATED_BYTES, repeated_bytes
-from ecomflow.pipeline import counters, transforms
-from ecomflow.pipeline.batches import MessageBatch
-from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline import transforms
 from ecomflow.pipeline.model import MAX_REPEATED_BATCH_BYTES, TooManyRowsError, model_facts
-from ecomflow.pipeline.repeats import SeenIds
-from ecomflow.pipeline.sinks import bigquery
-from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, close_writers
+from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, TableWriters
 from tests.support.contract import (
     NOW,
     VALID,
@@ -38,7 +32,7 @@ from tests.support.contract import (
     outcome_of,
     property_test,
 )
-from tests.support.pipeline import FakeBigQuery, MemoryWarehouse, config_for
+from tests.support.pipeline import FakeBigQuery, MemoryWarehouse, config_for, memory_runtime, run_graph
 
 pytestmark = pytest.mark.slow
 
@@ -268,20 +262,12 @@ ATTRIBUTES = st.dictionaries(st.sampled_from(["event_id", "event_timestamp", "..
 
 
 @pytest.fixture
-def warehouse(monkeypatch: pytest.MonkeyPatch) -> MemoryWarehouse:
-    warehouse = MemoryWarehouse()
-    warehouse.install(monkeypatch)
-    monkeypatch.setattr(transforms, "_now", lambda: NOW)
-    monkeypatch.setattr(transforms, "seen_ids", SeenIds())
-    monkeypatch.setattr(counters, "_totals", Counter())
-    return warehouse
+def warehouse() -> MemoryWarehouse:
+    return MemoryWarehouse()
 
 
-def run(messages: list[Message], endpoint: str | None = None) -> None:
-    pipeline = beam.Pipeline(runner=FnApiRunner())
-    config = config_for(**{} if endpoint is None else {"bigquery_storage": endpoint})
-    build_graph(pipeline, beam.Create([MessageBatch(messages)], reshuffle=False), config)
-    pipeline.run().wait_until_finish()
+def run(warehouse: MemoryWarehouse, messages: list[Message], **parts: Any) -> None:
+    run_graph(memory_runtime(warehouse, now=lambda: NOW, **parts), messages)
 
 
 class TestAnything:
@@ -307,7 +293,7 @@ class TestAnything:
         collect()
         payloads += [(encoded(make()), {}) for make in VALID.values()] * 500
         sent = [Message(data, {**attributes, "event_id": f"e-{n}"}, f"M-{n}", 0) for n, (data, attributes) in enumerate(payloads)]
-        run(sent)
+        run(warehouse, sent)
         letters = [letter for letters in warehouse.letters.values() for letter in letters]
         once = [
             row["event_id"]
@@ -373,48 +359,32 @@ class TestTooLarge:
         few = decode.decode_messages([message(body)] * 4, NOW).streams["order"]
         assert len(model_facts(few, NOW).messages) == 4
 
-    def test_memory_stays_bounded(self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_memory_stays_bounded(self, warehouse: MemoryWarehouse) -> None:
         """A batch of 6 MB that becomes 1.3 GB of rows: written in parts, each let go before there are many."""
         warehouse.keep = False
-        honest = transforms.shared_writer
         peaks, rows = [0], Counter[str]()
 
-        class Writer:
-            def __init__(self, table: str) -> None:
-                self._table = table
-                self._inner = honest(config_for(), table)
+        def start(table: str, batch: pa.RecordBatch) -> None:
+            rows[table] += batch.num_rows
+            peaks.append(pa.total_allocated_bytes())
 
-            def start(self, batch: pa.RecordBatch) -> Any:
-                rows[self._table] += batch.num_rows
-                peaks.append(pa.total_allocated_bytes())
-                return self._inner.start(batch)
-
-            def finish(self, appends: Any) -> Any:
-                return self._inner.finish(appends)
-
-        monkeypatch.setattr(transforms, "shared_writer", lambda config, table: Writer(table))
+        warehouse.on_start = start
         before = pa.total_allocated_bytes()
         items = [item(product_id="p", product_name="n")] * 512
         body = encoded(order(customer_name="x" * 32_000, items=items))
-        run([message(body, f"M-{n}") for n in range(80)])
+        run(warehouse, [message(body, f"M-{n}") for n in range(80)])
         assert rows["fact_order"] == 80 * 512
         assert 80 * 512 * 32_000 > 1.2e9
         assert max(peaks) - before < transforms.MAX_BYTES_IN_FLIGHT + 2 * MAX_REPEATED_BATCH_BYTES
         assert warehouse.letters == {}
 
-    def test_a_row_that_fits_no_request_is_rejected(self, monkeypatch: pytest.MonkeyPatch, warehouse: MemoryWarehouse) -> None:
+    def test_a_row_that_fits_no_request_is_rejected(self, warehouse: MemoryWarehouse) -> None:
         """Through the real sink to a server: the giant row becomes a dead letter, its neighbours are written."""
-        monkeypatch.setattr(transforms, "shared_writer", bigquery.shared_writer)
         fake = FakeBigQuery()
         giant = inventory(product_id="x" * (MAX_REQUEST_BYTES + 1))
+        sent = [message(inventory(), event_id="a"), message(giant, event_id="b"), message(inventory(), event_id="c")]
         with fake.serve() as endpoint:
-            try:
-                run(
-                    [message(inventory(), event_id="a"), message(giant, event_id="b"), message(inventory(), event_id="c")],
-                    endpoint,
-                )
-            finally:
-                close_writers(config_for(bigquery_storage=endpoint))
+            run(warehouse, sent, config=config_for(bigquery_storage=endpoint), table_writers=TableWriters)
         (rows,) = fake.rows.values()
         assert [row["event_id"] for row in rows] == ["a", "c"]
         (letter,) = warehouse.letters["inventory"]
@@ -425,7 +395,7 @@ class TestTooLarge:
     def test_a_letter_quotes_some_of_many_refused_rows(self, warehouse: MemoryWarehouse) -> None:
         """An order of 500 refused items has a sentence, not a book."""
         warehouse.refuse = lambda table, row: "no " * 30 if table == "fact_order_item" else None
-        run([message(order(items=[item()] * 500))])
+        run(warehouse, [message(order(items=[item()] * 500))])
         (letter,) = warehouse.letters["order"]
         assert letter.error.count("fact_order_item") == transforms.MAX_ROW_ERRORS
         assert letter.error.endswith("; and 490 more rows")

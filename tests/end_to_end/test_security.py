@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ecomflow.deadletters import store
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.clients import storage_client
 from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter, object_name
 from ecomflow.terminal import console
@@ -102,20 +104,18 @@ class TestSql:
 
 def load(settings: Settings, stack: Endpoints, messages: list[Message]) -> None:
     """``messages``, all of them stock, into their table by the pipeline's own steps."""
-    from ecomflow.pipeline.sinks.bigquery import close_writers, shared_writer, with_ingestion_time
+    from ecomflow.pipeline.sinks.bigquery import TableWriters, with_ingestion_time
 
     config = pipeline_config(settings, stack)
     facts = model_facts(decode_messages(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
     (part,) = facts.tables
-    try:
-        writer = shared_writer(config, part.table)
+    with closing(TableWriters(config, Counters())) as writers:
+        writer = writers.writer(part.table)
         assert writer.finish(writer.start(with_ingestion_time(part.rows, part.table, NOW))) == []
-    finally:
-        close_writers(config)
 
 
 def write(settings: Settings, stack: Endpoints, letters: list[DeadLetter]) -> None:
-    writer = DeadLetterWriter(pipeline_config(settings, stack))
+    writer = DeadLetterWriter(pipeline_config(settings, stack), Counters())
     writer.finish(writer.start("unknown", letters))
     writer.close()
 

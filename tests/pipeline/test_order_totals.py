@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import msgspec
 import pytest
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from ecomflow.config import load_settings
 from ecomflow.contract.check import Tally, check_lines
 from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.rules import OrderTotals
 from ecomflow.errors import ConfigError
-from ecomflow.pipeline import counters
 from ecomflow.pipeline.config import pipeline_config
-from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import FactBatch, model_facts
-from tests.pipeline.test_transforms import Batches, warehouse  # noqa: F401  # a fixture
 from tests.support.cli import ecomflow
 from tests.support.contract import NOW, Body, encoded, inventory, item, message, number, order
-from tests.support.pipeline import MemoryWarehouse, config_for
+from tests.support.pipeline import MemoryWarehouse, config_for, memory_runtime, run_graph
 
 
 def priced(total: str, *lines: tuple[int, str]) -> Body:
@@ -130,22 +125,21 @@ class TestSetting:
             load_settings({"order_totals": "maybe"}, {}, tmp_path)
 
 
-def run_with(mode: OrderTotals, *bodies: Body) -> dict[str, int]:
+def run_with(mode: OrderTotals, warehouse: MemoryWarehouse, *bodies: Body) -> dict[str, int]:
     """The graph over one batch of ``bodies``; its counters."""
-    pipeline = beam.Pipeline(runner=FnApiRunner())
-    config = msgspec.structs.replace(config_for(), order_totals=mode)
-    build_graph(pipeline, Batches([message(body, f"M-{index}") for index, body in enumerate(bodies)]), config)
-    pipeline.run().wait_until_finish()
-    return counters.totals()
+    runtime = memory_runtime(warehouse, config=msgspec.structs.replace(config_for(), order_totals=mode), now=lambda: NOW)
+    run_graph(runtime, [message(body, f"M-{index}") for index, body in enumerate(bodies)])
+    return runtime.counters.totals()
 
 
 class TestGraph:
     @pytest.mark.parametrize(
         ("mode", "rows", "letters", "counted"), [("ignore", 2, 0, 0), ("count", 2, 0, 1), ("refuse", 1, 1, 0)]
     )
-    def test_each_mode(self, mode: Any, rows: int, letters: int, counted: int, warehouse: MemoryWarehouse) -> None:  # noqa: F811
+    def test_each_mode(self, mode: Any, rows: int, letters: int, counted: int) -> None:
         """The configuration reaches the step: rows, dead letters and the counter order_totals_differ."""
-        found = run_with(mode, GOOD[0], BAD[0][0])
+        warehouse = MemoryWarehouse()
+        found = run_with(mode, warehouse, GOOD[0], BAD[0][0])
         assert found.get("rows/fact_order_header", 0) == rows
         assert found.get("refused/contract_violation", 0) == letters == len(warehouse.letters.get("order", []))
         assert found.get("order_totals_differ", 0) == counted

@@ -13,26 +13,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-import apache_beam as beam
 import pytest
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from google.api_core.exceptions import ServiceUnavailable
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.contract import decode
 from ecomflow.contract.dead_letter import DeadLetter, from_line, original, to_lines
+from ecomflow.contract.decode import StreamBatch
 from ecomflow.contract.events import Message
 from ecomflow.deadletters import store
 from ecomflow.errors import UnavailableError
 from ecomflow.gcp.clients import publisher_client
 from ecomflow.local.pubsub.server import read_backlog
-from ecomflow.pipeline import counters, model, quarantine, transforms
-from ecomflow.pipeline.batches import MessageBatch
-from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline import quarantine, transforms
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
-from ecomflow.pipeline.repeats import SeenIds
 from tests.support.cli import ecomflow, environment, write_stack_file
-from tests.support.pipeline import MemoryWarehouse, activity, config_for, inventory, message, order
+from tests.support.pipeline import MemoryWarehouse, activity, inventory, memory_runtime, message, order, run_graph
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
 MARK = "poison"
@@ -41,42 +37,38 @@ PRODUCT = {"order": "order_id", "inventory": "inventory_id", "user_activity": "u
 
 
 @pytest.fixture
-def warehouse(monkeypatch: pytest.MonkeyPatch) -> MemoryWarehouse:
-    """Writers in memory, time that stands still, and no memory of ids or counts of other tests."""
-    warehouse = MemoryWarehouse()
-    warehouse.install(monkeypatch)
-    monkeypatch.setattr(transforms, "_now", lambda: NOW)
-    monkeypatch.setattr(transforms, "seen_ids", SeenIds())
-    monkeypatch.setattr(counters, "_totals", Counter())
-    return warehouse
+def warehouse() -> MemoryWarehouse:
+    return MemoryWarehouse()
 
 
-def run(*batches: list[Message]) -> dict[str, int]:
-    """Run the real graph over ``batches``; this process's counters."""
-    pipeline = beam.Pipeline(runner=FnApiRunner())
-    source = beam.Create([MessageBatch(messages) for messages in batches], reshuffle=False)
-    build_graph(pipeline, source, config_for())
-    pipeline.run().wait_until_finish()
-    return counters.totals()
+def run(warehouse: MemoryWarehouse, *batches: list[Message]) -> dict[str, int]:
+    """Run the real graph over ``batches``, into ``warehouse``; the process's counters."""
+    runtime = memory_runtime(warehouse, now=lambda: NOW)
+    run_graph(runtime, *batches)
+    return runtime.counters.totals()
 
 
 def bug(words: str = "list index out of range") -> NoReturn:
     raise IndexError(words)
 
 
-def break_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+def break_decode(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decode.event_ids_of
     monkeypatch.setattr(
         decode, "event_ids_of", lambda sent: bug() if any(MARK.encode() in one.data for one in sent) else honest(sent)
     )
 
 
-def break_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = model._strings
-    monkeypatch.setattr(model, "_strings", lambda values: bug() if MARK in values else honest(values))
+def break_model(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = transforms.model_facts
+
+    def model(batch: StreamBatch, *settings: Any) -> Any:
+        return bug() if any(MARK.encode() in one.data for one in batch.messages) else honest(batch, *settings)
+
+    monkeypatch.setattr(transforms, "model_facts", model)
 
 
-def break_building(monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...] | None = None) -> None:
+def break_building(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...] | None = None) -> None:
     honest = transforms.with_ingestion_time
 
     def build(rows: Any, table: str, now: datetime) -> Any:
@@ -86,23 +78,15 @@ def break_building(monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...] | No
     monkeypatch.setattr(transforms, "with_ingestion_time", build)
 
 
-def break_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = transforms.shared_writer
+def break_finishing(warehouse: MemoryWarehouse, _: pytest.MonkeyPatch) -> None:
+    def finish(table: str, rows: Any) -> None:
+        if any(MARK in row.values() for row in rows.to_pylist()):
+            bug()
 
-    class Writer:
-        def __init__(self, table: str) -> None:
-            self._inner = honest(config_for(), table)
-
-        def start(self, rows: Any) -> Any:
-            return self._inner.start(rows)
-
-        def finish(self, rows: Any) -> Any:
-            return bug() if any(MARK in row.values() for row in rows.to_pylist()) else self._inner.finish(rows)
-
-    monkeypatch.setattr(transforms, "shared_writer", lambda config, table: Writer(table))
+    warehouse.on_finish = finish
 
 
-BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+BREAKS: dict[str, Callable[[MemoryWarehouse, pytest.MonkeyPatch], None]] = {
     "decode": break_decode,
     "model": break_model,
     "building a request": break_building,
@@ -231,12 +215,12 @@ class TestPoisonInAStep:
         self, step: str, stream: str, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Every other message's rows are written, once; the letter tells what was raised, where, and gives the message back."""
-        BREAKS[step](monkeypatch)
+        BREAKS[step](warehouse, monkeypatch)
         bodies = [MAKERS[stream](number) for number in range(33)]
         bodies[20][PRODUCT[stream]] = MARK
         sent = [message(body, f"e-{number}") for number, body in enumerate(bodies)]
         refused = message(b"{", "e-bad")
-        totals = run([*sent[:10], refused, *sent[10:]], [message(MAKERS[stream](90), "e-90")])
+        totals = run(warehouse, [*sent[:10], refused, *sent[10:]], [message(MAKERS[stream](90), "e-90")])
 
         folder = "unknown" if step == "decode" else stream
         letters = [letter for letters in warehouse.letters.values() for letter in letters]
@@ -259,9 +243,9 @@ class TestPoisonInAStep:
 
     def test_a_batch_of_nothing_but_poison(self, step: str, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
         """A bug that every message meets refuses every message, once; the other streams of the batch flow."""
-        BREAKS[step](monkeypatch)
+        BREAKS[step](warehouse, monkeypatch)
         poison = [message(inventory(n, warehouse_id=MARK), f"e-{n}") for n in range(20)]
-        run([*poison, message(activity(1), "e-a"), message(order(1), "e-o")])
+        run(warehouse, [*poison, message(activity(1), "e-a"), message(order(1), "e-o")])
         letters = [letter for letters in warehouse.letters.values() for letter in letters]
         assert sorted(letter.event_id or "" for letter in letters) == sorted(f"e-{n}" for n in range(20))
         assert {letter.reason for letter in letters} == {"processing_error"}
@@ -275,9 +259,9 @@ class TestPoisonInTheWriting:
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Refused by BigQuery in one table and poison in another: the failure of our own is told, once."""
-        break_building(monkeypatch, ("fact_order",))
+        break_building(warehouse, monkeypatch, ("fact_order",))
         warehouse.refuse = lambda table, row: "no" if table == "fact_order_header" and row["order_id"] == MARK else None
-        run([message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2")])
+        run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2")])
         (letter,) = warehouse.letters["order"]
         assert (letter.event_id, letter.reason) == ("e-2", "processing_error")
         assert {row["event_id"] for row in warehouse.rows["fact_order"]} == {"e-1"}
@@ -286,8 +270,8 @@ class TestPoisonInTheWriting:
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Poison at the first table has no rows in the other two."""
-        break_building(monkeypatch, ("fact_order_header",))
-        run([message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2"), message(order(3), "e-3")])
+        break_building(warehouse, monkeypatch, ("fact_order_header",))
+        run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2"), message(order(3), "e-3")])
         for table, rows in warehouse.rows.items():
             assert {row["event_id"] for row in rows} == {"e-1", "e-3"}, table
 
@@ -295,24 +279,18 @@ class TestPoisonInTheWriting:
         """BigQuery's absence is no poison: the bundle fails, and nothing is refused."""
         warehouse.failures.append(UnavailableError("BigQuery is away."))
         with pytest.raises(Exception, match="BigQuery is away"):
-            run([message(inventory(1), "e-1"), message(inventory(2), "e-2")])
+            run(warehouse, [message(inventory(1), "e-1"), message(inventory(2), "e-2")])
         assert warehouse.letters == {}
 
-    def test_a_letter_that_cannot_be_written_is_replaced(
-        self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_letter_that_cannot_be_written_is_replaced(self, warehouse: MemoryWarehouse) -> None:
         """A bug in the dead letters' own step: the message still arrives there, in base64, and its neighbours as they are."""
-        honest = transforms.shared_dead_letter_writer
 
-        class Writer:
-            def start(self, stream: str, letters: list[DeadLetter]) -> Any:
-                return bug() if any(MARK in letter.payload for letter in letters) else honest(config_for()).start(stream, letters)
+        def upload(letters: list[DeadLetter]) -> None:
+            if any(MARK in letter.payload for letter in letters):
+                bug()
 
-            def finish(self, uploads: Any) -> None:
-                honest(config_for()).finish(uploads)
-
-        monkeypatch.setattr(transforms, "shared_dead_letter_writer", lambda config: Writer())
-        totals = run([message(b"{", "e-1"), message(b'{"poison"', "e-2"), message(b"[", "e-3")])
+        warehouse.on_upload = upload
+        totals = run(warehouse, [message(b"{", "e-1"), message(b'{"poison"', "e-2"), message(b"[", "e-3")])
         letters = {letter.event_id: letter for letter in warehouse.letters["unknown"]}
         assert {name: letter.reason for name, letter in letters.items()} == {
             "e-1": "malformed_json",
@@ -336,21 +314,21 @@ SITECUSTOMIZE = """
 import sys
 if "deploy" in sys.argv or "-m" in sys.orig_argv and "deploy" in sys.orig_argv:
     from ecomflow.contract import decode
-    from ecomflow.pipeline import model
+    from ecomflow.pipeline import transforms
 
-    honest_ids, honest_strings = decode.event_ids_of, model._strings
+    honest_ids, honest_facts = decode.event_ids_of, transforms.model_facts
 
     def event_ids_of(messages):
         if any(b"poison-decode" in message.data for message in messages):
             raise ZeroDivisionError("a bug in decode")
         return honest_ids(messages)
 
-    def strings(values):
-        if "poison-model" in values:
+    def model_facts(batch, *settings):
+        if any(b"poison-model" in message.data for message in batch.messages):
             raise MemoryError
-        return honest_strings(values)
+        return honest_facts(batch, *settings)
 
-    decode.event_ids_of, model._strings = event_ids_of, strings
+    decode.event_ids_of, transforms.model_facts = event_ids_of, model_facts
 """
 
 

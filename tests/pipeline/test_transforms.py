@@ -24,40 +24,37 @@ from ecomflow.contract.events import Message
 from ecomflow.contract.facts import SCHEMAS
 from ecomflow.errors import SchemaError
 from ecomflow.metrics import snapshot
-from ecomflow.pipeline import counters, failures, transforms
-from ecomflow.pipeline.batches import MessageBatch
+from ecomflow.pipeline import counters, transforms
 from ecomflow.pipeline.direct.source import PullMessages
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import FactBatch, TableRows
-from ecomflow.pipeline.repeats import SeenIds
+from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import RefusedRow
 from ecomflow.pipeline.transforms import refused_by_bigquery
-from tests.support.pipeline import MemoryWarehouse, activity, config_for, inventory, message, order
+from tests.support.pipeline import (
+    Batches,
+    MemoryWarehouse,
+    activity,
+    config_for,
+    inventory,
+    memory_runtime,
+    message,
+    order,
+    run_graph,
+)
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def warehouse(monkeypatch: pytest.MonkeyPatch) -> MemoryWarehouse:
-    """Writers in memory, time that stands still, and no memory of ids or counts of other tests."""
-    warehouse = MemoryWarehouse()
-    warehouse.install(monkeypatch)
-    monkeypatch.setattr(transforms, "_now", lambda: NOW)
-    monkeypatch.setattr(transforms, "seen_ids", SeenIds())
-    monkeypatch.setattr(counters, "_totals", Counter())
-    monkeypatch.setattr(counters, "_gauges", {})
-    return warehouse
+def warehouse() -> MemoryWarehouse:
+    return MemoryWarehouse()
 
 
-class Batches(beam.PTransform):  # type: ignore[misc]
-    """A source of these batches, and then no more."""
-
-    def __init__(self, *batches: list[Message]) -> None:
-        super().__init__()
-        self._batches = [MessageBatch(messages) for messages in batches]
-
-    def expand(self, root: Any) -> Any:
-        return root | beam.Create(self._batches, reshuffle=False)
+@pytest.fixture
+def runtime(warehouse: MemoryWarehouse) -> Runtime:
+    """Writers in memory, and time that stands still."""
+    return memory_runtime(warehouse, now=lambda: NOW)
 
 
 def graph_of(source: beam.PTransform) -> beam.Pipeline:
@@ -66,10 +63,9 @@ def graph_of(source: beam.PTransform) -> beam.Pipeline:
     return pipeline
 
 
-def run(*batches: list[Message]) -> dict[str, int]:
+def run(runtime: Runtime, *batches: list[Message]) -> dict[str, int]:
     """Run the graph over ``batches``; Beam's counters by name."""
-    result = graph_of(Batches(*batches)).run()
-    result.wait_until_finish()
+    result = run_graph(runtime, *batches)
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(counters.NAMESPACE))["counters"]
     names: Counter[str] = Counter()
     for counter in found:
@@ -116,9 +112,9 @@ LINES = [
 
 
 class TestRows:
-    def test_an_order_becomes_rows_of_three_tables(self, warehouse: MemoryWarehouse) -> None:
+    def test_an_order_becomes_rows_of_three_tables(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """A header, a row an item, and a row an item with the header; the date is the UTC date, and nothing is refused."""
-        run([message(order(1), "e-1")])
+        run(runtime, [message(order(1), "e-1")])
         assert warehouse.rows["fact_order_header"] == [HEADER | {"total_amount": Decimal("44.98")}]
         names = SCHEMAS["fact_order_item"].names
         assert warehouse.rows["fact_order_item"] == [{name: (HEADER | line)[name] for name in names} for line in LINES]
@@ -126,9 +122,9 @@ class TestRows:
         assert set(warehouse.rows) == {"fact_order_header", "fact_order_item", "fact_order"}
         assert warehouse.letters == {}
 
-    def test_stock_and_activity_become_their_rows(self, warehouse: MemoryWarehouse) -> None:
+    def test_stock_and_activity_become_their_rows(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """One row each; without the event_id attribute the message id stands in its place."""
-        run([message(inventory(1), message_id="m-7"), message(activity(2), "e-2")])
+        run(runtime, [message(inventory(1), message_id="m-7"), message(activity(2), "e-2")])
         (stock,) = warehouse.rows["fact_inventory"]
         assert stock == {
             "event_id": "m-7",
@@ -155,13 +151,14 @@ class TestRows:
             "ingestion_timestamp": NOW,
         }
 
-    def test_every_batch_of_a_bundle_is_written(self, warehouse: MemoryWarehouse) -> None:
+    def test_every_batch_of_a_bundle_is_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Several batches, of several streams each, lose nothing."""
         run(
+            runtime,
             *(
                 [message(make(number), f"{make.__name__}-{number}") for make in (order, inventory, activity)]
                 for number in range(5)
-            )
+            ),
         )
         counts = {table: len(rows) for table, rows in warehouse.rows.items()}
         assert counts == {
@@ -174,9 +171,10 @@ class TestRows:
 
 
 class TestDeadLetters:
-    def test_each_step_refuses_into_its_stream(self, warehouse: MemoryWarehouse) -> None:
+    def test_each_step_refuses_into_its_stream(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Malformed and unknown bytes go to unknown; what breaks a type or a rule goes to the stream of its event type."""
         run(
+            runtime,
             [
                 message(b'{"event_type": "ord', "e-1"),
                 message({"event_type": "refund"}),
@@ -184,7 +182,7 @@ class TestDeadLetters:
                 message(order(2, order_date="1999-12-31T00:00:00Z")),
                 message(inventory(3, quantity_change=0)),
                 message(activity(4, ip_address="10.0.0.256")),
-            ]
+            ],
         )
         found = dead_letters_of(warehouse)
         assert {stream: [reason for reason, _ in letters] for stream, letters in found.items()} == {
@@ -197,18 +195,18 @@ class TestDeadLetters:
         assert paths == {"$", "$.event_type", "$.status", "$.order_date", "$.quantity_change", "$.ip_address"}
         assert warehouse.rows == {}
 
-    def test_a_letter_holds_the_message(self, warehouse: MemoryWarehouse) -> None:
+    def test_a_letter_holds_the_message(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Payload, attributes, ids and times are the message's own, and failed_at is the time of the run."""
         data = json.dumps(inventory(1, reason="theft")).encode()
-        run([message(data, "e-1", "m-9")])
+        run(runtime, [message(data, "e-1", "m-9")])
         (letter,) = warehouse.letters["inventory"]
         assert (letter.payload, letter.payload_encoding) == (data.decode(), "utf-8")
         assert (letter.attributes, letter.event_id, letter.message_id) == ({"event_id": "e-1"}, "e-1", "m-9")
         assert (letter.publish_time, letter.failed_at) == (datetime(2025, 12, 1, tzinfo=UTC), NOW)
 
-    def test_good_neighbours_are_written(self, warehouse: MemoryWarehouse) -> None:
+    def test_good_neighbours_are_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """A refused message takes nothing of its batch with it."""
-        run([message(order(1)), message(order(2, items=[])), message(order(3, total_amount=-1)), message(order(4))])
+        run(runtime, [message(order(1)), message(order(2, items=[])), message(order(3, total_amount=-1)), message(order(4))])
         assert [row["order_id"] for row in warehouse.rows["fact_order_header"]] == ["o-1", "o-4"]
         assert len(warehouse.letters["order"]) == 2
 
@@ -226,11 +224,11 @@ def refuse_orders(*numbers: int) -> Callable[[str, dict[str, Any]], str | None]:
 
 
 class TestRefusedByBigQuery:
-    def test_a_message_becomes_one_dead_letter(self, warehouse: MemoryWarehouse) -> None:
+    def test_a_message_becomes_one_dead_letter(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """However many rows of a message are refused, one letter tells each row's table and BigQuery's words."""
         warehouse.refuse = refuse_orders(2)
         sent = [message(order(number), f"e-{number}") for number in (1, 2, 3)]
-        run(sent)
+        run(runtime, sent)
         (letter,) = warehouse.letters["order"]
         assert letter.reason == "rejected_by_bigquery"
         assert letter.error == "$: fact_order_header: no o-2; fact_order: no o-2"
@@ -239,10 +237,10 @@ class TestRefusedByBigQuery:
         assert len(warehouse.rows["fact_order"]) == 5
         assert len(warehouse.rows["fact_order_item"]) == 6
 
-    def test_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse) -> None:
+    def test_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Refusals that come when the bundle ends, in several batches, still reach the bucket, with those refused before."""
         warehouse.refuse = refuse_orders(1, 4)
-        run([message(order(1)), message(order(2, items=[]))], [message(order(3))], [message(order(4))])
+        run(runtime, [message(order(1)), message(order(2, items=[]))], [message(order(3))], [message(order(4))])
         assert sorted(error for _, error in dead_letters_of(warehouse)["order"]) == [
             "$.items: expected array of length >= 1",
             "$: fact_order_header: no o-1; fact_order: no o-1",
@@ -266,10 +264,11 @@ class TestRefusedByBigQuery:
 
 
 class TestCounters:
-    def test_counts_add_up(self, warehouse: MemoryWarehouse) -> None:
+    def test_counts_add_up(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """What was received is what was decoded and refused; rows are those written, not those refused by BigQuery."""
         warehouse.refuse = refuse_orders(2)
         counts = run(
+            runtime,
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
@@ -288,12 +287,13 @@ class TestCounters:
             "refused/out_of_range": 1,
             "refused/rejected_by_bigquery": 1,
         }
-        assert counters.totals() == counts
+        assert runtime.counters.totals() == counts
 
-    def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse) -> None:
+    def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """By its label in the graph. What one step refuses no other refuses, and the next takes in what the last put out."""
         warehouse.refuse = refuse_orders(2)
         counts = run(
+            runtime,
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
@@ -312,24 +312,27 @@ class TestCounters:
             "Write unknown dead letters": (1, 1, 0),
         }
 
-    def test_latency_is_counted_for_what_was_written(self, warehouse: MemoryWarehouse) -> None:
+    def test_latency_is_counted_for_what_was_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """From the time of publication to the confirmation; not for what BigQuery refuses, nor where the time is not known."""
         warehouse.refuse = refuse_orders(2)
         now = int(NOW.timestamp() * 1e6)
         ages = ((order(1), 240_000), (order(2), 240_000), (inventory(3), 45 * 60_000_000), (inventory(4), now))
-        counts = run([msgspec.structs.replace(message(body, f"e-{age}"), publish_time=now - age) for body, age in ages])
+        counts = run(runtime, [msgspec.structs.replace(message(body, f"e-{age}"), publish_time=now - age) for body, age in ages])
         found = {name: amount for name, amount in counts.items() if name.startswith("latency/")}
         assert found == {f"latency/{bisect_left(snapshot.LATENCY_BOUNDS, 0.24)}": 1, f"latency/{len(snapshot.LATENCY_BOUNDS)}": 1}
 
-    def test_the_time_of_the_last_append_is_kept_by_table(self, warehouse: MemoryWarehouse) -> None:
+    def test_the_time_of_the_last_append_is_kept_by_table(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """A gauge a table that has taken rows."""
-        run([message(inventory(1), "a")])
-        assert [name for name in counters.snapshot()["gauges"] if name != "memory_bytes"] == ["last_append/fact_inventory"]
+        run(runtime, [message(inventory(1), "a")])
+        gauges = runtime.counters.snapshot()["gauges"]
+        assert gauges == {"last_append/fact_inventory": NOW.timestamp(), "memory_bytes": gauges["memory_bytes"]}
 
-    def test_unknown_fields_are_counted_by_type_and_path(self, warehouse: MemoryWarehouse) -> None:
+    def test_unknown_fields_are_counted_by_type_and_path(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Fields that the contract does not name are let through, dropped, and counted."""
         drifting = inventory(1, colour="red", metadata={"a": 1})
-        counts = run([message(drifting, "a"), message(inventory(2, colour="blue"), "b"), message(order(3, colour=1), "c")])
+        counts = run(
+            runtime, [message(drifting, "a"), message(inventory(2, colour="blue"), "b"), message(order(3, colour=1), "c")]
+        )
         assert {name: count for name, count in counts.items() if name.startswith("schema_drift/")} == {
             "schema_drift/inventory/$.colour": 2,
             "schema_drift/inventory/$.metadata": 1,
@@ -337,17 +340,19 @@ class TestCounters:
         }
         assert len(warehouse.rows["fact_inventory"]) == 2
 
-    def test_names_of_unknown_fields_are_bounded(self, warehouse: MemoryWarehouse) -> None:
+    def test_names_of_unknown_fields_are_bounded(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Beyond MAX_DRIFT_NAMES names the rest is counted under one, and nothing is lost from the sum."""
-        counts = run([message(inventory(1, **{f"field{number}": 1 for number in range(300)}), "a")])
+        counts = run(runtime, [message(inventory(1, **{f"field{number}": 1 for number in range(300)}), "a")])
         drift = {name: count for name, count in counts.items() if name.startswith("schema_drift/")}
         assert len(drift) == counters.MAX_DRIFT_NAMES + 1
         assert drift[counters.OTHER_DRIFT] == 300 - counters.MAX_DRIFT_NAMES
 
-    def test_repeats_are_counted_and_written(self, warehouse: MemoryWarehouse) -> None:
+    def test_repeats_are_counted_and_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """An event id seen before counts as a duplicate, within a batch or across batches; its rows are written all the same."""
         counts = run(
-            [message(inventory(1), "a"), message(inventory(1), "a")], [message(inventory(1), "a"), message(order(1), "b")]
+            runtime,
+            [message(inventory(1), "a"), message(inventory(1), "a")],
+            [message(inventory(1), "a"), message(order(1), "b")],
         )
         assert counts["duplicates_seen"] == 2
         assert len(warehouse.rows["fact_inventory"]) == 3
@@ -396,10 +401,11 @@ class TestGraph:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: transforms._DecodeFn("Decode events"),
+            lambda: transforms._DecodeFn(config_for(), "Decode events"),
             lambda: transforms._ModelFn(config_for(), "Model order facts"),
             lambda: transforms._WriteFactsFn(config_for(), "Write order facts"),
             lambda: transforms._WriteDeadLettersFn(config_for(), "Write order dead letters"),
+            lambda: transforms._RefuseFn(config_for(), "Refuse unknown events"),
         ],
     )
     def test_its_dofns_pickle(self, make: Callable[[], beam.DoFn]) -> None:
@@ -407,17 +413,17 @@ class TestGraph:
         copy = pickle.loads(pickle.dumps(make()))
         assert vars(copy) == vars(make())
 
-    def test_an_error_of_a_writer_is_kept_as_it_was(self, warehouse: MemoryWarehouse) -> None:
-        """What a writer raises ends the run, and the engine finds the error itself in failures."""
+    def test_an_error_of_a_writer_is_kept_as_it_was(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
+        """What a writer raises ends the run, and the engine finds the error itself in the runtime."""
         error = SchemaError("Table does not fit.", "Run: ecomflow infra status")
         warehouse.failures.append(error)
         with pytest.raises(Exception, match="Table does not fit"):
-            run([message(inventory(1))])
-        assert failures.take() is error
+            run(runtime, [message(inventory(1))])
+        assert runtime.failure.take() is error
 
-    def test_a_dead_letter_batch_counts_when_it_is_written(self, warehouse: MemoryWarehouse) -> None:
+    def test_a_dead_letter_batch_counts_when_it_is_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Letters reach the writer as one batch a stream and bundle of messages."""
-        run([message(b"1"), message(b"2")], [message(b"3")])
+        run(runtime, [message(b"1"), message(b"2")], [message(b"3")])
         letters: list[DeadLetter] = warehouse.letters["unknown"]
         assert [letter.payload for letter in letters] == ["1", "2", "3"]
         assert warehouse.calls == ["dead letters unknown", "dead letters unknown"]

@@ -15,8 +15,7 @@ from apache_beam.runners.runner import PipelineState
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import storage_client
 from ecomflow.pipeline.dataflow import submit
-from ecomflow.pipeline.sinks.bigquery import close_writers
-from ecomflow.pipeline.sinks.dead_letters import close_dead_letter_writer
+from ecomflow.pipeline.runtime import Runtime
 from tests.support.dataflow_stub import DataflowStub, running_stub
 
 PROJECT = "ecom-test"
@@ -70,14 +69,10 @@ def execute(pipeline: beam_proto.Pipeline, messages: list[bytes], settings: Sett
         environment.CopyFrom(beam_proto.Environment(urn="beam:env:embedded_python:v1"))
     for collection in pipeline.components.pcollections.values():
         collection.is_bounded = beam_proto.IsBounded.BOUNDED
-    config = submit.worker_config(settings, endpoints)
-    try:
+    with Runtime(submit.worker_config(settings, endpoints)):
         ended = FnApiRunner().run_via_runner_api(pipeline, PipelineOptions(["--no_auth"]))
         assert ended.wait_until_finish() in (None, PipelineState.DONE)
         assert ended.state == PipelineState.DONE
-    finally:
-        close_writers(config)
-        close_dead_letter_writer(config)
 
 
 def _feed(pipeline: beam_proto.Pipeline, messages: list[bytes]) -> None:

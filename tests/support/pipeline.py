@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import apache_beam as beam
 import grpc
 import pyarrow as pa
-import pytest
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from google.cloud.bigquery_storage_v1 import types
 
 from ecomflow.config import Endpoints
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
 from ecomflow.local.bigquery.appends import Refusal, check_routing
-from ecomflow.pipeline import transforms
+from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.direct import engine, source
 from ecomflow.pipeline.direct.puller import PulledBatch
+from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import RefusedRow
 
 PUBLISHED = 1_764_547_200_000_000  # 2025-12-01T00:00:00Z
@@ -89,6 +91,7 @@ class MemoryWarehouse:
     """The writers of all tables and of the dead letters, in memory. ``calls`` tells what happened, in order.
 
     ``refuse`` gives BigQuery's words for a row that it does not take; ``failures`` are raised by the next ``finish`` calls.
+    ``on_start``, ``on_finish`` and ``on_upload`` are called with what a writer is given, and may raise.
     """
 
     def __init__(self, calls: list[str] | None = None, keep: bool = True) -> None:
@@ -98,21 +101,35 @@ class MemoryWarehouse:
         self.letters: dict[str, list[DeadLetter]] = defaultdict(list)
         self.refuse: Callable[[str, dict[str, Any]], str | None] = lambda table, row: None
         self.failures: deque[Exception] = deque()
+        self.on_start: Callable[[str, pa.RecordBatch], None] = lambda table, rows: None
+        self.on_finish: Callable[[str, pa.RecordBatch], None] = lambda table, rows: None
+        self.on_upload: Callable[[list[DeadLetter]], None] = lambda letters: None
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transforms, "shared_writer", lambda config, table: _MemoryTable(self, table))
-        monkeypatch.setattr(transforms, "shared_dead_letter_writer", lambda config: _MemoryLetters(self))
+
+class MemoryTables:
+    """The writers of a warehouse's tables."""
+
+    def __init__(self, warehouse: MemoryWarehouse) -> None:
+        self._warehouse = warehouse
+
+    def writer(self, table: str) -> MemoryTable:
+        return MemoryTable(self._warehouse, table)
+
+    def close(self) -> None:
+        pass
 
 
-class _MemoryTable:
+class MemoryTable:
     def __init__(self, warehouse: MemoryWarehouse, table: str) -> None:
         self._warehouse = warehouse
         self._table = table
 
     def start(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        self._warehouse.on_start(self._table, rows)
         return rows
 
     def finish(self, rows: pa.RecordBatch) -> list[RefusedRow]:
+        self._warehouse.on_finish(self._table, rows)
         if self._warehouse.failures:
             raise self._warehouse.failures.popleft()
         if not self._warehouse.keep:
@@ -128,17 +145,21 @@ class _MemoryTable:
         return refused
 
 
-class _MemoryLetters:
+class MemoryLetters:
     def __init__(self, warehouse: MemoryWarehouse) -> None:
         self._warehouse = warehouse
 
     def start(self, stream: str, letters: list[DeadLetter]) -> list[tuple[str, list[DeadLetter]]]:
+        self._warehouse.on_upload(letters)
         return [(stream, letters)]
 
     def finish(self, uploads: list[tuple[str, list[DeadLetter]]]) -> None:
         for stream, letters in uploads:
             self._warehouse.letters[stream] += letters
             self._warehouse.calls.append(f"dead letters {stream}")
+
+    def close(self) -> None:
+        pass
 
 
 class ScriptedSubscription:
@@ -153,28 +174,17 @@ class ScriptedSubscription:
         self.leased: list[list[Message]] = []
         self.failures: deque[Exception] = deque()
         self.drain = threading.Event()
-        self.pullers: dict[PipelineConfig, ScriptedPuller] = {}
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (source, engine):
-            monkeypatch.setattr(module, "shared_puller", self.puller)
-        monkeypatch.setattr(engine, "close_puller", self.close)
-
-    def puller(self, config: PipelineConfig) -> ScriptedPuller:
-        return self.pullers.setdefault(config, ScriptedPuller(self))
-
-    def close(self, config: PipelineConfig) -> None:
-        if self.pullers.pop(config, None):
-            self.waiting.extendleft(reversed(self.leased))
-            self.leased = []
+        self.open: list[ScriptedPuller] = []
+        self.loses: Callable[[list[Message]], bool] = lambda messages: False
 
 
 class ScriptedPuller:
-    """One bundle of the script a ``take``."""
+    """One bundle of the script a ``take``. It raises where the subscription ``loses`` an acknowledgement."""
 
     def __init__(self, subscription: ScriptedSubscription) -> None:
         self._subscription = subscription
         self._stop = threading.Event()
+        subscription.open.append(self)
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
         if self._subscription.failures:
@@ -190,6 +200,8 @@ class ScriptedPuller:
         return PulledBatch(messages, [], 0)
 
     def acknowledge(self, batch: PulledBatch) -> None:
+        if self._subscription.loses(batch.messages):
+            raise ConnectionError("told to lose an acknowledgement")
         self._subscription.leased.remove(batch.messages)
         self._subscription.calls.append("acknowledge")
         if not self._subscription.waiting:
@@ -201,6 +213,48 @@ class ScriptedPuller:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def close(self) -> None:
+        """Give back what is not acknowledged."""
+        self._subscription.open.remove(self)
+        self._subscription.waiting.extendleft(reversed(self._subscription.leased))
+        self._subscription.leased = []
+
+
+def memory_runtime(
+    warehouse: MemoryWarehouse,
+    subscription: ScriptedSubscription | None = None,
+    config: PipelineConfig | None = None,
+    **parts: Any,
+) -> Runtime:
+    """A runtime on ``warehouse`` and ``subscription``. ``parts`` are Runtime's own arguments, and stand before these."""
+    doubles: dict[str, Any] = {
+        "puller": lambda *_: ScriptedPuller(subscription or ScriptedSubscription()),
+        "table_writers": lambda *_: MemoryTables(warehouse),
+        "dead_letter_writer": lambda *_: MemoryLetters(warehouse),
+    }
+    return Runtime(config or config_for(), **doubles | parts)
+
+
+class Batches(beam.PTransform):  # type: ignore[misc]  # Beam is untyped
+    """A source of these batches, and then no more."""
+
+    def __init__(self, *batches: list[Message]) -> None:
+        super().__init__()
+        self._batches = [MessageBatch(messages) for messages in batches]
+
+    def expand(self, root: Any) -> Any:
+        return root | beam.Create(self._batches, reshuffle=False)
+
+
+def run_graph(runtime: Runtime, *batches: list[Message]) -> Any:
+    """Run the real graph over ``batches`` on FnApiRunner; Beam's result."""
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    build_graph(pipeline, Batches(*batches), runtime.config)
+    with runtime:
+        result = pipeline.run()
+        result.wait_until_finish()
+    return result
 
 
 # What FakeBigQuery can be told to do with a request, one fault a request, in the order in which requests come.

@@ -20,7 +20,8 @@ from google.pubsub_v1.types import PubsubMessage
 
 from ecomflow.contract.events import Message
 from ecomflow.pipeline.batches import MessageBatch
-from ecomflow.pipeline.counters import count_step
+from ecomflow.pipeline.config import PipelineConfig
+from ecomflow.pipeline.step import Step, StepFn
 
 # A batch on Dataflow, where the service chooses the bundles: large enough to spread the cost of a step, small beside a worker.
 MESSAGES_PER_BATCH = 1_000
@@ -29,24 +30,28 @@ BYTES_PER_BATCH = 4_000_000
 _WireMessage = type(PubsubMessage.pb(PubsubMessage()))
 
 
-class ReadMessages(beam.PTransform):  # type: ignore[misc]
+class ReadMessages(Step):
     """Batches of the subscription's messages, read by Dataflow.
 
     ``id_attribute`` names the attribute by which Dataflow recognises a repeat, ``timestamp_attribute`` the one that carries the
     event's time; None leaves them to Pub/Sub's message id and publish time.
     """
 
-    def __init__(self, subscription_path: str, id_attribute: str | None, timestamp_attribute: str | None) -> None:
-        super().__init__()
+    def __init__(self, config: PipelineConfig, id_attribute: str | None, timestamp_attribute: str | None) -> None:
+        super().__init__(config)
         self._read = _ReadSerialized(
-            subscription=subscription_path,
+            subscription=config.subscription_path,
             id_label=id_attribute,
             with_attributes=True,
             timestamp_attribute=timestamp_attribute,
         )
 
     def expand(self, root: Any) -> Any:
-        return root | "Subscribe" >> self._read | "Batch" >> beam.ParDo(_BatchFn(self.label)).with_output_types(MessageBatch)
+        return (
+            root
+            | "Subscribe" >> self._read
+            | "Batch" >> beam.ParDo(_BatchFn(self._config, self.label)).with_output_types(MessageBatch)
+        )
 
 
 class _ReadSerialized(ReadFromPubSub):  # type: ignore[misc]
@@ -60,11 +65,8 @@ class _ReadSerialized(ReadFromPubSub):  # type: ignore[misc]
         return serialized
 
 
-class _BatchFn(beam.DoFn):  # type: ignore[misc]
+class _BatchFn(StepFn):
     """Gathers a bundle's messages. Nothing is held beyond the bundle, or it would be acknowledged before it is written."""
-
-    def __init__(self, step: str) -> None:
-        self._step = step
 
     def start_bundle(self) -> None:
         self._begin()
@@ -87,7 +89,7 @@ class _BatchFn(beam.DoFn):  # type: ignore[misc]
 
     def _take(self) -> MessageBatch:
         batch = MessageBatch(self._messages)
-        count_step(self._step, messages_out=len(self._messages))
+        self._counters.count_step(self._step, messages_out=len(self._messages))
         self._begin()
         return batch
 

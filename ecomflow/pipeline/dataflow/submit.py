@@ -208,7 +208,7 @@ def _run(settings: Settings, endpoints: Endpoints, arguments: list[str]) -> tupl
 def _pipeline(settings: Settings, endpoints: Endpoints, options: PipelineOptions) -> beam.Pipeline:
     config = worker_config(settings, endpoints)
     job = settings.dataflow
-    source = ReadMessages(config.subscription_path, job.id_attribute or None, job.timestamp_attribute or None)
+    source = ReadMessages(config, job.id_attribute or None, job.timestamp_attribute or None)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
     build_graph(pipeline, source, config)
     return pipeline

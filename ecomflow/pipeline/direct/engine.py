@@ -18,20 +18,12 @@ from apache_beam.portability.api import metrics_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
-from ecomflow.pipeline import counters, failures
-from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.direct.puller import close_puller, shared_puller
+from ecomflow.pipeline.direct.restarts import RESTARTS, Restarts
 from ecomflow.pipeline.direct.source import PullMessages
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.sinks.bigquery import close_writers
-from ecomflow.pipeline.sinks.dead_letters import close_dead_letter_writer
+from ecomflow.pipeline.runtime import Runtime
 
 log = logging.getLogger(__name__)
-
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
-# A run that lasted this long was well: the next failure is a new one, with the first pause again.
-_WELL_AFTER = 60.0
 
 # What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
 # meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-ten-minutes-for-a-fix.md.
@@ -50,51 +42,57 @@ class _BundleFailedError(Exception):
     """A step, or the finalization of a bundle, raised: its last words."""
 
 
-def run_until_drained(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> RunSummary:
-    """Run the graph until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest, and return.
+def run_until_drained(
+    runtime: Runtime,
+    drain: threading.Event,
+    on_restart: Callable[[str, float], None],
+    restarts: Restarts = RESTARTS,
+    recovery_seconds: float = RECOVERY_SECONDS,
+) -> RunSummary:
+    """Run the graph on ``runtime`` until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest,
+    and return.
 
     A failed bundle restarts the pipeline: ``on_restart`` is told why and after how many seconds, and the messages come again.
     Raises the EcomflowError that no restart mends: at once, or where a person may mend it (a missing table, a schema that does
-    not fit, a missing role) after ``MEND_SECONDS`` of it.
+    not fit, a missing role) after ``recovery_seconds`` of it.
     """
-    pause, restarts = _FIRST_PAUSE, 0
+    pause, restarted = restarts.first_pause, 0
     recover_until: float | None = None
-    while not drain.is_set():
-        began = time.monotonic()
-        try:
-            _run_once(config, drain)
-        except _BundleFailedError as failed:
-            reason, now = failures.take(), time.monotonic()
-            if now - began > _WELL_AFTER:
-                pause, recover_until = _FIRST_PAUSE, None
-            recover_until = _give_up_at(reason, recover_until, now)
-            if recover_until is not None and now >= recover_until and reason is not None:
-                raise reason from failed
-            restarts += 1
-            on_restart(str(reason or failed), pause)
-            log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
-            counters.waiting("restart", f"its restart in {pause:.0f} s, after: {reason or failed}")
-            drain.wait(pause)
-            counters.waiting("restart", None)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        finally:
-            close_puller(config)
-            close_writers(config)
-            close_dead_letter_writer(config)
-    return RunSummary(counters.totals(), restarts)
+    with runtime:
+        while not drain.is_set():
+            began = time.monotonic()
+            try:
+                _run_once(runtime, drain)
+            except _BundleFailedError as failed:
+                reason, now = runtime.failure.take(), time.monotonic()
+                if now - began > restarts.well_after:
+                    pause, recover_until = restarts.first_pause, None
+                recover_until = _give_up_at(reason, recover_until, now, recovery_seconds)
+                if recover_until is not None and now >= recover_until and reason is not None:
+                    raise reason from failed
+                restarted += 1
+                on_restart(str(reason or failed), pause)
+                log.warning("The pipeline restarts in %.0f s.", pause, exc_info=failed.__cause__)
+                runtime.counters.waiting("restart", f"its restart in {pause:.0f} s, after: {reason or failed}")
+                drain.wait(pause)
+                runtime.counters.waiting("restart", None)
+                pause = min(pause * 2, restarts.longest_pause)
+            finally:
+                runtime.close_connections()
+    return RunSummary(runtime.counters.totals(), restarted)
 
 
-def _give_up_at(reason: EcomflowError | None, before: float | None, now: float) -> float | None:
+def _give_up_at(reason: EcomflowError | None, before: float | None, now: float, recovery_seconds: float) -> float | None:
     """When a failure for ``reason`` ends the engine: None for never. ``before``: what the failure before it gave."""
     if reason is None or isinstance(reason, UnavailableError):
         return None
     if not isinstance(reason, _RECOVERABLE):
         return now
-    return now + RECOVERY_SECONDS if before is None else before
+    return now + recovery_seconds if before is None else before
 
 
-def _run_once(config: PipelineConfig, drain: threading.Event) -> None:
-    puller = shared_puller(config)
+def _run_once(runtime: Runtime, drain: threading.Event) -> None:
+    config, puller = runtime.config, runtime.puller
     ended = threading.Event()
     watcher = threading.Thread(target=_stop_on_drain, args=(drain, ended, puller.stop), name="drain", daemon=True)
     watcher.start()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -28,6 +28,9 @@ from ecomflow.processes.detached import Identity, find, identity_of
 from ecomflow.processes.lifeline import tied_to
 from ecomflow.processes.state_folder import access_error, check_own
 
+if TYPE_CHECKING:  # it brings Beam, which takes seconds
+    from ecomflow.pipeline.runtime import Runtime
+
 log = logging.getLogger(__name__)
 
 STATUS_FILE = "pipeline.json"
@@ -36,12 +39,13 @@ LOG_FILE = "logs/pipeline.jsonl"
 # What a pipeline in the background prints besides its log: its sentences, and the last words of a process that crashes.
 OUTPUT_FILE = "logs/pipeline.log"
 
-_REPORT_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 _LOCK_SECONDS = 0.5
 _START_SECONDS = 60.0
 _DRAIN_SECONDS = 120.0
 
 State = Literal["running", "drained", "failed", "gone", "none"]
+Engine = Callable[["Runtime", threading.Event, Callable[[str, float], None]], object]
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -79,18 +83,22 @@ def run_here(
     on_event: Callable[[str], None],
     on_report: Callable[[PipelineStatus], None] = lambda _: None,
     metrics_port: int | None = None,
+    engine: Engine | None = None,
+    report_seconds: float = REPORT_SECONDS,
 ) -> PipelineStatus:
     """Run the local pipeline in this process until ``drain`` is set.
 
-    ``on_event`` gets a sentence about each restart, ``on_report`` each second how the pipeline fares. ``metrics_port`` is only
-    told on.
+    ``on_event`` gets a sentence about each restart, ``on_report`` every ``report_seconds`` how the pipeline fares.
+    ``metrics_port`` is only told on. ``engine`` is by default ``engine.run_until_drained``.
 
-    Raises PipelineError where one runs already, and whatever no restart mends (``engine.run_until_drained``).
+    Raises PipelineError where one runs already, and whatever no restart mends.
     """
     with held(settings.state_path):
-        from ecomflow.pipeline import counters
         from ecomflow.pipeline.config import pipeline_config
         from ecomflow.pipeline.direct.engine import run_until_drained
+        from ecomflow.pipeline.runtime import Runtime
+
+        runtime = Runtime(pipeline_config(settings))
 
         def work(reporter: Reporter) -> None:
             def restarting(why: str, pause: float) -> None:
@@ -98,10 +106,11 @@ def run_here(
                 log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
                 on_event(sentence)
 
-            run_until_drained(pipeline_config(settings), drain, restarting)
+            (engine or run_until_drained)(runtime, drain, restarting)
 
         first = first_status(settings, Processes(1, (os.getpid(),)), metrics_port)
-        return tell_while(work, Reporter(first, counters.snapshot, in_file(settings.state_path, on_report)))
+        tell = in_file(settings.state_path, on_report)
+        return tell_while(work, Reporter(first, runtime.counters.snapshot, tell, report_seconds))
 
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
@@ -139,7 +148,11 @@ def tell_while(work: Callable[[Reporter], None], reporter: Reporter, name: str =
 
 
 def start_detached(
-    settings: Settings, command: list[str] | None = None, folder: Path | None = None, metrics_port: int | None = None
+    settings: Settings,
+    command: list[str] | None = None,
+    folder: Path | None = None,
+    metrics_port: int | None = None,
+    timeout: float = _START_SECONDS,
 ) -> PipelineStatus:
     """Start the local pipeline in a process of its own, in ``folder``, and wait until it runs.
 
@@ -159,13 +172,13 @@ def start_detached(
             cwd=folder,
             env={**os.environ, "ECOMFLOW_STATE_DIR": str(settings.state_path.resolve())},
         )
-    give_up = time.monotonic() + _START_SECONDS
+    give_up = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < give_up:
         status = read_status(settings.state_path)
         if status.state == "running" and status.pid == process.pid:
             return status
         time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
-    what = "ended before it ran" if process.poll() is not None else f"did not run within {_START_SECONDS:.0f} s and was ended"
+    what = "ended before it ran" if process.poll() is not None else f"did not run within {timeout:.0f} s and was ended"
     process.kill()
     process.wait()
     tail = output_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
@@ -216,11 +229,16 @@ def _last_told(state_path: Path) -> PipelineStatus:
 
 
 class Reporter:
-    """Tells each second, while the pipeline runs, how it fares: ``first``, brought up to date by what ``counted`` gives."""
+    """Tells every ``seconds``, while the pipeline runs, how it fares: ``first``, brought up to date by what ``counted`` gives."""
 
     def __init__(
-        self, first: PipelineStatus, counted: Callable[[], dict[str, Any]], tell: Callable[[PipelineStatus], None]
+        self,
+        first: PipelineStatus,
+        counted: Callable[[], dict[str, Any]],
+        tell: Callable[[PipelineStatus], None],
+        seconds: float = REPORT_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._status = first
         self._counted = counted
         self._tell = tell
@@ -248,7 +266,7 @@ class Reporter:
         return self._now()
 
     def _report(self) -> None:
-        while not self._ended.wait(_REPORT_SECONDS):
+        while not self._ended.wait(self._seconds):
             self._now()
 
     def _now(self) -> PipelineStatus:

@@ -12,26 +12,34 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.api_core import exceptions
 from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest, PullRequest
 
+from ecomflow.config import Endpoints
 from ecomflow.contract.events import Message
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.counters import count, waiting
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import send_in_portions
 from ecomflow.pipeline.direct.pace import Pace
 
 log = logging.getLogger(__name__)
 
-# How far the puller runs ahead: about one bundle. More would only lengthen what a crash redelivers.
-AHEAD_MESSAGES = 10_000
-AHEAD_BYTES = 16 * 2**20
-# A batch ends at so much data, however few messages: orders of many items become many rows, and memory is to stay what it is.
-BATCH_BYTES = 8 * 2**20
+
+class Bounds(NamedTuple):
+    """How far a puller runs ahead of its reader, and how much data ends a batch."""
+
+    messages_ahead: int
+    bytes_ahead: int
+    batch_bytes: int
+
+
+# About one bundle ahead: more would only lengthen what a crash redelivers. A batch ends at so much data, however few messages:
+# orders of many items become many rows, and memory is to stay what it is.
+BOUNDS = Bounds(messages_ahead=10_000, bytes_ahead=16 * 2**20, batch_bytes=8 * 2**20)
 
 # Longer than the service holds a pull that finds nothing. A client that gives up first may leave messages leased to nobody until
 # their ack deadline: https://github.com/googleapis/google-cloud-python/issues/8087. To stop, the connection is closed.
@@ -64,22 +72,30 @@ class Puller:
     """Pulls one subscription ahead of its reader. Safe for several threads."""
 
     def __init__(
-        self, config: PipelineConfig, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+        self,
+        config: PipelineConfig,
+        counters: Counters,
+        bounds: Bounds = BOUNDS,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        connect: Callable[[Endpoints], Any] = subscriber_client,
     ) -> None:
         """``clock`` counts what is left of leases; ``now``, in seconds since the epoch, tells how old messages are."""
         self._subscription = config.subscription_path
         self._deadline = config.ack_deadline_seconds
+        self._counters = counters
+        self._bounds = bounds
         self._clock = clock
         self._now = now
-        self._client = subscriber_client(config.endpoints)
-        self._pulls = subscriber_client(config.endpoints)  # a connection of its own: closing it ends the outstanding pulls
+        self._client = connect(config.endpoints)
+        self._pulls = connect(config.endpoints)  # a connection of its own: closing it ends the outstanding pulls
         self._changed = threading.Condition()
         self._ready: deque[PulledBatch] = deque()
         self._leased: set[PulledBatch] = set()
         self._stopping = False
         self._closed = threading.Event()
         self._error: EcomflowError | None = None
-        self._pace = Pace(AHEAD_MESSAGES, AHEAD_BYTES)
+        self._pace = Pace(bounds.messages_ahead, bounds.bytes_ahead)
         self._retry_pause = _FIRST_PAUSE
         self._pullers: set[threading.Thread] = set()
         self._extender = threading.Thread(target=self._extend_leases, name="lease", daemon=True)
@@ -88,8 +104,8 @@ class Puller:
             self._match_threads()
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
-        """What has been pulled, ``most`` messages or ``BATCH_BYTES`` at a time or a pull more; None where nothing comes within
-        ``wait`` seconds.
+        """What has been pulled, ``most`` messages or ``bounds.batch_bytes`` at a time or a pull more; None where nothing comes
+        within ``wait`` seconds.
 
         Raises the error that ended the pulling, where one did.
         """
@@ -100,7 +116,7 @@ class Puller:
             if self._stopping:
                 return None
             parts: list[PulledBatch] = []
-            while self._ready and _has_room(parts, most, BATCH_BYTES):
+            while self._ready and _has_room(parts, most, self._bounds.batch_bytes):
                 parts.append(self._ready.popleft())
             self._changed.notify_all()
             return self._joined(parts) if parts else None
@@ -226,8 +242,8 @@ class Puller:
             if not self._stopping and self._pace.outstanding == 1:
                 message = getattr(error, "message", str(error))
                 log.warning("Waiting for Pub/Sub: %s", message)
-                waiting("pull", f"Pub/Sub: {message}")
-                count("retries")
+                self._counters.waiting("pull", f"Pub/Sub: {message}")
+                self._counters.count("retries")
                 self._changed.wait_for(lambda: self._has_ended, pause)
                 self._retry_pause = min(pause * 2, _LONGEST_PAUSE)
             self._pace.fail(asked)
@@ -238,12 +254,12 @@ class Puller:
         batch = PulledBatch(messages, [item.ack_id for item in received], sum(len(message.data) for message in messages))
         batch.extended_at = self._clock()
         youngest = self._now() - max((message.publish_time for message in messages), default=0) / 1e6
-        waiting("pull", None)
+        self._counters.waiting("pull", None)
         with self._changed:
             self._pace.end(asked, len(messages), batch.size, youngest)
             self._retry_pause = _FIRST_PAUSE
             # Where messages have suddenly grown, outstanding pulls bring more bytes than there was room for.
-            keep = not self._stopping and sum(ready.size for ready in self._ready) < AHEAD_BYTES
+            keep = not self._stopping and sum(ready.size for ready in self._ready) < self._bounds.bytes_ahead
             if keep and messages:
                 self._ready.append(batch)
                 self._leased.add(batch)
@@ -319,23 +335,3 @@ def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> Ecom
             f"Subscription {subscription} can't be read: {error.message}", "Grant the role roles/pubsub.subscriber."
         )
     return EcomflowError(f"Subscription {subscription} can't be pulled: {error.message}", "Check it with: ecomflow infra status")
-
-
-_pullers: dict[PipelineConfig, Puller] = {}
-_pullers_lock = threading.Lock()
-
-
-def shared_puller(config: PipelineConfig) -> Puller:
-    """This process's puller of the subscription, made at first use."""
-    with _pullers_lock:
-        if config not in _pullers:
-            _pullers[config] = Puller(config)
-        return _pullers[config]
-
-
-def close_puller(config: PipelineConfig) -> None:
-    """Close this process's puller of the subscription, if there is one."""
-    with _pullers_lock:
-        puller = _pullers.pop(config, None)
-    if puller is not None:
-        puller.close()

@@ -16,11 +16,9 @@ import apache_beam as beam
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.transforms.core import RestrictionProvider
 
-from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.counters import count_step
-from ecomflow.pipeline.direct.puller import shared_puller
+from ecomflow.pipeline.step import Step, StepFn
 
 # Measured sweet spot of a bundle: enough to spread its fixed costs, little enough to repeat after a crash.
 MESSAGES_PER_BUNDLE = 10_000
@@ -45,10 +43,7 @@ class _Bundles(RestrictionProvider):  # type: ignore[misc]  # Beam is untyped
 _BUNDLES = beam.DoFn.RestrictionParam(_Bundles())
 
 
-class _PullFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, step: str) -> None:
-        self._step = step
-
+class _PullFn(StepFn):
     # The finalizer stands before the tracker: after it, Beam passes the tracker in its place.
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
@@ -57,31 +52,27 @@ class _PullFn(beam.DoFn):  # type: ignore[misc]
         finalizer: Any = beam.DoFn.BundleFinalizerParam,
         tracker: Any = _BUNDLES,
     ) -> Iterator[MessageBatch]:
-        puller = shared_puller(element)
-        with failures.noted():
+        puller = self._runtime.puller
+        with self._runtime.failure.noted():
             batch = puller.take(MESSAGES_PER_BUNDLE, IDLE_SECONDS)
         if batch is None and puller.stopped:
             tracker.try_claim(_END)  # beyond the range: the source is done, the run ends well
         elif tracker.try_claim(tracker.current_restriction().start):
             if batch is not None:
                 finalizer.register(partial(puller.acknowledge, batch))
-                count_step(self._step, messages_out=len(batch.messages))
+                self._counters.count_step(self._step, messages_out=len(batch.messages))
                 yield MessageBatch(batch.messages)
             tracker.defer_remainder()
 
 
-class PullMessages(beam.PTransform):  # type: ignore[misc]
+class PullMessages(Step):
     """Batches of the subscription's messages, for ever, for FnApiRunner in this process."""
-
-    def __init__(self, config: PipelineConfig) -> None:
-        super().__init__()
-        self._config = config
 
     def expand(self, root: Any) -> Any:
         batches = (
             root
             | "Name the subscription" >> beam.Create([self._config], reshuffle=False)
-            | "Pull" >> beam.ParDo(_PullFn(self.label))
+            | "Pull" >> beam.ParDo(_PullFn(self._config, self.label))
         )
         batches.element_type = MessageBatch
         return batches

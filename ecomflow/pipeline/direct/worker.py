@@ -73,20 +73,22 @@ def main() -> None:
 
 def _run(settings: Settings, drain: threading.Event, send: Callable[[Message], None]) -> int:
     share_one_arena()
-    from ecomflow.pipeline import counters
     from ecomflow.pipeline.config import pipeline_config
     from ecomflow.pipeline.direct.engine import run_until_drained
+    from ecomflow.pipeline.runtime import Runtime
+
+    runtime = Runtime(pipeline_config(settings))
 
     def tell(status: PipelineStatus) -> None:
         with suppress(OSError):  # nobody reads it any more: then the life line is cut as well, which drains
             send(Told(status))
 
     def work(reporter: Reporter) -> None:
-        run_until_drained(pipeline_config(settings), drain, lambda why, pause: log.warning(reporter.restarting(why, pause)))
+        run_until_drained(runtime, drain, lambda why, pause: log.warning(reporter.restarting(why, pause)))
 
     first = launch.first_status(settings, launch.Processes(1, (os.getpid(),)))
     try:
-        launch.tell_while(work, Reporter(first, counters.snapshot, tell), f"Process {os.getpid()}")
+        launch.tell_while(work, Reporter(first, runtime.counters.snapshot, tell), f"Process {os.getpid()}")
     except EcomflowError as error:
         with suppress(OSError):
             send(Failed(type(error).__name__, error.message, error.remedy))

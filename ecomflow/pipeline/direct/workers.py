@@ -23,16 +23,12 @@ from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError
 from ecomflow.pipeline.direct import launch, logs
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, Reporter
+from ecomflow.pipeline.direct.restarts import RESTARTS, Restarts
 from ecomflow.pipeline.direct.worker import DRAIN, Failed, Message, Said, Told
 
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "ecomflow.pipeline.direct.worker")
-
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
-# A process that lived this long was well: the next one that dies is a new case, with the first pause again.
-_WELL_AFTER = 60.0
 
 _NOTHING = PipelineStatus("running")
 _decoder = msgspec.json.Decoder(Message)
@@ -45,18 +41,20 @@ def run_workers(
     on_report: Callable[[PipelineStatus], None] = lambda _: None,
     metrics_port: int | None = None,
     command: Sequence[str] = COMMAND,
+    restarts: Restarts = RESTARTS,
+    report_seconds: float = launch.REPORT_SECONDS,
 ) -> PipelineStatus:
     """Run the local pipeline in ``settings.processes`` processes until ``drain`` is set: as ``launch.run_here`` otherwise.
 
     An error that no restart mends ends one of them; then ``drain`` is set, the others drain, and it is raised here.
     """
     with launch.held(settings.state_path):
-        workers = [_Worker(settings, command, drain, on_event) for _ in range(settings.processes)]
+        workers = [_Worker(settings, command, drain, on_event, restarts) for _ in range(settings.processes)]
         with _alive(workers, drain):
             for worker in workers:
                 worker.has_told.wait()
             first = launch.first_status(settings, Processes(len(workers)), metrics_port)
-            reporter = Reporter(first, lambda: _known(workers), launch.in_file(settings.state_path, on_report))
+            reporter = Reporter(first, lambda: _known(workers), launch.in_file(settings.state_path, on_report), report_seconds)
             return launch.tell_while(lambda _: _wait(workers), reporter)
 
 
@@ -83,7 +81,12 @@ class _Worker:
     """One engine: its process, and the next where that dies, on a thread of its own that ends when all are to drain."""
 
     def __init__(
-        self, settings: Settings, command: Sequence[str], drain: threading.Event, on_event: Callable[[str], None]
+        self,
+        settings: Settings,
+        command: Sequence[str],
+        drain: threading.Event,
+        on_event: Callable[[str], None],
+        restarts: Restarts,
     ) -> None:
         self.has_told = threading.Event()
         self.failure: EcomflowError | None = None
@@ -96,6 +99,7 @@ class _Worker:
         self._command = command
         self._drain = drain
         self._on_event = on_event
+        self._restarts = restarts
 
     def let_go(self) -> None:
         """Have its process drain."""
@@ -110,7 +114,7 @@ class _Worker:
             self.process.kill()
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = self._restarts.first_pause
         while not self._drain.is_set():
             began = time.monotonic()
             try:
@@ -120,13 +124,14 @@ class _Worker:
             self.has_told.set()
             if self._drain.is_set():
                 break
-            pause = _FIRST_PAUSE if time.monotonic() - began > _WELL_AFTER else pause
+            if time.monotonic() - began > self._restarts.well_after:
+                pause = self._restarts.first_pause
             self._note(death)
             sentence = f"{death} Another starts in {pause:.0f} s."
             log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
             self._on_event(sentence)
             self._drain.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, self._restarts.longest_pause)
         self.has_told.set()
 
     def _run_once(self) -> str:

@@ -27,7 +27,8 @@ from ecomflow.contract.facts import SCHEMAS, TIMESTAMP
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import append_rows, bigquery_client, bigquery_write_client
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.counters import count, waiting
+from ecomflow.pipeline.counters import Counters
+from ecomflow.pipeline.sinks.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,11 @@ _RawRequest = AppendRowsRequest.pb()
 # An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
 MAX_REQUEST_BYTES = 9_000_000
 
-# How long one append is tried before its bundle fails; the messages then come again.
-RETRY_SECONDS = 120.0
-# How long an answer may take before its connection counts as lost: a network that vanished would keep it open for ever.
-ANSWER_SECONDS = 60.0
-_SLOW_SECONDS = 3.0
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 10.0
+# An append that is given up fails its bundle; the messages then come again. A connection that does not answer counts as lost: a
+# network that vanished would keep it open for ever.
+PATIENCE = Patience(answer=60.0, give_up=120.0, first_pause=0.1, longest_pause=10.0)
+# An answer that takes longer than this part of the time that it may take is said to be waited for.
+_SLOW = 0.05
 
 _TRANSIENT = (
     exceptions.ServiceUnavailable,
@@ -153,6 +152,8 @@ class TableWriter:
         config: PipelineConfig,
         table: str,
         client: Any,
+        counters: Counters,
+        patience: Patience = PATIENCE,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         columns: Callable[[], Iterable[str]] | None = None,
@@ -161,6 +162,8 @@ class TableWriter:
         self._columns = columns or self._columns_now
         self._table = table
         self._client = client
+        self._counters = counters
+        self._patience = patience
         self._sleep = sleep
         self._clock = clock
         self._lock = threading.Lock()
@@ -179,15 +182,15 @@ class TableWriter:
     def finish(self, appends: list[_Append]) -> list[RefusedRow]:
         """Wait until every row is written or refused; return the refused.
 
-        Raises UnavailableError where BigQuery can't be reached within ``RETRY_SECONDS``, NotFoundError or SchemaError where the
-        table is missing or does not fit.
+        Raises UnavailableError where BigQuery can't be reached before ``patience.give_up``, NotFoundError or SchemaError where
+        the table is missing or does not fit.
         """
         refused: list[RefusedRow] = []
         try:
             for append in appends:
                 refused += self._refused_rows_of(append)
         finally:
-            waiting(self._table, None)
+            self._counters.waiting(self._table, None)
         return refused
 
     def close(self) -> None:
@@ -209,7 +212,7 @@ class TableWriter:
 
     def _refused_rows_of(self, append: _Append) -> list[RefusedRow]:
         refused: list[RefusedRow] = []
-        pause, give_up = _FIRST_PAUSE, self._clock() + RETRY_SECONDS
+        pause, give_up = self._patience.first_pause, self._clock() + self._patience.give_up
         while True:
             self._await(append)
             error = append.error or _response_error(append.response)
@@ -223,10 +226,10 @@ class TableWriter:
                 return refused
             elif (awaited := self._awaited(error, append.rows.schema)) is not None and self._clock() < give_up:
                 log.warning("Waiting for %s", awaited)
-                waiting(self._table, awaited)
-                count("retries")
+                self._counters.waiting(self._table, awaited)
+                self._counters.count("retries")
                 self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, self._patience.longest_pause)
                 append = _Append(append.rows, append.indices)
             else:
                 raise self._translated(error, append.rows.schema)
@@ -234,13 +237,14 @@ class TableWriter:
 
     def _await(self, append: _Append) -> None:
         """Wait for the answer, saying so where it takes long; where none comes, give up its connection."""
-        if append.answered.wait(_SLOW_SECONDS):
+        seconds = self._patience.answer
+        if append.answered.wait(seconds * _SLOW):
             return
-        waiting(self._table, f"BigQuery to answer an append to {self._table}")
-        if not append.answered.wait(ANSWER_SECONDS - _SLOW_SECONDS):
+        self._counters.waiting(self._table, f"BigQuery to answer an append to {self._table}")
+        if not append.answered.wait(seconds * (1 - _SLOW)):
             assert append.connection is not None  # it was sent, or else it is answered
             append.connection.abandon()
-            append.resolve(None, exceptions.DeadlineExceeded(f"no answer in {ANSWER_SECONDS:.0f} s"))
+            append.resolve(None, exceptions.DeadlineExceeded(f"no answer in {seconds:.0f} s"))
 
     def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
         """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""
@@ -268,7 +272,7 @@ class TableWriter:
         """The columns that the table has, by BigQuery's REST API."""
         client = bigquery_client(self._config.project, self._config.endpoints)
         try:
-            return [field.name for field in client.get_table(self._table_id, timeout=ANSWER_SECONDS, retry=None).schema]
+            return [field.name for field in client.get_table(self._table_id, timeout=self._patience.answer, retry=None).schema]
         finally:
             client.close()
 
@@ -332,33 +336,27 @@ def _response_error(response: AppendRowsResponse | None) -> exceptions.GoogleAPI
     return exceptions.from_grpc_status(response.error.code, response.error.message)
 
 
-class _Writers:
-    """This process's table writers, by pipeline and table."""
+class TableWriters:
+    """A pipeline's table writers, on one client, each made when it is first asked for. Safe for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: PipelineConfig, counters: Counters, patience: Patience = PATIENCE) -> None:
+        self._config = config
+        self._counters = counters
+        self._patience = patience
         self._lock = threading.Lock()
-        self._clients: dict[PipelineConfig, Any] = {}
-        self._writers: dict[tuple[PipelineConfig, str], TableWriter] = {}
+        self._client = bigquery_write_client(config.endpoints)
+        self._writers: dict[str, TableWriter] = {}
 
-    def get(self, config: PipelineConfig, table: str) -> TableWriter:
+    def writer(self, table: str) -> TableWriter:
         with self._lock:
-            if config not in self._clients:
-                self._clients[config] = bigquery_write_client(config.endpoints)
-            if (config, table) not in self._writers:
-                self._writers[config, table] = TableWriter(config, table, self._clients[config])
-            return self._writers[config, table]
+            if table not in self._writers:
+                self._writers[table] = TableWriter(self._config, table, self._client, self._counters, self._patience)
+            return self._writers[table]
 
-    def close(self, config: PipelineConfig) -> None:
+    def close(self) -> None:
         with self._lock:
-            mine = [key for key in self._writers if key[0] == config]
-            writers = [self._writers.pop(key) for key in mine]
-            client = self._clients.pop(config, None)
+            writers = list(self._writers.values())
+            self._writers.clear()
         for writer in writers:
             writer.close()
-        if client is not None:
-            client.transport.close()
-
-
-_writers = _Writers()
-shared_writer = _writers.get
-close_writers = _writers.close
+        self._client.transport.close()

@@ -42,7 +42,7 @@ def _print_steps(where: str) -> None:
     from ecomflow.pipeline.graph import build_graph
 
     config = pipeline_config(Settings())
-    source = PullMessages(config) if where == "local" else ReadMessages(config.subscription_path, None, None)
+    source = PullMessages(config) if where == "local" else ReadMessages(config, None, None)
     pipeline = beam.Pipeline(options=PipelineOptions(["--no_auth", "--streaming"]))
     build_graph(pipeline, source, config)
     sys.stdout.buffer.write(msgspec.json.encode(graph_tree(pipeline.to_runner_api())))

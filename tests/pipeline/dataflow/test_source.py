@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -25,12 +24,7 @@ from ecomflow.pipeline.batches import BatchCoder, MessageBatch
 from ecomflow.pipeline.dataflow import source
 from ecomflow.pipeline.dataflow.source import ReadMessages, message_of
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.sinks import bigquery, dead_letters
-from ecomflow.pipeline.sinks.bigquery import close_writers, shared_writer
-from ecomflow.pipeline.sinks.dead_letters import close_dead_letter_writer, shared_dead_letter_writer
 from tests.support.pipeline import PUBLISHED, config_for, message
-
-SUBSCRIPTION = "projects/test-project/subscriptions/pipeline"
 
 
 def wire(data: bytes, attributes: dict[str, str] | None = None, message_id: str = "m-1") -> bytes:
@@ -61,7 +55,8 @@ class TestMessageOf:
 class TestBatches:
     def run(self, bundles: list[list[bytes]]) -> list[Any]:
         """What the batching DoFn puts out, each bundle run as a worker does."""
-        fn = pickle.loads(pickle.dumps(source._BatchFn("Read messages")))
+        fn = pickle.loads(pickle.dumps(source._BatchFn(config_for(), "Read messages")))
+        fn.setup()
         messages_out: list[Any] = []
         for bundle in bundles:
             fn.start_bundle()
@@ -102,7 +97,11 @@ class TestBatches:
         Gather.received = received
         with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
             serialized = pipeline | beam.Create([wire(b"%d" % number) for number in range(25)])
-            serialized | beam.ParDo(source._BatchFn("Read messages")).with_output_types(MessageBatch) | beam.ParDo(Gather())
+            (
+                serialized
+                | beam.ParDo(source._BatchFn(config_for(), "Read messages")).with_output_types(MessageBatch)
+                | beam.ParDo(Gather())
+            )
         gathered = sorted(message.data for message in received)
         assert gathered == sorted(b"%d" % number for number in range(25))
         assert isinstance(registry.get_coder(MessageBatch), BatchCoder)
@@ -120,7 +119,7 @@ class TestFitForWorkers:
         """Each DoFn of the graph survives Dataflow's pickler, by reference: nothing of this process travels with it."""
         pipeline = beam.Pipeline()
         config = config_for()
-        build_graph(pipeline, ReadMessages(SUBSCRIPTION, "event_id", None), config)
+        build_graph(pipeline, ReadMessages(config, "event_id", None), config)
         found = DoFns()
         pipeline.visit(found)
         assert len(found.fns) >= 13
@@ -129,32 +128,13 @@ class TestFitForWorkers:
             assert type(copy) is type(fn)
             assert getattr(copy, "_config", config) == config
 
-    def test_threads_of_a_process_share_their_clients(self) -> None:
-        """Many threads that ask at once get one and the same writer: a table's, and that of the dead letters."""
-        config = config_for(bigquery_storage="127.0.0.1:1", storage="http://127.0.0.1:1")
-        barrier = threading.Barrier(8)
-
-        def ask(_: int) -> tuple[Any, Any]:
-            barrier.wait()
-            return shared_writer(config, "fact_order"), shared_dead_letter_writer(config)
-
-        with ThreadPoolExecutor(8) as threads:
-            writers = list(threads.map(ask, range(8)))
-        try:
-            assert len({id(table) for table, _ in writers}) == 1
-            assert len({id(letters) for _, letters in writers}) == 1
-            assert len([client for key, client in bigquery._writers._clients.items() if key == config]) == 1
-        finally:
-            close_writers(config)
-            close_dead_letter_writer(config)
-        assert config not in dead_letters._writers._writers
-
     def test_bundles_of_one_step_on_several_threads(self) -> None:
         """Workers give each thread a copy of the DoFn: their bundles don't mix."""
-        serialized = pickle.dumps(source._BatchFn("Read messages"))
+        serialized = pickle.dumps(source._BatchFn(config_for(), "Read messages"))
 
         def bundle(letter: int) -> list[bytes]:
             fn = pickle.loads(serialized)
+            fn.setup()
             fn.start_bundle()
             for _ in range(200):
                 list(fn.process(wire(bytes([letter])), Timestamp(0)))

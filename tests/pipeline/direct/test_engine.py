@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import psutil
 import pytest
@@ -14,11 +14,13 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from ecomflow.contract.events import Message
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
-from ecomflow.pipeline import counters, failures, transforms
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct import engine
 from ecomflow.pipeline.direct.engine import RunSummary, run_until_drained
+from ecomflow.pipeline.direct.restarts import Restarts
+from ecomflow.pipeline.runtime import Runtime
 from tests.support import ROOT
-from tests.support.pipeline import MemoryWarehouse, ScriptedSubscription, activity, config_for, inventory, message, order
+from tests.support.pipeline import MemoryWarehouse, ScriptedSubscription, activity, inventory, memory_runtime, message, order
 
 pytestmark = pytest.mark.slow
 
@@ -30,26 +32,20 @@ def calls() -> list[str]:
 
 
 @pytest.fixture
-def warehouse(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryWarehouse]:
-    """Writers in memory; restarts without a wait; counts from nothing."""
-    warehouse = MemoryWarehouse(calls)
-    warehouse.install(monkeypatch)
-    monkeypatch.setattr(engine, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(counters, "_totals", Counter())
-    failures.take()
-    yield warehouse
-    failures.take()
+def warehouse(calls: list[str]) -> MemoryWarehouse:
+    return MemoryWarehouse(calls)
 
 
 @pytest.fixture
-def subscription(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> ScriptedSubscription:
+def subscription(calls: list[str]) -> ScriptedSubscription:
     """A subscription without messages, whose drain is set when all is acknowledged."""
-    subscription = ScriptedSubscription(calls=calls)
-    subscription.install(monkeypatch)
-    return subscription
+    return ScriptedSubscription(calls=calls)
 
 
-class Restarts:
+QUICK = Restarts(first_pause=0.001, longest_pause=0.004, well_after=60.0)
+
+
+class Told:
     """What on_restart was told."""
 
     def __init__(self) -> None:
@@ -61,13 +57,21 @@ class Restarts:
         self.pauses.append(pause)
 
 
-def run(subscription: ScriptedSubscription, *bundles: list[Message], on_restart: Restarts | None = None) -> RunSummary:
-    """Run the engine over ``bundles`` until they are acknowledged."""
+def run(
+    subscription: ScriptedSubscription,
+    warehouse: MemoryWarehouse,
+    *bundles: list[Message],
+    on_restart: Told | None = None,
+    runtime: Runtime | None = None,
+    **times: Any,
+) -> RunSummary:
+    """Run the engine over ``bundles`` until they are acknowledged. It restarts without a wait."""
     subscription.waiting.extend(bundles)
     guard = threading.Timer(30, subscription.drain.set)
     guard.start()
     try:
-        return run_until_drained(config_for(), subscription.drain, on_restart or Restarts())
+        runtime = runtime or memory_runtime(warehouse, subscription)
+        return run_until_drained(runtime, subscription.drain, on_restart or Told(), **{"restarts": QUICK} | times)
     finally:
         guard.cancel()
 
@@ -81,7 +85,7 @@ def test_acknowledges_after_everything_is_written(
 ) -> None:
     """Every table and every dead letter of a bundle comes before its acknowledgement, and that before the next bundle."""
     mixed = [message(order(1)), stock(2), message(activity(3)), message(b"?"), message(order(4, items=[]))]
-    summary = run(subscription, mixed, [stock(5)])
+    summary = run(subscription, warehouse, mixed, [stock(5)])
     first, second = calls[: calls.index("acknowledge") + 1], calls[calls.index("acknowledge") + 1 :]
     assert (first[0], first[-1]) == ("take", "acknowledge")
     assert sorted(first[1:-1]) == [
@@ -98,8 +102,8 @@ def test_drains_when_it_is_told(subscription: ScriptedSubscription, warehouse: M
     """An idle pipeline ends when the event is set; nothing is left running."""
     drain = threading.Event()
     threading.Timer(0.5, drain.set).start()
-    assert run_until_drained(config_for(), drain, Restarts()) == RunSummary({}, 0)
-    assert subscription.pullers == {}
+    assert run_until_drained(memory_runtime(warehouse, subscription), drain, Told()) == RunSummary({}, 0)
+    assert subscription.open == []
     assert [thread.name for thread in threading.enumerate() if thread.name == "drain"] == []
 
 
@@ -107,34 +111,28 @@ def test_a_drained_engine_does_not_start(subscription: ScriptedSubscription, war
     """Where the event is set already, no puller is made and nothing is read."""
     subscription.drain.set()
     subscription.waiting.append([stock(1)])
-    run_until_drained(config_for(), subscription.drain, Restarts())
+    run_until_drained(memory_runtime(warehouse, subscription), subscription.drain, Told())
     assert list(subscription.waiting) == [[stock(1)]]
 
 
-def test_a_failed_write_is_repeated(
-    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_is_repeated(subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]) -> None:
     """Restarts with growing pauses that say why; nothing is acknowledged; the messages come again and are written."""
     warehouse.failures.extend(UnavailableError(f"BigQuery is away {number}.") for number in range(4))
-    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 0.004)
-    restarts = Restarts()
-    summary = run(subscription, [stock(1)], [stock(2)], on_restart=restarts)
-    assert restarts.reasons == [f"BigQuery is away {number}." for number in range(4)]
-    assert restarts.pauses == [0.001, 0.002, 0.004, 0.004]
+    told = Told()
+    summary = run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=told)
+    assert told.reasons == [f"BigQuery is away {number}." for number in range(4)]
+    assert told.pauses == [0.001, 0.002, 0.004, 0.004]
     assert summary.restarts == 4
     assert calls == ["take"] * 5 + ["write fact_inventory", "acknowledge", "take", "write fact_inventory", "acknowledge"]
     assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
 
 
-def test_a_long_good_run_resets_the_pause(
-    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_good_run_resets_the_pause(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """A failure after a run that was well is a new one, with the first pause again."""
-    monkeypatch.setattr(engine, "_WELL_AFTER", 0.0)
     warehouse.failures.extend(UnavailableError("away") for _ in range(3))
-    restarts = Restarts()
-    run(subscription, [stock(1)], on_restart=restarts)
-    assert restarts.pauses == [0.001] * 3
+    told = Told()
+    run(subscription, warehouse, [stock(1)], on_restart=told, restarts=QUICK._replace(well_after=0.0))
+    assert told.pauses == [0.001] * 3
 
 
 RECOVERABLE = [NotFoundError, SchemaError, AccessError]
@@ -146,9 +144,9 @@ def test_what_a_person_can_fix_is_waited_for(
 ) -> None:
     """It restarts, saying what is wrong and what to run, with nothing acknowledged; once mended it goes on."""
     warehouse.failures.extend([kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")] * 2)
-    restarts = Restarts()
-    summary = run(subscription, [stock(1)], on_restart=restarts)
-    assert restarts.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
+    told = Told()
+    summary = run(subscription, warehouse, [stock(1)], on_restart=told)
+    assert told.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
     assert summary.restarts == 2
     assert calls == [*["take"] * 3, "write fact_inventory", "acknowledge"]
 
@@ -159,27 +157,25 @@ def test_what_nobody_fixes_ends_it(
     subscription: ScriptedSubscription,
     warehouse: MemoryWarehouse,
     calls: list[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When the time to mend it is over, the error is raised as it was, with nothing acknowledged."""
-    monkeypatch.setattr(engine, "MEND_SECONDS", 0.002)
     errors = [kind(f"Table shop.fact_inventory does not fit {number}.", "Run: ecomflow infra up") for number in range(20)]
     warehouse.failures.extend(errors)
     with pytest.raises(kind) as caught:
-        run(subscription, [stock(1)])
+        run(subscription, warehouse, [stock(1)], recovery_seconds=0.002)
     assert caught.value in errors[1:]
     assert set(calls) == {"take"}
-    assert subscription.pullers == {}
+    assert subscription.open == []
 
 
 def test_the_time_to_recover_is_that_of_one_trouble() -> None:
     """It begins with the first failure that a person mends, goes on with the next, and is forgotten with one that passes."""
     missing, away, other = NotFoundError("missing"), UnavailableError("away"), EcomflowError("other")
-    assert engine._give_up_at(missing, None, 100.0) == 100.0 + engine.RECOVERY_SECONDS
-    assert engine._give_up_at(missing, 130.0, 100.0) == 130.0
-    assert engine._give_up_at(away, 130.0, 100.0) is None
-    assert engine._give_up_at(None, 130.0, 100.0) is None
-    assert engine._give_up_at(other, None, 100.0) == 100.0
+    assert engine._give_up_at(missing, None, 100.0, 600.0) == 700.0
+    assert engine._give_up_at(missing, 130.0, 100.0, 600.0) == 130.0
+    assert engine._give_up_at(away, 130.0, 100.0, 600.0) is None
+    assert engine._give_up_at(None, 130.0, 100.0, 600.0) is None
+    assert engine._give_up_at(other, None, 100.0, 600.0) == 100.0
 
 
 def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
@@ -187,8 +183,21 @@ def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscriptio
     error = EcomflowError("Subscription pipeline can't be pulled: no.", "Check it with: ecomflow infra status")
     subscription.failures.append(error)
     with pytest.raises(EcomflowError) as caught:
-        run(subscription)
+        run(subscription, warehouse)
     assert caught.value is error
+
+
+class PoisonedCounters(Counters):
+    """Raise the ``faults`` while decoding: faults of no message's, so that none is to blame and all come again."""
+
+    def __init__(self, faults: list[Exception]) -> None:
+        super().__init__()
+        self.faults = faults
+
+    def count_drift(self, drift: Mapping[tuple[str, str], int]) -> None:
+        if self.faults:
+            raise self.faults.pop()
+        super().count_drift(drift)
 
 
 @pytest.mark.parametrize(
@@ -204,37 +213,26 @@ def test_a_fault_of_a_step_restarts_it(
     words: str,
     subscription: ScriptedSubscription,
     warehouse: MemoryWarehouse,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever a step raises, the pipeline restarts, says what and where, and goes on when the fault is gone."""
-    faults = [poison, poison]
-
-    def poisoned(*arguments: object) -> object:
-        if faults:
-            raise faults.pop()
-        return counters.count_drift(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(transforms, "count_drift", poisoned)  # a fault of no message's: none is to blame, all come again
-    restarts = Restarts()
-    run(subscription, [stock(1)], on_restart=restarts)
-    assert len(restarts.reasons) == 2
-    for reason in restarts.reasons:
+    runtime = memory_runtime(warehouse, subscription)
+    runtime.counters = PoisonedCounters([poison, poison])
+    told = Told()
+    run(subscription, warehouse, [stock(1)], on_restart=told, runtime=runtime)
+    assert len(told.reasons) == 2
+    for reason in told.reasons:
         assert words in reason
         assert "Decode events" in reason
         assert "\n" not in reason
     assert len(warehouse.rows["fact_inventory"]) == 1
 
 
-def test_a_failed_acknowledgement_stops_nothing(
-    subscription: ScriptedSubscription, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_acknowledgement_stops_nothing(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """Beam only logs what an acknowledgement raises: the next bundle follows, and the messages are still there to come again."""
-    puller = subscription.puller(config_for())
-    acknowledge = puller.acknowledge
-    monkeypatch.setattr(puller, "acknowledge", lambda batch: acknowledge(batch) if stock(2) in batch.messages else 1 / 0)
-    restarts = Restarts()
-    run(subscription, [stock(1)], [stock(2)], on_restart=restarts)
-    assert restarts.reasons == []
+    subscription.loses = lambda messages: stock(1) in messages
+    told = Told()
+    run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=told)
+    assert told.reasons == []
     assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
     assert list(subscription.waiting) == [[stock(1)]]
 
@@ -242,11 +240,11 @@ def test_a_failed_acknowledgement_stops_nothing(
 def test_restarts_leave_no_threads(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """A pipeline that restarts many times does not gather threads."""
     warehouse.failures.extend(UnavailableError("away") for _ in range(3))
-    run(subscription, [stock(1)])
+    run(subscription, warehouse, [stock(1)])
     before = threading.active_count()
     subscription.drain.clear()
     warehouse.failures.extend(UnavailableError("away") for _ in range(5))
-    run(subscription, [stock(1)])
+    run(subscription, warehouse, [stock(1)])
     assert threading.active_count() <= before + 1
 
 
@@ -280,10 +278,7 @@ def _growth(bundles: int, warm_up: int = 50) -> float:
                 begun.append(_resident())
 
     subscription.calls = Watch()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        MemoryWarehouse(keep=False).install(monkeypatch)
-        subscription.install(monkeypatch)
-        run_until_drained(config_for(), subscription.drain, Restarts())
+    run_until_drained(memory_runtime(MemoryWarehouse(keep=False), subscription), subscription.drain, Told())
     return (_resident() - begun[0]) / 1024 / bundles
 
 

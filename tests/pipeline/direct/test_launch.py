@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from ecomflow.config import Settings
 from ecomflow.errors import AccessError, PipelineError, SchemaError
-from ecomflow.pipeline import counters
 from ecomflow.pipeline.config import PipelineConfig
-from ecomflow.pipeline.direct import engine, launch
-from ecomflow.pipeline.direct.launch import PipelineStatus, drain_detached, read_status, run_here, start_detached
+from ecomflow.pipeline.direct import launch
+from ecomflow.pipeline.direct.launch import Engine, PipelineStatus, drain_detached, read_status, run_here, start_detached
+from ecomflow.pipeline.runtime import Runtime
 from tests.support.local_pubsub import wait_until
-
-Engine = Callable[[PipelineConfig, threading.Event, Callable[[str, float], None]], None]
 
 
 @pytest.fixture
@@ -31,14 +29,12 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(state_dir=str(tmp_path / "state"))
 
 
-@pytest.fixture
-def engine_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
-    """Put a stand-in in the engine's place."""
-    return lambda stand_in: monkeypatch.setattr(engine, "run_until_drained", stand_in)
+def no_engine(*_: Any) -> None:
+    """Drained at once."""
 
 
-def run(settings: Settings, on_event: Callable[[str], None] = lambda _: None) -> PipelineStatus:
-    return run_here(settings, threading.Event(), on_event)
+def run(settings: Settings, engine: Engine = no_engine, on_event: Callable[[str], None] = lambda _: None) -> PipelineStatus:
+    return run_here(settings, threading.Event(), on_event, engine=engine, report_seconds=0.01)
 
 
 def logged(settings: Settings) -> list[tuple[str, str]]:
@@ -52,31 +48,26 @@ class TestHere:
         """A folder without a status file, or no folder at all, tells of no pipeline."""
         assert read_status(settings.state_path) == PipelineStatus("none")
 
-    def test_it_tells_that_it_runs(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_it_tells_that_it_runs(self, settings: Settings) -> None:
         """While it runs, the folder tells its process, its subscription and its counters, and again when they change."""
         found: list[PipelineStatus] = []
-        totals = {"received": 1}
 
-        def work(*_: Any) -> None:
+        def work(runtime: Runtime, *_: Any) -> None:
             found.append(read_status(settings.state_path))
-            totals["received"] = 2
-            wait_until(lambda: read_status(settings.state_path).counters == {"received": 2})
+            for total in (1, 2):
+                runtime.counters.count("received")
+                wait_until(lambda total=total: read_status(settings.state_path).counters == {"received": total})
 
-        engine_is(work)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(launch, "_REPORT_SECONDS", 0.01)
-            monkeypatch.setattr(counters, "totals", lambda: dict(totals))
-            run(settings)
+        run(settings, work)
         (status,) = found
-        assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {"received": 1})
+        assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {})
         assert status.processes == launch.Processes(1, (os.getpid(),))
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
 
-    def test_it_tells_that_it_is_drained(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_it_tells_that_it_is_drained(self, settings: Settings) -> None:
         """What run_here returns stands in the folder, and the settings reached the engine."""
         given: list[PipelineConfig] = []
-        engine_is(lambda config, drain, on_restart: given.append(config))
-        ended = run(settings)
+        ended = run(settings, lambda runtime, drain, on_restart: given.append(runtime.config))
         assert ended.state == "drained"
         assert read_status(settings.state_path) == ended
         assert logged(settings) == [
@@ -85,52 +76,48 @@ class TestHere:
         ]
         assert given[0].subscription_path == settings.subscription_path
 
-    def test_it_tells_of_restarts(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_it_tells_of_restarts(self, settings: Settings) -> None:
         """Each restart is a sentence for the user, and is counted in the folder with the last reason."""
 
-        def work(config: PipelineConfig, drain: threading.Event, on_restart: Callable[[str, float], None]) -> None:
+        def work(runtime: Runtime, drain: threading.Event, on_restart: Callable[[str, float], None]) -> None:
             on_restart("Pub/Sub is away.", 1.0)
             on_restart("BigQuery is away.", 2.0)
 
-        engine_is(work)
         sentences: list[str] = []
-        ended = run(settings, sentences.append)
+        ended = run(settings, work, sentences.append)
         assert sentences == ["The pipeline restarts in 1 s: Pub/Sub is away.", "The pipeline restarts in 2 s: BigQuery is away."]
         assert (ended.state, ended.restarts, ended.last_failure) == ("drained", 2, "BigQuery is away.")
         assert logged(settings)[1:3] == [("warning", sentence) for sentence in sentences]
         assert read_status(settings.state_path) == ended
 
-    def test_it_tells_that_it_failed(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_it_tells_that_it_failed(self, settings: Settings) -> None:
         """An error that no restart mends is raised, and stays in the folder."""
 
         def work(*_: Any) -> None:
             raise SchemaError("Table shop.fact_order does not fit.", "Run: ecomflow infra status")
 
-        engine_is(work)
         with pytest.raises(SchemaError):
-            run(settings)
+            run(settings, work)
         status = read_status(settings.state_path)
         assert (status.state, status.last_failure) == ("failed", "Table shop.fact_order does not fit.")
         told = "The pipeline failed: Table shop.fact_order does not fit.\nRun: ecomflow infra status"
         assert logged(settings)[-1] == ("error", told)
 
-    def test_a_crash_is_no_end(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_a_crash_is_no_end(self, settings: Settings) -> None:
         """Where it ends without telling its end, it is gone, and its log holds the traceback; the next one runs as ever."""
 
         def crash(*_: Any) -> None:
             raise ZeroDivisionError
 
-        engine_is(crash)
         with pytest.raises(ZeroDivisionError):
-            run(settings)
+            run(settings, crash)
         assert read_status(settings.state_path).state == "gone"
         last = json.loads((settings.state_path / launch.LOG_FILE).read_text().splitlines()[-1])
         assert (last["level"], last["message"]) == ("critical", "The pipeline crashed.")
         assert last["traceback"].endswith("\n    raise ZeroDivisionError\nZeroDivisionError")
-        engine_is(lambda *_: None)
         assert run(settings).state == "drained"
 
-    def test_a_second_is_refused(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_a_second_is_refused(self, settings: Settings) -> None:
         """Under one folder one pipeline runs at a time; the refused one leaves the first one's status as it is."""
 
         def work(*_: Any) -> None:
@@ -140,12 +127,10 @@ class TestHere:
                 start_detached(settings, ["false"])
             assert read_status(settings.state_path).state == "running"
 
-        engine_is(work)
-        assert run(settings).state == "drained"
+        assert run(settings, work).state == "drained"
 
-    def test_reading_the_status_hinders_no_start(self, settings: Settings, engine_is: Callable[[Engine], None]) -> None:
+    def test_reading_the_status_hinders_no_start(self, settings: Settings) -> None:
         """Pipelines start while others read the status all the time, and no reader takes another for a pipeline."""
-        engine_is(lambda *_: None)
         run(settings)
         path = settings.state_path / launch.STATUS_FILE
         dead = msgspec.json.encode(PipelineStatus("running", 1))
@@ -167,36 +152,29 @@ class TestHere:
         for reader in readers:
             reader.join()
 
-    def test_what_an_earlier_one_told_is_forgotten(
-        self, settings: Settings, engine_is: Callable[[Engine], None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_an_earlier_one_told_is_forgotten(self, settings: Settings) -> None:
         """A pipeline that starts after a killed one never shows the dead one's process as running."""
         settings.state_path.mkdir()
         (settings.state_path / launch.STATUS_FILE).write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
-        seen: list[str] = []
-        make = launch.Reporter
+        with launch.held(settings.state_path):
+            assert read_status(settings.state_path).state == "none"
 
-        def reporter(*arguments: Any) -> Any:
-            seen.append(read_status(settings.state_path).state)
-            return make(*arguments)
-
-        engine_is(lambda *_: None)
-        monkeypatch.setattr(launch, "Reporter", reporter)
-        run(settings)
-        assert seen == ["none"]
-
-    def test_an_end_told_late_is_an_end(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_end_told_late_is_an_end(self, settings: Settings) -> None:
         """A pipeline that drains between the reading of its status and of its lock is drained, not gone."""
         settings.state_path.mkdir()
-        path = settings.state_path / launch.STATUS_FILE
-        path.write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
+        path, end = settings.state_path / launch.STATUS_FILE, settings.state_path / "end"
+        end.write_bytes(msgspec.json.encode(PipelineStatus("drained", 1)))
+        os.mkfifo(path)
 
-        def drained_meanwhile(_: Path) -> bool:
-            path.write_bytes(msgspec.json.encode(PipelineStatus("drained", 1)))
-            return False
+        def drain_meanwhile() -> None:
+            with path.open("wb") as told:  # as soon as it is read
+                told.write(msgspec.json.encode(PipelineStatus("running", 1)))
+                end.replace(path)
 
-        monkeypatch.setattr(launch, "_is_locked", drained_meanwhile)
+        draining = threading.Thread(target=drain_meanwhile)
+        draining.start()
         assert read_status(settings.state_path).state == "drained"
+        draining.join()
 
     def test_a_broken_status_file_is_told(self, settings: Settings) -> None:
         """A status file that is none is a sentence with its path."""
@@ -226,8 +204,9 @@ def module(name, **members):
 
 drain = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: drain.set())
-module("ecomflow.pipeline.counters", snapshot=lambda: {"counters": {"received": 7}})
-module("ecomflow.pipeline.direct.engine", run_until_drained=lambda config, drain, on_restart: drain.wait(60))
+counters = types.SimpleNamespace(snapshot=lambda: {"counters": {"received": 7}})
+module("ecomflow.pipeline.runtime", Runtime=lambda config: types.SimpleNamespace(config=config, counters=counters))
+module("ecomflow.pipeline.direct.engine", run_until_drained=lambda runtime, drain, on_restart: drain.wait(60))
 print("hello from the pipeline", flush=True)
 run_here(load_settings({}), drain, print)
 """
@@ -282,20 +261,13 @@ class TestDetached:
         )
         assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
 
-    def test_one_that_never_runs_is_ended(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_never_runs_is_ended(self, settings: Settings, tmp_path: Path) -> None:
         """Where no pipeline runs in time, the process is killed, and that is said."""
-        monkeypatch.setattr(launch, "_START_SECONDS", 0.2)
-        started: list[subprocess.Popen[bytes]] = []
-        popen = subprocess.Popen
-
-        def noted(*arguments: Any, **options: Any) -> Any:
-            started.append(popen(*arguments, **options))
-            return started[-1]
-
-        monkeypatch.setattr(subprocess, "Popen", noted)
-        with pytest.raises(PipelineError, match="did not run within 0 s and was ended"):
-            start_detached(settings, command("import time; time.sleep(60)"))
-        assert started[0].returncode == -signal.SIGKILL
+        pid = tmp_path / "pid"
+        never = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
+        with pytest.raises(PipelineError, match="did not run within 3 s and was ended"):
+            start_detached(settings, command(never), timeout=3)
+        assert not psutil.pid_exists(int(pid.read_text()))
 
     def test_one_that_does_not_drain_is_told(self, settings: Settings) -> None:
         """A process that ignores SIGTERM is named, with the command that ends it."""

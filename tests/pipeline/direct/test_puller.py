@@ -15,12 +15,14 @@ import grpc
 import pytest
 from google.api_core import exceptions
 
+from ecomflow.config import Endpoints
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.clients import subscriber_client
 from ecomflow.local.pubsub.queue import Options
 from ecomflow.local.pubsub.server import read_backlog
-from ecomflow.pipeline.direct import puller as puller_module
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.pace import MOST_PULLS
-from ecomflow.pipeline.direct.puller import PulledBatch, Puller, close_puller, shared_puller
+from ecomflow.pipeline.direct.puller import BOUNDS, PulledBatch, Puller
 from tests.support.local_pubsub import SUBSCRIPTION, Clients, ManualClock, ServerProcess, clients_of_server, wait_until
 from tests.support.pipeline import PUBLISHED, config_for, holds
 
@@ -48,7 +50,7 @@ def puller(clients: Clients, clock: ManualClock) -> Iterator[Puller]:
 
 @contextmanager
 def pulling(host: str, deadline: int = 10, **options: Any) -> Iterator[Puller]:
-    puller = Puller(config_for(deadline, pubsub=host), **options)
+    puller = Puller(config_for(deadline, pubsub=host), Counters(), **options)
     try:
         yield puller
     finally:
@@ -103,8 +105,10 @@ def test_take_stops_at_most(clients: Clients, puller: Puller) -> None:
 
 
 def test_take_waits_no_longer_than_asked(puller: Puller) -> None:
-    """Where nothing comes there is nothing to take, and the puller is not stopped."""
-    assert puller.take(10, 0.01) is None
+    """Where nothing comes there is nothing to take after so many seconds, and the puller is not stopped."""
+    began = time.monotonic()
+    assert puller.take(10, 0.2) is None
+    assert 0.2 <= time.monotonic() - began < 5
     assert not puller.stopped
 
 
@@ -155,12 +159,11 @@ def test_stop_leaves_the_batch_in_hand(clients: Clients, puller: Puller) -> None
     assert undelivered(clients) == 1
 
 
-def test_runs_ahead_within_a_number_of_messages(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pulling stops at AHEAD_MESSAGES unread, and goes on when they are taken."""
-    monkeypatch.setattr(puller_module, "AHEAD_MESSAGES", 2000)
+def test_runs_ahead_within_a_number_of_messages(clients: Clients, clock: ManualClock) -> None:
+    """Pulling stops at a bound of messages unread, and goes on when they are taken."""
     for _ in range(5):
         clients.publish(*([b"x"] * 1000))
-    with pulling(clients.host, clock=clock.now) as puller:
+    with pulling(clients.host, clock=clock.now, bounds=BOUNDS._replace(messages_ahead=2000)) as puller:
         wait_until(lambda: outstanding(clients) >= 2000)
         assert holds(lambda: outstanding(clients) == 2000)
         take(puller, 1000)
@@ -168,11 +171,10 @@ def test_runs_ahead_within_a_number_of_messages(clients: Clients, clock: ManualC
         assert holds(lambda: outstanding(clients) == 3000, 0.1)
 
 
-def test_runs_ahead_within_a_number_of_bytes(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pulling stops at AHEAD_BYTES unread, however few messages they are."""
-    monkeypatch.setattr(puller_module, "AHEAD_BYTES", 100_000)
+def test_runs_ahead_within_a_number_of_bytes(clients: Clients, clock: ManualClock) -> None:
+    """Pulling stops at a bound of bytes unread, however few messages they are."""
     clients.publish(b"x" * 60_000, b"y" * 60_000)
-    with pulling(clients.host, clock=clock.now) as puller:
+    with pulling(clients.host, clock=clock.now, bounds=BOUNDS._replace(bytes_ahead=100_000)) as puller:
         wait_until(lambda: outstanding(clients) == 2)
         clients.publish(b"z")
         assert holds(lambda: outstanding(clients) == 2)
@@ -180,10 +182,9 @@ def test_runs_ahead_within_a_number_of_bytes(clients: Clients, clock: ManualCloc
         wait_until(lambda: outstanding(clients) == 3)
 
 
-def test_a_batch_ends_at_a_number_of_bytes(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pulls are joined to one batch until it has BATCH_BYTES, however few messages they are."""
-    monkeypatch.setattr(puller_module, "BATCH_BYTES", 100_000)
-    with pulling(clients.host, clock=clock.now) as puller:
+def test_a_batch_ends_at_a_number_of_bytes(clients: Clients, clock: ManualClock) -> None:
+    """Pulls are joined to one batch until it has so many bytes, however few messages they are."""
+    with pulling(clients.host, clock=clock.now, bounds=BOUNDS._replace(batch_bytes=100_000)) as puller:
         for number, letter in enumerate((b"x", b"y", b"z"), 1):
             clients.publish(letter * 60_000)
             wait_until(lambda wanted=number: len(puller._ready) == wanted)  # a pull each
@@ -225,23 +226,21 @@ def test_pulls_are_outstanding_at_once(tmp_path: Path) -> None:
             assert undelivered(clients) == 0
 
 
-def test_what_outstanding_pulls_may_bring_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_outstanding_pulls_may_bring_counts(tmp_path: Path) -> None:
     """Sixteen pulls ask together for no more messages than may be held unread."""
-    monkeypatch.setattr(puller_module, "AHEAD_MESSAGES", 200)
     with server_with(tmp_path, messages_per_pull=10) as clients:
         clients.publish(*[b"x"] * 1000)
-        with pulling(clients.host, 60, now=an_hour_later) as puller:
+        with pulling(clients.host, 60, now=an_hour_later, bounds=BOUNDS._replace(messages_ahead=200)) as puller:
             take_and_acknowledge(puller, 500)
             wait_until(lambda: outstanding(clients) > 180)
             assert holds(lambda: outstanding(clients) <= 200, 0.3)
 
 
-def test_bytes_that_were_not_foreseen_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large messages that follow small ones come to all outstanding pulls; what exceeds AHEAD_BYTES goes back."""
-    monkeypatch.setattr(puller_module, "AHEAD_BYTES", 100_000)
+def test_bytes_that_were_not_foreseen_are_given_back(tmp_path: Path) -> None:
+    """Large messages that follow small ones come to all outstanding pulls; what exceeds the bound goes back."""
     with server_with(tmp_path, messages_per_pull=1) as clients:
         clients.publish(*[b"x"] * 100)
-        with pulling(clients.host, 60, now=an_hour_later) as puller:
+        with pulling(clients.host, 60, now=an_hour_later, bounds=BOUNDS._replace(bytes_ahead=100_000)) as puller:
             take_and_acknowledge(puller, 100)
             wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_waiting_pulls == MOST_PULLS)
             clients.publish(*[bytes(60_000)] * 10)
@@ -269,22 +268,37 @@ def test_long_ack_ids_are_all_told(tmp_path: Path) -> None:
         assert outstanding(clients) == 0  # released, in requests that the service takes
 
 
-def test_a_release_comes_in_portions(clients: Clients, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+class Connection:
+    """A connection to Pub/Sub, some of whose calls are the test's."""
+
+    def __init__(self, client: Any, **calls: Callable[..., Any]) -> None:
+        self._client = client
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return self._calls.get(name) or getattr(self._client, name)
+
+
+def connecting(**calls: Callable[..., Any]) -> Callable[[Endpoints], Any]:
+    """Connect as ever, but for ``calls``."""
+    return lambda endpoints: Connection(subscriber_client(endpoints), **calls)
+
+
+def test_a_release_comes_in_portions(clients: Clients, clock: ManualClock) -> None:
     """Requests of a thousand ids at most, one after the other, give back what was leased, once, and nothing else."""
     told: list[list[str]] = []
     for _ in range(5):
         clients.publish(*[b"x"] * 900)
-    with pulling(clients.host, clock=clock.now) as puller:
+
+    def noting(request: Any, **options: Any) -> None:
+        told.append(list(request.ack_ids))
+        clients.subscriber.modify_ack_deadline(request, **options)
+
+    with pulling(clients.host, clock=clock.now, connect=connecting(modify_ack_deadline=noting)) as puller:
         wait_until(lambda: sum(len(batch.messages) for batch in puller._ready) == 4500)
         done, held = take(puller, 900), take(puller, 1800)
         puller.acknowledge(done)
-        modify = puller._client.modify_ack_deadline
-
-        def noting(request: Any, **options: Any) -> None:
-            told.append(list(request.ack_ids))
-            modify(request, **options)
-
-        monkeypatch.setattr(puller._client, "modify_ack_deadline", noting)
+        told.clear()
     ids = [ack_id for part in told for ack_id in part]
     assert max(map(len, told)) <= 1000
     left = 4500 - len(done.messages)
@@ -457,15 +471,14 @@ def test_a_refused_pull_is_told(code: grpc.StatusCode, kind: type[EcomflowError]
     "fault", [exceptions.InternalServerError("told to"), exceptions.RetryError("told to", None), ValueError("closed channel")]
 )
 def test_a_failed_acknowledgement_is_no_error(
-    clients: Clients, puller: Puller, fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    clients: Clients, clock: ManualClock, fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where Pub/Sub can't be told, a warning says how many messages come again, and nothing else happens."""
     clients.publish(b"one", b"two")
-    batch = take(puller)
-    monkeypatch.setattr(puller._client, "acknowledge", _raiser(fault))
-    puller.acknowledge(batch)
-    assert "2 messages will come again" in caplog.text
-    assert undelivered(clients) == 2
+    with pulling(clients.host, clock=clock.now, connect=connecting(acknowledge=_raiser(fault))) as puller:
+        puller.acknowledge(take(puller))
+        assert "2 messages will come again" in caplog.text
+        assert undelivered(clients) == 2
 
 
 def _raiser(error: Exception) -> Callable[..., None]:
@@ -475,25 +488,10 @@ def _raiser(error: Exception) -> Callable[..., None]:
     return raise_it
 
 
-def test_a_process_shares_one_puller(clients: Clients) -> None:
-    """The same settings give the same puller until it is closed, then a new one; closing twice is no error."""
-    config = config_for(pubsub=clients.host)
-    first = shared_puller(config)
-    assert shared_puller(config) is first
-    close_puller(config)
-    close_puller(config)
-    second = shared_puller(config)
-    assert second is not first
-    close_puller(config)
-
-
-def test_a_fault_in_the_pulling_reaches_the_reader(clients: Clients, puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_the_pulling_reaches_the_reader(clients: Clients, clock: ManualClock) -> None:
     """Whatever the pulling thread dies of, take raises it, so that the engine restarts; the messages come again."""
-
-    def broken(_: object) -> Any:
-        raise KeyError("colour")
-
-    monkeypatch.setattr(puller_module, "_message", broken)
-    clients.publish(b"1")
-    with pytest.raises(UnavailableError, match=r"The pulling of \S+ failed: KeyError: 'colour'"):
-        wait_until(lambda: puller.take(10, 0.1))
+    with (
+        pulling(clients.host, clock=clock.now, connect=connecting(pull=_raiser(KeyError("colour")))) as puller,
+        pytest.raises(UnavailableError, match=r"The pulling of \S+ failed: KeyError: 'colour'"),
+    ):
+        puller.take(10, 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -11,11 +10,20 @@ from apache_beam.coders import registry
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from ecomflow.errors import NotFoundError
-from ecomflow.pipeline import failures
 from ecomflow.pipeline.batches import BatchCoder, DeadLetterBatch, MessageBatch
 from ecomflow.pipeline.direct import source
+from ecomflow.pipeline.direct.puller import PulledBatch
 from ecomflow.pipeline.direct.source import IDLE_SECONDS, PullMessages
-from tests.support.pipeline import ScriptedSubscription, config_for, inventory, message
+from ecomflow.pipeline.runtime import Runtime
+from tests.support.pipeline import (
+    MemoryWarehouse,
+    ScriptedPuller,
+    ScriptedSubscription,
+    config_for,
+    inventory,
+    memory_runtime,
+    message,
+)
 
 ONE, TWO, THREE = (message(inventory(number), message_id=f"m-{number}") for number in (1, 2, 3))
 
@@ -39,25 +47,43 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def run(subscription: ScriptedSubscription, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run source and Note until all is acknowledged."""
-    subscription.install(monkeypatch)
-    config = config_for()
-    puller = subscription.puller(config)
-    monkeypatch.setattr(subscription, "drain", _StopsPuller(puller))
+def run(runtime: Runtime) -> None:
+    """Run source and Note until the puller stops."""
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=beam.options.pipeline_options.PipelineOptions(["--streaming"]))
-    pipeline | PullMessages(config) | beam.ParDo(Note())
-    pipeline.run().wait_until_finish()
+    pipeline | PullMessages(runtime.config) | beam.ParDo(Note())
+    with runtime:
+        pipeline.run().wait_until_finish()
 
 
-class _StopsPuller:
-    def __init__(self, puller: Any) -> None:
-        self.set = puller.stop
+class Pulled(ScriptedPuller):
+    """Stops when all is acknowledged."""
+
+    def acknowledge(self, batch: PulledBatch) -> None:
+        super().acknowledge(batch)
+        if self._subscription.drain.is_set():
+            self.stop()
 
 
-def test_a_bundle_is_acknowledged_after_it_is_processed(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+class Idle(ScriptedPuller):
+    """Finds nothing five times, then stops."""
+
+    def __init__(self) -> None:
+        super().__init__(ScriptedSubscription())
+        self.asked: list[tuple[int, float]] = []
+
+    def take(self, most: int, wait: float) -> None:
+        self.asked.append((most, wait))
+        if len(self.asked) == 5:
+            self.stop()
+
+
+def runtime_on(puller: ScriptedPuller) -> Runtime:
+    return memory_runtime(MemoryWarehouse(), puller=lambda *_: puller)
+
+
+def test_a_bundle_is_acknowledged_after_it_is_processed(calls: list[str]) -> None:
     """Take, process, end of the bundle, acknowledge: for each batch in turn; stopping ends the run."""
-    run(ScriptedSubscription([ONE, TWO], [THREE], calls=calls), monkeypatch)
+    run(runtime_on(Pulled(ScriptedSubscription([ONE, TWO], [THREE], calls=calls))))
     assert calls[:8] == [
         *("take", "process m-1 m-2", "finish", "acknowledge"),
         *("take", "process m-3", "finish", "acknowledge"),
@@ -65,33 +91,25 @@ def test_a_bundle_is_acknowledged_after_it_is_processed(calls: list[str], monkey
     assert set(calls[8:]) <= {"finish"}
 
 
-def test_an_idle_source_waits_in_the_puller(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_source_waits_in_the_puller(calls: list[str]) -> None:
     """Where nothing is there, each try leaves the waiting to the puller, emits nothing, and the run goes on."""
-    subscription = ScriptedSubscription(calls=calls)
-    waits: list[float] = []
-
-    def take(most: int, wait: float) -> None:
-        assert most == source.MESSAGES_PER_BUNDLE
-        waits.append(wait)
-        if len(waits) == 5:
-            subscription.puller(config_for()).stop()
-
-    monkeypatch.setattr(subscription.puller(config_for()), "take", take)
-    run(subscription, monkeypatch)
-    assert waits == [IDLE_SECONDS] * 5
+    puller = Idle()
+    run(runtime_on(puller))
+    assert puller.asked == [(source.MESSAGES_PER_BUNDLE, IDLE_SECONDS)] * 5
     assert set(calls) == {"finish"}
 
 
-def test_an_error_of_the_puller_is_kept_as_it_was(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beam passes on only the text of a missing subscription's error; the engine finds the error itself in failures."""
+def test_an_error_of_the_puller_is_kept_as_it_was(calls: list[str]) -> None:
+    """Beam passes on only the text of a missing subscription's error; the engine finds the error itself in the runtime."""
     subscription = ScriptedSubscription(calls=calls)
     subscription.failures.append(NotFoundError("Subscription gone.", "Run: ecomflow infra up"))
+    runtime = memory_runtime(MemoryWarehouse(), subscription)
     with pytest.raises(Exception, match="Subscription gone"):
-        run(subscription, monkeypatch)
-    error = failures.take()
+        run(runtime)
+    error = runtime.failure.take()
     assert isinstance(error, NotFoundError)
     assert error.remedy == "Run: ecomflow infra up"
-    assert failures.take() is None
+    assert runtime.failure.take() is None
 
 
 def test_batches_have_a_cheap_coder() -> None:
@@ -107,4 +125,4 @@ def test_batches_have_a_cheap_coder() -> None:
 def test_the_source_pickles() -> None:
     """The DoFn and the settings in it survive pickling."""
     assert pickle.loads(pickle.dumps(config_for(pubsub="127.0.0.1:1"))) == config_for(pubsub="127.0.0.1:1")
-    pickle.loads(pickle.dumps(source._PullFn("Read messages")))
+    pickle.loads(pickle.dumps(source._PullFn(config_for(), "Read messages")))

@@ -23,10 +23,11 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, PipelineError, SchemaError
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
+from ecomflow.pipeline.direct.restarts import Restarts
 from tests.faults.support import Load, equation_holds, running, settings_in, wait_until
 from tests.support.cli import environment
 
-# A worker without Beam: the real process around an engine that the test gives, as the body of a function of config and drain.
+# A worker without Beam: the real process around an engine that the test gives, as the body of a function of runtime and drain.
 WORKER = """
 import logging, os, sys, time, types
 from pathlib import Path
@@ -35,11 +36,12 @@ def module(name, **members):
     sys.modules[name] = types.ModuleType(name)
     vars(sys.modules[name]).update(members)
 
-def run_until_drained(config, drain, on_restart):
+def run_until_drained(runtime, drain, on_restart):
     {engine}
 
 counted = dict(counters={{"received": 7}}, gauges={{"memory_bytes": 100.0, "last_append/a": float(os.getpid())}})
-module("ecomflow.pipeline.counters", snapshot=lambda: counted)
+counters = types.SimpleNamespace(snapshot=lambda: counted)
+module("ecomflow.pipeline.runtime", Runtime=lambda config: types.SimpleNamespace(config=config, counters=counters))
 module("ecomflow.pipeline.direct.engine", run_until_drained=run_until_drained)
 from ecomflow.pipeline.direct import worker
 {setting}
@@ -66,8 +68,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(state_dir=str(tmp_path / "state"), processes=2)
 
 
+QUICK = Restarts(first_pause=0.02, longest_pause=30.0, well_after=60.0)
+
+
 class Run:
-    """``run_workers`` on a thread of the test."""
+    """``run_workers`` on a thread of the test. It reports and restarts without the pauses for people and services."""
 
     def __init__(self, settings: Settings, worker: list[str]) -> None:
         self.settings = settings
@@ -81,7 +86,9 @@ class Run:
 
     def _run(self) -> None:
         try:
-            self.ended = workers.run_workers(self.settings, self.drain, self.said.append, command=self._worker)
+            self.ended = workers.run_workers(
+                self.settings, self.drain, self.said.append, command=self._worker, restarts=QUICK, report_seconds=0.02
+            )
         except Exception as failure:  # noqa: BLE001  # the test looks at it
             self.failure = failure
 
@@ -113,13 +120,6 @@ def run(settings: Settings, worker: list[str]) -> Iterator[Run]:
     finally:
         found.drain.set()
         found._thread.join(60)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports and restarts come without the pauses that they have for people and services."""
-    monkeypatch.setattr(launch, "_REPORT_SECONDS", 0.02)
-    monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.02)
 
 
 def gone(pids: tuple[int, ...]) -> bool:
@@ -155,7 +155,6 @@ class TestMerged:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 class TestWorkers:
     def test_they_run_and_drain_as_one(self, settings: Settings) -> None:
         """The status tells of one pipeline: this process, the two that live, and their sums; then that it is drained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -18,15 +19,15 @@ from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.facts import SCHEMAS
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_write_client
-from ecomflow.pipeline import counters
+from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks import bigquery as bigquery_sink
 from ecomflow.pipeline.sinks.bigquery import (
+    PATIENCE,
     MaybeMissingError,
     RefusedRow,
     TableWriter,
-    close_writers,
-    shared_writer,
+    TableWriters,
     with_ingestion_time,
 )
 from tests.support.local_pubsub import wait_until
@@ -58,7 +59,7 @@ TRANSIENT = [
 ]
 
 
-class Patience:
+class PassedTime:
     """Time that passes only in ``sleep``."""
 
     def __init__(self) -> None:
@@ -77,16 +78,16 @@ def bigquery() -> FakeBigQuery:
 
 
 @pytest.fixture
-def patience() -> Patience:
-    return Patience()
+def passed() -> PassedTime:
+    return PassedTime()
 
 
 @pytest.fixture
-def writer(bigquery: FakeBigQuery, patience: Patience) -> Iterator[TableWriter]:
+def writer(bigquery: FakeBigQuery, passed: PassedTime) -> Iterator[TableWriter]:
     with bigquery.serve() as host:
         config = config_for(bigquery_storage=host)
         client = bigquery_write_client(config.endpoints)
-        writer = TableWriter(config, TABLE, client, sleep=patience.sleep, clock=patience.clock)
+        writer = TableWriter(config, TABLE, client, Counters(), sleep=passed.sleep, clock=passed.clock)
         yield writer
         client.transport.close()
         writer.close()
@@ -163,7 +164,7 @@ def test_a_passing_error_is_tried_again(
     code: grpc.StatusCode,
     writer: TableWriter,
     bigquery: FakeBigQuery,
-    patience: Patience,
+    passed: PassedTime,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Ended streams and errors in an answer are met with growing pauses, a warning each, and each row is written once."""
@@ -171,7 +172,7 @@ def test_a_passing_error_is_tried_again(
     with caplog.at_level(logging.WARNING):
         assert append(writer, rows(1, 2)) == []
     assert written(bigquery) == ["i-1", "i-2"]
-    assert patience.slept == [0.1, 0.2, 0.4]
+    assert passed.slept == [0.1, 0.2, 0.4]
     assert caplog.text.count("Waiting for BigQuery to take rows of fact_inventory") == 3
 
 
@@ -200,54 +201,80 @@ def test_a_lost_answer_is_a_repeat_and_no_loss(writer: TableWriter, bigquery: Fa
     assert written(bigquery) == ["i-1", "i-1"]
 
 
-def test_silence_is_a_lost_connection(
-    writer: TableWriter, bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+class ToldCounters(Counters):
+    """Keeps what was said to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str | None] = []
+
+    def waiting(self, place: str, sentence: str | None) -> None:
+        self.told.append(sentence)
+
+
+IMPATIENT = PATIENCE._replace(answer=0.1)
+
+
+def test_silence_is_a_lost_connection(bigquery: FakeBigQuery, caplog: pytest.LogCaptureFixture) -> None:
     """Where no answer comes in time, that is said, the connection is given up, and the rows are written on a new one."""
-    told: list[str | None] = []
-    monkeypatch.setattr(bigquery_sink, "_SLOW_SECONDS", 0.05)
-    monkeypatch.setattr(bigquery_sink, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(bigquery_sink, "waiting", lambda _, sentence: told.append(sentence))
+    counters = ToldCounters()
     bigquery.faults.append(SaysNothing())
-    assert append(writer, rows(1)) == []
+    with bigquery.serve() as host, closing(TableWriters(config_for(bigquery_storage=host), counters, IMPATIENT)) as writers:
+        assert append(writers.writer(TABLE), rows(1)) == []
     assert written(bigquery) == ["i-1"]
     assert bigquery.streams == 2
     assert "no answer in 0 s" in caplog.text
-    assert (told[0], told[-1]) == ("BigQuery to answer an append to fact_inventory", None)
+    assert (counters.told[0], counters.told[-1]) == ("BigQuery to answer an append to fact_inventory", None)
+
+
+def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
+    """While the sink waits it says for what; each further try is counted; then it waits for nothing."""
+    bigquery.faults += [EndsStream(code) for code in 2 * (grpc.StatusCode.UNAVAILABLE,)]
+    counters = Counters()
+    said: list[Any] = []
+    with bigquery.serve() as host:
+        config = config_for(bigquery_storage=host)
+        client = bigquery_write_client(config.endpoints)
+        writer = TableWriter(config, TABLE, client, counters, sleep=lambda _: said.append(counters.snapshot()["waiting_for"]))
+        assert writer.finish(writer.start(rows(1))) == []
+        client.transport.close()
+        writer.close()
+    assert [sentence.startswith(f"BigQuery to take rows of {TABLE}: ") for sentence in said] == [True, True]
+    assert (counters.totals()["retries"], counters.snapshot()["waiting_for"]) == (2, None)
 
 
 @pytest.mark.parametrize(
     "fault", [EndsStream(grpc.StatusCode.UNAVAILABLE), AnswersError(grpc.StatusCode.RESOURCE_EXHAUSTED)], ids=["stream", "answer"]
 )
-def test_retries_are_bounded(fault: Fault, writer: TableWriter, bigquery: FakeBigQuery, patience: Patience) -> None:
-    """After RETRY_SECONDS, in pauses of 10 s at most, UnavailableError says which table and why."""
+def test_retries_are_bounded(fault: Fault, writer: TableWriter, bigquery: FakeBigQuery, passed: PassedTime) -> None:
+    """After two minutes, in pauses of 10 s at most, UnavailableError says which table and why."""
     bigquery.always = fault
     with pytest.raises(UnavailableError, match=r"test-project\.shop\.fact_inventory: .*told to"):
         append(writer, rows(1))
-    assert bigquery_sink.RETRY_SECONDS <= sum(patience.slept) <= bigquery_sink.RETRY_SECONDS + 10
-    assert max(patience.slept) == 10
+    assert PATIENCE.give_up <= sum(passed.slept) <= PATIENCE.give_up + 10
+    assert max(passed.slept) == 10
 
 
-def test_a_server_that_is_not_there(patience: Patience) -> None:
+def test_a_server_that_is_not_there(passed: PassedTime) -> None:
     """A refused connection is retried like any passing error, and ends in UnavailableError."""
     with FakeBigQuery().serve() as host:
         pass
     client = bigquery_write_client(config_for(bigquery_storage=host).endpoints)
-    writer = TableWriter(config_for(bigquery_storage=host), TABLE, client, sleep=patience.sleep, clock=patience.clock)
+    writer = TableWriter(config_for(bigquery_storage=host), TABLE, client, Counters(), sleep=passed.sleep, clock=passed.clock)
     with pytest.raises(UnavailableError):
         append(writer, rows(1))
-    assert patience.slept[:3] == [0.1, 0.2, 0.4]
+    assert passed.slept[:3] == [0.1, 0.2, 0.4]
     writer.close()
     client.transport.close()
 
 
-def test_only_the_refused_rows_are_refused(writer: TableWriter, bigquery: FakeBigQuery, patience: Patience) -> None:
+def test_only_the_refused_rows_are_refused(writer: TableWriter, bigquery: FakeBigQuery, passed: PassedTime) -> None:
     """Row errors name their rows by position, with BigQuery's words; the rest of the request is written, without a pause."""
     bigquery.refuse = refuse(2, 4)
     refused = append(writer, rows(1, 2, 3, 4, 5))
     assert refused == [RefusedRow(1, "no i-2"), RefusedRow(3, "no i-4")]
     assert written(bigquery) == ["i-1", "i-3", "i-5"]
-    assert patience.slept == []
+    assert passed.slept == []
 
 
 def test_row_errors_may_come_in_turns(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -311,40 +338,43 @@ UNKNOWN_COLUMN = EndsStream(
 class TestAColumnThatAppendsDoNotKnowYet:
     """A column that was just added is in the table at once, and known to appends some minutes later."""
 
-    def writer(self, host: str, patience: Patience, columns: Callable[[], list[str]]) -> TableWriter:
+    def writer(
+        self, host: str, passed: PassedTime, columns: Callable[[], list[str]], counters: Counters | None = None
+    ) -> TableWriter:
         config = config_for(bigquery_storage=host)
         client = bigquery_write_client(config.endpoints)
-        return TableWriter(config, TABLE, client, sleep=patience.sleep, clock=patience.clock, columns=columns)
+        return TableWriter(config, TABLE, client, counters or Counters(), sleep=passed.sleep, clock=passed.clock, columns=columns)
 
-    def test_it_is_waited_for_while_the_table_has_it(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+    def test_it_is_waited_for_while_the_table_has_it(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """Whatever the case of its name; the rows are written once it is known, and what is waited for is told meanwhile."""
         bigquery.faults.extend([UNKNOWN_COLUMN] * 4)
         told: list[str | None] = []
+        counters = Counters()
 
         def columns() -> list[str]:
             told.append(counters.snapshot()["waiting_for"])
             return [name.upper() for name in SCHEMAS[TABLE].names]
 
         with bigquery.serve() as host:
-            writer = self.writer(host, patience, columns)
+            writer = self.writer(host, passed, columns, counters)
             assert append(writer, rows(1)) == []
             writer.close()
         assert written(bigquery) == ["i-1"]
-        assert patience.slept == [0.1, 0.2, 0.4, 0.8]
+        assert passed.slept == [0.1, 0.2, 0.4, 0.8]
         assert told[-1] is not None
         assert "a column that fact_inventory has, which takes them up to ten minutes" in told[-1]
 
-    def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+    def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """As for a service that does not answer, of which the engine never gives up."""
         bigquery.always = UNKNOWN_COLUMN
         with bigquery.serve() as host:
-            writer = self.writer(host, patience, lambda: SCHEMAS[TABLE].names)
+            writer = self.writer(host, passed, lambda: SCHEMAS[TABLE].names)
             with pytest.raises(UnavailableError, match=r"took no rows .* extra fields: 'reason'"):
                 append(writer, rows(1))
             writer.close()
-        assert bigquery_sink.RETRY_SECONDS <= patience.clock() < bigquery_sink.RETRY_SECONDS + 11
+        assert PATIENCE.give_up <= passed.clock() < PATIENCE.give_up + 11
 
-    def test_a_column_that_the_table_lacks_is_not_waited_for(self, bigquery: FakeBigQuery, patience: Patience) -> None:
+    def test_a_column_that_the_table_lacks_is_not_waited_for(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """Nor one of a table that can't be looked at."""
         bigquery.always = UNKNOWN_COLUMN
 
@@ -353,11 +383,11 @@ class TestAColumnThatAppendsDoNotKnowYet:
 
         for columns in (lambda: ["event_id"], unreachable):
             with bigquery.serve() as host:
-                writer = self.writer(host, patience, columns)
+                writer = self.writer(host, passed, columns)
                 with pytest.raises(SchemaError, match="extra fields: 'reason'"):
                     append(writer, rows(1))
                 writer.close()
-        assert patience.slept == []
+        assert passed.slept == []
 
 
 def test_a_connection_that_reached_no_region_is_tried_again(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -396,7 +426,7 @@ def test_a_lasting_error_is_told_at_once(
     words: str,
     writer: TableWriter,
     bigquery: FakeBigQuery,
-    patience: Patience,
+    passed: PassedTime,
 ) -> None:
     """What no wait mends raises its own error with the table's name and what to do, without a second try."""
     bigquery.always = fault(code)
@@ -405,7 +435,7 @@ def test_a_lasting_error_is_told_at_once(
     assert type(caught.value) is kind
     assert "test-project.shop.fact_inventory" in caught.value.message
     assert words in str(caught.value)
-    assert (len(bigquery.requests), patience.slept) == (1, [])
+    assert (len(bigquery.requests), passed.slept) == (1, [])
 
 
 def test_threads_share_a_writer(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -451,29 +481,24 @@ def _append_threads() -> list[str]:
 
 
 def test_close_ends_the_threads(bigquery: FakeBigQuery) -> None:
-    """Shared writers are one a table until they are closed; closing ends their threads, and writing again opens new ones."""
+    """Writers are one a table; closing them ends their threads, and new ones write on."""
     with bigquery.serve() as host:
-        config = config_for(bigquery_storage=host)
         for number in (1, 2):
-            assert shared_writer(config, TABLE) is shared_writer(config, TABLE)
-            append(shared_writer(config, TABLE), rows(number))
-            assert _append_threads() == [f"append {STREAM}"]
-            close_writers(config)
+            with closing(TableWriters(config_for(bigquery_storage=host), Counters())) as writers:
+                assert writers.writer(TABLE) is writers.writer(TABLE)
+                append(writers.writer(TABLE), rows(number))
+                assert _append_threads() == [f"append {STREAM}"]
             wait_until(lambda: _append_threads() == [])
-        close_writers(config)
     assert written(bigquery) == ["i-1", "i-2"]
 
 
-def test_closing_ends_a_silent_connection(bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_a_silent_connection(bigquery: FakeBigQuery) -> None:
     """A connection that was given up because nothing came ends with its client."""
-    monkeypatch.setattr(bigquery_sink, "_SLOW_SECONDS", 0.01)
-    monkeypatch.setattr(bigquery_sink, "ANSWER_SECONDS", 0.05)
     bigquery.faults.append(SaysNothing())
     with bigquery.serve() as host:
-        config = config_for(bigquery_storage=host)
-        append(shared_writer(config, TABLE), rows(1))
-        assert len(_append_threads()) == 2
-        close_writers(config)
+        with closing(TableWriters(config_for(bigquery_storage=host), Counters(), IMPATIENT)) as writers:
+            append(writers.writer(TABLE), rows(1))
+            assert len(_append_threads()) == 2
         wait_until(lambda: _append_threads() == [])
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -22,20 +22,16 @@ from ecomflow.config import Endpoints
 from ecomflow.contract.dead_letter import DeadLetter, dead_letter, from_line
 from ecomflow.errors import AccessError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import storage_client
-from ecomflow.pipeline.sinks import dead_letters
-from ecomflow.pipeline.sinks.dead_letters import (
-    DeadLetterWriter,
-    close_dead_letter_writer,
-    object_name,
-    shared_dead_letter_writer,
-)
+from ecomflow.pipeline.counters import Counters
+from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter, object_name
+from ecomflow.pipeline.sinks.patience import Patience
 from ecomflow.processes.detached import free_port
 from tests.support.local_pubsub import wait_until
 from tests.support.pipeline import config_for, message
 from tests.support.storage import SERVERS, storage_server
 
 NOON = datetime(2026, 2, 1, 12, 0, 5, 678, UTC)
-SHORT = dead_letters._RETRY.with_delay(initial=0.01, maximum=0.05).with_timeout(0.5)
+SHORT = Patience(answer=30.0, give_up=0.5, first_pause=0.01, longest_pause=0.05)
 
 # What the front does with a request: answers a status itself; passes it on but loses the answer; hangs up; says nothing.
 Fault = int | Literal["lose", "hang up", "silence"]
@@ -119,7 +115,7 @@ def test_retries_are_bounded() -> None:
     """Where the bucket stays unavailable, UnavailableError comes when the retry's time is over, with the reason."""
     with failing_server() as front:
         front.always = 503
-        writer = DeadLetterWriter(config_for(storage=front.endpoint), SHORT)
+        writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT)
         begun = time.monotonic()
         with pytest.raises(UnavailableError, match=r"test-bucket takes no dead letters: .*503"):
             upload(writer, letter(1))
@@ -130,7 +126,7 @@ def test_retries_are_bounded() -> None:
 
 def test_a_server_that_is_not_there() -> None:
     """A refused connection is retried within the same bounds."""
-    writer = DeadLetterWriter(config_for(storage=f"http://127.0.0.1:{free_port()}"), SHORT)
+    writer = DeadLetterWriter(config_for(storage=f"http://127.0.0.1:{free_port()}"), Counters(), SHORT)
     begun = time.monotonic()
     with pytest.raises(UnavailableError, match="Bucket test-bucket takes no dead letters"):
         upload(writer, letter(1))
@@ -138,11 +134,24 @@ def test_a_server_that_is_not_there() -> None:
     writer.close()
 
 
+def test_what_is_waited_for_is_told() -> None:
+    """The bucket is waited for until its answer, and each further try is counted."""
+    counters = Counters()
+    with failing_server() as front, closing(DeadLetterWriter(config_for(storage=front.endpoint), counters, SHORT)) as writer:
+        front.always = 503
+        uploads = writer.start("order", [letter(1)])
+        wait_until(lambda: str(counters.snapshot()["waiting_for"]).startswith("the bucket to take dead letters: "))
+        with pytest.raises(UnavailableError):
+            writer.finish(uploads)
+        assert counters.snapshot()["waiting_for"] is None
+        assert counters.totals() == {"retries": front.requests}
+
+
 def test_a_refused_role_is_told() -> None:
     """A missing permission is an AccessError with the role to grant, at once."""
     with failing_server() as front:
         front.always = 403
-        writer = DeadLetterWriter(config_for(storage=front.endpoint), SHORT)
+        writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT)
         with pytest.raises(AccessError) as caught:
             upload(writer, letter(1))
         assert caught.value.remedy == "Grant the role roles/storage.objectCreator."
@@ -150,11 +159,11 @@ def test_a_refused_role_is_told() -> None:
         writer.close()
 
 
-def test_close_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_drops_what_has_not_begun() -> None:
     """Closing after a failure waits for the uploads that run, not for all that wait behind them."""
     with failing_server() as front:
         front.always = 503
-        writer = DeadLetterWriter(config_for(storage=front.endpoint), SHORT)
+        writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT)
         uploads = [future for number in range(40) for future in writer.start("order", [letter(number)])]
         wait_until(lambda: front.requests > 0)
         begun = time.monotonic()
@@ -177,7 +186,7 @@ class Storage:
     def __init__(self, backend: str, front: SimpleNamespace) -> None:
         self.front = front
         self.client: storage.Client = storage_client("test-project", Endpoints(storage=f"http://{backend}"))
-        self.writer = DeadLetterWriter(config_for(storage=front.endpoint), SHORT.with_timeout(10))
+        self.writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT._replace(give_up=10.0))
 
     def objects(self) -> dict[str, list[DeadLetter]]:
         return {
@@ -235,7 +244,7 @@ class TestOnAServer:
 
     def test_a_missing_bucket_is_told(self, server: str) -> None:
         """A bucket that does not exist is a NotFoundError that says what to run."""
-        writer = DeadLetterWriter(config_for(storage=f"http://{server}"), SHORT)
+        writer = DeadLetterWriter(config_for(storage=f"http://{server}"), Counters(), SHORT)
         with pytest.raises(NotFoundError, match="Bucket test-bucket does not exist") as caught:
             upload(writer, letter(1))
         assert caught.value.remedy == "Run: ecomflow infra up"
@@ -249,11 +258,12 @@ class TestOnAServer:
         assert list(gcs.objects().values()) == [[letter(1)]]
         assert gcs.front.requests == 3
 
-    def test_silence_is_tried_again(self, gcs: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silence_is_tried_again(self, gcs: Storage) -> None:
         """A server that takes a request and does not answer in time is asked again."""
-        monkeypatch.setattr(dead_letters, "_TIMEOUT", 0.1)
+        impatient = SHORT._replace(answer=0.1, give_up=10.0)
         gcs.front.faults.append("silence")
-        upload(gcs.writer, letter(1))
+        with closing(DeadLetterWriter(config_for(storage=gcs.front.endpoint), Counters(), impatient)) as writer:
+            upload(writer, letter(1))
         assert list(gcs.objects().values()) == [[letter(1)]]
 
     def test_a_lost_answer_counts_as_written(self, gcs: Storage) -> None:
@@ -262,15 +272,3 @@ class TestOnAServer:
         upload(gcs.writer, letter(1))
         assert list(gcs.objects().values()) == [[letter(1)]]
         assert gcs.front.requests == 2
-
-    def test_a_process_shares_one_writer(self, gcs: Storage) -> None:
-        """The same settings give the same writer until it is closed; closing twice is no error."""
-        config = config_for(storage=gcs.front.endpoint)
-        first = shared_dead_letter_writer(config)
-        assert shared_dead_letter_writer(config) is first
-        upload(first, letter(1))
-        close_dead_letter_writer(config)
-        close_dead_letter_writer(config)
-        upload(shared_dead_letter_writer(config), letter(2))
-        close_dead_letter_writer(config)
-        assert sorted(letters[0].event_id or "" for letters in gcs.objects().values()) == ["e-1", "e-2"]
