@@ -7,18 +7,13 @@ own, then what is missing. A test holds the two equal.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from datetime import date
-from decimal import Decimal
 from typing import Any
 
-import msgspec
-
 from ecomflow.contract.language import TYPE_KEY, Field
-from ecomflow.contract.numbers import INT64_MAX, INT64_MIN
-from ecomflow.contract.reasons import Violation, violation_of, within
+from ecomflow.contract.reasons import Violation, fault_violation, violation_of, within
 from ecomflow.contract.tree import Node
+from ecomflow.contract.values import is_written_otherwise, type_fault, written_fault
 
 Judge = Callable[[Any], Violation | None]
 
@@ -43,7 +38,7 @@ def _judge(node: Node, refuses_unknown: bool) -> Judge:
         judge = _list(node, refuses_unknown)
     else:
         assert node.field is not None  # a value is always a field
-        judge = value_judge(node.field, node.optional)
+        judge = _value(node.field, node.optional)
     if not node.optional:
         return judge
     return lambda value: None if value is None else judge(value)
@@ -98,16 +93,29 @@ def _list(node: Node, refuses_unknown: bool) -> Judge:
     return judge
 
 
-def value_judge(field: Field, optional: bool) -> Judge:
-    """The judge of one value, as far as types say it: numbers, moments and addresses are ``rule_code.py``'s."""
-    if field.written_as != ("string" if field.type == "string" else "number") or field.type in ("numeric", "timestamp"):
-        return lambda _: None  # all of it is a rule's
+def _value(field: Field, optional: bool) -> Judge:
+    """The judge of one value. How large and how exact a number is, and what an address is, the rules say."""
+    if field.type == "numeric" and field.written_as == "number":
+        return lambda _: None
+    if field.type == "timestamp" or is_written_otherwise(field):
+        return _written(field)
     expected = _or_null(_NAMES.get(field.type, field.type), optional)
-    fault = _FAULTS[field.type](field)
+    fault = type_fault(field)
 
     def judge(value: Any) -> Violation | None:
         wrong = fault(value)
         return None if wrong is None else violation_of("", wrong or expected, value, field.personal)
+
+    return judge
+
+
+def _written(field: Field) -> Judge:
+    fault = written_fault(field, optional=False)
+    assert fault is not None  # the caller has looked
+
+    def judge(value: Any) -> Violation | None:
+        wrong = fault(value)
+        return None if wrong is None else fault_violation("", wrong, value, field.personal)
 
     return judge
 
@@ -117,82 +125,3 @@ _NAMES = {"string": "str", "integer": "int", "boolean": "bool", "ip_address": "s
 
 def _or_null(name: str, optional: bool) -> str:
     return f"{name} | null" if optional else name
-
-
-# What is expected of a value of a field: None where it is there, "" where its very type is wrong.
-_Fault = Callable[[Any], str | None]
-
-
-def _string_fault(field: Field) -> _Fault:
-    if field.values:
-        values, words = frozenset(field.values), f"one of {', '.join(field.values)}"
-        return lambda value: None if type(value) is str and value in values else words
-    least, most = field.min_length, field.max_length
-    if field.pattern is None and most is None and least <= 1:
-        empty = "str of length >= 1" if least else None
-        return lambda value: (None if value else empty) if type(value) is str else ""
-    pattern = re.compile(rf"\A(?:{field.pattern})\Z") if field.pattern is not None else None
-
-    def fault(value: Any) -> str | None:
-        if type(value) is not str:
-            return ""
-        if len(value) < least:
-            return f"str of length >= {least}"
-        if most is not None and len(value) > most:
-            return f"str of length <= {most}"
-        return None if pattern is None or pattern.search(value) else f"str that matches {field.pattern}"
-
-    return fault
-
-
-def _integer_fault(field: Field) -> _Fault:
-    least = INT64_MIN if field.min is None else int(field.min)
-    most = INT64_MAX if field.max is None else int(field.max)
-
-    def fault(value: Any) -> str | None:
-        if type(value) is not int:
-            return ""
-        return f"int >= {least}" if value < least else f"int <= {most}" if value > most else None
-
-    return fault
-
-
-def _float_fault(field: Field) -> _Fault:
-    def fault(value: Any) -> str | None:
-        if type(value) not in (int, Decimal):
-            return ""
-        if abs(value) > _LARGEST:
-            return "a float of 64 bits"
-        number = float(value)
-        if field.min is not None and number < float(field.min):
-            return f"float >= {field.min}"
-        return f"float <= {field.max}" if field.max is not None and number > float(field.max) else None
-
-    return fault
-
-
-_LARGEST = Decimal("1.7976931348623157e308")
-
-
-def _date_fault(_: Field) -> _Fault:
-    def fault(value: Any) -> str | None:
-        if type(value) is not str:
-            return ""
-        try:
-            msgspec.convert(value, date)
-        except msgspec.ValidationError:
-            return ""
-        return None
-
-    return fault
-
-
-_FAULTS: dict[str, Callable[[Field], _Fault]] = {
-    "string": _string_fault,
-    "integer": _integer_fault,
-    "float": _float_fault,
-    "boolean": lambda _: lambda value: None if type(value) is bool else "",
-    "date": _date_fault,
-    "ip_address": lambda _: lambda value: None if type(value) is str else "",
-    "json": lambda _: lambda value: "" if value is None else None,
-}

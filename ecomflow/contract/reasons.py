@@ -31,6 +31,13 @@ def violation_of(path: str, expected: str, value: Any, is_personal: bool) -> Vio
     return Violation("contract_violation", path, expected, shown(value, is_personal))
 
 
+def fault_violation(path: str, fault: tuple[str, bool], value: Any, is_personal: bool) -> Violation:
+    """``fault`` is what was expected, and whether ``value`` is one that no column holds."""
+    expected, out_of_range = fault
+    reason: Literal["contract_violation", "out_of_range"] = "out_of_range" if out_of_range else "contract_violation"
+    return Violation(reason, path, expected, shown(value, is_personal))
+
+
 def within(violation: Violation, step: str) -> Violation:
     """The violation seen from one level further out: ``step`` is ``.items`` or ``[1]``."""
     return violation._replace(path=step + violation.path)

@@ -8,25 +8,20 @@ and only then is each event asked here; a test holds the two equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
-
-import msgspec
 
 from ecomflow.contract.exact import Evaluator, evaluator_of
 from ecomflow.contract.generated import access, getter
-from ecomflow.contract.judging import value_judge
 from ecomflow.contract.language import Contract, Field, Operation, Path, Place, Rule, find, is_personal, paths_in, records_of
 from ecomflow.contract.language import json_path as place_path
-from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, NUMERIC_LIMIT, integer_in, is_numeric, number_in, scaled
-from ecomflow.contract.reasons import Violation, shown, violation_of
-from ecomflow.contract.times import DAY, EPOCH, Unreadable, read_moment, time_rule
+from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, NUMERIC_LIMIT, number_in, scaled
+from ecomflow.contract.reasons import Violation, fault_violation, shown
+from ecomflow.contract.times import DAY, EPOCH, Unreadable, read_moment
 from ecomflow.contract.tree import Node, json_path, nodes_to, walk
-from ecomflow.rules import MAX_REPEATED_BYTES, DateRange, is_ip_address
+from ecomflow.contract.values import Fault, value_fault, written_fault
+from ecomflow.rules import MAX_REPEATED_BYTES, DateRange
 
-# A value in; what is expected of it, and whether it is one that no column holds, out. None: nothing is wrong.
-_Fault = Callable[[Any], "tuple[str, bool] | None"]
+_FaultOf = Callable[[Field, bool], "Fault | None"]
 # An event in; its first violation of some rule out.
 Rules = Callable[[Any], Violation | None]
 _EPOCH_ORDINAL = EPOCH.toordinal()
@@ -44,8 +39,8 @@ class EventRules(NamedTuple):
 
 
 def rules_of(contract: Contract, root: Node) -> EventRules:
-    written = list(_checks(root, _written_fault))
-    values = [*_checks(root, _value_fault, products_of(contract))]
+    written = list(_checks(root, written_fault))
+    values = [*_checks(root, value_fault, products_of(contract))]
     own = tuple((rule, evaluator_of(rule.check, contract, root)) for rule in contract.rules)
     return EventRules(_first([*written, *values]), _date_rule(contract, root), _size_rule(contract, root), own)
 
@@ -81,7 +76,7 @@ def _first(checks: Sequence[Rules]) -> Rules:
     return of_values
 
 
-def _checks(root: Node, fault_of: Callable[[Field, bool], _Fault | None], products: Sequence[Product] = ()) -> Iterator[Rules]:
+def _checks(root: Node, fault_of: _FaultOf, products: Sequence[Product] = ()) -> Iterator[Rules]:
     """The checks of every value outside lists in its place, and of a list element by element in the list's place."""
     of_event = [product for product in products if product.each is None]
 
@@ -103,24 +98,16 @@ def _checks(root: Node, fault_of: Callable[[Field, bool], _Fault | None], produc
         yield _product_check(product, [nodes_to(root, place) for place in product.places], "$")
 
 
-def _value_check(get: Callable[[Any], Any], fault: _Fault, path: str, personal: bool) -> Rules:
+def _value_check(get: Callable[[Any], Any], fault: Fault, path: str, personal: bool) -> Rules:
     def check(event: Any) -> Violation | None:
         value = get(event)
         wrong = fault(value)
-        return None if wrong is None else _violation(path, wrong, value, personal)
+        return None if wrong is None else fault_violation(path, wrong, value, personal)
 
     return check
 
 
-def _violation(path: str, wrong: tuple[str, bool], value: Any, personal: bool) -> Violation:
-    expected, out_of_range = wrong
-    found = violation_of(path, expected, value, personal)
-    return found._replace(reason="out_of_range") if out_of_range else found
-
-
-def _list_check(
-    nodes: list[Node], fault_of: Callable[[Field, bool], _Fault | None], products: Sequence[Product], root: Node
-) -> Rules | None:
+def _list_check(nodes: list[Node], fault_of: _FaultOf, products: Sequence[Product], root: Node) -> Rules | None:
     element = nodes[-1].children[0]
     checks = list(_element_checks(element, fault_of))
     for product in products:
@@ -140,7 +127,7 @@ def _list_check(
     return check
 
 
-def _element_checks(element: Node, fault_of: Callable[[Field, bool], _Fault | None]) -> Iterator[tuple[Rules, str]]:
+def _element_checks(element: Node, fault_of: _FaultOf) -> Iterator[tuple[Rules, str]]:
     def visit(nodes: list[Node]) -> Iterator[tuple[Rules, str]]:
         node = nodes[-1]
         if node.kind == "object":
@@ -151,111 +138,6 @@ def _element_checks(element: Node, fault_of: Callable[[Field, bool], _Fault | No
             yield _value_check(getter(access("event", nodes[1:])), fault, "", node.field.personal), path
 
     return visit([element])
-
-
-def _or_missing(fault: _Fault, optional: bool) -> _Fault:
-    return (lambda value: None if value is None else fault(value)) if optional else fault
-
-
-def _written_fault(field: Field, optional: bool) -> _Fault | None:
-    """How a value must be written, where its type does not say it."""
-    if field.type == "timestamp":
-        return _or_missing(_moment_fault(field), optional)
-    if field.type == "json":
-        return _or_missing(_json_fault, optional)
-    if field.written_as != ("string" if field.type == "string" else "number"):
-        faults = {"string": _text_fault, "integer": _written_integer_fault, "numeric": _written_number_fault}
-        return _or_missing(faults[field.type](field), optional)
-    return None
-
-
-def _moment_fault(field: Field) -> _Fault:
-    zone = field.without_offset
-
-    def fault(value: Any) -> tuple[str, bool] | None:
-        if type(value) is not str:
-            return time_rule(zone), False
-        moment = read_moment(value, zone)
-        return (moment.expected, not moment.in_range) if isinstance(moment, Unreadable) else None
-
-    return fault
-
-
-def _json_fault(value: Any) -> tuple[str, bool] | None:
-    try:
-        return ("any value", False) if str(value, "utf-8") == "null" else None
-    except UnicodeDecodeError:
-        return "JSON in UTF-8", False
-
-
-def _text_fault(field: Field) -> _Fault:
-    judge = value_judge(msgspec.structs.replace(field, written_as="string"), optional=False)
-    numbers = "number" in field.written_as
-    strings = "string" in field.written_as
-
-    def fault(value: Any) -> tuple[str, bool] | None:
-        if type(value) is int and numbers:
-            value = str(value)
-        elif type(value) is not str or not strings:
-            return ("int or str" if strings else "int"), False
-        found = judge(value)
-        return None if found is None else (found.expected, False)
-
-    return fault
-
-
-def _written_integer_fault(field: Field) -> _Fault:
-    least = INT64_MIN if field.min is None else int(field.min)
-    most = INT64_MAX if field.max is None else int(field.max)
-    takes_numbers = field.written_as != "string"
-    words = "int or int in a string" if takes_numbers else "int in a string"
-
-    def fault(value: Any) -> tuple[str, bool] | None:
-        whole = integer_in(value)
-        if type(whole) is not int or (type(value) is int and not takes_numbers) or not INT64_MIN <= whole <= INT64_MAX:
-            return words, False
-        return (f"{words}, >= {least}", False) if whole < least else (f"{words}, <= {most}", False) if whole > most else None
-
-    return fault
-
-
-def _written_number_fault(field: Field) -> _Fault:
-    takes_numbers = field.written_as != "string"
-    words = f"{'number or number' if takes_numbers else 'number'} in a string"
-
-    def fault(value: Any) -> tuple[str, bool] | None:
-        number = number_in(value)
-        is_number = type(number) in (int, Decimal) and (takes_numbers or type(value) is str)
-        return None if is_number else (words, False)
-
-    return fault
-
-
-def _value_fault(field: Field, optional: bool) -> _Fault | None:
-    """What a value must be, where its type does not say it."""
-    if field.type == "numeric":
-        return _or_missing(_numeric_fault(field), optional)
-    return _or_missing(_address_fault, optional) if field.type == "ip_address" else None
-
-
-def _numeric_fault(field: Field) -> _Fault:
-    bounds = [f" >= {field.min}" if field.min is not None else "", f" <= {field.max}" if field.max is not None else ""]
-    words = f"number{' and'.join(bound for bound in bounds if bound)} with at most 29 integer and 9 decimal digits"
-    least, most = field.min, field.max
-    in_strings = field.written_as != "number"
-
-    def fault(value: Any) -> tuple[str, bool] | None:
-        if in_strings:
-            value = number_in(value)
-        if not is_numeric(value) or (least is not None and value < least) or (most is not None and value > most):
-            return words, False
-        return None
-
-    return fault
-
-
-def _address_fault(value: Any) -> tuple[str, bool] | None:
-    return None if is_ip_address(value) else ("IPv4 or IPv6 address", False)
 
 
 class Product(NamedTuple):
@@ -324,8 +206,8 @@ def _date_rule(contract: Contract, root: Node) -> Callable[[Any, DateRange], Vio
         day = moment // DAY + _EPOCH_ORDINAL
         if dates.first.toordinal() <= day <= dates.last.toordinal():
             return None
-        found = (EPOCH + timedelta(microseconds=moment)).isoformat() if not personal else "a personal one"
-        return Violation("out_of_range", path, f"a UTC date from {dates.first} to {dates.last}", found)
+        expected = f"a UTC date from {dates.first} to {dates.last}"
+        return Violation("out_of_range", path, expected, shown(text, personal))
 
     return of_date
 
