@@ -24,7 +24,7 @@ from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.numbers import exact_number
 from ecomflow.contract.reasons import Violation, sentence, shown
 from ecomflow.contract.rule_code import field_violation
-from ecomflow.contract.unknown import learn, split
+from ecomflow.contract.unknown import Keeper, learn, split
 from ecomflow.events import Message, event_ids_of, plain_number
 from ecomflow.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.rejected import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter
@@ -53,7 +53,7 @@ class TypedBatch(msgspec.Struct, gc=False):
     event_ids: list[str]
     messages: list[Message]
     refused: list[DeadLetter]
-    kept: dict[int, str]
+    kept: dict[int, bytes]
 
 
 class DecodedBatch(msgspec.Struct):
@@ -76,7 +76,7 @@ class Read(msgspec.Struct, frozen=True):
 
     stream: str
     event: Any
-    unknown: str | None
+    unknown: bytes | None
     paths: list[str]
     keys: list[tuple[tuple[str, ...], str]]
 
@@ -189,7 +189,7 @@ class _Pass:
         self._messages = messages
         self._now = now
         # Where in the batch the slow path has read an event with an unknown part, and the part.
-        self._unknown: dict[int, str] = {}
+        self._unknown: dict[int, bytes] = {}
         events = self._events()
         if self.learned is None:
             self._sort(events)
@@ -219,7 +219,8 @@ class _Pass:
             return None
         if outcome.paths:
             self.learned = self._decoding.learning(outcome.stream, outcome.keys)
-            self._count(outcome.stream, outcome.paths)
+            for path in outcome.paths:
+                self._count(outcome.stream, path)
             if outcome.unknown is not None:
                 self._unknown[index] = outcome.unknown
         return outcome.event
@@ -234,13 +235,11 @@ class _Pass:
             self.batch.streams[name] = TypedBatch(name, self._decoding.kinds.get(name), [], [], [], [], {})
         return self.batch.streams[name]
 
-    def _count(self, stream: str, paths: Iterable[str]) -> None:
-        drift = self.batch.drift
-        for path in paths:
-            key = (stream, path)
-            if key not in drift:
-                key = key if len(drift) < MAX_UNKNOWN_PATHS else (stream, OTHER_PATHS)
-            drift[key] += 1
+    def _count(self, stream: str, path: str, times: int = 1) -> None:
+        key = (stream, path)
+        if key not in self.batch.drift and len(self.batch.drift) >= MAX_UNKNOWN_PATHS:
+            key = (stream, OTHER_PATHS)
+        self.batch.drift[key] += times
 
     def _sort(self, events: list[Any]) -> None:
         """File each event under its stream, in their order."""
@@ -269,33 +268,19 @@ class _Pass:
             part.kept[place] = unknown
         for part in list(self.batch.streams.values()):
             if part.kind is not None and part.kind.keep is not None:
-                self._keep_learned(part)
+                self._keep_learned(part, part.kind.keep)
             if part.kind is not None and part.kind.contract.unknown_fields != "keep":
                 part.kept.clear()
 
-    def _keep_learned(self, part: TypedBatch) -> None:
-        kind = part.kind
-        assert kind is not None  # the caller has looked
-        assert kind.keep is not None
-        assert kind.having_unknown is not None
-        counted: list[str] = []
-        broken: list[int] = []
-        for index in kind.having_unknown(part.events):
-            unknown, paths = kind.keep(part.events[index])
-            try:
-                part.kept[index] = _encode(unknown).decode()
-                counted += paths
-            except UnicodeDecodeError:  # a raw value is passed over by the decoder, its text unread
-                broken.append(index)
-        for path, times in Counter(counted).items():
-            self._count_many(part.stream, path, times)
+    def _keep_learned(self, part: TypedBatch, keep: Keeper) -> None:
+        found = keep(part.events)
+        broken = [index for index, text in found.parts.items() if not _is_utf8(text)] if not _are_utf8(found.parts) else []
+        part.kept.update(found.parts)
+        for path, times in found.counts.items():
+            if times:
+                self._count(part.stream, path, times)
         if broken:
             self._without(part, broken)
-
-    def _count_many(self, stream: str, path: str, times: int) -> None:
-        self._count(stream, [path])
-        key = (stream, path)
-        self.batch.drift[key if key in self.batch.drift else (stream, OTHER_PATHS)] += times - 1
 
     def _without(self, part: TypedBatch, broken: list[int]) -> None:
         for index in broken:
@@ -310,7 +295,19 @@ class _Pass:
 
 
 _data_of = attrgetter("data")
-_encode = msgspec.json.Encoder().encode
+
+
+def _are_utf8(parts: dict[int, bytes]) -> bool:
+    return _is_utf8(b"".join(parts.values()))
+
+
+def _is_utf8(text: bytes) -> bool:
+    """A decoder passes over a raw value without looking at its text."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def halves(batch: TypedBatch) -> Iterator[TypedBatch]:

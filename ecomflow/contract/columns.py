@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecomflow.contract.buffers import integers, lengths, words
 from ecomflow.contract.ddl import ARROW_TYPES, modelled_schema
 from ecomflow.contract.generated import access, compiled, reader
 from ecomflow.contract.language import (
@@ -27,13 +28,14 @@ from ecomflow.contract.language import (
     Table,
     find,
     may_be_null,
+    paths_in,
     records_of,
     scalar_type,
 )
 from ecomflow.contract.numbers import NUMERIC, decimals, integer_in, is_numeric, number_in, scaled
 from ecomflow.contract.reading_tables import COLUMN_TYPES
 from ecomflow.contract.rule_code import lists_of, product_fits, repeated_texts
-from ecomflow.contract.times import EPOCH, moments
+from ecomflow.contract.times import DAY, EPOCH, moments
 from ecomflow.contract.tree import Node, nodes_to
 from ecomflow.rules import MAX_REPEATED_BYTES, DateRange, is_ip_address
 
@@ -62,6 +64,13 @@ class TableRows(msgspec.Struct, gc=False):
 _ToArrow = Callable[[list[Any]], pa.Array]
 
 
+# A path's names, or one of the keys below: they stand for the columns that no path leads to.
+_Key = tuple[str, ...]
+_EVENT_ID, _DATE, _TIMESTAMP, _UNKNOWN, _LINE_NUMBER = (
+    (f"/{source}",) for source in ("event_id", "date", "timestamp", "unknown_fields", "line_number")
+)
+
+
 class _Value(NamedTuple):
     """A path's column: ``read`` takes events, or the elements of the path's list."""
 
@@ -69,21 +78,47 @@ class _Value(NamedTuple):
     to_arrow: _ToArrow
 
 
+class _Table(NamedTuple):
+    """A table: its name, its rows' schema, and how each of its columns is had."""
+
+    name: str
+    each: tuple[str, ...]
+    schema: pa.Schema
+    columns: tuple[_Fill, ...]
+
+
 class _List(NamedTuple):
-    """A list with tables: its elements of all events in one list, how many each event has, and what its tables repeat."""
+    """A list with tables. ``elements`` of all events in one list, ``lengths`` how many each event has, ``values`` the columns of
+    the elements by path; ``repeated`` is what stands on each element's row of its event, and ``texts`` which of that are texts.
+    """
 
     elements: Callable[[list[Any]], list[Any]]
     lengths: Callable[[list[Any]], list[int]]
-    texts: tuple[tuple[str, ...], ...]
+    values: dict[_Key, _Value]
+    repeated: tuple[_Key, ...]
+    texts: tuple[_Key, ...]
 
 
 class Built(msgspec.Struct):
-    """The tables of a batch, the columns by path that they are made of, and where each event's elements begin in each list."""
+    """The tables of a batch; the columns that they are made of and their values, by path; where each event's elements begin in
+    each list, None where one has none.
+    """
 
     tables: list[TableRows]
-    columns: dict[tuple[str, ...], pa.Array]
-    values: dict[tuple[str, ...], list[Any]]
-    starts: dict[tuple[str, ...], Any]
+    columns: dict[_Key, pa.Array]
+    values: dict[_Key, list[Any]]
+    starts: dict[_Key, Any]
+
+
+class _Rows(NamedTuple):
+    """The rows of the tables of one list (or of none): each row's event, and the columns that are not the elements' own."""
+
+    sources: Any
+    columns: dict[_Key, pa.Array]
+
+
+# A column of a table: out of what the rows share, and what is built.
+_Fill = Callable[[_Rows, Built], pa.Array]
 
 
 class Builder:
@@ -95,127 +130,100 @@ class Builder:
         self._root = root
         self._time = self._value(self._place((contract.time,)))
         self._zone = self._place((contract.time,)).fields[-1].without_offset
-        self._lists = {each: self._list(each) for each in lists_of(contract)}
         paths = _paths(contract)
         self._of_event = {names: self._value(place) for names in paths if (place := self._place(names)).list_index is None}
-        self._of_list = {
-            each: {
-                names: self._value(place)
-                for names in paths
-                if (place := self._place(names)).list_index is not None and names[: len(each)] == each
-            }
-            for each in self._lists
-        }
-        self._schemas = {table.name: modelled_schema(table) for table in contract.tables}
+        self._lists = {each: self._list(each, paths) for each in lists_of(contract)}
+        self._products = self._planned_products()
+        self._tables = [self._planned(table) for table in contract.tables]
 
-    def build(self, events: list[Any], event_ids: list[str], kept: dict[int, str], dates: DateRange) -> Built:
+    def build(self, events: list[Any], event_ids: list[str], kept: dict[int, bytes], dates: DateRange) -> Built:
         """The rows of ``events``, one or more. ``kept`` is the unknown part of those that have one, by index.
 
         Raises SuspectError, TooManyRowsError and pa.ArrowException.
         """
         built = Built([], {}, {}, {})
-        own = {"event_id": pa.array(event_ids, pa.string())}
-        own["date"], own["timestamp"] = self._times(events, dates)
+        built.columns[_EVENT_ID] = pa.array(event_ids, pa.string())
+        built.columns[_DATE], built.columns[_TIMESTAMP] = self._times(events, dates)
+        built.columns[_UNKNOWN] = _kept_column(kept, len(events))
         self._read(self._of_event, events, built)
-        every = np.arange(len(events))
-        repeated: dict[tuple[str, ...], _Rows] = {(): _Rows(every, own, {})}
+        rows: dict[_Key, _Rows] = {(): _Rows(np.arange(len(events)), built.columns)}
         for each, part in self._lists.items():
-            repeated[each] = self._rows_of(each, part, events, own, built)
-        products: dict[Any, pa.Array] = {}
-        for table in self._contract.tables:
-            rows = repeated[table.each]
-            built.tables.append(self._table(table, rows, built, products, kept))
+            rows[each] = self._rows_of(each, part, events, built)
+        for key, product in self._products.items():
+            built.columns[key] = _product(*product, built)
+        for table in self._tables:
+            of_table = rows[table.each]
+            columns = [fill(of_table, built) for fill in table.columns]
+            batch = pa.RecordBatch.from_arrays(columns, schema=table.schema)
+            built.tables.append(TableRows(table.name, batch, of_table.sources))
         return built
 
-    def _table(self, table: Table, rows: _Rows, built: Built, products: dict[Any, pa.Array], kept: dict[int, str]) -> TableRows:
-        columns = [
-            self._column(column, table, rows, built, products, kept) for column in table.columns if column.source != "ingestion"
-        ]
-        return TableRows(table.name, pa.RecordBatch.from_arrays(columns, schema=self._schemas[table.name]), rows.sources)
-
-    def _column(
-        self, column: Column, table: Table, rows: _Rows, built: Built, products: dict[Any, pa.Array], kept: dict[int, str]
-    ) -> pa.Array:
-        if column.source == "unknown_fields":
-            count = len(rows.sources)
-            return pa.array([kept.get(index) for index in range(count)], pa.string()) if kept else pa.nulls(count, pa.string())
-        if column.source != "value":
-            return rows.own[column.source]
-        match column.value:
-            case Path(names=names):
-                place = self._place(names)
-                return built.columns[names] if place.list_index is not None else self._of_header(names, rows, built)
-            case Constant(value=value):
-                return pa.repeat(pa.scalar(value, ARROW_TYPES[column.type]), len(rows.sources))
-            case Operation(left=Path(names=left), right=Path(names=right)):
-                if (left, right) not in products:
-                    products[left, right] = self._product(left, right, column.type == "NUMERIC", built)
-                product = products[left, right]
-                in_list = self._place(left).list_index is not None
-                return product if in_list or not table.each else product.take(pa.array(rows.sources))
-        raise TypeError(column.value)
-
-    def _of_header(self, names: tuple[str, ...], rows: _Rows, built: Built) -> pa.Array:
-        """A column of the event, for the rows of a list repeated: once, however many tables show it."""
-        if "line_number" not in rows.own:
-            return built.columns[names]
-        if names not in rows.header:
-            rows.header[names] = built.columns[names].take(rows.indices)
-        return rows.header[names]
-
-    def _rows_of(self, each: tuple[str, ...], part: _List, events: list[Any], own: dict[str, pa.Array], built: Built) -> _Rows:
-        lengths = np.array(part.lengths(events))
-        self._check_repeated(part, lengths, own["event_id"], built)
+    def _rows_of(self, each: _Key, part: _List, events: list[Any], built: Built) -> _Rows:
+        counts = np.array(part.lengths(events))
+        _check_repeated(counts, [built.columns[name] for name in part.texts])
         elements = part.elements(events)
-        sources = np.repeat(np.arange(len(events)), lengths)
-        starts = np.cumsum(lengths) - lengths
-        built.starts[each] = starts if lengths.min() else None
-        self._read(self._of_list[each], elements, built)
-        indices = pa.array(sources)
-        repeated = {name: column.take(indices) for name, column in own.items()}
-        repeated["line_number"] = pa.array(np.arange(len(elements)) - starts[sources] + 1)
-        return _Rows(sources, repeated, {}, indices)
+        sources = np.repeat(np.arange(len(events)), counts)
+        starts = np.cumsum(counts) - counts
+        built.starts[each] = starts if counts.min() else None
+        self._read(part.values, elements, built)
+        event = pa.RecordBatch.from_arrays([built.columns[name] for name in part.repeated], names=[""] * len(part.repeated))
+        repeated = dict(zip(part.repeated, event.take(pa.array(sources)).columns, strict=True))
+        repeated[_LINE_NUMBER] = pa.array(np.arange(1, len(elements) + 1) - starts[sources])
+        return _Rows(sources, repeated)
 
-    def _read(self, parts: dict[tuple[str, ...], _Value], objects: list[Any], built: Built) -> None:
+    def _read(self, parts: dict[_Key, _Value], objects: list[Any], built: Built) -> None:
         for names, part in parts.items():
             built.values[names] = values = part.read(objects)
             built.columns[names] = part.to_arrow(values)
+
+    def _planned(self, table: Table) -> _Table:
+        columns = tuple(self._fill(column, table) for column in table.columns if column.source != "ingestion")
+        return _Table(table.name, table.each, modelled_schema(table), columns)
+
+    def _fill(self, column: Column, table: Table) -> _Fill:
+        key = self._key(column)
+        if key is None:
+            assert isinstance(column.value, Constant)  # nothing else is left
+            constant = pa.scalar(column.value.value, ARROW_TYPES[column.type])
+            return lambda rows, _: pa.repeat(constant, len(rows.sources))
+        if table.each and self._is_of_element(column):
+            return lambda _, built: built.columns[key]
+        return lambda rows, _: rows.columns[key]
+
+    def _key(self, column: Column) -> _Key | None:
+        """What ``Built`` calls the column; None for a constant."""
+        match column.value:
+            case Path(names=names):
+                return names
+            case Operation(left=Path(names=left), right=Path(names=right)):
+                return (*left, "*", *right)
+            case Constant():
+                return None
+        return (f"/{column.source}",)
+
+    def _is_of_element(self, column: Column) -> bool:
+        return column.value is not None and any(self._place(path.names).list_index is not None for path in paths_in(column.value))
+
+    def _planned_products(self) -> dict[_Key, tuple[_Key, _Key, bool]]:
+        """The products of two paths that columns show, each once."""
+        found: dict[_Key, tuple[_Key, _Key, bool]] = {}
+        for table in self._contract.tables:
+            for column in table.columns:
+                match column.value:
+                    case Operation(left=Path(names=left), right=Path(names=right)):
+                        found[(*left, "*", *right)] = left, right, column.type == "NUMERIC"
+        return found
 
     def _times(self, events: list[Any], dates: DateRange) -> tuple[pa.Array, pa.Array]:
         """The UTC date and the UTC timestamp of each event, all of them within ``dates``."""
         timestamps = moments(self._time.read(events), self._zone)
         if timestamps is None:
             raise SuspectError
-        days = timestamps.cast(pa.date32(), safe=False)
-        bounds = pc.min_max(days.view(pa.int32())).as_py()
+        days = np.floor_divide(integers(timestamps, np.int64), DAY).astype(np.int32)
         first, last = (day.toordinal() - _EPOCH_ORDINAL for day in dates)
-        if bounds["min"] < first or bounds["max"] > last:
+        if days.min() < first or days.max() > last:
             raise SuspectError
-        return days, timestamps
-
-    def _check_repeated(self, part: _List, lengths: Any, event_ids: pa.Array, built: Built) -> None:
-        """Refuse what its header, repeated on each of its lines, would make too large: an event, or the batch."""
-        columns = [event_ids, *(built.columns[names] for names in part.texts)]
-        repeated = lengths * sum(pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64) for column in columns)
-        if repeated.max() > MAX_REPEATED_BYTES:
-            raise SuspectError
-        if repeated.sum() > MAX_REPEATED_BATCH_BYTES:
-            raise TooManyRowsError
-
-    def _product(self, left: tuple[str, ...], right: tuple[str, ...], to_numeric: bool, built: Built) -> pa.Array:
-        """The product of two columns, exact. In 64 bits where each fits there, as it does for any shop; else in Python's
-        integers.
-        """
-        first, second = built.columns[left], built.columns[right]
-        if to_numeric and len(first) and first.null_count == second.null_count == 0:
-            counts, words = (_int64(first), _words(second)) if first.type == pa.int64() else (_int64(second), _words(first))
-            low = words[:, 0]
-            if (low >> 63 == words[:, 1]).all() and _magnitude(low) * _magnitude(counts) < 2**62:
-                totals = np.empty_like(words)
-                totals[:, 0] = low * counts
-                totals[:, 1] = totals[:, 0] >> 63
-                return pa.Array.from_buffers(NUMERIC, len(totals), [None, pa.py_buffer(totals)])
-        return _exact_product(built.values[left], built.values[right], to_numeric)
+        return pa.array(days).view(pa.date32()), timestamps
 
     def _place(self, names: tuple[str, ...]) -> Place:
         place = find(names, self._contract.fields, self._records)
@@ -233,26 +241,54 @@ class Builder:
         nullable = may_be_null(place)
         return _Value(reader(expression, None if in_list_of_scalars else field.default), _to_arrow(field, place, nullable))
 
-    def _list(self, each: tuple[str, ...]) -> _List:
+    def _list(self, each: _Key, paths: list[_Key]) -> _List:
         nodes = nodes_to(self._root, self._place(each))[:-1]
         lines = access("event", nodes)
         if any(node.optional for node in nodes):
             lines = f"({lines} or ())"
-        texts = tuple(place.names for place in repeated_texts(self._contract, each))
+        columns = [column for table in self._contract.tables if table.each == each for column in table.columns]
+        of_event = [key for column in columns if not self._is_of_element(column) and (key := self._key(column)) is not None]
+        repeated = dict.fromkeys(key for key in of_event if key not in (_LINE_NUMBER, ("/ingestion",)))
+        inner = {names: self._place(names) for names in paths if names[: len(each)] == each}
         return _List(
             compiled(f"lambda events: [line for event in events for line in {lines}]"),
             _lengths(compiled(f"lambda events: [{lines} for event in events]")),
-            texts,
+            {names: self._value(place) for names, place in inner.items()},
+            tuple(repeated),
+            (_EVENT_ID, *(place.names for place in repeated_texts(self._contract, each))),
         )
 
 
-class _Rows(NamedTuple):
-    """What the tables of one list (or of none) share: each row's event, the columns of their own, and the event's repeated ones."""
+def _kept_column(kept: dict[int, bytes], count: int) -> pa.Array:
+    if not kept:
+        return pa.nulls(count, pa.string())
+    parts: list[bytes | None] = [None] * count
+    for index, part in kept.items():
+        parts[index] = part
+    return pa.array(parts, pa.string())
 
-    sources: Any
-    own: dict[str, pa.Array]
-    header: dict[tuple[str, ...], pa.Array]
-    indices: Any = None
+
+def _check_repeated(counts: Any, texts: list[pa.Array]) -> None:
+    """Refuse what its header, repeated on each of its lines, would make too large: an event, or the batch."""
+    repeated = counts * sum(lengths(column) for column in texts)
+    if repeated.max() > MAX_REPEATED_BYTES:
+        raise SuspectError
+    if repeated.sum() > MAX_REPEATED_BATCH_BYTES:
+        raise TooManyRowsError
+
+
+def _product(left: _Key, right: _Key, to_numeric: bool, built: Built) -> pa.Array:
+    """The product of two columns, exact: in 64 bits where each fits there, as it does for any shop; else in Python's integers."""
+    first, second = built.columns[left], built.columns[right]
+    if to_numeric and len(first) and first.null_count == second.null_count == 0:
+        counts, number = (first, words(second)) if first.type == pa.int64() else (second, words(first))
+        times, low = integers(counts, np.int64), number[:, 0]
+        if (low >> 63 == number[:, 1]).all() and _magnitude(low) * _magnitude(times) < 2**62:
+            totals = np.empty_like(number)
+            totals[:, 0] = low * times
+            totals[:, 1] = totals[:, 0] >> 63
+            return pa.Array.from_buffers(NUMERIC, len(totals), [None, pa.py_buffer(totals)])
+    return _exact_product(built.values[left], built.values[right], to_numeric)
 
 
 def _lengths(lists: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[int]]:
@@ -272,16 +308,6 @@ def _paths(contract: Contract) -> list[tuple[str, ...]]:
     return list(found)
 
 
-def _words(column: pa.Array) -> Any:
-    """Billionths as two 64-bit words a value, the low one first: an int64 array of (len, 2)."""
-    start = column.offset * 2
-    return np.frombuffer(column.buffers()[1], dtype=np.int64)[start : start + 2 * len(column)].reshape(-1, 2)
-
-
-def _int64(column: pa.Array) -> Any:
-    return column.to_numpy(zero_copy_only=False)
-
-
 def _magnitude(values: Any) -> int:
     """The largest absolute value."""
     return max(int(values.max()), -int(values.min()))
@@ -292,12 +318,12 @@ def small_numbers(column: pa.Array) -> tuple[Any, int] | None:
     if column.null_count or not len(column):
         return None
     if column.type == NUMERIC:
-        words = _words(column)
-        values = words[:, 0]
-        if not (values >> 63 == words[:, 1]).all():
+        billionths = words(column)
+        values = billionths[:, 0]
+        if not (values >> 63 == billionths[:, 1]).all():
             return None
     else:
-        values = _int64(column)
+        values = integers(column, np.int64)
     return values, _magnitude(values)
 
 
@@ -348,13 +374,22 @@ def _numeric(field: Field, nullable: bool, as_it_is: bool) -> _ToArrow:
         if column.null_count and not nullable:
             raise SuspectError
         if least is not None or most is not None:
-            bounds = pc.min_max(column).as_py()
-            low, high = bounds["min"], bounds["max"]
-            if low is not None and ((least is not None and low < least) or (most is not None and high > most)):
-                raise SuspectError
+            _check_bounds(column, least, most)
         return column
 
     return to_arrow
+
+
+def _check_bounds(column: pa.Array, least: Any, most: Any) -> None:
+    """Raise SuspectError where a value of a NUMERIC column is less than ``least`` or more than ``most``."""
+    if least == 0 and most is None and not column.null_count:
+        if len(column) and words(column)[:, 1].min() < 0:  # the sign is in the high word
+            raise SuspectError
+        return
+    bounds = pc.min_max(column).as_py()
+    low, high = bounds["min"], bounds["max"]
+    if low is not None and ((least is not None and low < least) or (most is not None and high > most)):
+        raise SuspectError
 
 
 def _decimals(values: list[Any]) -> pa.Array:

@@ -5,20 +5,18 @@ Compiled once, at start; and again, but for the struct alone, when a decoder lea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ecomflow.contract.columns import Builder
-from ecomflow.contract.generated import compiled
 from ecomflow.contract.judging import Judge, judge_of
 from ecomflow.contract.language import Contract
 from ecomflow.contract.numbers import exact_number
 from ecomflow.contract.rule_code import EventRules, rules_of
 from ecomflow.contract.structs import Learned, struct_of
 from ecomflow.contract.tree import Node, tree_of
-from ecomflow.contract.unknown import Kept, keeper_of, presence
+from ecomflow.contract.unknown import Keeper, keeper_of
 
 
 class EventType(msgspec.Struct, kw_only=True, frozen=True):
@@ -26,8 +24,7 @@ class EventType(msgspec.Struct, kw_only=True, frozen=True):
 
     ``struct`` is what its messages are decoded into, with the ``learned`` fields; ``exact_decoder`` decodes one message of it,
     however wide its numbers are. ``judge`` names the first violation of a parsed document, ``rules`` those that types can't say,
-    ``builder`` makes rows. ``having_unknown`` takes events and gives the index of each that has something learned, ``keep`` its
-    unknown part; both None where nothing is learned.
+    ``builder`` makes rows. ``keep`` reads the unknown parts of events, None where nothing is learned.
     """
 
     contract: Contract
@@ -38,8 +35,7 @@ class EventType(msgspec.Struct, kw_only=True, frozen=True):
     judge: Judge
     rules: EventRules
     builder: Builder
-    having_unknown: Callable[[list[Any]], list[int]] | None
-    keep: Callable[[Any], Kept] | None
+    keep: Keeper | None
 
 
 def compile_contract(contract: Contract) -> EventType:
@@ -55,7 +51,6 @@ def compile_contract(contract: Contract) -> EventType:
         judge=judge_of(root, contract.unknown_fields == "refuse"),
         rules=rules_of(contract, root),
         builder=Builder(contract, root),
-        having_unknown=None,
         keep=None,
     )
 
@@ -63,19 +58,13 @@ def compile_contract(contract: Contract) -> EventType:
 def with_learned(kind: EventType, learned: Learned) -> EventType:
     """``kind`` with a struct that has ``learned`` fields."""
     struct = struct_of(kind.root, kind.contract.event, learned)
-    condition = presence(kind.root, learned)
     return msgspec.structs.replace(
         kind,
         struct=struct,
         learned=learned,
         exact_decoder=_exact_decoder(struct),
-        having_unknown=_finder(condition) if condition else None,
         keep=keeper_of(kind.root, learned),
     )
-
-
-def _finder(condition: str) -> Callable[[list[Any]], list[int]]:
-    return compiled(f"lambda events: [f0 for f0, event in enumerate(events) if {condition}]", enumerate=enumerate)
 
 
 def _exact_decoder(struct: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:

@@ -40,7 +40,8 @@ def fault_violation(path: str, fault: tuple[str, bool], value: Any, is_personal:
 
 def within(violation: Violation, step: str) -> Violation:
     """The violation seen from one level further out: ``step`` is ``.items`` or ``[1]``."""
-    return violation._replace(path=step + violation.path)
+    reason, path, expected, actual = violation
+    return Violation(reason, step + path, expected, actual)
 
 
 def shown(value: Any, is_personal: bool = False) -> str:

@@ -7,12 +7,14 @@ that came.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from ecomflow.contract.generated import compiled
 from ecomflow.contract.judging import MAX_NAME_SHOWN
 from ecomflow.contract.language import TYPE_KEY
 from ecomflow.contract.structs import Learned
@@ -37,7 +39,7 @@ class Split(msgspec.Struct):
     """
 
     known: bytes
-    unknown: str | None
+    unknown: bytes | None
     paths: list[str]
     keys: list[tuple[tuple[str, ...], str]]
 
@@ -47,7 +49,7 @@ def split(data: bytes, root: Node) -> Split:
     found = Split(b"", None, [], [])
     known, unknown = _split_object(Raw(data), root, found)
     found.known = _encode(known)
-    found.unknown = _encode(unknown).decode() if unknown else None
+    found.unknown = _encode(unknown) if unknown else None
     return found
 
 
@@ -96,9 +98,59 @@ def _is_learnable(key: str) -> bool:
     return len(key) <= _MAX_LEARNED_KEY and not any(character in '"\\' or character < " " for character in key)
 
 
-def keeper_of(root: Node, learned: Learned) -> Callable[[Any], Kept] | None:
-    """How the unknown part of an event with ``learned`` fields is read; None where nothing is learned."""
-    return _keeper(root, learned) if any(learned.values()) else None
+class Found(msgspec.Struct):
+    """The unknown parts of a batch's events, JSON by index (its UTF-8 not looked at), and how often each path occurs."""
+
+    parts: dict[int, bytes]
+    counts: Counter[str]
+
+
+Keeper = Callable[[list[Any]], Found]
+
+
+def keeper_of(root: Node, learned: Learned) -> Keeper | None:
+    """How the unknown parts of events with ``learned`` fields are read; None where nothing is learned."""
+    if not any(learned.values()):
+        return None
+    return _flat_keeper(learned[root.keys]) if set(learned) == {root.keys} else _deep_keeper(root, learned)
+
+
+def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
+    """For fields of the event itself, as a producer mostly adds them: the text of each is put behind its key."""
+    read = compiled(f"lambda events: [({' '.join(f'event.u{index},' for index in range(len(keys)))}) for event in events]")
+    nothing = (None,) * len(keys)
+    starts = [_encode(key) + b":" for key in keys]
+    paths = [f"$.{key[:MAX_NAME_SHOWN]}" for key in keys]
+
+    def keep(events: list[Any]) -> Found:
+        found = Found({}, Counter())
+        rows = read(events)
+        for index, row in enumerate(rows):
+            if row != nothing:
+                members = [b"%b%b" % (start, raw) for start, raw in zip(starts, row, strict=True) if raw is not None]
+                found.parts[index] = b"{%b}" % b",".join(members)
+        for path, column in zip(paths, zip(*rows, strict=True), strict=True):
+            found.counts[path] += len(column) - column.count(None)
+        return found
+
+    return keep
+
+
+def _deep_keeper(root: Node, learned: Learned) -> Keeper:
+    condition = " or ".join(_conditions("event", root, learned))
+    having = compiled(f"lambda events: [f0 for f0, event in enumerate(events) if {condition}]", enumerate=enumerate)
+    keep_one = _keeper(root, learned)
+
+    def keep(events: list[Any]) -> Found:
+        found, counted = Found({}, Counter()), []
+        for index in having(events):
+            part, paths = keep_one(events[index])
+            found.parts[index] = _encode(part)
+            counted += paths
+        found.counts.update(counted)
+        return found
+
+    return keep
 
 
 def _has_learned(node: Node, learned: Learned) -> bool:
@@ -143,12 +195,6 @@ def _list_keeper(node: Node, learned: Learned) -> Callable[[Any], Kept]:
         return [rest for rest, _ in parts], [path for _, paths in parts for path in paths]
 
     return of_list
-
-
-def presence(root: Node, learned: Learned) -> str | None:
-    """The condition, over ``event``, that it has something learned; None where nothing is."""
-    conditions = list(_conditions("event", root, learned))
-    return " or ".join(conditions) if conditions else None
 
 
 def _conditions(at: str, node: Node, learned: Learned) -> Iterator[str]:
