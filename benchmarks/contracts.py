@@ -59,7 +59,9 @@ def with_faults(batch: Sequence[Message]) -> list[Message]:
     made = []
     for number, one in enumerate(batch):
         body = msgspec.json.decode(one.data)
-        faults = [fault for fault in faults_of(body["event_type"]) if fault.reason in _JUDGED and fault.name != "zero_quantity_change"]
+        faults = [
+            fault for fault in faults_of(body["event_type"]) if fault.reason in _JUDGED and fault.name != "zero_quantity_change"
+        ]
         made.append(msgspec.structs.replace(one, data=faults[number % len(faults)].corrupt(body)))
     return made
 

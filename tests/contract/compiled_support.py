@@ -19,7 +19,9 @@ SHOP = shop_contracts()
 
 
 class Compiled(NamedTuple):
-    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows, ``facts`` by stream."""
+    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows, ``facts`` by
+    stream.
+    """
 
     rows: dict[str, list[Body]]
     letters: list[DeadLetter]

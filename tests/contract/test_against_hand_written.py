@@ -1,4 +1,6 @@
-"""The compiled shop and the hand-written decoder and model make the same of every message, but for the changes that are named here."""
+"""The compiled shop and the hand-written decoder and model make the same of every message, but for the changes that are named
+here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from ecomflow.pipeline.model import model_facts
 from ecomflow.rejected import DeadLetter
 from ecomflow.rules import streamable_dates
 
-# Words of the hand-written reasons that differ on purpose: what was found stands in every reason now, or only that it is personal.
+# Words of the hand-written reasons that differ on purpose: what was found stands in every reason now, or only that it is
+# personal.
 FOUND = re.compile(r", got .*$", re.DOTALL)
 
 
@@ -88,7 +91,12 @@ class TestEveryEvent:
     def test_what_was_learned_changes_nothing(self) -> None:
         """The same messages again, by a codec that has met their unknown fields."""
         codec = Codec(SHOP)
-        bodies: list[Any] = [order(new=1), inventory(zip=None), order(items=[item(colour="red"), item()]), order(new=1, status="odd")]
+        bodies: list[Any] = [
+            order(new=1),
+            inventory(zip=None),
+            order(items=[item(colour="red"), item()]),
+            order(new=1, status="odd"),
+        ]
         messages = [message(body, f"M-{n}") for n, body in enumerate(bodies)]
         for _ in range(3):
             assert_same(messages, codec)
@@ -129,7 +137,9 @@ class TestTheRulesAgree:
 
 
 class TestTotals:
-    @pytest.mark.parametrize("body", [*GOOD, *LARGE, *(body for body, _, _ in BAD)], ids=lambda body: bytes(body["total_amount"]).decode())
+    @pytest.mark.parametrize(
+        "body", [*GOOD, *LARGE, *(body for body, _, _ in BAD)], ids=lambda body: bytes(body["total_amount"]).decode()
+    )
     def test_the_rule_counts_what_order_totals_counts(self, body: Body) -> None:
         """In 64 bits and beyond them."""
         facts = compiled([message(body)]).facts["order"]
