@@ -214,7 +214,7 @@ def scalar_type(place: Place) -> ScalarType | None:
 
 
 def may_be_null(place: Place) -> bool:
-    """Whether a row can lack the value at ``place``: something on the way within its row may be missing, and there is no default."""
+    """Whether a row can lack the value at ``place``: something on the way may be missing, and there is no default."""
     within = place.fields if place.list_index is None else place.fields[place.list_index + 1 :]
     return any(field.optional and field.default is None for field in within)
 

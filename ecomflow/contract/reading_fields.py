@@ -242,8 +242,8 @@ def _pattern(section: Section) -> str | None:
         section.wrong("pattern", f"at most {_MAX_PATTERN} characters", str(len(pattern)))
         return None
     try:
-        re.compile(rf"\A(?:{pattern})\Z")
         re.compile(pattern)
+        re.compile(rf"\A(?:{pattern})\Z")
     except (re.error, RecursionError, OverflowError) as error:
         section.wrong("pattern", "a regular expression", f"{shown(pattern)} ({str(error).splitlines()[0]})")
         return None

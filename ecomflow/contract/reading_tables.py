@@ -119,7 +119,7 @@ def _each(section: Section, declared: Declared) -> tuple[str, ...]:
     place = find(tuple(text.split(".")), declared.fields, declared.records)
     if place is None or place.fields[-1].type != "list":
         lists = [one for one in declared.fields if one.type == "list"]
-        found = shown(text) + (f", a {place.fields[-1].type}" if place else nearest(text, [one.name for one in lists]))
+        found = shown(text) + (f", which is {place.fields[-1].type}" if place else nearest(text, [one.name for one in lists]))
         section.wrong("each", "the name of a list", found)
         return ()
     return place.names
