@@ -358,7 +358,7 @@ def _to_arrow(field: Field, place: Place, nullable: bool) -> _ToArrow:
         case "ip_address":
             return _addresses
         case "json":
-            return _texts_of_json
+            return lambda values: _texts_of_json(values, nullable)
     arrow = ARROW_TYPES[COLUMN_TYPES[kind]]
     return lambda values: pa.array(values, arrow)
 
@@ -417,9 +417,13 @@ def _addresses(values: list[Any]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _texts_of_json(values: list[Any]) -> pa.Array:
+def _texts_of_json(values: list[Any], nullable: bool) -> pa.Array:
     try:
         texts = [None if one is None else str(one, "utf-8") for one in values]
     except UnicodeDecodeError as error:
         raise SuspectError from error
-    return pa.array([None if text == "null" else text for text in texts], pa.string())
+    if "null" in texts:
+        if not nullable:
+            raise SuspectError
+        texts = [None if text == "null" else text for text in texts]
+    return pa.array(texts, pa.string())

@@ -8,6 +8,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
+from msgspec import Raw
+
 _LONGEST = 60
 
 
@@ -50,6 +52,8 @@ def shown(value: Any, is_personal: bool = False) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | dict):
         return ("an empty array" if not value else "array") if isinstance(value, list) else "object"
+    if isinstance(value, Raw):
+        value = str(memoryview(value)[: _LONGEST + 1], "utf-8", "replace")
     if is_personal:
         return f"a {'string' if isinstance(value, str) else 'number'} that is personal and not shown"
     text = repr(value[: _LONGEST + 1]) if isinstance(value, str) else _number(value)

@@ -72,7 +72,7 @@ def _grow(parent: Node, fields: tuple[Field, ...], records: dict[str, RecordType
         for key in field.path[:-1]:
             at = _object_at(at, key)
         _add(at, field, records)
-    for node in walk(parent):
+    for node in reversed(list(walk(parent))):  # inner before outer
         if node.kind == "object" and node.field is None and node is not parent:
             node.optional = all(child.optional for child in node.children)
 
@@ -101,9 +101,9 @@ def _add(parent: Node, field: Field, records: dict[str, RecordType]) -> None:
     )
     parent.children.append(node)
     if kind == "list":
-        element = msgspec.structs.replace(
-            field, type=field.of if field.of in SCALAR_TYPES else "record", optional=False, min_length=0
-        )
+        of = field.of if field.of in SCALAR_TYPES else "record"
+        written_as = "string" if of == "string" else "number"
+        element = msgspec.structs.replace(field, type=of, optional=False, min_length=0, written_as=written_as)
         inner: NodeKind = "value" if field.of in SCALAR_TYPES else "object"
         node.children.append(Node(key="", keys=(*keys, "[]"), attribute="", kind=inner, optional=False, field=element))
         node = node.children[0]

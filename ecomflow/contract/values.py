@@ -32,7 +32,7 @@ def written_fault(field: Field, optional: bool) -> Fault | None:
     if field.type == "timestamp":
         return _or_missing(_moment_fault(field), optional)
     if field.type == "json":
-        return _or_missing(_json_fault, optional)
+        return _json_fault(optional)
     if is_written_otherwise(field):
         faults = {"string": _text_fault, "integer": _written_integer_fault, "numeric": _written_number_fault}
         return _or_missing(faults[field.type](field), optional)
@@ -51,11 +51,19 @@ def _moment_fault(field: Field) -> Fault:
     return fault
 
 
-def _json_fault(value: Any) -> tuple[str, bool] | None:
-    try:
-        return ("any value", False) if str(value, "utf-8") == "null" else None
-    except UnicodeDecodeError:
-        return "JSON in UTF-8", False
+def _json_fault(optional: bool) -> Fault:
+    """Of raw JSON, which a decoder has passed over without looking at its text."""
+
+    def fault(value: Any) -> tuple[str, bool] | None:
+        if value is None:
+            return None
+        try:
+            is_null = str(value, "utf-8") == "null"
+        except UnicodeDecodeError:
+            return "JSON in UTF-8", False
+        return ("any value", False) if is_null and not optional else None
+
+    return fault
 
 
 def _text_fault(field: Field) -> Fault:
