@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ecomflow.contract.buffers import integers, lengths, words
 from ecomflow.contract.ddl import ARROW_TYPES, modelled_schema
-from ecomflow.contract.generated import access, compiled, reader
+from ecomflow.contract.generated import access, compiled, marking_reader, reader
 from ecomflow.contract.language import (
     Column,
     Constant,
@@ -37,6 +37,7 @@ from ecomflow.contract.reading_tables import COLUMN_TYPES
 from ecomflow.contract.rule_code import lists_of, product_fits, repeated_texts
 from ecomflow.contract.times import DAY, EPOCH, moments
 from ecomflow.contract.tree import Node, nodes_to
+from ecomflow.contract.values import is_written_otherwise, written_fault
 from ecomflow.rules import MAX_REPEATED_BYTES, DateRange, is_ip_address
 
 # Four of the largest events: more than any batch of a shop, and little beside a worker's memory.
@@ -236,10 +237,12 @@ class Builder:
             each = self._place(place.names[: place.list_index + 1])
             nodes = nodes[len(nodes_to(self._root, each)) :]
         field = place.fields[-1]
-        in_list_of_scalars = field.type == "list"
-        expression = access("event", nodes)
-        nullable = may_be_null(place)
-        return _Value(reader(expression, None if in_list_of_scalars else field.default), _to_arrow(field, place, nullable))
+        is_list = field.type == "list"  # of scalars: the element is the value
+        optional = field.optional and not is_list
+        if not optional and may_be_null(place):
+            # Decoded as it comes, a null would pass for a missing object.
+            return _Value(marking_reader(nodes), _to_arrow(field, place, optional))
+        return _Value(reader(nodes, None if is_list else field.default), _to_arrow(field, place, optional))
 
     def _list(self, each: _Key, paths: list[_Key]) -> _List:
         nodes = nodes_to(self._root, self._place(each))[:-1]
@@ -343,33 +346,50 @@ def _exact_product(first: Sequence[Any], second: Sequence[Any], to_numeric: bool
     return decimals(found) if to_numeric else pa.array(found, pa.int64())
 
 
-def _to_arrow(field: Field, place: Place, nullable: bool) -> _ToArrow:
+def _to_arrow(field: Field, place: Place, optional: bool) -> _ToArrow:
+    """``optional``: the value itself may be null. One that may not can be null for want of an object on the way to it."""
     kind = scalar_type(place) or "string"
-    as_it_is = ("string" if kind == "string" else "number") == field.written_as or field.type == "list"
     match kind:
-        case "string" if not as_it_is:
-            return lambda values: pa.array([str(one) if type(one) is int else one for one in values], pa.string())
+        case _ if field.type != "list" and is_written_otherwise(field):
+            return _written(field, may_be_null(place))
         case "numeric":
-            return _numeric(field, nullable, as_it_is)
-        case "integer" if not as_it_is:
-            return lambda values: pa.array([integer_in(one) for one in values], pa.int64())
+            return _numeric(field, may_be_null(place))
         case "timestamp":
             return lambda values: _moments(values, field.without_offset)
         case "ip_address":
             return _addresses
         case "json":
-            return lambda values: _texts_of_json(values, nullable)
+            return lambda values: _texts_of_json(values, optional)
     arrow = ARROW_TYPES[COLUMN_TYPES[kind]]
     return lambda values: pa.array(values, arrow)
 
 
-def _numeric(field: Field, nullable: bool, as_it_is: bool) -> _ToArrow:
+def _written(field: Field, nullable: bool) -> _ToArrow:
+    """Numbers that may stand in strings, and texts that may be numbers: looked at one by one."""
+    fault = written_fault(field, nullable)
+    assert fault is not None  # the caller has looked
+    readers: dict[str, Callable[[Any], Any]] = {"integer": integer_in, "numeric": number_in, "string": _text_in}
+    read = readers[field.type]
+    numeric, arrow = _numeric(field, nullable=True), ARROW_TYPES[COLUMN_TYPES[field.type]]
+
+    def to_arrow(values: list[Any]) -> pa.Array:
+        if any(value is not field.default and fault(value) for value in values) or (None in values and not nullable):
+            raise SuspectError
+        found = [read(value) for value in values]
+        return numeric(found) if field.type == "numeric" else pa.array(found, arrow)
+
+    return to_arrow
+
+
+def _text_in(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _numeric(field: Field, nullable: bool) -> _ToArrow:
     """Exact decimals within the field's bounds."""
     least, most = field.min, field.max
 
     def to_arrow(values: list[Any]) -> pa.Array:
-        if not as_it_is:
-            values = [number_in(one) for one in values]
         column = _decimals(values)
         if column.null_count and not nullable:
             raise SuspectError
@@ -417,13 +437,13 @@ def _addresses(values: list[Any]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _texts_of_json(values: list[Any], nullable: bool) -> pa.Array:
+def _texts_of_json(values: list[Any], optional: bool) -> pa.Array:
     try:
         texts = [None if one is None else str(one, "utf-8") for one in values]
     except UnicodeDecodeError as error:
         raise SuspectError from error
     if "null" in texts:
-        if not nullable:
+        if not optional:
             raise SuspectError
         texts = [None if text == "null" else text for text in texts]
     return pa.array(texts, pa.string())

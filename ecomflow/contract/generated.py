@@ -24,22 +24,31 @@ def compiled(source: str, **names: Any) -> Callable[..., Any]:
     return eval(compile(source, "<contract>", "eval"), {"__builtins__": {}, **names})  # type: ignore[no-any-return]  # noqa: S307
 
 
-def access(root: str, nodes: Sequence[Node], attribute: str | None = None) -> str:
-    """The expression that reads the value at ``nodes`` (and its ``attribute``) from ``root``; None where a part is missing."""
+def access(root: str, nodes: Sequence[Node], marks_null: bool = False) -> str:
+    """The expression that reads the value at ``nodes`` from ``root``; None where an object on the way is missing.
+
+    With ``marks_null`` a value that is itself None becomes ``default``.
+    """
     at, guards = root, []
     for node in nodes:
         at = f"{at}.{node.attribute}" if node.attribute else at
-        if node.optional and (node is not nodes[-1] or attribute is not None):
+        if node.optional and node is not nodes[-1]:
             guards.append(f"{at} is not None")
-    value = at if attribute is None else f"{at}.{attribute}"
+    value = f"(default if {at} is None else {at})" if marks_null else at
     return f"({value} if {' and '.join(guards)} else None)" if guards else value
 
 
-def reader(expression: str, default: Any = None) -> Callable[[list[Any]], list[Any]]:
-    """A column's values from events: one comprehension."""
+def reader(nodes: Sequence[Node], default: Any = None) -> Callable[[list[Any]], list[Any]]:
+    """A column's values from events: one comprehension. ``default`` stands for what is missing."""
+    expression = access("event", nodes)
     if default is None:
         return compiled(f"lambda events: [{expression} for event in events]")
     return compiled(f"lambda events: [default if {expression} is None else {expression} for event in events]", default=default)
+
+
+def marking_reader(nodes: Sequence[Node]) -> Callable[[list[Any]], list[Any]]:
+    """The same for a value that may not be null: False where it is, None only where an object on the way is missing."""
+    return compiled(f"lambda events: [{access('event', nodes, marks_null=True)} for event in events]", default=False)
 
 
 def getter(expression: str) -> Callable[[Any], Any]:

@@ -90,7 +90,7 @@ def _checks(root: Node, fault_of: _FaultOf, products: Sequence[Product] = ()) ->
             for child in node.children:
                 yield from visit([*nodes, child])
         elif node.field is not None and (fault := fault_of(node.field, node.optional)):
-            yield _value_check(getter(access("event", nodes)), fault, json_path(node.keys), node.field.personal)
+            yield _value_check(nodes, fault, json_path(node.keys), node.field.personal)
 
     for child in root.children:
         yield from visit([child])
@@ -98,9 +98,15 @@ def _checks(root: Node, fault_of: _FaultOf, products: Sequence[Product] = ()) ->
         yield _product_check(product, [nodes_to(root, place) for place in product.places], "$")
 
 
-def _value_check(get: Callable[[Any], Any], fault: Fault, path: str, personal: bool) -> Rules:
+def _value_check(nodes: Sequence[Node], fault: Fault, path: str, personal: bool) -> Rules:
+    """The check of the value at ``nodes``, which is passed over where an object on the way to it is missing."""
+    get = getter(access("event", nodes))
+    holder = getter(access("event", nodes[:-1])) if any(node.optional for node in nodes[:-1]) else None
+
     def check(event: Any) -> Violation | None:
         value = get(event)
+        if value is None and holder is not None and holder(event) is None:
+            return None
         wrong = fault(value)
         return None if wrong is None else fault_violation(path, wrong, value, personal)
 
@@ -135,7 +141,7 @@ def _element_checks(element: Node, fault_of: _FaultOf) -> Iterator[tuple[Rules, 
                 yield from visit([*nodes, child])
         elif node.field is not None and (fault := fault_of(node.field, node.optional)):
             path = "".join(f".{one.key}" for one in nodes[1:])
-            yield _value_check(getter(access("event", nodes[1:])), fault, "", node.field.personal), path
+            yield _value_check(nodes[1:], fault, "", node.field.personal), path
 
     return visit([element])
 
