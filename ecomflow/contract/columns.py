@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ecomflow.contract.buffers import integers, lengths, words
 from ecomflow.contract.ddl import ARROW_TYPES, modelled_schema
-from ecomflow.contract.generated import access, compiled, marking_reader, reader
+from ecomflow.contract.generated import access, compiled, reader
 from ecomflow.contract.language import (
     Column,
     Constant,
@@ -241,7 +241,7 @@ class Builder:
         optional = field.optional and not is_list
         if not optional and may_be_null(place):
             # Decoded as it comes, a null would pass for a missing object.
-            return _Value(marking_reader(nodes), _to_arrow(field, place, optional))
+            return _Value(reader(nodes, False), _to_arrow(field, place, optional))
         return _Value(reader(nodes, None if is_list else field.default), _to_arrow(field, place, optional))
 
     def _list(self, each: _Key, paths: list[_Key]) -> _List:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ecomflow.contract.generated import access, getter
+from ecomflow.contract.generated import getter
 from ecomflow.contract.language import (
     Check,
     Constant,
@@ -103,12 +103,11 @@ def _side(expression: Expression, contract: Contract, root: Node, skip: int) -> 
 def _path(path: Path, contract: Contract, root: Node, skip: int) -> _Side:
     place = find(path.names, contract.fields, records_of(contract.records))
     assert place is not None  # the loader has looked
-    get, default = getter(access("event", nodes_to(root, place)[skip:])), place.fields[-1].default
+    get = getter(nodes_to(root, place)[skip:], place.fields[-1].default)
     is_numeric = scalar_type(place) == "numeric"
 
     def of(event: Any) -> int:
         value: Any = number_in(get(event))
-        value = default if value is None else value
         if value is None:
             raise _Missing
         return scaled(value) if is_numeric else value
@@ -133,7 +132,7 @@ def _sum(expression: Sum, contract: Contract, root: Node) -> _Side:
     each = find(place.names[: place.list_index + 1], contract.fields, records_of(contract.records))
     assert each is not None
     nodes = nodes_to(root, each)
-    get, inner = getter(access("event", nodes[:-1])), _side(expression.of, contract, root, len(nodes))
+    get, inner = getter(nodes[:-1]), _side(expression.of, contract, root, len(nodes))
 
     def of(event: Any) -> int:
         total = 0

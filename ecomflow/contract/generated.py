@@ -24,33 +24,29 @@ def compiled(source: str, **names: Any) -> Callable[..., Any]:
     return eval(compile(source, "<contract>", "eval"), {"__builtins__": {}, **names})  # type: ignore[no-any-return]  # noqa: S307
 
 
-def access(root: str, nodes: Sequence[Node], marks_null: bool = False) -> str:
+def access(root: str, nodes: Sequence[Node], with_default: bool = False) -> str:
     """The expression that reads the value at ``nodes`` from ``root``; None where an object on the way is missing.
 
-    With ``marks_null`` a value that is itself None becomes ``default``.
+    ``with_default``: ``default`` where the value itself is null or missing, or an object that is only on its ``path``. A record
+    that is missing has no values, so no defaults either.
     """
-    at, guards = root, []
+    at, guards, of_records = root, [], 0
     for node in nodes:
         at = f"{at}.{node.attribute}" if node.attribute else at
         if node.optional and node is not nodes[-1]:
-            guards.append(f"{at} is not None")
-    value = f"(default if {at} is None else {at})" if marks_null else at
-    return f"({value} if {' and '.join(guards)} else None)" if guards else value
+            guards.append(at)
+            of_records = len(guards) if node.field is not None else of_records
+    inner = guards[of_records:] if with_default else []
+    value = f"(default if {' or '.join(f'{part} is None' for part in [*inner, at])} else {at})" if with_default else at
+    outer = guards[:of_records] if with_default else guards
+    return f"({value} if {' and '.join(f'{part} is not None' for part in outer)} else None)" if outer else value
 
 
 def reader(nodes: Sequence[Node], default: Any = None) -> Callable[[list[Any]], list[Any]]:
-    """A column's values from events: one comprehension. ``default`` stands for what is missing."""
-    expression = access("event", nodes)
-    if default is None:
-        return compiled(f"lambda events: [{expression} for event in events]")
-    return compiled(f"lambda events: [default if {expression} is None else {expression} for event in events]", default=default)
+    """A column's values from events: one comprehension. ``default``, where there is one, stands for what is null or missing."""
+    return compiled(f"lambda events: [{access('event', nodes, default is not None)} for event in events]", default=default)
 
 
-def marking_reader(nodes: Sequence[Node]) -> Callable[[list[Any]], list[Any]]:
-    """The same for a value that may not be null: False where it is, None only where an object on the way is missing."""
-    return compiled(f"lambda events: [{access('event', nodes, marks_null=True)} for event in events]", default=False)
-
-
-def getter(expression: str) -> Callable[[Any], Any]:
-    """The same for one event."""
-    return compiled(f"lambda event: {expression}")
+def getter(nodes: Sequence[Node], default: Any = None) -> Callable[[Any], Any]:
+    """The same for one event, or one element."""
+    return compiled(f"lambda event: {access('event', nodes, default is not None)}", default=default)

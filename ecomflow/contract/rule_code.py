@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ecomflow.contract.exact import Evaluator, evaluator_of
-from ecomflow.contract.generated import access, getter
+from ecomflow.contract.generated import getter
 from ecomflow.contract.language import Contract, Field, Operation, Path, Place, Rule, find, is_personal, paths_in, records_of
 from ecomflow.contract.language import json_path as place_path
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, NUMERIC_LIMIT, number_in, scaled
@@ -100,8 +100,8 @@ def _checks(root: Node, fault_of: _FaultOf, products: Sequence[Product] = ()) ->
 
 def _value_check(nodes: Sequence[Node], fault: Fault, path: str, personal: bool) -> Rules:
     """The check of the value at ``nodes``, which is passed over where an object on the way to it is missing."""
-    get = getter(access("event", nodes))
-    holder = getter(access("event", nodes[:-1])) if any(node.optional for node in nodes[:-1]) else None
+    get = getter(nodes)
+    holder = getter(nodes[:-1]) if any(node.optional for node in nodes[:-1]) else None
 
     def check(event: Any) -> Violation | None:
         value = get(event)
@@ -121,7 +121,7 @@ def _list_check(nodes: list[Node], fault_of: _FaultOf, products: Sequence[Produc
         checks.append((_product_check(product, [nodes_to(root, place)[size:] for place in product.places], ""), ""))
     if not checks:
         return None
-    get, start = getter(access("event", nodes)), json_path(nodes[-1].keys)
+    get, start = getter(nodes), json_path(nodes[-1].keys)
 
     def check(event: Any) -> Violation | None:
         for index, line in enumerate(get(event) or ()):
@@ -172,7 +172,7 @@ def products_of(contract: Contract) -> list[Product]:
 
 
 def _product_check(product: Product, nodes: Sequence[list[Node]], path: str) -> Rules:
-    left, right = (getter(access("event", way)) for way in nodes)
+    left, right = (getter(way, place.fields[-1].default) for way, place in zip(nodes, product.places, strict=True))
     names = " x ".join(place.names[-1] for place in product.places)
     personal = any(map(is_personal, product.places))
     limit = "below 1e29" if product.is_numeric else "in 64 bits"
@@ -201,7 +201,7 @@ def _date_rule(contract: Contract, root: Node) -> Callable[[Any, DateRange], Vio
     place = find((contract.time,), contract.fields, {})
     assert place is not None  # the loader has looked
     assert node.field is not None
-    get, path, zone = getter(access("event", nodes_to(root, place))), json_path(node.keys), node.field.without_offset
+    get, path, zone = getter(nodes_to(root, place)), json_path(node.keys), node.field.without_offset
     personal = node.field.personal
 
     def of_date(event: Any, dates: DateRange) -> Violation | None:
@@ -241,8 +241,8 @@ def _size_rule(contract: Contract, root: Node) -> Callable[[Any, str], Violation
     for each in lists_of(contract):
         place = find(each, contract.fields, records_of(contract.records))
         assert place is not None  # the loader has looked
-        texts = [getter(access("event", nodes_to(root, text))) for text in repeated_texts(contract, each)]
-        parts.append((getter(access("event", nodes_to(root, place)[:-1])), texts, place_path(place).removesuffix("[]"), each[-1]))
+        texts = [getter(nodes_to(root, text), text.fields[-1].default) for text in repeated_texts(contract, each)]
+        parts.append((getter(nodes_to(root, place)[:-1]), texts, place_path(place).removesuffix("[]"), each[-1]))
 
     def of_size(event: Any, event_id: str) -> Violation | None:
         for lines, texts, path, name in parts:

@@ -162,7 +162,7 @@ def canonical(value: dict[str, Json], fields: tuple[Field, ...], contract: Contr
             at = at.get(key) if isinstance(at, dict) else None
             way.append(at)
         part = at.pop(field.path[-1], None) if isinstance(at, dict) else None
-        part = field.default if part is None else part
+        part = field.default if part is None else part  # a record that is missing has none
         told = None if part is None else told_value(part, field, contract, records)
         if told not in (None, {}, []):
             put_over(found, field.path, told)

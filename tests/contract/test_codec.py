@@ -1,6 +1,5 @@
 # ruff: noqa: E501  # declarations stand on a line
-"""Single behaviours of compiled contracts: unknown fields and how they are learned, other spellings of values, defaults, bounds.
-"""
+"""Single behaviours of compiled contracts: unknown fields and how they are learned, other spellings of values, defaults, bounds."""
 
 from __future__ import annotations
 
@@ -101,8 +100,7 @@ class TestUnknownFields:
             assert outcome.drift == {("inventory", f"$.{name[:64]}"): 1}
 
     def test_text_that_is_no_utf8_is_refused_where_it_was_learned(self) -> None:
-        """A decoder passes over raw values without looking: such an event is refused as any other, the rest of the batch stays.
-        """
+        """A decoder passes over raw values without looking: such an event is refused as any other, the rest of the batch stays."""
         codec = Codec(SHOP)
         compiled([message(inventory(new="x"))], codec)
         bad = encoded(inventory(new="x")).replace(b'"x"', b'"\xff"')
@@ -154,10 +152,12 @@ class TestValues:
     def test_defaults_stand_for_what_is_missing_or_null(self) -> None:
         """Of each type that has one."""
         contract = contract_of(
-            AT + 'a = { type = "string", default = "EUR" }\nb = { type = "integer", default = 7 }\n' 'c = { type = "numeric",
-            default = 0.10 }\nd = { type = "boolean", default = true }\ne = { type = "float", default = 1 }\n' ) for changes in
-            ({}, dict.fromkeys("abcde")): row = row_of(contract, **changes) assert [row[name] for name in "abcde"] == ["EUR", 7,
-            Decimal("0.1"), True, 1.0]
+            AT + 'a = { type = "string", default = "EUR" }\nb = { type = "integer", default = 7 }\n'
+            'c = { type = "numeric", default = 0.10 }\nd = { type = "boolean", default = true }\ne = { type = "float", default = 1 }\n'
+        )
+        for changes in ({}, dict.fromkeys("abcde")):
+            row = row_of(contract, **changes)
+            assert [row[name] for name in "abcde"] == ["EUR", 7, Decimal("0.1"), True, 1.0]
 
     def test_patterns_and_lengths(self) -> None:
         """A pattern is of the whole text; lengths count characters."""
@@ -170,18 +170,24 @@ class TestValues:
     def test_negative_amounts_and_their_products(self) -> None:
         """A numeric without a least may be negative; its product is exact."""
         contract = contract_of(
-            AT + 'n = "integer"\nm = "numeric"\n' '[[tables]]\nname = "fact_refund"\ncolumns = ["n", "m", { name = "p", value = "n
-            * m" }, { name = "q", value = "n * n" }]\n' ) row = row_of(contract, n=-3, m=number("-0.100000001")) assert (row["m"],
-            row["p"], row["q"]) == (Decimal("-0.100000001"), Decimal("0.300000003"), 9) wide = row_of(contract, n=-(2**31),
-            m=number("12345678901.5")) assert wide["p"] == -(2**31) * Decimal("12345678901.5") assert error_of(contract, n=2**40,
-            m=1) == "$: expected n x n in 64 bits, got 1099511627776 x 1099511627776"
+            AT + 'n = "integer"\nm = "numeric"\n'
+            '[[tables]]\nname = "fact_refund"\ncolumns = ["n", "m", { name = "p", value = "n * m" }, { name = "q", value = "n * n" }]\n'
+        )
+        row = row_of(contract, n=-3, m=number("-0.100000001"))
+        assert (row["m"], row["p"], row["q"]) == (Decimal("-0.100000001"), Decimal("0.300000003"), 9)
+        wide = row_of(contract, n=-(2**31), m=number("12345678901.5"))
+        assert wide["p"] == -(2**31) * Decimal("12345678901.5")
+        assert error_of(contract, n=2**40, m=1) == "$: expected n x n in 64 bits, got 1099511627776 x 1099511627776"
 
     def test_a_rule_over_optional_fields(self) -> None:
         """It says nothing where a value is missing."""
         contract = contract_of(
-            AT + 'a = { type = "numeric", optional = true }\nb = "integer"\n[[rules]]\ncheck = "a + 1 <= b * 2"\notherwise =
-            "refuse"\n' ) assert row_of(contract, b=1)["a"] is None assert row_of(contract, a=1, b=1)["a"] == 1 assert
-            error_of(contract, a=number("1.01"), b=1) == "$.a: expected a + 1 <= b * 2, got 2.01 and 2"
+            AT
+            + 'a = { type = "numeric", optional = true }\nb = "integer"\n[[rules]]\ncheck = "a + 1 <= b * 2"\notherwise = "refuse"\n'
+        )
+        assert row_of(contract, b=1)["a"] is None
+        assert row_of(contract, a=1, b=1)["a"] == 1
+        assert error_of(contract, a=number("1.01"), b=1) == "$.a: expected a + 1 <= b * 2, got 2.01 and 2"
 
     def test_generated_code_has_words_of_its_own_only(self) -> None:
         """Whatever else comes is refused."""
