@@ -120,13 +120,16 @@ def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
     read = compiled(f"lambda events: [({' '.join(f'event.u{index},' for index in range(len(keys)))}) for event in events]")
     nothing = (None,) * len(keys)
     starts = [_encode(key) + b":" for key in keys]
+    whole = b"{" + b",".join(start.replace(b"%", b"%%") + b"%b" for start in starts) + b"}"
     paths = [f"$.{key[:MAX_NAME_SHOWN]}" for key in keys]
 
     def keep(events: list[Any]) -> Found:
         found = Found({}, Counter())
         rows = read(events)
         for index, row in enumerate(rows):
-            if row != nothing:
+            if None not in row:
+                found.parts[index] = whole % row
+            elif row != nothing:
                 members = [b"%b%b" % (start, raw) for start, raw in zip(starts, row, strict=True) if raw is not None]
                 found.parts[index] = b"{%b}" % b",".join(members)
         for path, column in zip(paths, zip(*rows, strict=True), strict=True):
