@@ -1,5 +1,8 @@
-"""The contract for those who publish: as JSON Schema, Markdown and example (``schema``, ``page``), as a check of JSON lines
-(``check``), and as a comparison of two versions (``diff``).
+"""The contract for events: what producers may publish, and everything that follows from it.
 
-The ``<type>.v<version>.json`` files beside this module are the published schemas; a test holds them equal to what the types say.
+Two generations live side by side for now. ``events``, ``rules``, ``facts`` and ``decode`` are the shop's contract written by hand,
+and what the pipeline runs. ``language``, ``loading`` and ``compiling`` read the same contract, or anyone's, from TOML files
+(``shop/``) and compile decoder, rules, columns, DDL and JSON Schema from them; tests hold both equal.
+
+The ``<type>.v<version>.json`` files beside this module are the published schemas; a test compares them with the types.
 """

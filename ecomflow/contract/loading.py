@@ -1,0 +1,320 @@
+"""Contract files flow in as TOML; contracts flow out, or every mistake in them at once. Nothing in a file is run.
+
+A file is one event type (``language.py`` says what each key means). Keys: ``event``, ``version`` (default 1), ``description``,
+``time``, ``time_prefix`` (default ``event``), ``unknown_fields`` (default ``keep``), ``key``, ``[fields]``, ``[records.…]``,
+``[[rules]]``, ``[[tables]]``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, DecimalException
+from importlib import resources
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from ecomflow.contract.expressions import ExpressionError, parse_check
+from ecomflow.contract.language import (
+    Check,
+    Contract,
+    Field,
+    Operation,
+    Otherwise,
+    Path,
+    Rule,
+    Sum,
+    UnknownFields,
+    all_scalars,
+    find,
+    paths_in,
+    records_of,
+    scalar_type,
+)
+from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
+from ecomflow.contract.reading_fields import check_lists, is_name, read_fields, read_records
+from ecomflow.contract.reading_tables import Declared, read_tables, scalar_places
+from ecomflow.errors import ConfigError, NotFoundError
+
+SHOP = ("order", "inventory", "user_activity")
+_KEYS = (
+    "event",
+    "version",
+    "description",
+    "time",
+    "time_prefix",
+    "unknown_fields",
+    "key",
+    "fields",
+    "records",
+    "rules",
+    "tables",
+)
+_EVENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_REMEDY = "Correct the file; docs/contracts.md describes the language."
+# The folder of dead letters whose type is not known.
+_RESERVED_EVENTS = ("unknown",)
+MAX_FILE_BYTES = 10 * 2**20
+
+
+def load_text(text: str, file: str) -> Contract:
+    """The contract in ``text``; ``file`` names it in sentences. Raises ConfigError with all mistakes, a line each."""
+    contract, mistakes = read_contract(text, file)
+    return _checked([contract], mistakes)[0]
+
+
+def load_file(path: FilePath) -> Contract:
+    """The contract in the file ``path``. Raises NotFoundError, and ConfigError with all mistakes, a line each."""
+    contract, mistakes = _read_file(path)
+    return _checked([contract], mistakes)[0]
+
+
+def load_folder(folder: FilePath) -> tuple[Contract, ...]:
+    """The contracts in ``folder`` (``*.toml``, by name). Raises NotFoundError, and ConfigError with the mistakes of all files."""
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder} of contracts.", "Correct the setting contracts.")
+    read = [_read_file(path) for path in sorted(folder.glob("*.toml"))]
+    mistakes = [sentence for _, sentences in read for sentence in sentences]
+    good = [contract for contract, _ in read if contract is not None]
+    return _checked(good, [*mistakes, *mistakes_between(good)])
+
+
+def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
+    """The built-in shop's contracts, in the order of ``names``."""
+    folder = resources.files(__package__) / "shop"
+    return tuple(load_text((folder / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml") for name in names)
+
+
+def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
+    """The contract in ``text`` and no mistakes; or None and every mistake, a sentence each. Raises nothing."""
+    mistakes = Mistakes(file)
+    try:
+        values = tomllib.loads(text, parse_float=_number)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        mistakes.say("", f"expected TOML, found a mistake in it: {str(error).splitlines()[0]}")
+        return None, mistakes.sentences
+    except RecursionError:
+        mistakes.say("", "expected TOML, found it nested too deeply")
+        return None, mistakes.sentences
+    contract = _contract(Section(mistakes, "", values))
+    return (None if mistakes.sentences else contract), mistakes.sentences
+
+
+def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
+    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events."""
+    files: dict[tuple[str, int], str] = {}
+    owners: dict[str, Contract] = {}
+    found = []
+    for contract in contracts:
+        event = (contract.event, contract.version)
+        if event in files:
+            found.append(f"{contract.file}: event: {files[event]} has version {contract.version} of {contract.event} already")
+        files.setdefault(event, contract.file)
+        for table in contract.tables:
+            owner = owners.setdefault(table.name.lower(), contract)
+            if owner.event != contract.event:
+                found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
+    return found
+
+
+def _checked(contracts: Sequence[Contract | None], mistakes: list[str]) -> tuple[Contract, ...]:
+    if mistakes:
+        raise ConfigError("\n".join(mistakes), _REMEDY)
+    return tuple(contract for contract in contracts if contract is not None)
+
+
+def _read_file(path: FilePath) -> tuple[Contract | None, list[str]]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
+    except OSError as error:
+        return None, [f"{path.name}: expected a file that can be read, found: {error.strerror}"]
+    if len(data) > MAX_FILE_BYTES:
+        return None, [f"{path.name}: expected at most {MAX_FILE_BYTES // 2**20} MiB, found {len(data)} bytes"]
+    try:
+        return read_contract(data.decode("utf-8"), path.name)
+    except UnicodeDecodeError as error:
+        return None, [f"{path.name}: expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}"]
+
+
+def _number(text: str) -> Decimal | float:
+    try:
+        number = Decimal(text)
+    except DecimalException:
+        return float(text)
+    return number if number.is_finite() else float(text)
+
+
+def _contract(root: Section) -> Contract:
+    root.known_keys(_KEYS)
+    raw_records = root.values.get("records", {})
+    by_name = raw_records if isinstance(raw_records, dict) else {}
+    fields = read_fields(root.mistakes, "fields", root.values.get("fields"), by_name)
+    records = read_records(root.mistakes, raw_records)
+    if not root.mistakes.sentences:  # what follows looks through records and lists
+        check_lists(root.mistakes, fields, records)
+    time = _time(root, fields)
+    prefix = root.text("time_prefix") or "event"
+    if not is_name(prefix):
+        root.wrong("time_prefix", "a name of letters, digits and _")
+    unknown: Any = root.one_of("unknown_fields", get_args(UnknownFields)) or "keep"
+    declared = Declared(fields, records_of(records), time, prefix, unknown == "keep")
+    is_sound = not root.mistakes.sentences
+    contract = Contract(
+        event=_event(root),
+        version=root.whole("version", 1) or 1,
+        description=root.text("description") or "",
+        time=time,
+        time_prefix=prefix,
+        unknown_fields=unknown,
+        key=_key(root, fields),
+        fields=fields,
+        records=records,
+        rules=_rules(root, declared) if is_sound else (),
+        tables=read_tables(root.mistakes, root.sections("tables"), declared) if is_sound else _names_only(root),
+        file=root.mistakes.file,
+    )
+    if not root.mistakes.sentences:
+        _check_all_held(root.mistakes, contract)
+    return contract
+
+
+def _names_only(root: Section) -> tuple[Any, ...]:
+    """Tables are not looked into while their fields are wrong: each mistake there would be told again for each column."""
+    for section in root.sections("tables"):
+        section.known_keys(("name", "description", "each", "cluster", "columns"))
+    return ()
+
+
+def _event(root: Section) -> str:
+    event = root.text("event", "the value of event_type")
+    if event is None:
+        if "event" not in root.values:
+            root.mistakes.say("", "expected event, the value of event_type, found none")
+        return ""
+    if not _EVENT.fullmatch(event):
+        root.wrong("event", "1 to 100 letters, digits, _, - and ., not beginning with - or .")
+    elif event in _RESERVED_EVENTS:
+        root.wrong("event", "another name: this one is the stream of what is of no known type")
+    return event
+
+
+def _time(root: Section, fields: tuple[Field, ...]) -> str:
+    timestamps = [field.name for field in fields if field.type == "timestamp"]
+    if "time" not in root.values:
+        root.mistakes.say("", f"expected time, the name of a timestamp field{_or_these(timestamps)}, found none")
+        return ""
+    name = root.text("time", "the name of a timestamp field")
+    field = next((one for one in fields if one.name == name), None)
+    if name is None or not fields:
+        return ""
+    if field is None:
+        root.wrong("time", "the name of a timestamp field", shown(name) + nearest(name, timestamps))
+    elif field.type != "timestamp":
+        root.wrong("time", "the name of a timestamp field", f"{name}, which is {field.type}")
+    elif field.optional:
+        root.wrong("time", "a field that is always there: it partitions the tables", f"{name}, which is optional")
+    return name
+
+
+def _or_these(names: list[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _key(root: Section, fields: tuple[Field, ...]) -> tuple[str, ...]:
+    names = root.texts("key")
+    known = {field.name: field for field in fields}
+    for name in names:
+        if name not in known:
+            root.wrong("key", "names of fields", shown(name) + nearest(name, known))
+        elif known[name].type in ("record", "list", "json", "float") or known[name].optional:
+            root.wrong("key", "fields that are always there and can be compared", name)
+    return names
+
+
+def _rules(root: Section, declared: Declared) -> tuple[Rule, ...]:
+    found: list[Rule] = []
+    for section in root.sections("rules"):
+        section.known_keys(("check", "otherwise", "name"))
+        check = _check(section, declared)
+        otherwise: Any = section.one_of("otherwise", get_args(Otherwise)) or "refuse"
+        name = section.text("name") or f"rule_{len(found) + 1}"
+        if not is_name(name):
+            section.wrong("name", "a name of letters, digits and _")
+        if name in [rule.name for rule in found]:
+            section.mistakes.say(section.at("name"), f"two rules are called {name}")
+        if check is not None:
+            found.append(Rule(name, check, otherwise))
+    return tuple(found)
+
+
+def _check(section: Section, declared: Declared) -> Check | None:
+    text = section.text("check", "a comparison, as amount <= 100")
+    if text is None:
+        if "check" not in section.values:
+            section.mistakes.say(section.where, "a rule needs a check, as amount <= 100")
+        return None
+    try:
+        check = parse_check(text)
+    except ExpressionError as error:
+        section.mistakes.say(section.at("check"), str(error))
+        return None
+    before = len(section.mistakes.sentences)
+    for side in (check.left, check.right):
+        _check_operands(section, declared, side, within_sum=False)
+    return check if len(section.mistakes.sentences) == before else None
+
+
+def _check_operands(section: Section, declared: Declared, expression: Any, within_sum: bool) -> None:
+    """Numbers only; a list's fields only in a sum, and a sum over one list."""
+    match expression:
+        case Path():
+            _check_operand(section, declared, expression, within_sum)
+        case Operation():
+            _check_operands(section, declared, expression.left, within_sum)
+            _check_operands(section, declared, expression.right, within_sum)
+        case Sum():
+            _check_sum(section, declared, expression, within_sum)
+        case _ if isinstance(expression.value, str):
+            section.wrong("check", "numbers", f"the text {shown(expression.value)}")
+
+
+def _check_operand(section: Section, declared: Declared, path: Path, within_sum: bool) -> None:
+    text = ".".join(path.names)
+    place = find(path.names, declared.fields, declared.records)
+    if place is None:
+        known = [".".join(one.names) for one in scalar_places(declared.fields, declared.records)]
+        section.wrong("check", "fields of the event", repr(text) + nearest(text, known))
+    elif scalar_type(place) not in ("integer", "numeric"):
+        kind = place.fields[-1].type
+        section.wrong("check", "integer and numeric fields, which are exact", f"{text}, which is {kind}")
+    elif place.list_index is not None and not within_sum:
+        section.wrong("check", f"sum(...) around what stands in the list {place.names[place.list_index]}", text)
+
+
+def _check_sum(section: Section, declared: Declared, expression: Sum, within_sum: bool) -> None:
+    if within_sum:
+        section.wrong("check", "no sum within a sum", "one")
+        return
+    _check_operands(section, declared, expression.of, within_sum=True)
+    places = [find(path.names, declared.fields, declared.records) for path in paths_in(expression.of)]
+    lists = {place.names[: place.list_index + 1] if place.list_index is not None else () for place in places if place}
+    if len(lists) != 1 or () in lists:
+        section.wrong(
+            "check", "a sum over the fields of one list", f"a sum over {len(lists - {()})} lists and fields of the event"
+        )
+
+
+def _check_all_held(mistakes: Mistakes, contract: Contract) -> None:
+    """Every field stands in a column: what a contract names and no table holds would be lost."""
+    records = records_of(contract.records)
+    held = {
+        path.names for table in contract.tables for column in table.columns if column.value for path in paths_in(column.value)
+    }
+    held.add((contract.time,))
+    for place in all_scalars(contract.fields, records):
+        if place.names not in held:
+            where = f"fields.{'.'.join(place.names)}"
+            mistakes.say(where, "stands in no table: add it to the columns of one, or leave it out, and it is kept as unknown")

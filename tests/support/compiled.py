@@ -1,0 +1,65 @@
+"""What compiled contracts make of messages: bytes in, rows as dicts and dead letters out, for tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.events import Message
+from ecomflow.contract.language import Contract
+from ecomflow.contract.loading import load_text, shop_contracts
+from ecomflow.contract.modelling import Facts, model
+from tests.support.contract import NOW, Body
+
+SHOP = shop_contracts()
+
+
+class Compiled(NamedTuple):
+    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows, ``facts`` by
+    stream.
+    """
+
+    rows: dict[str, list[Body]]
+    letters: list[DeadLetter]
+    sources: dict[str, list[str]]
+    drift: Counter[tuple[str, str]]
+    facts: dict[str, Facts]
+
+
+def compiled(messages: Sequence[Message], codec: Codec | None = None, contracts: Sequence[Contract] = SHOP) -> Compiled:
+    """What ``messages`` become, decoded in one batch and modelled stream by stream."""
+    decoded = (codec or Codec(contracts)).decode(messages, NOW)
+    outcome = Compiled({}, [], {}, decoded.drift, {})
+    for batch in decoded.streams.values():
+        facts = model(batch, NOW)
+        outcome.facts[batch.stream] = facts
+        outcome.letters.extend(facts.refused)
+        for part in facts.tables:
+            part.rows.validate(full=True)
+            outcome.rows[part.table] = part.rows.to_pylist()
+            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+    return outcome
+
+
+def without_unknown(rows: dict[str, list[Body]]) -> dict[str, list[Body]]:
+    """``rows`` without the column of unknown fields."""
+    return {
+        table: [{name: value for name, value in row.items() if name != "unknown_fields"} for row in found]
+        for table, found in rows.items()
+    }
+
+
+def contract_of(body: str, event: str = "refund") -> Contract:
+    """The contract in ``body``, to which event, time and a table are added where it has none."""
+    head = f'event = "{event}"\ntime = "at"\n' if "event =" not in body else ""
+    tables = "" if "[[tables]]" in body else f'\n[[tables]]\nname = "fact_{event}"\n'
+    return load_text(f"{head}{body}{tables}", f"{event}.toml")
+
+
+def only_letter(outcome: Compiled) -> Any:
+    assert outcome.rows == {}
+    (letter,) = outcome.letters
+    return letter
