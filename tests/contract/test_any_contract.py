@@ -18,8 +18,7 @@ from ecomflow.contract.loading import load_text
 from ecomflow.contract.numbers import number_in
 from ecomflow.contract.reading_tables import column_name
 from ecomflow.contract.times import EPOCH, read_moment
-from tests.contract.test_loading import to_toml
-from tests.support.compiled import Compiled, compiled
+from tests.support.compiled import Compiled, compiled, to_toml
 from tests.support.contract import message, property_test
 
 Json = Any

@@ -17,7 +17,7 @@ from ecomflow.contract.language import Constant, Operation, Sum
 from ecomflow.contract.language import Path as FieldPath
 from ecomflow.contract.loading import load_file, load_folder, load_text, read_contract
 from ecomflow.errors import ConfigError, NotFoundError
-from tests.support.compiled import contract_of
+from tests.support.compiled import contract_of, to_toml
 from tests.support.contract import property_test
 
 REFUND = """
@@ -436,19 +436,6 @@ KEYS = (
     "tables",
     "other",
 )
-
-
-def to_toml(value: Any) -> str:
-    """``value`` as a TOML value, tables inline."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{to_toml(str(key))} = {to_toml(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(to_toml, value)) + "]"
-    if isinstance(value, str):
-        return '"' + "".join(c if c.isalnum() or c in " .*()<=_" else f"\\U{ord(c):08x}" for c in value) + '"'
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 class TestAnyFile:

@@ -63,3 +63,16 @@ def only_letter(outcome: Compiled) -> Any:
     assert outcome.rows == {}
     (letter,) = outcome.letters
     return letter
+
+
+def to_toml(value: Any) -> str:
+    """``value`` as a TOML value, tables inline."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_toml(str(key))} = {to_toml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(c if c.isalnum() or c in " .*()<=_" else f"\\U{ord(c):08x}" for c in value) + '"'
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
