@@ -117,7 +117,7 @@ class TestView:
         ("known", "first", "sentence"),
         [
             ({"state": "gone"}, "● gone  process 4711 on this machine", "The pipeline (process 4711) was killed"),
-            ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline waits for Pub/Sub: gone fishing."),
+            ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
     def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
@@ -132,7 +132,7 @@ class TestView:
         found.add(from_counters({}, {}, at=START, state="none", where="local"), START)
         assert [line for line in drawn(found) if line] == [
             "● none",
-            "No pipeline runs. Start it with: ecomflow deploy --detach",
+            "No pipeline is running. Start it with: ecomflow deploy --detach",
         ]
 
     def test_before_anything_is_read(self) -> None:
@@ -171,7 +171,7 @@ class TestOnce:
         shown = ecomflow("top", "--once", folder=tmp_path)
         assert shown.returncode == 4
         assert shown.stdout.split("\n\n")[1].strip() == (
-            "No pipeline runs. The local stack in .ecomflow/ does not run. Run: ecomflow infra up"
+            "No pipeline is running. The local stack in .ecomflow/ does not run. Run: ecomflow infra up"
         )
 
     def test_an_output_that_is_no_terminal(self, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ class TestInATerminal:
     def test_it_ends_within_a_second_and_leaves_the_terminal_as_it_was(self, how: str, tmp_path: Path) -> None:
         """By q, Ctrl-C or SIGTERM: with 0, the usual screen back, and keys shown again."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             if how == "q":
                 terminal.press(b"q")
             else:
@@ -282,17 +282,17 @@ class TestInATerminal:
     def test_it_is_redrawn_each_second_without_flicker(self, tmp_path: Path) -> None:
         """Drawn over what stands there, more than once a second: the screen is never cleared in between."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             first, began = len(terminal.frames), time.monotonic()
             wait_until(lambda: len(terminal.frames) >= first + 4)
             assert (time.monotonic() - began) / 4 < 1.0
             shown = bytes(terminal.written)
-            assert b"\x1b[2J" not in shown[shown.index(b"\x1b[H", shown.index(b"No pipeline runs")) :]
+            assert b"\x1b[2J" not in shown[shown.index(b"\x1b[H", shown.index(b"No pipeline is running")) :]
 
     def test_a_terminal_that_cannot_redraw_gets_plain_lines(self, tmp_path: Path) -> None:
         """With TERM=dumb: view after view, below each other, without one escape sequence; Ctrl-C ends it with 0."""
         with watching(Settings(state_dir=str(tmp_path)), "--interval", "0.2", term="dumb") as terminal:
-            wait_until(lambda: terminal.written.count(b"No pipeline runs") >= 3)
+            wait_until(lambda: terminal.written.count(b"No pipeline is running") >= 3)
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.process.wait(timeout=5) == 0
             assert b"\x1b" not in terminal.written
@@ -300,7 +300,7 @@ class TestInATerminal:
     def test_other_keys_do_nothing(self, tmp_path: Path) -> None:
         """It goes on."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             terminal.press(b"x\x1b[A ")
             first = len(terminal.frames)
             wait_until(lambda: len(terminal.frames) > first + 6)

@@ -208,7 +208,7 @@ class TestQuestions:
         """The sentence says how it is written, beside the form."""
         browser, gate = page_of(provisioned)
         text = unescape(post(browser, gate, "/questions/delivered-orders-per-country", p_date=f"{SCRIPT}").text)
-        assert "is no DATE for @date." in text
+        assert "is not a valid DATE for @date." in text
 
     def test_sql_is_answered_as_chart_and_table(self, provisioned: Settings) -> None:
         """Names and numbers are drawn, and stand in the table below."""
@@ -353,5 +353,5 @@ class TestAProject:
     def test_no_job_runs(self, project: Settings) -> None:
         """The graph's view says so, and what to do."""
         browser, _ = page_of(project, here=False)
-        text = until(lambda: browser.get("/live"), "No pipeline runs")
+        text = until(lambda: browser.get("/live"), "No pipeline is running")
         assert "Start it with: ecomflow deploy" in text

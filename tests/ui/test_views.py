@@ -249,10 +249,10 @@ class TestGraph:
         ("changes", "tone", "words"),
         [
             ({}, "good", "The pipeline is running on this machine (process 1)"),
-            ({"waiting_for": "BigQuery"}, "bad", "waits for BigQuery"),
+            ({"waiting_for": "BigQuery"}, "bad", "is waiting for BigQuery"),
             ({"state": "gone"}, "bad", "was killed"),
             ({"state": "drained"}, "quiet", "has ended as drained"),
-            ({"state": "none", "name": ""}, "quiet", "No pipeline runs"),
+            ({"state": "none", "name": ""}, "quiet", "No pipeline is running"),
         ],
     )
     def test_the_state_is_a_sentence(self, changes: dict[str, object], tone: str, words: str) -> None:
@@ -359,4 +359,4 @@ def test_metrics_without_a_pipeline() -> None:
     history.add(PipelineMetrics(0.0, "none", LOCAL), 0.0)
     html = graph.graph_view(Sample(report(history)), read(TREE))
     assert "\u2013" in html
-    assert "No pipeline runs" in html
+    assert "No pipeline is running" in html
