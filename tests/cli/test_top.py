@@ -85,8 +85,8 @@ class TestView:
         assert re.search(r"received +200/s +24,000 events +[▁-█ ]+\n", text)
         assert re.search(r"refused +75\.0/s +9,000 events", text)
         assert "contract_violation\xa06,000  malformed_json\xa03,000" in text
-        assert "waiting   12 messages, the oldest for 0 s" in text
-        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  of the last 1 min 0 s", text)
+        assert "backlog   12 messages, the oldest 0 s old" in text
+        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  over the last 1 min 0 s", text)
         assert re.search(r"Decode events +24,000 +24,000 +6,000 +200 +[▁-█ ]+\n", text)
         assert re.search(r"fact_order +48,000 +400 +2 s ago +[▁-█ ]+\n", text)
 
@@ -102,7 +102,7 @@ class TestView:
     def test_what_does_not_fit_goes_by_its_weight(self) -> None:
         """In 60 columns and 15 lines there are the flow and the tables; the steps have to wait for a larger terminal."""
         text = "\n".join(drawn(busy(), 60, 15))
-        assert all(part in text for part in ("received", "refused", "waiting", "latency", "fact_user_activity"))
+        assert all(part in text for part in ("received", "refused", "backlog", "latency", "fact_user_activity"))
         assert "Decode events" not in text
         assert "Decode events" in "\n".join(drawn(busy(), 60, 20))
         assert "more lines" in "\n".join(drawn(busy(), 60, 20))
@@ -146,12 +146,12 @@ class TestView:
         found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
         assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
-        assert "12 messages, the oldest for 0 s, 4 min 0 s ago" in text
+        assert "12 messages, the oldest 0 s old, 4 min 0 s ago" in text
 
     def test_a_backlog_that_is_not_known(self) -> None:
         """Why, in its place."""
         text = "\n".join(drawn(busy(backlog=None, backlog_unknown="Cloud Monitoring has no sample.")))
-        assert "waiting   not known: Cloud Monitoring has no sample." in text
+        assert "backlog   not known: Cloud Monitoring has no sample." in text
 
     def test_hostile_text_stays_text(self) -> None:
         """Neither markup nor control characters of a service's words reach the terminal."""
@@ -327,7 +327,7 @@ class TestBesideAPipeline:
             assert published.returncode == 0, published.stderr
             wait_until(lambda: backlog(settings, stack) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
-            wait_until(lambda: terminal.shows("waiting   0 messages"))
+            wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
             found = metrics_of(settings)
             lines = json.loads(ecomflow("reconcile", "--ledger", ledger, "--json", settings=settings).stdout)["lines"]
@@ -356,7 +356,7 @@ class TestBesideAPipeline:
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
                 infra.apply(settings, stack, infra.plan(settings, stack))
                 wait_until(lambda: backlog(settings, stack) == 0)
-                wait_until(lambda: terminal.shows(r"waiting   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
+                wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
                 pipeline.wait()

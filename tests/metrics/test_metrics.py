@@ -353,7 +353,7 @@ class TestReader:
         """The pipeline's state is told all the same, and that the stack does not run."""
         found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
         assert (found.state, found.where) == ("none", "local")
-        assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
+        assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""

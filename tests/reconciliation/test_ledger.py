@@ -78,7 +78,7 @@ class TestATornLine:
         second.intend([entry("c")])
         second.close()
         assert read_ledger(path) == {"a": entry("a"), "c": entry("c")}
-        assert f"{len(torn)} bytes are cut off" in caplog.text
+        assert f"removed its {len(torn)} bytes" in caplog.text
 
     def test_a_file_of_one_torn_line(self, tmp_path: Path) -> None:
         """It is empty afterwards."""

@@ -341,7 +341,7 @@ def test_a_replay_says_what_it_did() -> None:
     done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
     text = Elements(dead_letters.replay_view(done, "t")).text
     assert "2 of 3 now pass." in text
-    assert "Published 2 again and moved 2 aside to replayed/." in text
+    assert "Published 2 again and moved 2 to replayed/." in text
 
 
 def test_the_style_has_no_asset_from_elsewhere() -> None:
