@@ -131,7 +131,7 @@ def take_pictures(shop: Shop) -> None:
         page.locator("mark").first.wait_for()
         page.screenshot(path=PICTURES / "page-dead-letters.png")
         visit(page, "Questions", lambda: page.get_by_role("link", name=re.compile("revenue did each product")).click())
-        page.get_by_role("button", name="Ask").click()
+        page.get_by_role("button", name="Run").click()
         page.locator(".bars li").first.wait_for()
         page.screenshot(path=PICTURES / "page-questions.png")
 

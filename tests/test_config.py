@@ -242,7 +242,7 @@ class TestEndpoints:
         tmp_path.chmod(mode)
         with pytest.raises(AccessError, match=f"can be written by other users .mode {mode:04o}") as caught:
             read_stack_endpoints(tmp_path)
-        assert caught.value.remedy == f"Look at what is in it, then run: chmod go-w {tmp_path}"
+        assert caught.value.remedy == f"Check its content, then run: chmod go-w {tmp_path}"
 
     def test_no_stack_file_is_no_stack(self, tmp_path: Path) -> None:
         """Nothing came up here."""

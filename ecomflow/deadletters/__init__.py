@@ -1,1 +1,1 @@
-"""The dead letters in the bucket: read, grouped by cause, fixed and published again."""
+"""The dead letters in the bucket: reading them, grouping them by cause, and replaying them."""

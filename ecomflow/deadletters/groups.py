@@ -1,4 +1,4 @@
-"""Dead letters in, groups of one cause out; counters of a pipeline in, the fields that the contract does not name out. Pure."""
+"""Dead letters in, groups by cause out; counters of a pipeline in, fields that are not in the contract out. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecomflow.contract.dead_letter import stream_of
 from ecomflow.deadletters.fingerprints import Fingerprint, fingerprint
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, replay_command
 
-# Producers choose the names of unknown event types, so the groups must be bounded.
+# Producers choose the names of unknown event types, so the number of groups is limited.
 MAX_GROUPS = 1_000
 
 _DRIFT = "schema_drift/"
@@ -25,7 +25,7 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Letters of one stream, reason and fingerprint. ``example`` is the newest of them; ``replay`` the command for all."""
+    """Dead letters with one stream, reason and fingerprint. ``example``: the newest; ``replay``: the command that replays all."""
 
     stream: str
     reason: str
@@ -38,7 +38,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Groups(msgspec.Struct, frozen=True):
-    """The groups, largest first. ``other``: the letters of groups beyond ``MAX_GROUPS``."""
+    """The groups, largest first. ``other``: the number of dead letters in groups beyond ``MAX_GROUPS``."""
 
     total: int
     groups: tuple[Group, ...]
@@ -46,8 +46,8 @@ class Groups(msgspec.Struct, frozen=True):
 
 
 class UnknownField(msgspec.Struct, frozen=True):
-    """A field that the contract does not name, on events that passed: and how often it was seen. ``path`` other: of any
-    name, for a pipeline counts only the first few hundred by theirs.
+    """A field that is not in the contract, on events that passed, and how often it was seen. A pipeline counts only the first
+    few hundred paths separately; the rest have the path ``other``.
     """
 
     event_type: str
@@ -56,7 +56,7 @@ class UnknownField(msgspec.Struct, frozen=True):
 
 
 class _Tally:
-    """A group while it is counted."""
+    """A group while it is being counted."""
 
     def __init__(self, found: Fingerprint, stored: StoredDeadLetter) -> None:
         self.fingerprint, self.newest = found, _example(stored)
@@ -71,7 +71,7 @@ class _Tally:
 
 
 def group(found: Iterable[StoredDeadLetter], settings: Settings) -> Groups:
-    """``found`` by stream, reason and fingerprint. Memory grows with the groups, not with the letters."""
+    """Group ``found`` by stream, reason and fingerprint. Memory grows with the groups, not with the dead letters."""
     tallies: dict[tuple[str, str, str], _Tally] = {}
     total = other = 0
     for stored in found:
@@ -89,7 +89,7 @@ def group(found: Iterable[StoredDeadLetter], settings: Settings) -> Groups:
 
 
 def unknown_fields(counters: Mapping[str, int]) -> tuple[UnknownField, ...]:
-    """What the counters ``schema_drift/<type>/<path>`` of a pipeline tell, most frequent first."""
+    """The fields in the counters ``schema_drift/<type>/<path>`` of a pipeline, most frequent first."""
     found = []
     for name, count in counters.items():
         if name.startswith(_DRIFT):

@@ -1,6 +1,6 @@
 """A JSON document's bytes and a JSON Merge Patch (RFC 7396) in, the patched bytes out. Pure.
 
-Numbers keep their very digits: an integer is Python's own, any other number is carried over as it is written.
+Numbers keep their exact digits: integers become Python integers, and all other numbers are copied as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ecomflow.contract.nesting import is_too_deep
 from ecomflow.errors import ConfigError
 
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits))
-# What decoding and encoding a document raise: syntax, an integer of more than 4,300 digits, UTF-8, nesting.
+# Raised by decoding and encoding: bad syntax, an integer of more than 4,300 digits, bad UTF-8, deep nesting.
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 
 
@@ -32,7 +32,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def patched(data: bytes, patch: Any) -> bytes | None:
-    """The document in ``data`` with ``patch`` applied, as compact JSON; None where ``data`` is no document to patch."""
+    """The document in ``data`` with ``patch`` applied, as compact JSON; None if ``data`` is not valid JSON."""
     if is_too_deep(data):
         return None
     try:
@@ -42,14 +42,14 @@ def patched(data: bytes, patch: Any) -> bytes | None:
 
 
 def read_patch(path: Path) -> Any:
-    """The patch in a file. Raises ConfigError where it can't be read, or is none that leaves an event an object."""
+    """The patch in a file. Raises ConfigError if the file can't be read or is not a JSON object."""
     try:
         patch = _DECODER.decode(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"The patch {path} can't be read: {error.strerror}.", "Name another with --patch.") from error
+        raise ConfigError(f"The patch {path} can't be read: {error.strerror}.", "Choose another file with --patch.") from error
     except _ERRORS as error:
-        raise ConfigError(f"The patch {path} is no JSON: {error}.", "Correct it.") from error
+        raise ConfigError(f"The patch {path} is not valid JSON: {error}.", "Correct the file.") from error
     if not isinstance(patch, dict):
-        sentence = f"The patch {path} would take the place of every event: expected a JSON object of the fields to change."
-        raise ConfigError(sentence, 'Such as: {"status": "returned"}')
+        sentence = f"The patch {path} would replace each event completely: expected a JSON object with the fields to change."
+        raise ConfigError(sentence, 'For example: {"status": "returned"}')
     return patch

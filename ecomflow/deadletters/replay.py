@@ -1,9 +1,9 @@
-"""Dead letters in; those that the current contract takes out to the topic again, and aside in the bucket.
+"""Dead letters in; those that now pass go back to the topic, and their lines move to ``replayed/`` in the bucket.
 
-First ``plan_replay`` asks the pipeline's own steps about every chosen letter. Then ``replay`` takes the objects one by one, and
-each in an order that loses nothing wherever it ends: publish and wait for Pub/Sub's word; copy the published lines to
-``replayed/``; only then take them out of ``dlq/``. Ended in between, a letter is published, and lies in ``dlq/`` still; replayed
-again it is the same ``event_id`` a second time, which the ``_unique`` views show once.
+``plan_replay`` runs each selected dead letter through the pipeline's own steps. ``replay`` then processes the objects in an order
+that loses nothing, wherever it is interrupted: publish and wait for Pub/Sub's confirmation; copy the published lines to
+``replayed/``; only then remove them from ``dlq/``. If it is interrupted in between, a dead letter is published but still in
+``dlq/``. The next replay publishes it again with the same ``event_id``, and the ``_unique`` views show it once.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from ecomflow.pipeline.quarantine import halves_of_events, halves_of_messages, i
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
 
-# Where replayed letters lie: replayed/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<name of the object>-<digest of the lines>.jsonl
+# Replayed lines are in replayed/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<name of the object>-<digest of the lines>.jsonl
 # The attribute that counts how often an event was replayed.
 ATTEMPT = "ecomflow_replay_attempt"
 
-# Dataflow takes an event whose id it has seen within ten minutes for a repeat, and drops it, also where the first was refused.
+# Dataflow drops an event whose id it has seen within ten minutes as a repeat, even if it refused the first one.
 # https://cloud.google.com/dataflow/docs/concepts/streaming-with-cloud-pubsub#efficient_deduplication
 REMEMBERED = timedelta(minutes=15)
 
@@ -55,7 +55,7 @@ _TIMEOUT = 30.0
 
 
 class PlannedObject(msgspec.Struct, frozen=True):
-    """An object and those of its lines that are to be published, by their digests."""
+    """An object, and the digests of those of its lines that will be published."""
 
     name: str
     generation: int
@@ -63,8 +63,8 @@ class PlannedObject(msgspec.Struct, frozen=True):
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
-    """What a replay would do. ``failing`` counts by path (``$.status``), ``examples`` has an error for each; ``too_recent`` are
-    those that Dataflow would drop; ``unreadable`` what lies among the letters and is none.
+    """What a replay would do. ``failing`` counts by path (``$.status``), and ``examples`` has an error for each; ``too_recent``:
+    how many Dataflow would drop; ``unreadable``: objects and lines under ``dlq/`` that are not dead letters.
     """
 
     chosen: int
@@ -77,8 +77,8 @@ class ReplayPlan(msgspec.Struct, frozen=True):
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
-    """``published`` is what Pub/Sub has confirmed. ``left``: letters whose object somebody else changed meanwhile, so that they
-    lie where they were, published or not; a further replay settles them.
+    """``published``: how many Pub/Sub has confirmed. ``left``: dead letters whose object was changed by another program
+    meanwhile. They stay where they were, published or not; another replay resolves them.
     """
 
     published: int
@@ -97,9 +97,9 @@ def plan_replay(
     now: datetime | None = None,
     on_progress: OnProgress | None = None,
 ) -> ReplayPlan:
-    """What would become of the newest ``limit`` letters of ``selected``, each with the JSON Merge Patch ``patch`` applied.
+    """What a replay of the newest ``limit`` dead letters of ``selected`` would do, with the JSON Merge Patch ``patch`` applied.
 
-    Changes nothing. Raises as ``deadletters.objects`` does.
+    Changes nothing. Raises the same errors as ``store.objects``.
     """
     moment = now or datetime.now(UTC)
     before = _dropped_after(settings, moment)
@@ -126,14 +126,14 @@ def refusals(
     patch: Mapping[str, Any] | None = None,
     order_totals: OrderTotals = DEFAULT_ORDER_TOTALS,
 ) -> dict[int, tuple[str, str]]:
-    """The letters that the pipeline would refuse at ``now``: (path, error) by their place in ``letters``. Pure."""
+    """The dead letters that the pipeline would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
     refused: dict[int, tuple[str, str]] = {}
     messages = []
     for at, letter in enumerate(letters):
         message = message_of(letter, patch)
         if isinstance(message, str):
             refused[at] = ("$", message)
-        else:  # its place in place of its message id, to be told apart in what comes back
+        else:  # the index replaces the message id, to identify the message in the result
             messages.append(msgspec.structs.replace(message, message_id=str(at)))
     for part in portions(messages):
         for again in _refused_by_steps(part, now, order_totals):
@@ -142,13 +142,13 @@ def refusals(
 
 
 def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Message | str:
-    """The message to publish for ``letter``: its bytes, or those patched; its attributes, with the ``event_id`` that the event
-    has had from the beginning and one more attempt. A sentence where there can be none.
+    """The message to publish for ``letter``: its bytes, patched if ``patch`` is given, and its attributes, with the original
+    ``event_id`` and the attempt counter incremented. An error as a string if there can be no message.
     """
     try:
         data, attributes = original(letter)
     except ValueError as error:
-        return f"$: expected a payload in {letter.payload_encoding}, got one that is none: {error}"
+        return f"$: expected a payload in valid {letter.payload_encoding}: {error}"
     changed = data if patch is None else patched(data, patch)
     if changed is None:
         return "$: expected a JSON document that can be patched, got none"
@@ -170,11 +170,12 @@ def replay(
     patch: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ReplaySummary:
-    """Publish what passes in ``plan``, made with the same ``patch``, and move it aside, never deleting what has no copy.
+    """Publish the dead letters that pass in ``plan`` (made with the same ``patch``), and move them to ``replayed/``.
 
-    ``on_progress`` gets the number of events published so far. Ctrl-C gives the objects in hand half a second, and returns the
-    summary with ``interrupted``: what still lies in ``dlq/`` can be replayed again. Raises NotFoundError (topic or bucket),
-    AccessError, UnavailableError and EcomflowError: what was published until then is counted in the message.
+    Nothing is deleted before it has a copy. ``on_progress`` gets the number of events published so far. After Ctrl-C the current
+    objects have half a second to finish, and the summary has ``interrupted``; whatever is still in ``dlq/`` can be replayed
+    again. Raises NotFoundError (topic or bucket), AccessError, UnavailableError and EcomflowError, whose message says how many
+    events were published.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
@@ -195,18 +196,18 @@ def replay(
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
     with interruptible_pool(_AT_ONCE) as (pool, in_hand):
-        # A few at a time, so that after a failure nothing more is begun.
+        # A few at a time, so that nothing more is started after a failure.
         waiting = iter(objects)
         while page := list(islice(waiting, _AT_ONCE)):
             list(pool.map(lambda planned: mover.move(planned, in_hand), page))
 
 
 class _PublishError(Exception):
-    """Its cause is an error of Pub/Sub, not of the bucket."""
+    """An error of Pub/Sub (its ``__cause__``), not of the bucket."""
 
 
 class _Mover:
-    """Publishes the lines of an object and moves them aside. Safe for several threads."""
+    """Publishes the lines of an object and moves them to ``replayed/``. Thread-safe."""
 
     def __init__(
         self, bucket: Bucket, sender: RequestSender, patch: Mapping[str, Any] | None, report: Callable[[int], None]
@@ -228,7 +229,7 @@ class _Mover:
                 self.left += 0 if out else len(planned.lines)
 
     def _read(self, planned: PlannedObject) -> list[bytes]:
-        """The object's lines; none where it is no longer what was planned for."""
+        """The object's lines; none if it has changed since the plan was made."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         blob = self._bucket.blob(planned.name)
@@ -252,7 +253,7 @@ class _Mover:
                 self._report(self.published)
 
     def _copy(self, name: str, lines: list[bytes]) -> None:
-        """The name tells the lines, so that a copy which is there already, from a replay that was cut off, is the same."""
+        """The name contains a digest of the lines, so an existing copy, from an interrupted replay, is identical."""
         from google.api_core.exceptions import Forbidden, PreconditionFailed
 
         content = _joined(lines)
@@ -264,13 +265,14 @@ class _Mover:
         except PreconditionFailed:
             return
         except Forbidden as error:
-            told = f"Replayed letters can't be moved aside in bucket {self._bucket.name}: {error.message}"
+            sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
             raise AccessError(
-                f"{told}. They are published and still in dlq/.", "Grant the role roles/storage.objectUser, then replay again."
+                f"{sentence}. They are published, but still in {ROOT}/.",
+                "Grant the role roles/storage.objectUser, then replay again.",
             ) from error
 
     def _take_out(self, planned: PlannedObject, rest: list[bytes]) -> bool:
-        """Leave ``rest`` in the object, or delete it where none is left. False where somebody else has changed it."""
+        """Keep only ``rest`` in the object, or delete it if nothing is left. False if another program has changed it."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         blob, same = self._bucket.blob(planned.name), planned.generation
@@ -279,7 +281,7 @@ class _Mover:
                 blob.upload_from_string(_joined(rest), "application/x-ndjson", if_generation_match=same, timeout=_TIMEOUT)
             else:
                 blob.delete(if_generation_match=same, timeout=_TIMEOUT)
-        except NotFound:  # deleted already: by the first try of this call, whose answer was lost, or by another replay
+        except NotFound:  # already deleted, by a first attempt whose response was lost or by another replay
             return not rest
         except PreconditionFailed:
             return False
@@ -287,14 +289,14 @@ class _Mover:
 
 
 def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
-    """The moment of refusal from which on a replayed event would be dropped as a repeat; None where nothing drops any."""
+    """Dead letters refused after this time would be dropped as repeats; None if nothing drops repeats."""
     if settings.is_local or settings.dataflow.at_least_once or not settings.dataflow.id_attribute:
         return None
     return now - REMEMBERED
 
 
 def _refused_by_steps(messages: list[Message], now: datetime, order_totals: OrderTotals) -> Iterator[DeadLetter]:
-    """The dead letters that the steps of the pipeline before the tables would make of ``messages``."""
+    """The dead letters that the pipeline's steps before the write would make of ``messages``."""
     for decoded in isolate(
         messages,
         lambda part: decode_messages(part, now),
@@ -331,7 +333,7 @@ def _attempts(attributes: Mapping[str, str]) -> int:
 
 
 def _requests(messages: Iterable[Message | str]) -> Iterator[list[Message]]:
-    """``messages`` in requests that Pub/Sub takes. The plan has left out those that are sentences."""
+    """``messages`` in requests within Pub/Sub's limits. The plan has already left out those that are errors."""
     request: list[Message] = []
     size = 0
     for message in messages:

@@ -1,7 +1,7 @@
-"""The bucket's dead letters in; newest first, a page or all of them, or each as it comes, out.
+"""Reads dead letters from the bucket: a page or all of them, newest first, or new ones as they arrive.
 
-Objects lie by stream and minute, so the newest are found by walking the folders backwards in time: no listing of the whole
-bucket.
+Objects are in folders by stream and minute. The newest are found by walking the folders backwards in time, without listing the
+whole bucket.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ecomflow.gcp.clients import storage_client
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
 
-_HOURS, _MINUTES = 4, 5  # how many folders below a stream's: year, month, day, hour, minute
+_HOURS, _MINUTES = 4, 5  # folder levels below a stream's: year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
 
-# A letter's minute is that of its refusal; its object comes when its bundle is written, which a bucket that does not answer can
-# delay by the two minutes of the writer's patience, and more by a pipeline under load.
+# The folder is the minute of refusal, but the object is written with its bundle. A bucket that does not respond can delay that by
+# the writer's timeout of two minutes, and a loaded pipeline by more.
 _LATE = timedelta(minutes=10)
 _POLL_SECONDS = 1.0
 _GONE = 410  # the status of an object without its content, on the local stack
 
-# What an object of ours never reaches: a bundle of 64 MB whose every byte is escaped. A larger one is somebody else's.
+# Larger than any object that the pipeline writes: a bundle of 64 MB with every byte escaped. A larger one is not from ecomflow.
 MAX_OBJECT_BYTES = 512 * 2**20
 
 OnProgress = Callable[[int], None]
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):
-    """Which dead letters are meant; None: of any kind. ``event_id`` is the id that the event has, or would have, in the tables;
-    ``fingerprint`` a Fingerprint's ``id``; ``since`` the earliest ``failed_at``.
+    """Which dead letters to select; None matches all. ``event_id``: the id that the event has, or would have, in the tables;
+    ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
     """
 
     streams: tuple[str, ...] = STREAMS
@@ -58,7 +58,7 @@ ANY = DeadLetterFilter()
 
 
 def replay_command(settings: Settings, selected: DeadLetterFilter) -> str:
-    """What replays the dead letters of ``selected`` from a terminal."""
+    """The command that replays the dead letters of ``selected``."""
     words = ["ecomflow dlq replay", *(f"--stream {stream}" for stream in selected.streams if len(selected.streams) == 1)]
     words += [f"--reason {selected.reason}"] if selected.reason else []
     words += [f"--fingerprint {selected.fingerprint}"] if selected.fingerprint else []
@@ -74,15 +74,16 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An object under ``dlq/``, or a line of it, that is no dead letter: somebody else's, or damaged."""
+    """An object under ``dlq/``, or a line of it, that is not a dead letter: from another program, or damaged."""
 
     object_name: str
     error: str
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """An object under ``dlq/``: its lines as they are, and those of them that are dead letters, each with its line's number from
-    0. ``error``: what else is in it, or why it can't be read.
+    """An object under ``dlq/``: its lines unchanged, and the dead letters among them, each with its line number from 0.
+
+    ``error``: what else the object contains, or why it can't be read.
     """
 
     name: str
@@ -101,13 +102,13 @@ def newest(
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[StoredDeadLetter]:
-    """At most ``limit`` dead letters of ``selected``, newest first. Raises as ``letters`` does."""
+    """At most ``limit`` dead letters of ``selected``, newest first. Raises the same errors as ``letters``."""
     found = letters(settings, endpoints, selected, few=True, unreadable=unreadable, on_progress=on_progress)
     return list(islice(found, limit))
 
 
 def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredDeadLetter]:
-    """Every dead letter in the bucket, newest first. Raises as ``letters`` does: whoever counts them must miss none."""
+    """Every dead letter in the bucket, newest first. Raises the same errors as ``letters``, so that a count can't miss any."""
     return letters(settings, endpoints, ANY)
 
 
@@ -120,12 +121,11 @@ def letters(
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredDeadLetter]:
-    """The dead letters of ``selected``, newest first, the content of a few objects in memory at a time.
+    """The dead letters of ``selected``, newest first, with the content of a few objects in memory at a time.
 
-    ``few``: the caller stops after a few; then minutes are listed one by one, and else hours.
-    Objects that hold none are added to ``unreadable`` where it is given. ``on_progress`` gets the number of objects read so far.
-    Raises NotFoundError (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first
-    object that holds no dead letters.
+    ``few``: the caller stops after a few, so list minute by minute rather than hour by hour. ``unreadable``, if given, collects
+    objects that can't be read as dead letters. ``on_progress`` gets the number of objects read so far. Raises NotFoundError
+    (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first unreadable object.
     """
     for stored in objects(settings, endpoints, selected, few=few, unreadable=unreadable, on_progress=on_progress):
         chosen = [letter for _, letter in stored.letters if is_chosen(letter, selected)]
@@ -142,7 +142,7 @@ def objects(
     unreadable: list[Unreadable] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
-    """The objects that can hold letters of ``selected``, those of later minutes first. Otherwise as ``letters``."""
+    """The objects that can contain dead letters of ``selected``, latest minute first. Otherwise like ``letters``."""
     with reading(settings, endpoints):
         for number, stored in enumerate(_objects(bucket_of(settings, endpoints), selected, few), start=1):
             if stored.error is not None:
@@ -153,7 +153,7 @@ def objects(
 
 
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
-    """Whether ``letter``, found in one of its streams, is of ``selected``."""
+    """Whether ``letter``, found in one of the selected streams, matches ``selected``."""
     return (
         (selected.reason is None or letter.reason == selected.reason)
         and (selected.since is None or letter.failed_at >= selected.since)
@@ -172,9 +172,9 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[StoredDeadLetter]:
-    """The last ``limit`` dead letters of ``selected``, the oldest of them first; then each as it comes, for ever.
+    """The last ``limit`` dead letters of ``selected``, oldest first; then new ones as they arrive, forever.
 
-    One listing a stream and second, of the minutes in which an object can still appear. Raises as ``letters`` does.
+    Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
     bucket = bucket_of(settings, endpoints)
     with reading(settings, endpoints):
@@ -196,12 +196,12 @@ def follow(
 
 
 def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
-    """How many dead letters the bucket holds, by (stream, reason). Reads every object."""
+    """The number of dead letters in the bucket by (stream, reason). Reads every object."""
     return dict(Counter((stream_of(stored.letter), stored.letter.reason) for stored in every(settings, endpoints)))
 
 
 def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
-    """The bucket of the dead letters. Nothing is asked of the service yet."""
+    """The bucket of the dead letters. Sends no request."""
     return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
 
 
@@ -212,7 +212,7 @@ def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> 
 
 
 class _Listed(NamedTuple):
-    """What a listing tells of an object: little, for an hour may have thousands."""
+    """The parts of a listing that are needed: few, because an hour can have thousands of objects."""
 
     name: str
     generation: int
@@ -220,7 +220,7 @@ class _Listed(NamedTuple):
 
 
 def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
-    # Who looks for one kind of letter may have to look through many.
+    # A filter by reason, event id or fingerprint may have to read many objects.
     depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
     by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", selected.since, depth) for stream in selected.streams]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
@@ -230,17 +230,17 @@ def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[
             for listed, content in zip(page, pool.map(lambda one: _download(bucket, one), page), strict=True):
                 yield _object(listed, content)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # who has enough, or is interrupted, needs no more downloads
+        pool.shutdown(wait=False, cancel_futures=True)  # the caller has enough, or was interrupted
 
 
 def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:
-    """The objects of ``streams`` whose minute is that of ``moment`` or a later one."""
+    """The objects of ``streams`` from the minute of ``moment`` on."""
     for stream in streams:
         yield from _list(bucket, f"{ROOT}/{stream}/", moment)
 
 
 def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
-    """The objects anywhere under ``folder``; those of earlier minutes than that of ``since`` are not asked for."""
+    """The objects anywhere under ``folder``, from the minute of ``since`` on."""
     stream = "/".join(folder.split("/", 2)[:2])
     first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
     found = bucket.list_blobs(prefix=folder, start_offset=first, timeout=30)
@@ -248,20 +248,20 @@ def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
 
 
 def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
-    """The object's content, or why it can't be one of ours. One that was deleted or rewritten since it was listed has none."""
+    """The object's content, or why it can't be read, as a string. Empty if it was deleted or rewritten since the listing."""
     from google.api_core.exceptions import GoogleAPICallError, NotFound
     from google.cloud.storage.exceptions import DataCorruption
 
     if listed.size > MAX_OBJECT_BYTES:
-        return f"{listed.size} bytes are more than any object of dead letters has"
+        return f"its size, {listed.size} bytes, exceeds that of any object of dead letters ({MAX_OBJECT_BYTES} bytes)"
     try:
-        # Raw: another's object may claim to be compressed, and then not be.
+        # Raw: an object from another program may claim to be compressed when it is not.
         blob = bucket.blob(listed.name, generation=listed.generation)
         return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
     except NotFound:
         return b""
     except DataCorruption:
-        return "its content is not that of its checksum"
+        return "its content does not match its checksum"
     except GoogleAPICallError as error:
         if error.code != _GONE:
             raise
@@ -269,12 +269,12 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
 
 
 def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
-    """The objects under ``folder``, ``level`` folders below a stream's, those of later minutes first."""
+    """The objects under ``folder``, which is ``level`` levels below a stream's folder, latest minute first."""
     if level == depth:
         yield from sorted(_list(bucket, folder, since), reverse=True)
         return
     listing = bucket.list_blobs(prefix=folder, delimiter="/", timeout=30)
-    for _ in listing:  # the folders are known once the pages are read; objects at this level are not ours
+    for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
         pass
     for inner in sorted(listing.prefixes, reverse=True):
         if since is None or _time_of(inner) >= since.astimezone(UTC).strftime("%Y/%m/%d/%H/%M")[: len(_time_of(inner))]:
@@ -282,7 +282,7 @@ def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: 
 
 
 def _time_of(folder: str) -> str:
-    """``2025/12/01`` of ``dlq/order/2025/12/01/``: the digits of a moment, as far as the folder tells."""
+    """``2025/12/01`` of ``dlq/order/2025/12/01/``: the time in the folder's name, at its precision."""
     return folder.rstrip("/").split("/", 2)[2]
 
 
@@ -291,7 +291,7 @@ def _time_key(listed: _Listed) -> str:
 
 
 def _object(listed: _Listed, content: bytes | str) -> StoredObject:
-    """The dead letters in an object, and what is wrong with the first line that is none."""
+    """The dead letters in an object, and the error of the first line that is not one."""
     if isinstance(content, str):
         return StoredObject(listed.name, listed.generation, [], [], content)
     lines = content.splitlines()
@@ -301,16 +301,16 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
         try:
             found.append((number, from_line(line)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append(f"line {number + 1} is no dead letter: {str(error)[:200]}")
+            errors.append(f"line {number + 1} is not a dead letter: {str(error)[:200]}")
     more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
     return StoredObject(listed.name, listed.generation, lines, found, f"{errors[0]}{more}" if errors else None)
 
 
 @contextmanager
 def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
-    """What fails within, while the bucket is read, as an error of ours.
+    """Translate the errors raised inside the block while the bucket is read.
 
-    A 404 is the bucket's only where the bucket itself is not there: a service may answer so for a damaged object as well.
+    A 404 means a missing bucket only if the bucket does not exist: a service can also return it for a damaged object.
     """
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
@@ -322,8 +322,8 @@ def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
         with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
             if bucket_of(settings, endpoints).exists(timeout=30):
                 raise EcomflowError(
-                    f"Bucket {settings.bucket_name} is there, but its service did not find what it lists: {error.message}",
-                    "Run the same again.",
+                    f"Bucket {settings.bucket_name} exists, but an object that it lists was not found: {error.message}",
+                    "Run the command again.",
                 ) from error
         raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
     except exceptions.Forbidden as error:
@@ -331,8 +331,8 @@ def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
         raise AccessError(f"Bucket {settings.bucket_name} can't be read: {error}", role) from error
     except (exceptions.Unauthorized, GoogleAuthError) as error:
         login = "Log in again: gcloud auth application-default login"
-        raise AccessError(f"Google's credentials do not work: {error}", login) from error
+        raise AccessError(f"The Google credentials do not work: {error}", login) from error
     except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
         raise UnavailableError(
-            f"The bucket's service does not answer: {error}", "Look at it with: ecomflow infra status"
+            f"The bucket's service does not respond: {error}", "Check it with: ecomflow infra status"
         ) from error

@@ -1,1 +1,1 @@
-"""The pipeline's life after its start: seen, ended, replaced. On Dataflow (``service``, ``update``) or here (``local``)."""
+"""Inspecting, stopping and replacing a running pipeline: on Dataflow (``service``, ``update``) or on this machine (``local``)."""

@@ -1,6 +1,4 @@
-"""How many messages of the pipeline's subscription still wait, and for how long: from the local Pub/Sub itself, or from Cloud
-Monitoring.
-"""
+"""The backlog of the pipeline's subscription and the age of its oldest message, from the local Pub/Sub or Cloud Monitoring."""
 
 from __future__ import annotations
 
@@ -19,29 +17,27 @@ AGE_METRIC = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 # Monitoring samples Pub/Sub every minute and shows a sample after up to four.
 # https://cloud.google.com/monitoring/api/metrics_gcp_p_z#gcp-pubsub
 _WINDOW = timedelta(minutes=10)
-_LOCAL_PAUSE, _CLOUD_PAUSE = 0.2, 15.0  # seconds between two looks
+_LOCAL_PAUSE, _CLOUD_PAUSE = 0.2, 15.0  # seconds between two polls
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """The unacknowledged messages, those held by a pipeline included. ``sampled_at`` None: counted just now."""
+    """The unacknowledged messages, including those in flight. ``sampled_at`` None: counted just now."""
 
     messages: int
     sampled_at: datetime | None = None
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What waits, and how old its oldest message was then, in seconds since it was published; None where that is not known or
-    nothing waits.
-    """
+    """The backlog, and the age of its oldest message at that time, in seconds since publishing; None if unknown or empty."""
 
     waiting: Waiting
     oldest_seconds: float | None = None
 
 
 def count_waiting(settings: Settings, endpoints: Endpoints) -> Waiting | None:
-    """What waits in the subscription; None where Cloud Monitoring has no sample of the last ten minutes.
+    """The backlog of the subscription; None if Cloud Monitoring has no sample of the last ten minutes.
 
-    On Google Cloud the figure is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
+    On Google Cloud the value is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
     """
     if endpoints.pubsub is not None:
         return _local_backlog(settings, endpoints.pubsub, time.time()).waiting
@@ -50,7 +46,7 @@ def count_waiting(settings: Settings, endpoints: Endpoints) -> Waiting | None:
 
 
 def read_backlog(settings: Settings, endpoints: Endpoints, now: datetime) -> Backlog | None:
-    """As ``count_waiting``, with the age of the oldest message."""
+    """Like ``count_waiting``, with the age of the oldest message."""
     if endpoints.pubsub is not None:
         return _local_backlog(settings, endpoints.pubsub, now.timestamp())
     with _monitoring(settings) as client:
@@ -67,7 +63,7 @@ def _local_backlog(settings: Settings, host: str, now: float) -> Backlog:
 
 @contextmanager
 def _monitoring(settings: Settings) -> Iterator[Any]:
-    """A client of Cloud Monitoring, whose errors are ecomflow's own."""
+    """A client of Cloud Monitoring, with its errors translated."""
     from google.cloud import monitoring_v3
 
     from ecomflow.gcp.credentials import find_credentials
@@ -80,7 +76,7 @@ def _monitoring(settings: Settings) -> Iterator[Any]:
 
 
 def newest_backlog(client: Any, settings: Settings, now: datetime) -> Backlog | None:
-    """The newest samples of the count and of the age, which Cloud Monitoring takes at the same minute."""
+    """The newest samples of the count and of the age, which Cloud Monitoring takes in the same minute."""
     waiting, age = (newest_sample(client, settings, now, metric) for metric in (METRIC, AGE_METRIC))
     if waiting is None:
         return None
@@ -88,7 +84,7 @@ def newest_backlog(client: Any, settings: Settings, now: datetime) -> Backlog | 
 
 
 def newest_sample(client: Any, settings: Settings, now: datetime, metric: str = METRIC) -> Waiting | None:
-    """The newest sample of ``metric`` up to ``now``, by a ``monitoring_v3.MetricServiceClient``."""
+    """The newest sample of ``metric`` up to ``now``; ``client`` is a ``monitoring_v3.MetricServiceClient``."""
     from google.cloud import monitoring_v3
 
     request = monitoring_v3.ListTimeSeriesRequest(
@@ -110,9 +106,9 @@ def wait_until_empty(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Whether ``read`` (``count_waiting``) told within ``seconds`` that nothing waits.
+    """Whether ``read`` (``count_waiting``) returned an empty backlog within ``seconds``.
 
-    A sample counts once it is younger than this call: an older one knows nothing of what was published just before.
+    Only samples taken after the start of this call count: an older one can miss messages that were published just before.
     """
     started = now()
     while True:
@@ -124,4 +120,4 @@ def wait_until_empty(
         if left <= 0:
             return False
         counted = waiting is not None and waiting.sampled_at is None
-        sleep(min(left, _LOCAL_PAUSE if counted else _CLOUD_PAUSE))  # neither service tells when it is empty
+        sleep(min(left, _LOCAL_PAUSE if counted else _CLOUD_PAUSE))  # neither service notifies when the backlog is empty

@@ -1,6 +1,6 @@
-"""Calls of the Dataflow Jobs API go out through Google's client; its messages, or ecomflow's own errors, come in.
+"""Calls to the Dataflow Jobs API through Google's client, with its errors translated.
 
-Each call is tried again while the service says that it is busy, for a bounded time, so that every command ends within seconds.
+Each call is retried while the service is busy, for a limited time, so that every command ends within seconds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _GOOGLE_PATIENCE_SECONDS = 20.0
 _STUB_PATIENCE_SECONDS = 2.0
 _PAGE = 1000
 _AT_ONCE = 8
-# The REST transport puts the request before what the service says.
+# The REST transport prefixes the service's message with the request.
 _REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 
 
 class JobsApi:
-    """Dataflow's jobs in one region of one project. Every method raises what fails as an EcomflowError."""
+    """Dataflow's jobs in one region of one project. Every method raises failures as EcomflowError."""
 
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         from google.cloud import dataflow_v1beta3 as dataflow
@@ -52,9 +52,9 @@ class JobsApi:
             self._metrics = dataflow.MetricsV1Beta3Client(transport="rest", **access)
 
     def jobs(self, name: str | None = None) -> list[Any]:
-        """The summaries of all jobs, of those named ``name`` where given; in the service's order.
+        """The summaries of all jobs, or of those named ``name``, in the service's order.
 
-        A summary has id, name, type, state and times, and nothing else whatever view is asked for: no labels.
+        A summary has only id, name, type, state and times, whichever view is requested, and in particular no labels.
         https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.jobs/list
         """
         request = self._types.ListJobsRequest(**self._place, name=name, page_size=_PAGE)
@@ -63,24 +63,24 @@ class JobsApi:
         return [job for job in found if name is None or job.name == name]
 
     def described(self, jobs: Sequence[Any]) -> list[Any]:
-        """``jobs``, of which a list has summaries only, with their labels: a request for each, side by side."""
+        """``jobs`` with their labels, which a list does not have: one request each, in parallel."""
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             return list(pool.map(self._described, jobs))
 
     def _described(self, job: Any) -> Any:
         try:
             return self.job(job.id, "JOB_VIEW_DESCRIPTION")
-        except NotFoundError:  # it has gone since it was listed
+        except NotFoundError:  # deleted since the listing
             return job
 
     def job(self, job_id: str, view: str = "JOB_VIEW_ALL") -> Any:
-        """The whole of a job, with the description of its steps once it runs; or as much of it as ``view`` says."""
+        """A job, with the description of its steps once it runs; ``view`` limits what is returned."""
         request = self._types.GetJobRequest(**self._place, job_id=job_id, view=self._types.JobView[view])
         with self._errors(f"job {job_id}"):
             return self._jobs.get_job(request=request, **self._options)
 
     def request_state(self, job_id: str, state: str) -> None:
-        """Ask that the job become drained or cancelled."""
+        """Request that the job is drained or cancelled."""
         wanted = self._types.Job(requested_state=self._types.JobState[f"JOB_STATE_{state.upper()}"])
         request = self._types.UpdateJobRequest(**self._place, job_id=job_id, job=wanted)
         with self._errors(f"job {job_id}"):
@@ -88,9 +88,9 @@ class JobsApi:
 
     def messages(self, job_id: str, level: str, since: datetime | None) -> tuple[list[Any], list[Any]]:
         """The job's messages of ``level`` and above, oldest first, and its autoscaling events; both from ``since`` on."""
-        least = self._types.JobMessageImportance[f"JOB_MESSAGE_{level.upper()}"]
+        minimum = self._types.JobMessageImportance[f"JOB_MESSAGE_{level.upper()}"]
         request = self._types.ListJobMessagesRequest(
-            **self._place, job_id=job_id, minimum_importance=least, start_time=since, page_size=_PAGE
+            **self._place, job_id=job_id, minimum_importance=minimum, start_time=since, page_size=_PAGE
         )
         with self._errors(f"job {job_id}"):
             pages = list(self._messages.list_job_messages(request=request, **self._options).pages)
@@ -114,8 +114,8 @@ class JobsApi:
         if isinstance(cause, google.GoogleAPICallError):
             cause = type(cause)(_REQUEST.sub("", cause.message or ""))
             if isinstance(cause, google.NotFound) and not NO_PROJECT.search(cause.message):
-                sentence = f"{resource[0].upper()}{resource[1:]} is not in {self.project}, {self.region}."
-                return NotFoundError(sentence, "See: ecomflow job list --all. Another region: --region")
+                sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
+                return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
             if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(error):
                 return PipelineError(f"Dataflow refuses to change {resource}: {cause.message}", "See: ecomflow job status")
         translated = translate(cause, self._service, resource)
@@ -125,13 +125,13 @@ class JobsApi:
 
 
 def _is_precondition(error: Exception) -> bool:
-    """Over REST a failed precondition is a plain 400; only its body tells it from a malformed request."""
+    """Over REST a failed precondition is a plain 400; only the body distinguishes it from a malformed request."""
     response = getattr(error, "response", None)
     return response is not None and getattr(response, "status_code", 0) == 400 and "FAILED_PRECONDITION" in response.text
 
 
 def _access(project: str, endpoints: Endpoints) -> dict[str, Any]:
-    """Credentials, found once for all three clients, and the endpoint where it is not Google's own."""
+    """Credentials, looked up once for all three clients, and the endpoint if it is not Google's."""
     from google.auth.credentials import AnonymousCredentials
 
     if endpoints.dataflow is not None:

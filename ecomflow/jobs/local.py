@@ -1,4 +1,4 @@
-"""The local pipeline as a job: its status file and log flow in, the same records and its end flow out."""
+"""The local pipeline as a job: its records and log, read from the state folder, and commands to end or replace it."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 2.0
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 1 << 20
-# Dataflow's levels, which the command has, as those of logging.
-_LEAST: dict[Level, int] = {"debug": 10, "detailed": 10, "basic": 20, "warning": 30, "error": 40}
+# Dataflow's levels, which the command takes, as levels of logging.
+_MIN_LEVEL: dict[Level, int] = {"debug": 10, "detailed": 10, "basic": 20, "warning": 30, "error": 40}
 _decoder = msgspec.json.Decoder(LogLine)
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """The pipeline that runs under the state folder, or ran last; none where there has been none."""
+    """The current or most recent pipeline of the state folder; an empty list if there is none."""
     status = read_status(settings.state_path)
     if status.state == "none":
         return []
-    told = None if status.updated is None else datetime.fromtimestamp(status.updated, UTC)
+    updated = None if status.updated is None else datetime.fromtimestamp(status.updated, UTC)
     name = (status.subscription or settings.subscription_path).rsplit("/", 1)[-1]
-    return [Job(str(status.pid), name, status.state, "streaming", "local", state_since=told)]
+    return [Job(str(status.pid), name, status.state, "streaming", "local", state_since=updated)]
 
 
 def log_lines(
@@ -60,22 +60,22 @@ def log_lines(
     follow: bool = False,
     sleep: Sleep = time.sleep,
 ) -> Iterator[LogLine]:
-    """The log's last ``lines`` lines of the level ``least`` (``basic`` is info) and above, not older than ``since``; then, to
-    ``follow``, each of them as it is written until the pipeline has ended.
+    """The log's last ``lines`` lines of level ``least`` (``basic`` is info) and above, not older than ``since``; with ``follow``,
+    also new ones as they are written, until the pipeline has ended.
 
-    Raises NotFoundError where no pipeline has run under the state folder.
+    Raises NotFoundError if no pipeline has run in the state folder.
     """
     path = settings.state_path / LOG_FILE
 
     def wanted(text: Iterable[bytes]) -> Iterator[LogLine]:
-        return (line for line in map(_line, text) if _weight(line) >= _LEAST[least] and (since is None or line.time >= since))
+        return (line for line in map(_line, text) if _weight(line) >= _MIN_LEVEL[least] and (since is None or line.time >= since))
 
     check_own(settings.state_path)
     file = _open(path)
     try:
         yield from deque(wanted(chain(_tail_before(path), _tail(file))), maxlen=lines)
         while follow:
-            ended = read_status(settings.state_path).state != "running"  # asked first, so that no last line is missed
+            ended = read_status(settings.state_path).state != "running"  # checked first, so that the last lines are not missed
             anew = _begun_anew(path, file)
             yield from wanted(file)
             if anew is not None:
@@ -90,7 +90,7 @@ def log_lines(
 
 
 def for_people(lines: Iterable[LogLine]) -> Iterator[dict[str, Any]]:
-    """Each line's time, level and text, and its traceback as further text."""
+    """Time, level and text of each line, and its traceback as further texts."""
     for line in lines:
         yield {"time": line.time, "level": line.level, "text": line.message} if line.process else {"text": line.message}
         for row in line.traceback.splitlines():
@@ -98,28 +98,28 @@ def for_people(lines: Iterable[LogLine]) -> Iterator[dict[str, Any]]:
 
 
 def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStatus:
-    """End the running pipeline: by SIGTERM, and by SIGKILL where it still runs after ``grace`` seconds.
+    """End the running pipeline: by SIGTERM, and by SIGKILL if it still runs after ``grace`` seconds.
 
-    The state is then ``drained`` or ``gone``. What it had not acknowledged comes again. Raises PipelineError where none runs.
+    The state is then ``drained`` or ``gone``. Unacknowledged messages are redelivered. Raises PipelineError if none runs.
     """
     status = read_status(settings.state_path)
     if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
         signal_pipeline(status, number)
         give_up = time.monotonic() + seconds
         while (now := read_status(settings.state_path)).state == "running" and time.monotonic() < give_up:
-            time.sleep(0.02)  # the system lets go of its lock when it ends, and tells nobody
+            time.sleep(0.02)  # the system releases the pipeline's lock when it ends, without a notification
         if now.state != "running":
             return now
-    raise PipelineError(f"Process {status.pid} does not end.", f"Look at it with: ps {status.pid}")
+    raise PipelineError(f"Process {status.pid} does not end.", f"Check it with: ps {status.pid}")
 
 
 def replace(settings: Settings) -> PipelineStatus:
-    """Drain the running pipeline and start it again in the background, with the code and the settings as they are now, in as many
-    processes as before and with its metrics at the same port.
+    """Drain the running pipeline and start it again in the background, with the current code and settings, the same number of
+    processes and the same metrics port.
 
-    Nothing is drained where the new one could not start: no stack, a table that does not fit.
+    Nothing is drained if the new one could not start, for example without a stack or with a table that does not match.
     """
     check_ready(settings)
     before = drain_detached(settings)
@@ -132,14 +132,14 @@ def _open(path: Path) -> IO[bytes]:
         return path.open("rb")
     except FileNotFoundError as error:
         raise NotFoundError(
-            f"There is no log at {path}: no pipeline has run under this folder.", "Start one with: ecomflow deploy --detach"
+            f"There is no log at {path}: no pipeline has run in this folder.", "Start one with: ecomflow deploy --detach"
         ) from error
     except OSError as error:
         raise access_error(path, error, "read") from error
 
 
 def _tail(file: IO[bytes]) -> Iterator[bytes]:
-    """The whole lines among the file's last ``_TAIL_BYTES``."""
+    """The complete lines in the file's last ``_TAIL_BYTES``."""
     if (start := os.fstat(file.fileno()).st_size - _TAIL_BYTES) > 0:
         file.seek(start)
         file.readline()
@@ -147,7 +147,7 @@ def _tail(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _tail_before(path: Path) -> Iterator[bytes]:
-    """The same of what was written before the log began anew."""
+    """The same for the log before the last rotation."""
     try:
         with set_aside(path).open("rb") as file:
             yield from _tail(file)
@@ -156,10 +156,10 @@ def _tail_before(path: Path) -> Iterator[bytes]:
 
 
 def _begun_anew(path: Path, file: IO[bytes]) -> IO[bytes] | None:
-    """The log at ``path``, where that is another than ``file`` by now; nothing is written to ``file`` any more then."""
+    """The log at ``path`` if it has been rotated and is no longer ``file``, to which nothing is then written any more."""
     try:
         anew = path.open("rb")
-    except FileNotFoundError:  # set aside, and nothing written since
+    except FileNotFoundError:  # rotated, and nothing written since
         return None
     if os.path.sameopenfile(anew.fileno(), file.fileno()):
         anew.close()
@@ -170,7 +170,7 @@ def _begun_anew(path: Path, file: IO[bytes]) -> IO[bytes] | None:
 def _line(text: bytes) -> LogLine:
     try:
         return _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # a disk that was full cut it short
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # truncated by a full disk
         return LogLine(datetime.fromtimestamp(0, UTC), "error", "", 0, text.decode("utf-8", "replace").rstrip("\n"))
 
 

@@ -1,6 +1,6 @@
-"""The pipeline's metrics, read from the local pipeline's status file or from a Dataflow job, with Pub/Sub's backlog.
+"""The pipeline's metrics, read from the local pipeline's status file or from a Dataflow job, with the backlog from Pub/Sub.
 
-The counters are Beam's, so that both runners tell them by the same names. What a runner can't tell stays None.
+The counters are Beam's, so both runners report them under the same names. Values that a runner does not report are None.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ecomflow.jobs.records import JobDetail
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
 from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
 
-# Cloud Monitoring has a new sample a minute. The local Pub/Sub counts on demand.
+# Cloud Monitoring has one new sample per minute. The local Pub/Sub counts on demand.
 _CLOUD_BACKLOG_SECONDS = 30.0
 _NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
 
 
 def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
-    """What the pipeline of this machine tells; ``at`` is when it told it, or ``now`` where it has told nothing."""
+    """The metrics of the pipeline on this machine; ``at`` is when it reported them, or ``now`` if it has reported nothing."""
     return from_counters(
         status.counters,
         status.gauges,
@@ -42,7 +42,7 @@ def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
 
 
 def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
-    """What Dataflow tells of a job; ``at`` is when it last brought a metric of it up to date. It tells no gauges."""
+    """The metrics of a Dataflow job; ``at`` is when Dataflow last updated one of them. Dataflow reports no gauges."""
     job = detail.job
     return from_counters(
         detail.counters,
@@ -58,7 +58,7 @@ def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
 
 
 def with_backlog(metrics: PipelineMetrics, backlog: Backlog | EcomflowError | None, now: float) -> PipelineMetrics:
-    """``metrics`` and the backlog, counted ``now`` or when Cloud Monitoring sampled it; or why there is none."""
+    """``metrics`` with the backlog, counted ``now`` or when Cloud Monitoring sampled it; or with the reason why it is unknown."""
     if isinstance(backlog, Backlog):
         sampled = backlog.waiting.sampled_at
         return msgspec.structs.replace(
@@ -71,9 +71,9 @@ def with_backlog(metrics: PipelineMetrics, backlog: Backlog | EcomflowError | No
 
 
 class MetricsReader:
-    """Reads the metrics of one pipeline again and again: of this machine's (``here``), or of the job on Dataflow.
+    """Reads the metrics of one pipeline repeatedly: the one on this machine (``here``), or a job on Dataflow.
 
-    ``job``: its name or id; by default that of the settings. Not safe for several threads at a time.
+    ``job``: its name or id; by default the configured name. Not thread-safe.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class MetricsReader:
         self._backlog_due = 0.0
 
     def read(self) -> PipelineMetrics:
-        """The metrics of now. Where no pipeline runs ``state`` says so; a backlog that can't be counted says why.
+        """The current metrics. ``state`` says if no pipeline runs, and ``backlog_unknown`` why the backlog can't be counted.
 
-        Raises AccessError, UnavailableError and PipelineError where the pipeline itself can't be asked after.
+        Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
         metrics = local_metrics(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
         now = self._clock()

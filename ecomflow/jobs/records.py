@@ -1,7 +1,7 @@
-"""What is known of a job: records that flow from the Dataflow API, or from the local pipeline's files, to the commands.
+"""Records about a job, made from the Dataflow API or from the local pipeline's files, and used by the commands.
 
-States are Dataflow's in lower case without JOB_STATE_ (running, draining, drained, ...); the local pipeline has its own besides:
-gone (it was killed) and none.
+States are Dataflow's in lower case without JOB_STATE_ (running, draining, drained, ...); the local pipeline has two more: gone
+(it was killed) and none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TERMINAL = frozenset({"done", "failed", "cancelled", "updated", "drained"})
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job. ``age_seconds`` since it was created; ``kind`` streaming or batch; ``region`` local for the one on this machine."""
+    """A job. ``age_seconds``: since creation; ``kind``: streaming or batch; ``region``: local for the one on this machine."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class JobMessage(msgspec.Struct, frozen=True):
-    """What the Dataflow service says of a job. The workers' own logs are in Cloud Logging."""
+    """A message of the Dataflow service about a job. The workers' own logs are in Cloud Logging."""
 
     time: datetime
     level: Level
@@ -40,18 +40,18 @@ class JobMessage(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """``own``: ecomflow's counters, summed over the steps. ``system``: all others, by name and what they belong to."""
+    """``own``: ecomflow's counters, summed over the steps. ``system``: all others, by name and the step they belong to."""
 
     own: dict[str, int]
     system: dict[str, float]
 
 
 class JobDetail(msgspec.Struct, frozen=True):
-    """A job and how it fares; None where Dataflow does not tell (yet).
+    """A job and its condition; None: Dataflow has not reported a value.
 
     ``events_per_second``: the counter ``received`` over ``throughput_seconds``. ``system_lag_seconds`` and
-    ``data_freshness_seconds``: how far the oldest system and data watermark of its stages are behind the clock. ``told_at``: when
-    Dataflow last brought any of the job's metrics up to date.
+    ``data_freshness_seconds``: how far the oldest system and data watermarks of its stages are behind the clock. ``told_at``:
+    when Dataflow last updated any of the job's metrics.
     """
 
     job: Job
@@ -67,14 +67,14 @@ class JobDetail(msgspec.Struct, frozen=True):
 
 
 class StepFit(msgspec.Struct, frozen=True):
-    """A step of the running job and the step of the new graph that takes its place; None: there is none, or it is new."""
+    """A step of the running job and its replacement in the new graph. ``new`` None: missing; ``running`` None: added."""
 
     running: str | None
     new: str | None
 
 
 class UpdatePlan(msgspec.Struct, frozen=True):
-    """What an update would send. ``steps`` is empty where Dataflow describes no steps of the job, so that only it can judge."""
+    """What an update would send. ``steps`` is empty if Dataflow returns no steps of the job, so that only it can compare them."""
 
     job: Job
     mapping: dict[str, str]

@@ -1,4 +1,4 @@
-"""A job on Dataflow, by its name or id: its records flow out; requests to drain or cancel it flow in."""
+"""Jobs on Dataflow, by name or id: list them, read their state, metrics and messages, drain and cancel them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ecomflow.jobs.records import TERMINAL, Job, JobDetail, JobMessage, Level, M
 Sleep = Callable[[float], None]
 Now = Callable[[], datetime]
 
-# What marks ecomflow's own: jobs by their names and labels, metrics by their namespace (that of ``pipeline.counters``, which
-# would bring all of Beam with it).
+# Identifies ecomflow's own jobs by name or label, and its metrics by namespace. The namespace is that of ``pipeline.counters``,
+# which is not imported here because it imports all of Beam.
 MARK = "ecomflow"
 _JOB_ID = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}_\d{2}_\d{2}-\d+")
 _POLL_SECONDS = 5.0
 _RECENT = timedelta(days=1)
 _RECENT_ERRORS = 5
-# Requests that a list may take: a few seconds, eight at a time.
+# Maximum number of requests for a list: they take a few seconds, eight at a time.
 MOST_LOOKUPS = 100
-# Watermarks are microseconds since the epoch, per stage; a negative one says that there is none, or that the stage is done.
-# The names are those that Beam's own test runner for Dataflow reads (TestDataflowRunner.java), with their older form.
+# Watermarks are microseconds since the epoch, per stage; a negative one means that there is none, or that the stage is done.
+# The names are those that Beam's own test runner for Dataflow reads (TestDataflowRunner.java), including the older ones.
 _DATA_WATERMARKS = ("DataWatermark", "windmill-data-watermark")
 _SYSTEM_WATERMARKS = ("SystemWatermark", "windmill-system-watermark")
-# The service repeats a distribution as four scalars, for its own pages only.
+# The service repeats each distribution as four scalars, which only its own web pages use.
 _DISTRIBUTION_PARTS = ("_MIN", "_MAX", "_MEAN", "_COUNT")
 
 
@@ -40,9 +40,9 @@ def utc_now() -> datetime:
 
 
 def jobs(api: JobsApi, *, job_name: str, everything: bool = False, limit: int | None = None, now: Now = utc_now) -> list[Job]:
-    """ecomflow's jobs of the region, newest first: named ``job_name``, or with its mark in name or labels; or ``everything``.
+    """ecomflow's jobs in the region, newest first: those named ``job_name`` or marked by name or label; or ``everything``.
 
-    A list has no labels, so each job is asked for its own; of everything only the ``MOST_LOOKUPS`` newest, and the rest has none.
+    A list has no labels, so they are fetched for each job; with ``everything`` only for the ``MOST_LOOKUPS`` newest.
     """
     listed = sorted(api.jobs(), key=_created, reverse=True)
     if not everything:
@@ -52,7 +52,7 @@ def jobs(api: JobsApi, *, job_name: str, everything: bool = False, limit: int | 
 
 
 def _ours(api: JobsApi, listed: Sequence[Any], job_name: str) -> list[Any]:
-    """Those with our name, and of the newest ``MOST_LOOKUPS`` other streaming jobs those with a label of ours."""
+    """Jobs with ecomflow's name, and those with its label among the ``MOST_LOOKUPS`` newest other streaming jobs."""
     named_so = {raw.id for raw in listed if raw.name == job_name or raw.name.startswith(MARK)}
     others = [raw.id for raw in listed if raw.id not in named_so and _kind(raw) == "streaming"][:MOST_LOOKUPS]
     found = api.described([raw for raw in listed if raw.id in {*named_so, *others}])
@@ -60,7 +60,7 @@ def _ours(api: JobsApi, listed: Sequence[Any], job_name: str) -> list[Any]:
 
 
 def find(api: JobsApi, name_or_id: str, *, now: Now = utc_now) -> Job:
-    """The job with this id, or the newest of this name: of those that are active, where there are any. Raises NotFoundError."""
+    """The job with this id, or the newest job with this name, preferring active ones. Raises NotFoundError."""
     if _JOB_ID.fullmatch(name_or_id):
         return _job(api.job(name_or_id), now())
     found = sorted(api.jobs(name_or_id), key=_created, reverse=True)
@@ -72,7 +72,7 @@ def find(api: JobsApi, name_or_id: str, *, now: Now = utc_now) -> Job:
 
 
 def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sleep: Sleep = time.sleep) -> JobDetail:
-    """How ``job`` fares. Its throughput is the mean since it began, or over the next ``over`` seconds."""
+    """The condition of ``job``. The throughput is the mean since it started, or over the next ``over`` seconds."""
     before, raw = 0, api.metrics(job.id)
     seconds = job.age_seconds
     if over > 0:
@@ -97,17 +97,17 @@ def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sle
 
 
 def messages(api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None) -> list[JobMessage]:
-    """What the service said of ``job``, oldest first."""
+    """The service's messages about ``job``, oldest first."""
     return [_message(raw) for raw in api.messages(job.id, level, since)[0]]
 
 
 def follow(
     api: JobsApi, job: Job, level: Level = "basic", since: datetime | None = None, *, sleep: Sleep = time.sleep
 ) -> Iterator[JobMessage]:
-    """The messages as they come, until the job has ended."""
+    """The messages as they arrive, until the job has ended."""
     shown: set[JobMessage] = set()
     while True:
-        ended = _state(api.job(job.id)) in TERMINAL  # asked first, so that nothing said before the end is missed
+        ended = _state(api.job(job.id)) in TERMINAL  # checked first, so that the last messages are not missed
         for message in messages(api, job, level, since):
             if message not in shown:
                 yield message
@@ -127,12 +127,12 @@ def metrics(api: JobsApi, job: Job) -> Metrics:
 
 
 def drain(api: JobsApi, job: Job) -> Job:
-    """Ask that ``job`` take nothing new and finish what it has. Raises PipelineError where it is neither active nor draining."""
+    """Request that ``job`` stops pulling and finishes the messages in flight. Raises PipelineError unless active or draining."""
     return _end(api, job, "drained", already=("draining",))
 
 
 def cancel(api: JobsApi, job: Job) -> Job:
-    """Ask that ``job`` stop at once: what it had not acknowledged comes again. Raises PipelineError where it has ended."""
+    """Request that ``job`` stops at once; unacknowledged messages are redelivered. Raises PipelineError if it has ended."""
     return _end(api, job, "cancelled", already=("cancelling",))
 
 
@@ -146,7 +146,7 @@ def wait_for(
     clock: Callable[[], float] = time.monotonic,
     now: Now = utc_now,
 ) -> Job:
-    """``job`` once its state is ``goal``. Raises PipelineError where it ends otherwise, or isn't there in ``timeout`` seconds."""
+    """Wait until the state is ``goal``. Raises PipelineError if the job ends in another state or after ``timeout`` seconds."""
     give_up = clock() + timeout
     while True:
         seen = _job(api.job(job.id), now())
@@ -156,14 +156,14 @@ def wait_for(
             raise PipelineError(f"{named(seen)} has ended as {seen.state}, not as {goal}.", f"See: ecomflow job logs {seen.id}")
         if clock() >= give_up:
             raise PipelineError(
-                f"{named(seen)} is {seen.state} after {timeout:.0f} s, not {goal} yet; it goes on.",
-                f"Look at it with: ecomflow job status {seen.id}",
+                f"{named(seen)} is {seen.state} after {timeout:.0f} s, not {goal} yet. The request stays in effect.",
+                f"Check it with: ecomflow job status {seen.id}",
             )
         sleep(_POLL_SECONDS)
 
 
 def named(job: Job) -> str:
-    """How sentences name a job."""
+    """The job's name in messages."""
     return f"Job {job.name} ({job.id})"
 
 
@@ -171,9 +171,7 @@ def _end(api: JobsApi, job: Job, goal: str, already: tuple[str, ...]) -> Job:
     if job.state in already:
         return job
     if job.state in TERMINAL or job.state == "cancelling":
-        raise PipelineError(
-            f"{named(job)} is {job.state}: only a job that runs can be {goal}.", "Start one with: ecomflow deploy"
-        )
+        raise PipelineError(f"{named(job)} is {job.state}: only a running job can be {goal}.", "Start one with: ecomflow deploy")
     api.request_state(job.id, goal)
     return msgspec.structs.replace(job, state=already[0])
 
@@ -198,7 +196,7 @@ def _state(raw: Any) -> str:
 
 
 def _plain(moment: datetime | None) -> datetime | None:
-    """A datetime of the standard library's own class: records are encoded as JSON."""
+    """A datetime of the standard library's class, because records are encoded as JSON."""
     return None if moment is None else datetime.fromtimestamp(moment.timestamp(), UTC)
 
 
@@ -216,7 +214,7 @@ def _message(raw: Any) -> JobMessage:
 
 
 def _workers(api: JobsApi, job: Job, now: datetime) -> tuple[int | None, int | None]:
-    """Workers now, and as wanted, by the last autoscaling event; of the last day where it has one, since old errors are many."""
+    """Current and wanted workers, from the last autoscaling event. Tries the last day first, because there can be many errors."""
     events = api.messages(job.id, "error", now - _RECENT)[1] or api.messages(job.id, "error", None)[1]
     if not events:
         return None, None
@@ -225,7 +223,7 @@ def _workers(api: JobsApi, job: Job, now: datetime) -> tuple[int | None, int | N
 
 
 def _settled(raw: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """The metrics with a number: of each, the committed one where there is one, else the tentative one."""
+    """The numeric metrics: the committed value of each if there is one, otherwise the tentative one."""
     chosen: dict[tuple[Any, ...], Any] = {}
     for metric in raw:
         context = dict(metric.name.context)
@@ -250,13 +248,13 @@ def _own_counters(raw: Iterable[Any]) -> dict[str, int]:
 
 
 def _label(metric: Any) -> str:
-    """A system metric's name, with the step or collection that it belongs to."""
+    """The name of a system metric with its step or collection."""
     belongs = [value for key, value in sorted(metric.name.context.items()) if key != "tentative"]
     return " ".join([metric.name.name, *belongs])
 
 
 def _behind(raw: Iterable[Any], names: tuple[str, ...], now: datetime) -> float | None:
-    """Seconds by which the oldest watermark of ``names`` was behind the time of its report; None where there is none."""
+    """How many seconds the oldest watermark of ``names`` was behind when it was reported; None if there is none."""
     found = [(metric, value) for metric, value in _settled(raw) if metric.name.name.endswith(names) and value >= 0]
     if not found:
         return None

@@ -1,7 +1,7 @@
-"""A running job and the new graph in; what an update would send, and then the job that takes over, out.
+"""A running job and the new graph in; the planned update, and then the replacing job, out.
 
-An update replaces a job while it runs, and Dataflow matches the steps of the two by name. Here the outermost names are compared,
-which are the labels of ``pipeline.graph``. What is inside a step is Dataflow's to judge; where it refuses, the old job goes on.
+An update replaces a running job, and Dataflow matches the steps of both by name. This module compares the outermost names, the
+labels of ``pipeline.graph``. Dataflow itself checks what is inside a step; if it refuses, the old job continues.
 https://cloud.google.com/dataflow/docs/guides/updating-a-pipeline
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def plan_update(api: JobsApi, job: Job, new_steps: Iterable[str], mapping: Mapping[str, str]) -> UpdatePlan:
-    """What an update of ``job`` would send; ``mapping`` goes from names of its steps to names of the new ones.
+    """What an update of ``job`` would send; ``mapping`` maps names of its steps to names of new steps.
 
-    Raises PipelineError where it doesn't run (Beam's client would look for it for ever), ConfigError where ``mapping`` names a
-    step that there is not.
+    Raises PipelineError if the job is not running (Beam's client would look for it forever), ConfigError if ``mapping`` names an
+    unknown step.
     """
     if job.state != "running":
         remedy = "Start it with: ecomflow deploy" if job.state != "pending" else "Wait until it runs, then try again."
-        raise PipelineError(f"{named(job)} is {job.state}: only a job that runs can be updated.", remedy)
+        raise PipelineError(f"{named(job)} is {job.state}: only a running job can be updated.", remedy)
     running, new = _running_steps(api.job(job.id)), _labels(new_steps)
     _check_mapping(mapping, running, new)
     fits = [StepFit(step, _fit(step, mapping, new)) for step in running]
@@ -39,22 +39,22 @@ def plan_update(api: JobsApi, job: Job, new_steps: Iterable[str], mapping: Mappi
 
 
 def missing_steps(plan: UpdatePlan) -> tuple[str, ...]:
-    """The running job's steps that have no fit in the new graph."""
+    """The running job's steps that have no counterpart in the new graph."""
     return tuple(step.running for step in plan.steps if step.running is not None and step.new is None)
 
 
 def check_fit(plan: UpdatePlan) -> None:
-    """Raise PipelineError where a step of the running job would be lost, with what it holds."""
+    """Raise PipelineError if a step of the running job, and its state, would be lost."""
     if missing := missing_steps(plan):
         names = ", ".join(f"'{name}'" for name in missing)
         raise PipelineError(
             f"{named(plan.job)} can't be updated: the new graph has no step for {names}.",
-            "Name the new step with --map 'OLD=NEW', or end the job well and start anew: ecomflow job update --drain-and-replace",
+            "Map it with --map 'OLD=NEW', or drain the job and start a new one: ecomflow job update --drain-and-replace",
         )
 
 
 def send_update(settings: Settings, endpoints: Endpoints, plan: UpdatePlan, extra: Sequence[str] = ()) -> SubmittedJob:
-    """Submit the new graph as the job that replaces the running one."""
+    """Submit the new graph as a replacement for the running job."""
     from ecomflow.pipeline.dataflow import submit
 
     return submit.submit(settings, endpoints, extra=extra, update=True, transform_name_mapping=plan.mapping)
@@ -70,10 +70,10 @@ def drain_and_replace(
     *,
     sleep: Sleep = time.sleep,
 ) -> SubmittedJob:
-    """Drain ``job``, wait until it is drained, and submit the new graph as a new job. What comes meanwhile waits in Pub/Sub.
+    """Drain ``job``, wait until it is drained, and submit the new graph as a new job. Meanwhile messages wait in Pub/Sub.
 
-    Options that can't stand are refused before the drain (ConfigError). Nothing is submitted where the drain fails or isn't done
-    in ``timeout`` seconds (PipelineError).
+    Invalid options are refused before the drain (ConfigError). Nothing is submitted if the drain fails or takes longer than
+    ``timeout`` seconds (PipelineError).
     """
     from ecomflow.pipeline.dataflow import submit
 
@@ -83,7 +83,7 @@ def drain_and_replace(
 
 
 def graph_steps(settings: Settings, extra: Sequence[str] = ()) -> tuple[str, ...]:
-    """The labels of the graph that this version of ecomflow would submit. Raises ConfigError for options that can't stand."""
+    """The labels of the graph that this version of ecomflow would submit. Raises ConfigError for invalid options."""
     from ecomflow.pipeline.dataflow.submit import dry_run
     from ecomflow.pipeline.tree import step_names
 

@@ -1,4 +1,4 @@
-"""Endpoints of the local stack come in; the lines go out that set, in a shell, the variables by which programs find it."""
+"""Endpoints of the local stack in; shell commands that set the variables by which programs find it out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shell = Literal["sh", "fish", "powershell", "dotenv"]
 
 
 def variables(endpoints: Endpoints) -> dict[str, str]:
-    """What Google's clients read, by name. BIGQUERY_STORAGE_EMULATOR_HOST is read by ecomflow alone: Google's has no variable."""
+    """The variables that Google's clients read; only ecomflow reads BIGQUERY_STORAGE_EMULATOR_HOST."""
     named = {
         "PUBSUB_EMULATOR_HOST": endpoints.pubsub,
         "STORAGE_EMULATOR_HOST": endpoints.storage,
@@ -24,7 +24,7 @@ def variables(endpoints: Endpoints) -> dict[str, str]:
 
 
 def export_line(shell: Shell, name: str, value: str) -> str:
-    """The line of ``shell`` that sets ``name`` for the programs it starts; of a .env file for ``dotenv``."""
+    """The command that sets ``name`` in ``shell`` for the programs it starts; for ``dotenv`` a line of a .env file."""
     match shell:
         case "sh":
             return f"export {name}={shlex.quote(value)}"

@@ -1,6 +1,6 @@
-"""Does a local service answer? A service's ports go in; a real call of its API tells.
+"""Health checks of the local services by a real call of their APIs.
 
-The calls are written by hand on sockets and bare gRPC, because Google's clients take a second to import and minutes to give up.
+The calls use plain sockets and gRPC, because Google's clients take a second to import and minutes to give up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LIST_TOPICS = b"\x0a" + bytes([len(_PROJECT)]) + _PROJECT
 
 
 def answers(service: str, ports: Sequence[int], timeout_seconds: float) -> bool:
-    """Whether ``service`` (pubsub, storage, bigquery) answers on all of its ``ports`` within ``timeout_seconds`` each."""
+    """Whether ``service`` (pubsub, storage, bigquery) responds on all its ``ports`` within ``timeout_seconds`` each."""
     if service == "pubsub":
         return _grpc_answers(ports[0], "/google.pubsub.v1.Publisher/ListTopics", _LIST_TOPICS, timeout_seconds)
     if service == "storage":
@@ -38,7 +38,7 @@ def _http_answers(port: int, path: str, timeout_seconds: float) -> bool:
 
 
 def _grpc_answers(port: int, method: str, request: bytes, timeout_seconds: float) -> bool:
-    # A shared connection would back off for a second after the first refusal, and pass through a proxy that is set.
+    # A shared connection would back off for a second after the first failure, and use a configured proxy.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         try:

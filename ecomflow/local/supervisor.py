@@ -1,12 +1,11 @@
-"""The local stack: a state folder comes in; Pub/Sub, GCS and BigQuery run, each as a process of its own, until ``down``.
+"""The local stack of a state folder: Pub/Sub, GCS and BigQuery, each in its own process, from ``up`` to ``down``.
 
-There is no resident supervisor. ``<state>/stack.json`` says where the services listen (``endpoints``) and which processes they
-are (``services``: pid, mark, ports, log). It is believed no further than the kernel agrees: a process counts as a service only
-where it is this user's, was started as that service, and works in this very folder. So a forged file, a copied folder or a pid in
-use again gets nobody stopped, and a service that no file knows of, for its starter was killed, is found.
+There is no resident supervisor. ``<state>/stack.json`` has the addresses of the services (``endpoints``) and their processes
+(``services``: pid, mark, ports, log), and is checked against the kernel: a process counts as a service only if it belongs to this
+user, was started as that service, and works in this folder. So a forged file, a copied folder or a reused pid can't make ``down``
+stop another process, and a service that is in no file, because the command that started it was killed, is still found.
 
-Data lies in ``<state>/pubsub``,
-``<state>/storage`` and ``<state>/bigquery``, logs in ``<state>/logs``.
+Data is in ``<state>/pubsub``, ``<state>/storage`` and ``<state>/bigquery``, logs are in ``<state>/logs``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from ecomflow.processes.detached import Identity, find, free_port, is_free, is_i
 from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
-"""How many ports each service has."""
+"""The number of ports of each service."""
 
 _VERSION = 2
 _START_SECONDS = 60.0
@@ -47,7 +46,7 @@ Progress = Callable[[str], None]
 
 
 class Service(msgspec.Struct, frozen=True):
-    """A service as stack.json has it: ``pid`` and ``mark`` are its Identity."""
+    """A service in stack.json: ``pid`` and ``mark`` are its Identity."""
 
     pid: int
     mark: str
@@ -56,7 +55,7 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class Stack(msgspec.Struct, frozen=True):
-    """The whole of stack.json. ``folder``: the folder that it was written in, which a copy of the file is not."""
+    """The content of stack.json. ``folder``: the folder in which it was written, to detect a copy of the file."""
 
     version: int
     folder: str
@@ -65,7 +64,7 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 class ServiceReport(msgspec.Struct, frozen=True):
-    """A service as it is found. ``endpoint`` and the numbers are None where it is down."""
+    """The current state of a service. ``endpoint`` and the numbers are None if it is down."""
 
     name: str
     state: State
@@ -77,7 +76,7 @@ class ServiceReport(msgspec.Struct, frozen=True):
 
 
 class StackReport(msgspec.Struct, frozen=True):
-    """The stack as it is found. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
+    """The state of the stack. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
 
     state_path: str
     ready: bool
@@ -87,11 +86,11 @@ class StackReport(msgspec.Struct, frozen=True):
 
 
 def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress | None = None) -> StackReport:
-    """Brings the stack up and returns when each service answers. Services that are ready stay; the others are replaced, on
-    their old ports where these are free. ``others`` is for those that start.
+    """Start the stack, and return when every service responds. Services that are ready are kept; the others are replaced, on
+    their old ports if these are free. ``others`` applies to the services that are started.
 
     ``on_progress`` gets a sentence at each step. Raises MissingExtraError before anything starts, AccessError for a state folder
-    that cannot be written, and UnavailableError with the end of its log for a service that does not come up.
+    that can't be written, and UnavailableError, with the end of its log, for a service that does not start.
     """
     check_installed()
     check_storage_installed()
@@ -108,7 +107,7 @@ def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress
 
 
 def status(state_path: Path) -> StackReport:
-    """How the stack is now. Takes two seconds at most, and changes nothing. Raises AccessError for another user's folder."""
+    """The state of the stack. Takes at most two seconds and changes nothing. Raises AccessError for another user's folder."""
     state_path = state_path.resolve()
     check_own(state_path)
     services = _read(state_path)
@@ -119,10 +118,10 @@ def status(state_path: Path) -> StackReport:
 
 
 def down(state_path: Path, *, with_data: bool = False) -> StackReport:
-    """Stops the services and forgets their ports; ``with_data`` removes the data folders that ``up`` has made, too."""
+    """Stop the services and delete stack.json; ``with_data`` also deletes the data folders that ``up`` has created."""
     state_path = state_path.resolve()
     if not state_path.is_dir():
-        _stop_all_but({}, state_path)  # of a folder that was deleted under them
+        _stop_all_but({}, state_path)  # the folder was deleted while they ran
         return status(state_path)
     check_own(state_path)
     with _locked(state_path, lambda _: None):
@@ -137,11 +136,11 @@ def down(state_path: Path, *, with_data: bool = False) -> StackReport:
 
 @contextlib.contextmanager
 def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> Iterator[Endpoints]:
-    """The endpoints of a stack that is up inside the ``with`` block and down, its data kept, after it."""
+    """The endpoints of a stack that runs inside the ``with`` block. Its data is kept."""
     try:
         endpoints = up(state_path, on_progress=on_progress).endpoints
         if endpoints is None:
-            raise UnavailableError("The local stack stopped as soon as it had started.", f"Read its logs: {state_path / 'logs'}")
+            raise UnavailableError("The local stack stopped right after its start.", f"Read its logs: {state_path / 'logs'}")
         yield endpoints
     finally:
         down(state_path)
@@ -150,7 +149,7 @@ def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> I
 def _start(
     state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress, others: OtherUsers
 ) -> list[str]:
-    """Starts what is not kept, all at once; stops it again if one of it fails."""
+    """Start the services that are not kept, in parallel; stop them again if one fails."""
     log_starts = {}
     services = dict(kept)
     try:
@@ -158,7 +157,7 @@ def _start(
             log = state_path / "logs" / f"{name}.log"
             log_starts[name] = log.stat().st_size if log.exists() else 0
             services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log, others)
-            # Before they are ready, so that no process is lost track of if this one is killed.
+            # Before they are ready, so that they are on record if this process is killed.
             _write(state_path, services)
         _wait_until_ready({name: services[name] for name in log_starts}, log_starts, say)
     except BaseException:
@@ -178,13 +177,13 @@ def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path, other
         identity = spawn([*_command(name, ports, data_dir), "--other-users", others], log, state_path, role=name)
     except OSError as error:
         raise UnavailableError(
-            f"{name} cannot be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
+            f"{name} can't be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
         ) from error
     return Service(identity.pid, identity.mark, ports, str(log))
 
 
 def _command(name: str, ports: tuple[int, ...], data_dir: Path) -> list[str]:
-    # -P: a file in the working folder must not be taken for a module of ours.
+    # -P: a file in the working folder must not shadow one of ecomflow's modules.
     python = [sys.executable, "-P", "-m", f"ecomflow.local.{name}"]
     if name != "bigquery":
         return [*python, "--port", str(ports[0]), "--data-dir", str(data_dir)]
@@ -217,7 +216,7 @@ def _wait_until_ready(services: dict[str, Service], log_starts: dict[str, int], 
 
 
 def _wait_for(name: str, service: Service, deadline: float) -> bool:
-    """Whether the service answered before it ended or the time was over."""
+    """Whether the service responded before it ended and before the deadline."""
     while find(_identity(service)) and time.monotonic() < deadline:
         if answers(name, service.ports, _PROBE_SECONDS):
             return True
@@ -229,13 +228,13 @@ def _failure(name: str, service: Service, log_start: int) -> EcomflowError:
     with Path(service.log).open("rb") as log:
         log.seek(log_start)
         lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
-    what = f"did not answer within {_START_SECONDS:.0f} s" if find(_identity(service)) else "ended while it started"
-    end = "".join(f"\n  {line[:300]}" for line in lines) or " nothing"
-    return UnavailableError(f"{name} {what}. The end of its log says:{end}", f"Read the whole log: {service.log}")
+    what = f"did not respond within {_START_SECONDS:.0f} s" if find(_identity(service)) else "ended during its start"
+    end = "".join(f"\n  {line[:300]}" for line in lines) or " (empty)"
+    return UnavailableError(f"{name} {what}. The end of its log:{end}", f"Read the whole log: {service.log}")
 
 
 def _stop_all_but(kept: dict[str, Service], state_path: Path) -> None:
-    """Ends the services of this folder, also those of which no stack.json tells: their starter was killed, or it is gone."""
+    """Stop the services of this folder, including any that are not in stack.json."""
     keep = {_identity(service) for service in kept.values()}
     stop([identity for _, identity in processes_of(state_path) if identity not in keep], _STOP_SECONDS)
 
@@ -293,7 +292,7 @@ def _make_state_folder(state_path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(state_path: Path, say: Progress) -> Iterator[None]:
-    """Holds the stack's lock: one ``up`` or ``down`` at a time; the kernel frees it when the holder dies."""
+    """Hold the stack's lock: one ``up`` or ``down`` at a time. The kernel releases it when the process ends."""
     try:
         lock = (state_path / "stack.lock").open("a")
     except OSError as error:
@@ -302,18 +301,18 @@ def _locked(state_path: Path, say: Progress) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another command starts or stops the local stack: waiting for it")
+            say("Waiting for another command that starts or stops the local stack")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _marker(state_path: Path, name: str) -> Path:
-    """Present where ``up`` has made the data folder, which ``down`` may then remove."""
+    """Exists if ``up`` has created the data folder, so that ``down`` may delete it."""
     return state_path / f".{name}-data"
 
 
 def _read(state_path: Path) -> dict[str, Service]:
-    """The services of stack.json; none where it is missing or is not ours to understand."""
+    """The services of stack.json; none if it is missing, invalid, or of another version or folder."""
     try:
         stack = msgspec.json.decode((state_path / STACK_FILE).read_bytes(), type=Stack)
     except (FileNotFoundError, msgspec.MsgspecError):

@@ -1,1 +1,1 @@
-"""What listens on this machine: who may speak to it, and how it is reached past proxies."""
+"""Services on loopback: access control, connection limits, and bypassing proxies."""

@@ -1,7 +1,8 @@
-"""Connections to an HTTP service come in; those whose client keeps it waiting are closed, and take no place from the others.
+"""Deadlines and a limit for the connections of an HTTP service, so that slow clients can't block the others.
 
-Whoever opens a connection and sends nothing, or a byte now and then, costs nothing himself and holds a descriptor of the service
-(https://en.wikipedia.org/wiki/Slowloris_(cyber_attack)). uvicorn knows no deadline but the one between two requests.
+A client that opens a connection and sends nothing, or a byte now and then, uses almost no resources of its own but keeps a file
+descriptor of the service open (https://en.wikipedia.org/wiki/Slowloris_(cyber_attack)). uvicorn itself has only a deadline
+between two requests.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ecomflow.loopback.web_guard import WAIT_SECONDS
 
-LEAST_BYTES = 5_000
-"""A body of which fewer come in WAIT_SECONDS is not waited for: 500 bytes a second, as in Apache's mod_reqtimeout."""
+MIN_BYTES = 5_000
+"""Minimum that a client must send of a body in WAIT_SECONDS: 500 bytes per second, as in Apache's mod_reqtimeout."""
 READ_SECONDS = 60.0
-"""How long a client may leave an answer unread that does not fit into the buffers."""
-MOST_CONNECTIONS = 128
-"""Below every system's usual limit of a process's descriptors: 256 on macOS, 1,024 on Linux."""
+"""How long a client may leave a response unread that does not fit into the buffers."""
+MAX_CONNECTIONS = 128
+"""Below the usual limit of file descriptors per process: 256 on macOS, 1,024 on Linux."""
 
 _LAST_LOOK_SECONDS = 0.2
 
 _Awaited = Literal["head", "body", "reading"]
-# Who is closed first to make room: a client that has asked for nothing before one that has.
+# Which connections are closed first to make room: those without a request before those with one.
 _TO_CLOSE_FIRST: tuple[_Awaited, ...] = ("head", "body", "reading")
-_turns = count()  # a loop's clock stands still while it accepts many at once
+_turns = count()  # the loop's clock does not advance while it accepts many connections at once
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol for ``http=``, with a deadline for whatever the client is to do and a bound on connections.
+    """uvicorn's HTTP/1.1 protocol for ``http=``, with deadlines for the client and a limit on connections.
 
-    While the service works on an answer there is no deadline. Past MOST_CONNECTIONS the one that it has waited for longest is
-    closed to make room; where it waits for none, the newcomer.
+    There is no deadline while the service prepares a response. Beyond MAX_CONNECTIONS the connection whose client has been
+    awaited longest is closed; if no client is awaited, the new one is.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -46,7 +47,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._look()
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -91,12 +92,12 @@ class BoundedProtocol(H11Protocol):
             self._timer = self.loop.call_later(seconds, self._overdue, False)
 
     def _overdue(self, last: bool) -> None:
-        if self._awaited == "body" and (self._bytes >= LEAST_BYTES or self.flow.read_paused):
+        if self._awaited == "body" and (self._bytes >= MIN_BYTES or self.flow.read_paused):
             self._await("body")
         elif last:
             self._drop()
         else:
-            # Where the service itself was busy or stopped for all that time, what came meanwhile has not been read yet.
+            # If the service itself was busy or stopped meanwhile, data may have arrived that has not been read yet.
             self._timer = self.loop.call_later(_LAST_LOOK_SECONDS, self._overdue, True)
 
     def _make_room(self) -> None:

@@ -1,6 +1,6 @@
-"""gRPC calls come in; those of other users of the machine end with PERMISSION_DENIED before their method is called.
+"""Rejects gRPC calls of other users of the machine with PERMISSION_DENIED before their method is called.
 
-Connections on which nobody calls are closed.
+Idle connections are closed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ecomflow.loopback.peers import OwnUser, parse_grpc_peer
 from ecomflow.loopback.web_guard import WAIT_SECONDS
 
 SERVER_OPTIONS = (
-    # Until a client has greeted by HTTP/2's rules: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
+    # For the HTTP/2 handshake: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
     ("grpc.server_handshake_timeout_ms", int(1000 * WAIT_SECONDS)),
-    # Without a call, an open stream being one. A client of gRPC's connects again by itself.
+    # Without a call (an open stream counts as one). gRPC clients reconnect automatically.
     ("grpc.max_connection_idle_ms", 300_000),
 )
-"""The deadlines of every gRPC server; gRPC's own are two minutes and none."""
+"""The deadlines of every gRPC server; gRPC's defaults are two minutes and none."""
 
 _MAKERS = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -32,7 +32,7 @@ _MAKERS = {
 
 
 class OwnUserHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for mypy
-    """The methods of a service, for this user alone. Cheaper than an interceptor: a method is guarded once, not by each call."""
+    """The methods of a service, for this user only. Cheaper than an interceptor: a method is wrapped once, not on each call."""
 
     def __init__(self, service: Any, own_user: OwnUser) -> None:
         self._service, self._own_user = service, own_user
@@ -46,7 +46,7 @@ class OwnUserHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has 
 
 
 class OwnUserInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types for mypy
-    """The interceptor of a server that answers this user alone."""
+    """The interceptor of a server that serves only this user."""
 
     def __init__(self, own_user: OwnUser) -> None:
         self._own_user = own_user
@@ -57,14 +57,14 @@ class OwnUserInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
 
 
 def guarded(handler: Any, own_user: OwnUser) -> Any:
-    """``handler``, whose method is called for this user alone."""
+    """``handler``, with its method restricted to this user."""
     name, make = _MAKERS[handler.request_streaming, handler.response_streaming]
     method = _guarded_method(getattr(handler, name), own_user)
     return make(method, handler.request_deserializer, handler.response_serializer)
 
 
 def _guarded_method(method: Callable[[Any, Any], Any], own_user: OwnUser) -> Callable[[Any, Any], Any]:
-    """``method`` behind the check, in the form that it has: gRPC treats coroutines and generators differently."""
+    """``method`` with the check, as the same kind of function: gRPC treats coroutines and generators differently."""
 
     def refused(context: Any) -> str | None:
         return own_user.refusal(parse_grpc_peer(context.peer()))
@@ -81,7 +81,7 @@ def _guarded_method(method: Callable[[Any, Any], Any], own_user: OwnUser) -> Cal
             yield response
 
     def iterate_in_thread(request: Any, context: Any) -> Iterator[Any]:
-        # In a thread abort returns, and what follows it would be done.
+        # In a thread, abort returns, and the code after it would run.
         if refusal := refused(context):
             context.set_code(grpc.StatusCode.PERMISSION_DENIED)
             context.set_details(refusal)

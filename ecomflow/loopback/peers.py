@@ -1,7 +1,7 @@
-"""A loopback connection's two addresses come in; the user at its other end comes out, as Linux tells it.
+"""The two addresses of a loopback connection in; the user at its other end out, according to Linux.
 
-A port on 127.0.0.1 is open to every user of the machine. Services of one user ask here who speaks to them, and refuse the others,
-root included unless the service is root's own. Where the system does not tell (macOS), nobody is refused.
+A port on 127.0.0.1 is open to every user of the machine. Services identify the user of each connection with this module, and
+refuse all others, including root unless root runs the service. If the system can't identify the user (macOS), nobody is refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ OtherUsers = Literal["refuse", "allow"]
 Address = tuple[str, int]
 """A numeric IPv4 or IPv6 address and a port."""
 Lookup = Callable[[Address, Address], int | None]
-"""The uid whose process has the socket connected from the first address to the second; None where none has. Raises OSError."""
+"""The uid of the process with the socket from the first address to the second; None if there is none. Raises OSError."""
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_MOST_KNOWN = 1024
-_REMEDY = "To let in other users set ECOMFLOW_OTHER_USERS=allow, and start the service again."
+_MAX_KNOWN = 1024
+_REMEDY = "To allow other users, set ECOMFLOW_OTHER_USERS=allow and restart the service."
 
 
 class OwnUser:
-    """Tells this user from the others who speak to the service that listens at ``server``."""
+    """Distinguishes this user from others among the clients of the service that listens at ``server``."""
 
     def __init__(self, server: Address, others: OtherUsers = "refuse", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._server, self._clock = server, clock
@@ -40,7 +40,7 @@ class OwnUser:
         self._own: dict[Address, float] = {}
 
     def refusal(self, client: Address | None) -> str | None:
-        """Why ``client`` is not answered, in a sentence with the remedy; None: it is this user."""
+        """Why ``client`` is refused, as a sentence with the remedy; None if it is this user."""
         if self._lookup is None or (client and self._is_own(client, self._lookup)):
             return None
         return f"This service answers only the user who started it. {_REMEDY}"
@@ -54,7 +54,7 @@ class OwnUser:
                 own = lookup(client, self._server) == os.geteuid()
             except OSError:
                 own = False
-            if len(self._own) > _MOST_KNOWN:
+            if len(self._own) > _MAX_KNOWN:
                 self._own.clear()
             if own:
                 self._own[client] = now + self._seconds
@@ -63,9 +63,10 @@ class OwnUser:
 
 @lru_cache(maxsize=1)
 def working_lookup() -> tuple[Lookup | None, float]:
-    """How this system tells who owns a connection, tried on one of our own, and for how many seconds an answer is believed.
+    """The lookup that works on this system, tested with a connection of this process, and how long its results are valid.
 
-    A port may belong to somebody else as soon as its connection is closed. None where the system does not tell.
+    The time in seconds is short, because a port may belong to another user as soon as its connection is closed. None if no lookup
+    works.
     """
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         for lookup, seconds in ((ask_kernel, 0.1), (search_tables, 1.0)):
@@ -78,12 +79,12 @@ def working_lookup() -> tuple[Lookup | None, float]:
 
 
 def add_other_users(parser: argparse.ArgumentParser) -> None:
-    """Gives a service's command line the option ``--other-users``."""
+    """Add the option ``--other-users`` to a service's command line."""
     what = "whether to answer other users of this machine"
     parser.add_argument("--other-users", choices=("refuse", "allow"), default="refuse", help=what)
 
 
-@lru_cache(maxsize=_MOST_KNOWN)
+@lru_cache(maxsize=_MAX_KNOWN)
 def parse_grpc_peer(peer: str) -> Address | None:
     """``ipv4:127.0.0.1:5000`` or ``ipv6:[::1]:5000`` (its brackets may be quoted) as an address; None for anything else."""
     kind, _, rest = peer.partition(":")
@@ -91,7 +92,7 @@ def parse_grpc_peer(peer: str) -> Address | None:
     return (host.strip("[]"), int(port)) if kind in ("ipv4", "ipv6") and port.isdecimal() else None
 
 
-# The kernel's sock_diag: one socket for one question, in some ten microseconds. https://man7.org/linux/man-pages/man7/sock_diag.7.html
+# The kernel's sock_diag: looks up one socket in about ten microseconds. https://man7.org/linux/man-pages/man7/sock_diag.7.html
 
 _SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST, _ERROR = 4, 20, 1, 2
 
@@ -99,7 +100,7 @@ _SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST, _ERROR = 4, 20, 1, 2
 def ask_kernel(client: Address, server: Address) -> int | None:
     """A ``Lookup`` by sock_diag."""
     if not hasattr(socket, "AF_NETLINK"):
-        raise OSError("There is no netlink.")
+        raise OSError("This system has no netlink.")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
         kernel.settimeout(1.0)
         kernel.send(diag_request(client, server))
@@ -107,7 +108,7 @@ def ask_kernel(client: Address, server: Address) -> int | None:
 
 
 def diag_request(client: Address, server: Address) -> bytes:
-    """An inet_diag_req_v2 for the one socket between two addresses. IPv4 within IPv6 is asked for as IPv4, which finds both."""
+    """An inet_diag_req_v2 for the socket between two addresses. IPv4-mapped IPv6 is requested as IPv4, which finds both."""
     ends = [_packed(host) for host in (client[0], server[0])]
     family = socket.AF_INET if len(ends[0]) == 4 else socket.AF_INET6
     ports = struct.pack("!HH", client[1], server[1])
@@ -118,7 +119,7 @@ def diag_request(client: Address, server: Address) -> bytes:
 
 
 def diag_owner(answer: bytes) -> int | None:
-    """The uid in an inet_diag_msg; None where there is no such socket, or its process has closed it (it has no inode then)."""
+    """The uid in an inet_diag_msg; None if there is no such socket, or its process has closed it (then it has no inode)."""
     _, kind, _, _, _ = struct.unpack_from("=IHHII", answer)
     if kind == _ERROR or len(answer) < 88:
         return None
@@ -126,7 +127,7 @@ def diag_owner(answer: bytes) -> int | None:
     return int(uid) if inode else None
 
 
-# /proc/net/tcp: all sockets at once, in milliseconds; for kernels that lack the other.
+# /proc/net/tcp: all sockets at once, in milliseconds; for kernels without sock_diag.
 
 
 def search_tables(client: Address, server: Address) -> int | None:
@@ -142,10 +143,10 @@ def search_tables(client: Address, server: Address) -> int | None:
 
 
 def table_owner(table: str, client: Address, server: Address) -> int | None:
-    """The uid in the line of ``table`` for the socket between the two addresses; None where there is none.
+    """The uid in the line of ``table`` for the socket between the two addresses; None if there is none.
 
     Each line has local and remote address, state, queues, timer, retransmits, uid, timeout and inode. A socket that its process
-    has closed has no inode, and on many kernels the uid 0, which would be root's:
+    has closed has no inode, and on many kernels the uid 0, which would look like root:
     https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html
     """
     for mapped in (False, True):
@@ -160,7 +161,7 @@ def table_owner(table: str, client: Address, server: Address) -> int | None:
 
 
 def _hex(address: Address, mapped: bool) -> str:
-    """``address`` as the tables have it: words of four bytes in the machine's order. ``mapped``: IPv4 within IPv6."""
+    """``address`` in the tables' format: words of four bytes in the machine's byte order. ``mapped``: as IPv4-mapped IPv6."""
     packed = _packed(address[0])
     if mapped and len(packed) == 4:
         packed = _IPV4_WITHIN + packed
@@ -172,6 +173,6 @@ _IPV4_WITHIN = b"\0" * 10 + b"\xff\xff"
 
 
 def _packed(host: str) -> bytes:
-    """The bytes of an address: four for IPv4, within IPv6 too."""
+    """The bytes of an address: four for IPv4, also if it is IPv4-mapped IPv6."""
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     return packed.removeprefix(_IPV4_WITHIN) if len(packed) == 16 else packed

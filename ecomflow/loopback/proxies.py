@@ -1,7 +1,7 @@
-"""Traffic to this machine stays on this machine, whatever proxies the environment names.
+"""Keeps traffic to loopback off any proxies that the environment configures.
 
-gRPC, requests and urllib all read ``no_proxy``, so one entry there covers every client of this process and of those that it
-starts: ours, Google's and Beam's.
+gRPC, requests and urllib all read ``no_proxy``, so one entry there covers every client of this process and of the processes that
+it starts, including Google's and Beam's.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import MutableMapping
 
 NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
 
-# gRPC reads the first of its own two names that is set; the others read the lower-case name before the upper-case one.
+# gRPC reads the first of its own two variables that is set; the others prefer the lower-case name.
 _ALWAYS_SET = ("no_proxy", "NO_PROXY")
 _SET_WHERE_PRESENT = ("no_grpc_proxy",)
 
 
 def bypass_proxies(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Exempt the loopback names from the proxies that ``environ`` sets. What it exempts already stays exempt."""
+    """Exempt the loopback names from the proxies in ``environ``. Existing exemptions are kept."""
     general = environ.get("no_proxy") or environ.get("NO_PROXY", "")
     for name in _ALWAYS_SET:
         environ[name] = _with_loopback(general)

@@ -1,7 +1,8 @@
-"""Requests to a service on loopback come in; those that a web page or another user of the machine sent are refused.
+"""Refuses requests of web pages and of other users of the machine to a service on loopback.
 
-A page of any site can send requests to 127.0.0.1. What its browser sends along gives it away: ``Origin`` and ``Sec-Fetch-Site``
-name another site, and ``Host`` the page's own name where that was made to lead here (DNS rebinding). No answer lets it be read.
+A page of any site can send requests to 127.0.0.1, but its browser's headers reveal it: ``Origin`` and ``Sec-Fetch-Site`` name
+another site, and ``Host`` has the page's own host name if that resolves to this machine (DNS rebinding). No response contains
+headers that would let a page read it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LOOPBACK_NAME = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 _OWN_SITE = ("same-origin", "none")
-# A page may send these, and a body without a type, to any site without asking it first: https://fetch.spec.whatwg.org/#cors-safelisted-request-header
+# A page may send these, and a body without a type, to any site without a preflight: https://fetch.spec.whatwg.org/#cors-safelisted-request-header
 _SIMPLE_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 Refusal = tuple[int, str]
-"""A status and a sentence."""
+"""An HTTP status and a sentence."""
 
 WAIT_SECONDS = 10.0
-"""How long a client of any service may take to send a request's head once it has connected."""
+"""How long a client of any service may take after connecting to send the head of a request."""
 
 
 def is_loopback_name(host: str) -> bool:
@@ -36,24 +37,24 @@ def is_loopback_name(host: str) -> bool:
 
 
 def is_own_origin(origin: str | None, host: str) -> bool:
-    """Whether the Origin header ``origin`` is that of the pages which ``host`` itself serves."""
+    """Whether the Origin header ``origin`` is that of the pages served by ``host`` itself."""
     return origin is not None and origin.lower() == f"http://{host.lower()}"
 
 
 def page_refusal(headers: Mapping[str, str]) -> Refusal | None:
-    """Why a request that a page of another site may have sent is refused; None: it is none. Names are lower case."""
+    """Why a request is refused that a page of another site may have sent; None if it is allowed. Names are lower case."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if not is_loopback_name(host):
-        return 403, "Expected a loopback name in Host: 127.0.0.1 or localhost."
+        return 403, "Expected a loopback host name in Host: 127.0.0.1 or localhost."
     if origin is not None and not is_own_origin(origin, host):
-        return 403, "Requests of web pages are refused: expected no Origin."
+        return 403, "Requests from web pages are refused: expected no Origin."
     if headers.get("sec-fetch-site", "none") not in _OWN_SITE:
-        return 403, "Requests of web pages are refused: expected no Sec-Fetch-Site."
+        return 403, "Requests from web pages are refused: expected no Sec-Fetch-Site."
     return None
 
 
 def body_refusal(headers: Mapping[str, str]) -> Refusal | None:
-    """Why a body of a type that any page may send is refused; None: there is no body, or it is of another type."""
+    """Why a body is refused whose type any page may send; None if there is no body, or it has another type."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     if has_body and kind in _SIMPLE_TYPES:
@@ -62,9 +63,10 @@ def body_refusal(headers: Mapping[str, str]) -> Refusal | None:
 
 
 class ServiceGuard:
-    """The ASGI middleware before a service: it answers this user's programs alone, and no page.
+    """ASGI middleware for a service that serves only this user's programs, and no web page.
 
-    ``json_only``: a body must be of a type that a page can't send unasked. Refusals have the shape of Google's errors.
+    ``json_only``: a body must have a type that a page can't send without a preflight. Refusals have the format of Google's
+    errors.
     """
 
     def __init__(self, app: App, own_user: OwnUser, *, json_only: bool) -> None:
@@ -85,7 +87,7 @@ class ServiceGuard:
 
 
 class UserGuard:
-    """The ASGI middleware that answers this user alone."""
+    """ASGI middleware for an application that serves only this user."""
 
     def __init__(self, app: App, own_user: OwnUser) -> None:
         self._app, self._own_user = app, own_user
@@ -98,7 +100,7 @@ class UserGuard:
 
 
 def decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """ASGI's headers by name in lower case; the values of a name that comes twice are joined, as HTTP has it."""
+    """ASGI's headers by lower-case name; the values of a repeated name are joined, as HTTP defines it."""
     found: dict[str, str] = {}
     for name, value in headers:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
@@ -107,7 +109,7 @@ def decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def send_refusal(send: Send, refusal: Refusal) -> None:
-    """Answers in the shape of Google's errors: https://cloud.google.com/storage/docs/json_api/v1/status-codes"""
+    """Respond in the format of Google's errors: https://cloud.google.com/storage/docs/json_api/v1/status-codes"""
     status, sentence = refusal
     error = {"code": status, "message": sentence, "errors": [{"reason": "forbidden", "message": sentence}]}
     body = json.dumps({"error": error}).encode()

@@ -1,6 +1,6 @@
-"""Figures read one after the other flow in; rates, series for charts, and what is wrong flow out. The time is passed in.
+"""Successive readings of the metrics in; rates, series for charts, and any problem out. The time is passed in.
 
-A pipeline may be replaced or restarted meanwhile: its counts then begin anew, and no rate is taken across that.
+A pipeline may be replaced or restarted between two readings. Its counters then start again at zero, and no rate spans that.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from ecomflow.metrics.snapshot import ENDED, LOCAL, PipelineMetrics, quantile
 
 KEPT_SECONDS = 300.0
-# Rates of now are means over as long. Dataflow's metrics come less often: then from the last to the one before.
+# Current rates are means over this interval. Dataflow updates its metrics less often: then the last two readings are used.
 RATE_SECONDS = 10.0
 
-# From when on a pipeline that has told nothing, or moved nothing, is in trouble. The local one tells each second; Dataflow about
-# twice a minute, and Cloud Monitoring's backlog is minutes old.
+# After these times without metrics, or without progress, a pipeline has a problem. The local one reports every second, Dataflow
+# about twice a minute, and Cloud Monitoring's backlog is minutes old.
 SILENT_SECONDS = 10.0
 _STUCK_SECONDS, _CLOUD_STUCK_SECONDS = 30.0, 600.0
 _RESTARTS_SECONDS = 60.0
@@ -30,7 +30,7 @@ _LOOK = "See: ecomflow job logs"
 
 
 class StepRates(msgspec.Struct, frozen=True):
-    """As ``StepMetrics``, a second."""
+    """Like ``StepMetrics``, per second."""
 
     step: str
     messages_in: float
@@ -39,14 +39,14 @@ class StepRates(msgspec.Struct, frozen=True):
 
 
 class TableRates(msgspec.Struct, frozen=True):
-    """Rows that a table takes a second."""
+    """Rows appended to a table per second."""
 
     table: str
     rows: float
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What flows a second, as the mean of the last ``seconds``; steps and tables in the order of the metrics."""
+    """Rates per second, as means over the last ``seconds``; steps and tables in the order of the metrics."""
 
     seconds: float
     received: float
@@ -65,7 +65,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that a view shows of one moment."""
+    """Everything that a view shows at one time."""
 
     metrics: PipelineMetrics
     rates: Rates | None
@@ -75,11 +75,11 @@ class Report(msgspec.Struct, frozen=True):
 
 class _Sample(NamedTuple):
     metrics: PipelineMetrics
-    life: int  # counts the processes or jobs that the metrics were of
+    life: int  # number of the process or job that the metrics belong to
 
 
 class History:
-    """The metrics of the last minutes. Not safe for several threads at a time."""
+    """The metrics of the last minutes. Not thread-safe."""
 
     def __init__(self, kept_seconds: float = KEPT_SECONDS) -> None:
         self.kept_seconds = kept_seconds
@@ -87,13 +87,13 @@ class History:
         self._samples: deque[_Sample] = deque()
 
     def add(self, metrics: PipelineMetrics, now: float) -> None:
-        """Add what was read at ``now``. Where the pipeline has told nothing new since, it takes the place of the last."""
+        """Add a reading made at ``now``. It replaces the previous one if the pipeline has reported nothing new since."""
         self.now = now
         life = 0
         if self._samples:
             last = self._samples[-1]
             life = last.life if _is_same_life(last.metrics, metrics) else last.life + 1
-            # The last reading again; or the clock was put back, and what was read before lies in the future now.
+            # The same reading again; or the clock was set back, and earlier readings are now in the future.
             while life == last.life and self._samples and metrics.at <= self._samples[-1].metrics.at:
                 self._samples.pop()
         self._samples.append(_Sample(metrics, life))
@@ -108,7 +108,7 @@ class History:
         return self._samples[-1].metrics if self._samples else None
 
     def life(self, seconds: float = math.inf) -> list[PipelineMetrics]:
-        """The metrics since the pipeline of now began, of the last ``seconds``, but the last two at least where there are two."""
+        """The readings of the current pipeline in the last ``seconds``, and at least the last two if there are two."""
         last = self._samples[-1] if self._samples else None
         found: list[PipelineMetrics] = []
         for sample in reversed(self._samples):
@@ -120,13 +120,13 @@ class History:
         return found[::-1]
 
     def rates(self, seconds: float = RATE_SECONDS) -> Rates | None:
-        """What flows a second just now; None where nothing runs, or where it was read but once."""
+        """The current rates; None if nothing runs or if there is only one reading."""
         life = self.life(seconds)
         if len(life) < 2 or life[-1].state in ENDED:
             return None
         first, last = life[0], life[-1]
         took = last.at - first.at
-        if took <= 0:  # a clock was put back
+        if took <= 0:  # the clock was set back
             return None
 
         def pace(of: Callable[[PipelineMetrics], int]) -> float:
@@ -144,7 +144,7 @@ class History:
         )
 
     def latency(self, seconds: float = 60.0) -> Latency:
-        """Of the messages written in the last ``seconds``; where there are none, of all since the pipeline began."""
+        """The latency of the messages written in the last ``seconds``; if there are none, of all since the pipeline started."""
         life = self.life(seconds)
         if not life:
             return Latency(0, None, None)
@@ -154,9 +154,9 @@ class History:
         return _latency(life[-1].latency, None)
 
     def series(self, of: Callable[[PipelineMetrics], int], columns: int, seconds: float | None = None) -> list[float | None]:
-        """``of`` a second in each of ``columns`` equal parts of the last ``seconds``, oldest first; None: not looked at then.
+        """The rate of ``of`` in each of ``columns`` equal parts of the last ``seconds``, oldest first; None: no reading then.
 
-        The parts begin at multiples of their own length, so that a part does not change once its time is over.
+        The parts start at multiples of their own length, so a part no longer changes once it is over.
         """
         if len(self._samples) < 2:
             return [None] * columns
@@ -172,7 +172,7 @@ class History:
 
 
 def report(history: History) -> Report | None:
-    """All that is known of the last moment; None where there is none."""
+    """The report on the last reading; None if there is none."""
     if history.latest is None:
         return None
     return Report(history.latest, history.rates(), history.latency(), trouble(history))
@@ -184,15 +184,15 @@ def rows_of(table: str) -> Callable[[PipelineMetrics], int]:
 
 
 def messages_in_by(step: str) -> Callable[[PipelineMetrics], int]:
-    """Messages into ``step``, or out of it where it is the first, for ``History.series``."""
+    """Messages into ``step``, or out of it if it is the first, for ``History.series``."""
     taken, put = _of_step(step, "messages_in"), _of_step(step, "messages_out")
     return lambda metrics: taken(metrics) or put(metrics)
 
 
 def trouble(history: History) -> str | None:
-    """Why the pipeline does not flow as it should, in a sentence, and the next command; None where it does.
+    """The pipeline's problem in a sentence, with the next command; None if there is none.
 
-    It does not run; or it has told nothing for a while, restarts, waits for a service, or moves nothing although messages wait.
+    It does not run, has reported nothing for a while, restarts, waits for a service, or makes no progress despite a backlog.
     """
     metrics = history.latest
     if metrics is None:
@@ -201,12 +201,12 @@ def trouble(history: History) -> str | None:
         return _why_nothing_runs(metrics)
     silent = history.now - metrics.at
     if metrics.where == LOCAL and silent > SILENT_SECONDS:
-        return f"The pipeline ({metrics.name}) has told nothing for {silent:.0f} s: it hangs, or its disk is full. {_LOOK}"
+        return f"The pipeline ({metrics.name}) has reported nothing for {silent:.0f} s: it hangs, or the disk is full. {_LOOK}"
     if metrics.waiting_for:
-        return f"The pipeline waits for {_ended(metrics.waiting_for)} See: ecomflow infra status"
+        return f"The pipeline is waiting for {_ended(metrics.waiting_for)} See: ecomflow infra status"
     restarts = metrics.restarts - history.life(_RESTARTS_SECONDS)[0].restarts
     if restarts > 0:
-        return f"The pipeline has restarted in the last minute, {metrics.restarts:,} times in all{_because(metrics)}"
+        return f"The pipeline has restarted in the last minute, {metrics.restarts:,} times in total{_because(metrics)}"
     return _stuck(history, metrics)
 
 
@@ -215,28 +215,28 @@ def _why_nothing_runs(metrics: PipelineMetrics) -> str:
     named = f"The pipeline ({metrics.name})" if metrics.name else "The pipeline"
     start = f"Start it with: ecomflow deploy{' --detach' if metrics.where == LOCAL else ''}"
     if metrics.state == "none":
-        # Here the backlog is not known where the local stack does not run, which has to come first.
+        # Locally the backlog is unknown if the local stack does not run, and the stack has to be started first.
         unready = metrics.backlog_unknown if metrics.where == LOCAL else None
-        return f"No pipeline runs{waits}. {_on_one_line(unready) if unready else start}"
+        return f"No pipeline is running{waits}. {_on_one_line(unready) if unready else start}"
     if metrics.state == "gone":
-        return f"{named} was killed{waits}; what it had not acknowledged comes again. {start}"
+        return f"{named} was killed{waits}; unacknowledged messages will be redelivered. {start}"
     if metrics.state == "failed":
         return f"{named} has failed{waits}{_because(metrics)}"
     return f"{named} has ended as {metrics.state}{waits}. {start}"
 
 
 def _stuck(history: History, metrics: PipelineMetrics) -> str | None:
-    """Messages wait, the oldest long enough, and nothing has moved for as long."""
+    """There is a backlog, its oldest message is old enough, and nothing has moved for as long."""
     patience = _STUCK_SECONDS if metrics.where == LOCAL else _CLOUD_STUCK_SECONDS
     still = metrics.at - _last_moved(history.life())
     if not metrics.backlog or still < patience or (metrics.oldest_unacked_seconds or patience) < patience:
         return None
     why = _because(metrics) if metrics.restarts else f"{_held(metrics)}. {_LOOK}"
-    return f"{_waits(metrics)}, and nothing has moved for {still:.0f} s{why}"
+    return f"{_waits(metrics)}, and there has been no progress for {still:.0f} s{why}"
 
 
 def _held(metrics: PipelineMetrics) -> str:
-    """The first step with messages that it has neither passed on nor refused: the steps after it wait for it."""
+    """The first step with messages that it has neither emitted nor refused: the steps after it wait for it."""
     for step in metrics.steps:
         if (held := step.messages_in - step.messages_out - step.refused) > 0:
             return f": the step '{step.step}' holds {held:,}"
@@ -244,11 +244,11 @@ def _held(metrics: PipelineMetrics) -> str:
 
 
 def _waits(metrics: PipelineMetrics) -> str:
-    return "1 message waits" if metrics.backlog == 1 else f"{metrics.backlog:,} messages wait"
+    return "1 message is waiting" if metrics.backlog == 1 else f"{metrics.backlog:,} messages are waiting"
 
 
 def _because(metrics: PipelineMetrics) -> str:
-    """The last failure, which may bring what to do along."""
+    """The last failure, which may include its own remedy."""
     return f". {_LOOK}" if not metrics.last_failure else f": {_ended(metrics.last_failure)} {_LOOK}"
 
 
@@ -262,11 +262,11 @@ def _ended(sentence: str) -> str:
 
 
 def _last_moved(life: Sequence[PipelineMetrics]) -> float:
-    """When a count last changed, or rows were appended; as far as is known, when the pipeline began."""
+    """When a counter last changed or rows were last appended; if unknown, when the pipeline started."""
     first, last = life[0], life[-1]
     known = [first.started or first.at, *(table.last_append for table in last.tables if table.last_append)]
     if first.received and not any(table.last_append for table in last.tables):
-        known.append(first.at)  # what came in before it was looked at has no time
+        known.append(first.at)  # it is unknown when the messages before the first reading arrived
     known += [after.at for before, after in pairwise(life) if _moved(before) != _moved(after)]
     return max(known)
 
@@ -276,7 +276,7 @@ def _moved(metrics: PipelineMetrics) -> tuple[int, int, int]:
 
 
 def _is_same_life(before: PipelineMetrics, after: PipelineMetrics) -> bool:
-    """Whether both are of one process or job, whose counts have not begun anew."""
+    """Whether both belong to one process or job whose counters have not been reset."""
     fallen = any(now < then for then, now in zip(_moved(before), _moved(after), strict=True))
     return before.started == after.started and not fallen
 

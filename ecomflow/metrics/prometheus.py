@@ -1,4 +1,4 @@
-"""Figures in, Prometheus' text format out: served over HTTP on loopback, to this user's programs alone and to no page."""
+"""Serves the metrics in Prometheus' text format over HTTP on loopback: to programs of this user only, and to no web page."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _HOST = "127.0.0.1"
 
 
 def metric_families(metrics: PipelineMetrics) -> Iterator[Metric]:
-    """``metrics`` as Prometheus' metrics: times in seconds, sizes in bytes, moments in seconds since the epoch.
+    """``metrics`` as Prometheus metrics: durations in seconds, sizes in bytes, times in seconds since the epoch.
 
-    What is not known is left out. The histogram has no sum: the pipeline keeps none.
+    Unknown values are left out. The histogram has no sum, because the pipeline keeps none.
     """
     waits = metrics.waiting_for is not None
     yield _gauge("pipeline_running", "1 while the pipeline runs.", metrics.state == "running")
-    yield _gauge("pipeline_waiting", "1 while the pipeline waits for a service, or for what a person mends.", waits)
-    yield _gauge("processes", "Processes that an engine runs in.", metrics.processes)
-    yield _gauge("start_time_seconds", "When the pipeline began, and its counts with it.", metrics.started)
+    yield _gauge("pipeline_waiting", "1 while the pipeline waits for a service or for a manual fix.", waits)
+    yield _gauge("processes", "Number of processes that run an engine.", metrics.processes)
+    yield _gauge("start_time_seconds", "Start time of the pipeline and of its counters.", metrics.started)
     yield _gauge("memory_bytes", "Resident memory of all its processes.", metrics.memory_bytes)
     yield _gauge("backlog_messages", "Unacknowledged messages of the subscription.", metrics.backlog)
     yield _gauge("oldest_unacked_age_seconds", "Age of the oldest unacknowledged message.", metrics.oldest_unacked_seconds)
     yield _counter("messages_received", "Messages received.", [((), metrics.received)])
     yield _counter("bundles", "Bundles finished.", [((), metrics.bundles)])
-    yield _counter("retries", "Calls to a service that were tried again.", [((), metrics.retries)])
+    yield _counter("retries", "Calls to a service that were retried.", [((), metrics.retries)])
     yield _counter("restarts", "Restarts of an engine or its process.", [((), metrics.restarts)])
     refused = [((reason,), number) for reason, number in metrics.refused.items()]
     yield _counter("refused", "Messages refused.", refused, "reason")
@@ -53,7 +53,7 @@ def metric_families(metrics: PipelineMetrics) -> Iterator[Metric]:
         for step in metrics.steps
         for direction, number in (("in", step.messages_in), ("out", step.messages_out), ("refused", step.refused))
     ]
-    yield _counter("step_messages", "Messages into, out of and refused by a step.", steps, "step", "direction")
+    yield _counter("step_messages", "Messages in, out and refused, by step.", steps, "step", "direction")
     appends = GaugeMetricFamily("ecomflow_last_append_timestamp_seconds", "When rows were last confirmed.", labels=["table"])
     for table in metrics.tables:
         if table.last_append is not None:
@@ -61,22 +61,22 @@ def metric_families(metrics: PipelineMetrics) -> Iterator[Metric]:
     yield appends
     bounds = (*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf")
     buckets = list(zip(bounds, map(float, accumulate(metrics.latency)), strict=True))
-    what = "Messages by the time from their publication to their rows' confirmation."
+    what = "Messages by the time from publishing to the confirmation of their rows."
     yield HistogramMetricFamily("ecomflow_publish_to_append_seconds", what, buckets=buckets)
 
 
 @contextlib.contextmanager
 def served(read: Callable[[], PipelineMetrics], port: int, others: OtherUsers = "refuse") -> Iterator[int]:
-    """Within, what ``read`` gives is served at ``http://127.0.0.1:<port>/metrics``; 0: at a free port. Gives the port.
+    """Serve the result of ``read`` at ``http://127.0.0.1:<port>/metrics`` inside the block; 0: a free port. Yields the port.
 
-    ``read`` is never called by two threads at a time. Raises ConfigError where the port is taken or not ours to take.
+    ``read`` is never called by two threads at once. Raises ConfigError if the port is in use or not permitted.
     """
     try:
         server = make_server(_HOST, port, _app(read), server_class=_Server, handler_class=_Handler)
     except OSError as error:
         raise ConfigError(
-            f"Port {port} of {_HOST} can't be had for the metrics: {error.strerror}.",
-            "Take a free one with: ecomflow deploy --metrics-port 0",
+            f"The metrics can't be served on port {port} of {_HOST}: {error.strerror}.",
+            "Use a free port with: ecomflow deploy --metrics-port 0",
         ) from error
     server.own_user = OwnUser((_HOST, server.server_port), others)
     with server:
@@ -101,7 +101,7 @@ def _counter(name: str, what: str, numbers: Iterable[tuple[Sequence[str], int]],
 
 
 class _Current(Collector):
-    """Reads the metrics anew at each scrape."""
+    """Reads the metrics at each scrape."""
 
     def __init__(self, read: Callable[[], PipelineMetrics]) -> None:
         self._read = read
@@ -122,7 +122,7 @@ def _app(read: Callable[[], PipelineMetrics]) -> Callable[..., Iterable[bytes]]:
         if (refusal := _refusal(environ)) is None:
             try:
                 return list(serve(environ, start_response))
-            except EcomflowError as error:  # raised before anything was answered
+            except EcomflowError as error:  # raised before the response has started
                 refusal = ("503 Service Unavailable", str(error))
         status, sentence = refusal
         start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *_ALLOW.get(status, ())])
@@ -135,42 +135,42 @@ _ALLOW = {"405 Method Not Allowed": [("Allow", "GET")]}
 
 
 def _refusal(environ: dict[str, Any]) -> tuple[str, str] | None:
-    """The status and the sentence that a request gets which is not answered."""
+    """The status and sentence with which a request is refused; None if it is allowed."""
     if sentence := environ["ecomflow.refusal"]:
         return "403 Forbidden", sentence
     if not is_loopback_name(environ.get("HTTP_HOST", "")):
-        return "403 Forbidden", f"Ask for it by a loopback name: http://{_HOST}:{environ['SERVER_PORT']}{PATH}"
+        return "403 Forbidden", f"Use a loopback host name: http://{_HOST}:{environ['SERVER_PORT']}{PATH}"
     if environ["REQUEST_METHOD"] != "GET":
-        return "405 Method Not Allowed", "There is only GET."
+        return "405 Method Not Allowed", "Only GET is allowed."
     if environ["PATH_INFO"] != PATH:
-        return "404 Not Found", f"There is only {PATH}."
+        return "404 Not Found", f"Not found. The only path is {PATH}."
     return None
 
 
-_MOST_WAITING = 32  # Each holds a thread of the pipeline's process, and a scraper has one connection.
+_MAX_WAITING = 32  # Each uses a thread of the pipeline's process, and a scraper has one connection.
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each connection; the head of its one request must be whole in WAIT_SECONDS, however it drips."""
+    """One thread per connection; the head of its only request must be complete within WAIT_SECONDS, however slowly it comes."""
 
     daemon_threads = True
-    request_queue_size = 128  # By default 5: those who find the queue full try again after seconds.
+    request_queue_size = 128  # The default is 5, and clients that find the queue full try again only after seconds.
     own_user: OwnUser
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._lock = threading.Lock()
-        self._awaited: dict[socket.socket, float] = {}  # When each was opened whose head is not whole, the oldest first.
+        self._awaited: dict[socket.socket, float] = {}  # Opening time of connections with an incomplete head, oldest first.
         super().__init__(*arguments, **named)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._awaited[request] = time.monotonic()
-            if len(self._awaited) > _MOST_WAITING:
+            if len(self._awaited) > _MAX_WAITING:
                 self._cut(next(iter(self._awaited)))
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Ends the wait for heads that are overdue. ``serve_forever`` calls it at least every ``poll_interval``."""
+        """Close connections whose head is overdue. ``serve_forever`` calls this at least every ``poll_interval``."""
         with self._lock:
             latest = time.monotonic() - WAIT_SECONDS
             for request in [one for one, since in self._awaited.items() if since < latest]:
@@ -181,7 +181,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """That a client has gone, or was cut off, is no event of the pipeline's."""
+        """Do not log that a client has disconnected or was cut off."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -190,14 +190,14 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._awaited.pop(request, None)
 
     def _cut(self, request: socket.socket) -> None:
-        """The thread that reads from it reads its end, and closes it."""
+        """The thread that reads from the socket then gets an end of file and closes it."""
         del self._awaited[request]
         with contextlib.suppress(OSError):  # the client may have gone
             request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = WAIT_SECONDS  # that one read or write may take
+    timeout = WAIT_SECONDS  # for a single read or write
 
     def get_environ(self) -> dict[str, Any]:
         server = cast(_Server, self.server)
@@ -205,4 +205,4 @@ class _Handler(WSGIRequestHandler):
         return super().get_environ() | {"ecomflow.refusal": server.own_user.refusal(self.client_address[:2])}
 
     def log_message(self, format: str, *args: Any) -> None:  # the base class's name
-        """A scrape is no event of the pipeline's."""
+        """Do not log scrapes."""

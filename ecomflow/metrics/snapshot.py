@@ -1,7 +1,7 @@
-"""The pipeline's metrics at one moment: its counters flow in, one record that every view shows flows out.
+"""The pipeline's metrics at one time: its counters in, the one record that all views show out.
 
-``deploy --metrics-port``, ``ecomflow top`` and ``ecomflow ui`` all show these, of the pipeline on this machine and of the one on
-Dataflow. The names of the counters are those of ``pipeline/counters.py``; steps bear the labels of ``pipeline/graph.py``.
+``deploy --metrics-port``, ``ecomflow top`` and ``ecomflow ui`` show it, for the pipeline on this machine and for a job on
+Dataflow. The counters' names come from ``pipeline/counters.py``, the steps' labels from ``pipeline/graph.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
 from ecomflow.sql import TABLES
 
-# The steps of ``pipeline/graph.py`` in its order, a stream after the other; that they are these is tested.
+# The steps of ``pipeline/graph.py`` in order, stream by stream; a test compares them with the graph.
 STEPS = (
     "Read messages",
     "Decode events",
@@ -29,23 +29,23 @@ STEPS = (
     f"Write {UNKNOWN_STREAM} dead letters",
 )
 
-# ``PipelineMetrics.where`` of a pipeline on this machine; else it is Dataflow's region.
+# ``PipelineMetrics.where`` of a pipeline on this machine; on Dataflow it is the region.
 LOCAL = "local"
-# The states of what does not run: of the local pipeline, and of a job on Dataflow.
+# The states in which nothing runs: of the local pipeline, and of a job on Dataflow.
 ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "updated"})
-# Those of them that don't end well: what a script asks for.
+# Those that mean failure, for the exit code.
 ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
 
-# Upper bounds, in seconds, of the latency histogram's buckets, from publish to append; what took longer is in one more.
+# Upper bounds, in seconds, of the buckets of the latency histogram, from publish to append; one more bucket has the rest.
 LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
 
 
 class StepMetrics(msgspec.Struct, frozen=True):
-    """Messages into a step of the graph (by its label), out of it, and refused by it.
+    """Messages into, out of, and refused by a step of the graph, identified by its label.
 
-    One step refuses a message, so that the steps add up to ``PipelineMetrics.refused``. The output of a step that writes is what
-    has been confirmed: events by BigQuery, dead letters by the bucket. While no bundle is being processed, in = out + refused in
-    every step but the first, which has no input.
+    A message is refused by exactly one step, so the steps add up to ``PipelineMetrics.refused``. A write step emits what is
+    confirmed: events by BigQuery, dead letters by the bucket. While no bundle is being processed, in = out + refused for every
+    step but the first, which has no input.
     """
 
     step: str
@@ -55,7 +55,7 @@ class StepMetrics(msgspec.Struct, frozen=True):
 
 
 class TableMetrics(msgspec.Struct, frozen=True):
-    """Rows that BigQuery has confirmed to this pipeline since it began; ``last_append`` in seconds since the epoch."""
+    """Rows that BigQuery has confirmed since this pipeline started; ``last_append`` in seconds since the epoch."""
 
     table: str
     rows: int = 0
@@ -63,14 +63,15 @@ class TableMetrics(msgspec.Struct, frozen=True):
 
 
 class PipelineMetrics(msgspec.Struct, frozen=True):
-    """The pipeline at one moment, ``at`` in seconds since the epoch: when it told its counts, which are since its process (or
-    job) began. Failed bundles are counted too: their messages come again, and are counted again.
+    """The pipeline at one time. ``at``: when it reported its counters, in seconds since the epoch. Counters start at zero with
+    the process or job. They include failed bundles: those messages are redelivered and counted again.
 
-    ``state``: as in ``PipelineStatus`` or of a Dataflow job (``jobs.records``). ``started`` tells two processes apart: where it
-    differs, counts began anew. ``latency[i]``: messages whose rows were appended within ``LATENCY_BOUNDS[i]`` seconds of their
-    publish time and not within the bound before; the last, slower than all. ``waiting_for``: what the pipeline waits for just
-    now, in a sentence. ``backlog``: unacknowledged messages, those in hand included, counted at ``backlog_at``;
-    ``backlog_unknown`` says why they could not be. ``name``: the process or the job. None: not known, or not yet.
+    ``state``: as in ``PipelineStatus`` or of a Dataflow job (``jobs.records``). ``started`` identifies the process: a different
+    value means that the counters have been reset. ``latency[i]``: messages whose rows were appended within ``LATENCY_BOUNDS[i]``
+    seconds of their publish time and not within the previous bound; the last bucket has all slower ones. ``waiting_for``: what
+    the pipeline is waiting for now, as a sentence. ``backlog``: unacknowledged messages, including those in flight, counted at
+    ``backlog_at``; ``backlog_unknown`` says why they could not be counted. ``name``: the process or job. None: not known, or not
+    yet.
     """
 
     at: float
@@ -97,8 +98,8 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
 
 
 def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **known: Any) -> PipelineMetrics:
-    """The metrics in ``counters`` and ``gauges``. ``known``: other fields of PipelineMetrics, at least ``at``, ``state`` and
-    ``where``.
+    """The metrics in ``counters`` and ``gauges``. ``known``: other fields of PipelineMetrics, including at least ``at``,
+    ``state`` and ``where``.
     """
     return PipelineMetrics(
         steps=step_metrics(counters),
@@ -114,9 +115,9 @@ def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **kn
 
 
 def quantile(latency: Sequence[int], share: float) -> float | None:
-    """The latency in seconds that ``share`` of the messages stayed within, interpolated within its bucket; None without messages.
+    """The latency quantile ``share`` in seconds, interpolated within its bucket; None without messages.
 
-    Beyond the last bound it is that bound: a histogram can't tell more.
+    Beyond the last bound it is that bound, because the histogram has no more detail.
     """
     total = sum(latency)
     if not total:
@@ -131,17 +132,17 @@ def quantile(latency: Sequence[int], share: float) -> float | None:
 
 
 def step_metrics(counters: Mapping[str, int]) -> tuple[StepMetrics, ...]:
-    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: every step of ``STEPS``, then others by name."""
+    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: all of ``STEPS``, then any others by name."""
     kinds = [_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/")]
     others = sorted({name for kind in kinds for name in kind} - set(STEPS))
     return tuple(StepMetrics(name, *(kind.get(name, 0) for kind in kinds)) for name in (*STEPS, *others))
 
 
 def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableMetrics, ...]:
-    """From ``rows/<table>`` and ``last_append/<table>``, every fact table."""
+    """From ``rows/<table>`` and ``last_append/<table>``: all fact tables."""
     return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in TABLES)
 
 
 def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:
-    """The counters whose names begin with ``prefix``, by the rest of their names."""
+    """The counters whose names start with ``prefix``, by the rest of the name."""
     return {name.removeprefix(prefix): amount for name, amount in counters.items() if name.startswith(prefix)}

@@ -1,1 +1,1 @@
-"""What one process knows of another: the state folder that they share, identities, and when to end."""
+"""Processes of one state folder: their identities, the folder itself, and when to end."""

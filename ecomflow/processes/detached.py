@@ -1,7 +1,7 @@
-"""Detached processes: a command goes in, and an identity comes out by which it is known again and stopped.
+"""Starts detached processes, and finds and stops them again by their identity.
 
-A pid alone is no identity: the kernel gives it to another process once the first is gone. Neither is a start time by the wall
-clock, which steps (the first NTP answer after a boot): what is kept is the kernel's own mark.
+A pid alone does not identify a process, because the kernel reuses it. Neither does the start time by the wall clock, which can be
+adjusted (for example by NTP after a boot). So an identity includes the kernel's own record of the start.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 import msgspec
 import psutil
 
-# Set in what ``spawn`` starts, to its role. With the user and the working folder it tells a service of ours from other processes.
+# ``spawn`` sets it to the role of the process. With the user and the working folder it identifies ecomflow's services.
 ROLE_VARIABLE = "ECOMFLOW_SERVICE"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A process: its pid, and the mark of its start, which no other process of this machine has with that pid."""
+    """A process: its pid and the mark of its start. No other process of this machine has both."""
 
     pid: int
     mark: str
 
 
 def identity_of(pid: int) -> Identity:
-    """Of a running process. Raises psutil.NoSuchProcess."""
+    """The identity of a running process. Raises psutil.NoSuchProcess."""
     return Identity(pid, _mark(pid))
 
 
 def _mark(pid: int) -> str:
-    """On Linux the boot and the ticks from it to the start, which nobody can set; elsewhere the start as the kernel noted it."""
+    """On Linux the boot id and the ticks from boot to start, which nobody can change; elsewhere the kernel's start time."""
     try:
-        # The name may hold blanks and parentheses; after it the state is the third field of proc_pid_stat(5), the start the 22nd.
+        # The name can contain blanks and parentheses. After it come field 3 of proc_pid_stat(5), the state, and 22, the start.
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         return f"{_BOOT_ID.read_text().strip()}:{ticks}"
     except (FileNotFoundError, ProcessLookupError):
@@ -47,9 +47,9 @@ def _mark(pid: int) -> str:
 
 
 def spawn(command: list[str], log: Path, folder: Path, role: str = "") -> Identity:
-    """Starts ``command`` in a session of its own, its output appended to ``log``: it outlives this process and its terminal.
+    """Start ``command`` in its own session, with its output appended to ``log``. It outlives this process and its terminal.
 
-    ``role``: what it is to ``folder``, which is its working folder, for ``processes_of``.
+    ``role``: its role in ``folder``, which becomes its working folder, for ``processes_of``.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -68,9 +68,9 @@ def spawn(command: list[str], log: Path, folder: Path, role: str = "") -> Identi
 
 
 def processes_of(folder: Path) -> list[tuple[str, Identity]]:
-    """The running processes of this user that ``spawn`` has started with a role in ``folder``, or in one deleted at its path.
+    """This user's running processes that ``spawn`` has started with a role in ``folder``, or in a deleted folder at its path.
 
-    The kernel is asked, and no file: nobody can name another process here.
+    It asks the kernel and reads no file, so nobody can make it return other processes.
     """
     found = []
     for process in psutil.process_iter(["uids"]):
@@ -81,7 +81,7 @@ def processes_of(folder: Path) -> list[tuple[str, Identity]]:
 
 
 def is_in_role(identity: Identity, role: str, folder: Path) -> bool:
-    """Whether the process is the one that ``spawn`` has started with ``role`` in ``folder``."""
+    """Whether ``spawn`` has started this process with ``role`` in ``folder``."""
     process = find(identity)
     return process is not None and _role_in(process, folder) == role
 
@@ -91,12 +91,12 @@ def _role_in(process: psutil.Process, folder: Path) -> str | None:
         if process.uids().real != os.getuid() or Path(process.cwd()) != folder:
             return None
         return str(process.environ().get(ROLE_VARIABLE, "")) or None
-    except (psutil.Error, OSError):  # it has ended, or is another user's
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return None
 
 
 def find(identity: Identity) -> psutil.Process | None:
-    """The running process that ``identity`` names; None where it has ended, even if its pid is in use again."""
+    """The running process with this identity; None if it has ended, even if its pid has been reused."""
     try:
         process = psutil.Process(identity.pid)
         return process if _mark(identity.pid) == identity.mark and not _has_ended(process) else None
@@ -105,10 +105,10 @@ def find(identity: Identity) -> psutil.Process | None:
 
 
 def stop(identities: Iterable[Identity], grace_seconds: float) -> None:
-    """Ends the processes: SIGTERM to all, and SIGKILL to those that are still there after ``grace_seconds``."""
+    """End the processes: SIGTERM to all, and SIGKILL to those that still run after ``grace_seconds``."""
     for identity in identities:
         _signal(identity, signal.SIGTERM)
-        # A suspended process takes the SIGTERM only when it goes on.
+        # A suspended process handles the SIGTERM only after it is continued.
         _signal(identity, signal.SIGCONT)
     _wait_until_gone(identities, grace_seconds)
     for identity in identities:
@@ -117,7 +117,7 @@ def stop(identities: Iterable[Identity], grace_seconds: float) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """A loopback port on which nothing listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -125,7 +125,7 @@ def free_port() -> int:
 
 def is_free(port: int) -> bool:
     with socket.socket() as listener:
-        # As the servers do it: a port whose last connections are still winding down is free.
+        # Like the servers: a port whose last connections are in TIME_WAIT is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -149,5 +149,5 @@ def _signal(identity: Identity, number: int) -> None:
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Waits only for its parent's notice. A zombie with threads is still closing its files and ports."""
+    """Whether the process is a zombie. A zombie with several threads is still closing its files and ports."""
     return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)

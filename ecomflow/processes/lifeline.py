@@ -1,4 +1,4 @@
-"""A process that ends with its folder: one whose state folder was deleted under it would run on, known to nobody."""
+"""Ends a process when its folder is deleted. Otherwise it would continue to run, and no command would find it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def terminate() -> None:
 
 @contextmanager
 def tied_to(folder: Path, on_gone: Callable[[], None] = terminate) -> Iterator[None]:
-    """Within, ``on_gone`` is called some seconds after ``folder`` was deleted. Moving it is no deletion."""
+    """Call ``on_gone`` if ``folder`` is deleted while the block runs. Moving the folder does not count as deletion."""
     opened, over = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), threading.Event()
 
     def watch() -> None:

@@ -1,7 +1,7 @@
-"""The state folder (``.ecomflow/``): whose it is, which it is, and what the system refuses there, in one sentence.
+"""The state folder (``.ecomflow/``): its owner, its identity, and errors of access to it.
 
-What lies in it is believed: which processes run, where they listen. So it must be this user's own, not writable by others, and
-the very folder that its files were written in.
+Its content is trusted: which processes run, and where they listen. So it must belong to this user, must not be writable by
+others, and must be the folder in which its files were written, not a copy.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Literal
 
 from ecomflow.errors import AccessError
 
-REMEDY = "Work in a folder that you may write to, or set ECOMFLOW_STATE_DIR to one."
+REMEDY = "Work in a folder that you can write to, or set ECOMFLOW_STATE_DIR to one."
 
 
 def access_error(path: Path, error: OSError, denied: Literal["read", "written"]) -> AccessError:
-    """``error``, which the system raised for ``path``, as an AccessError that names the owner where that is somebody else."""
+    """``error`` for ``path`` as an AccessError, which names the owner if it is another user."""
     owner = _other_owner(path)
     belongs = f" It belongs to {owner}." if owner else ""
     return AccessError(f"{path} can't be {denied}: {error.strerror}.{belongs}", REMEDY)
 
 
 def check_own(state_path: Path) -> None:
-    """Raises AccessError where the folder is another user's, or others may write into it. One that is not there is nobody's."""
+    """Raises AccessError if the folder belongs to another user, or if others can write to it. A missing folder is allowed."""
     try:
         found = state_path.stat()
     except FileNotFoundError:
@@ -38,18 +38,18 @@ def check_own(state_path: Path) -> None:
     if found.st_mode & 0o022:
         raise AccessError(
             f"The state folder {state_path} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}).",
-            f"Look at what is in it, then run: chmod go-w {state_path}",
+            f"Check its content, then run: chmod go-w {state_path}",
         )
 
 
 def folder_mark(state_path: Path) -> str:
-    """What tells the folder from every other one of this machine, also from a copy of it; it stays when the folder is moved."""
+    """Identifies the folder on this machine, and differs for a copy of it. It stays the same when the folder is moved."""
     found = state_path.stat()
     return f"{found.st_dev}:{found.st_ino}"
 
 
 def _other_owner(path: Path) -> str | None:
-    """Who owns ``path``, or the innermost folder on the way to it that can be looked at; None where it is this user."""
+    """The owner of ``path``, or of its innermost parent that can be inspected; None if it is this user."""
     for part in (path, *path.parents):
         try:
             owner = part.stat().st_uid

@@ -1,7 +1,7 @@
-"""What was published in, and what landed; whether they add up, out. Pure.
+"""Counts of what was published and what was written in; whether they add up out. Pure.
 
-The promise of a run whose subscription is empty: every valid event has its rows in its tables (seen through the ``_unique``
-views), every other is a dead letter with its reason, and there is nothing else.
+When the subscription is empty, every valid event has its rows in its tables (seen through the ``_unique`` views), every other
+event is a dead letter with its reason, and there is nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ITEM_TABLES = ("fact_order_item", "fact_order")
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One place to look at: what should be there and what is."""
+    """One store: expected and found counts."""
 
     place: str
     expected: int
@@ -30,10 +30,10 @@ def compare(
     rows: Mapping[str, int],
     letters: Mapping[str, int],
 ) -> tuple[Comparison, ...]:
-    """A line a table and a line a reason of dead letters.
+    """One line for each table, and one for each reason of dead letters.
 
-    ``valid`` counts valid events by type, ``order_items`` the items in the valid orders, ``refused`` the invalid events by
-    reason; ``rows`` counts rows by table, ``letters`` dead letters by reason.
+    ``valid``: valid events by type; ``order_items``: items in the valid orders; ``refused``: invalid events by reason; ``rows``:
+    rows by table; ``letters``: dead letters by reason.
     """
     tables = [
         Comparison(table, order_items if table in _ITEM_TABLES else valid.get(stream, 0), rows.get(table, 0))
@@ -48,5 +48,5 @@ def compare(
 
 
 def adds_up(lines: tuple[Comparison, ...]) -> bool:
-    """Whether every place holds what it should."""
+    """Whether every count is as expected."""
     return all(line.expected == line.found for line in lines)

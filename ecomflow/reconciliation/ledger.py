@@ -1,7 +1,7 @@
-"""A publisher's ledger: events that are about to be published, and those confirmed, out to a file; the events by their id back.
+"""A publisher's ledger: a file of the events that it publishes and of Pub/Sub's confirmations.
 
-Two kinds of JSON lines. A LedgerEntry is written before its event is sent; the Confirmation of a whole request after Pub/Sub has
-answered. An entry without a confirmation is an event of which nobody knows: its publisher was killed, or had no answer.
+It has two kinds of JSON lines. A LedgerEntry is written before its event is sent; a Confirmation of a whole request after Pub/Sub
+has responded. Whether an event without a confirmation was published is unknown: its publisher was killed or got no response.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """An event and what must become of it. ``message_id`` is None until Pub/Sub has confirmed it."""
+    """An event and its expected outcome. ``message_id`` is None until Pub/Sub has confirmed it."""
 
     event_id: str | None
     message_id: str | None
@@ -35,7 +35,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
 
 
 class Confirmation(msgspec.Struct, frozen=True):
-    """The message ids that Pub/Sub gave to events, by ``event_id``."""
+    """The message ids that Pub/Sub assigned, by ``event_id``."""
 
     confirmed: dict[str, str]
 
@@ -45,12 +45,12 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class LedgerWriter:
-    """Appends to one ledger. Safe for several threads, and for several processes with a writer each."""
+    """Appends to one ledger. Thread-safe; several processes can each have a writer for the same file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises AccessError where the file can't be opened for appending; its folder is made where it is missing.
+        """Open the file, creating its folder if necessary. Raises AccessError if it can't be opened for appending.
 
-        What a full disk or a kill left of a last line is cut off, with a warning in the log.
+        An incomplete last line, left by a full disk or a kill, is removed, with a warning in the log.
         """
         self.path = path
         self._lock = Lock()
@@ -58,31 +58,31 @@ class LedgerWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
-            raise AccessError(f"The ledger {path} cannot be written: {error.strerror}.", "Choose another path.") from error
+            raise AccessError(f"The ledger {path} can't be written: {error.strerror}.", "Choose another path.") from error
         with self._alone():
             if torn := self._cut_torn_line():
-                log.warning("The last line of the ledger %s was not whole: %d bytes are cut off.", path, torn)
+                log.warning("The last line of the ledger %s was incomplete: removed its %d bytes.", path, torn)
 
     def close(self) -> None:
         os.close(self._file)
 
     def intend(self, entries: Sequence[LedgerEntry]) -> None:
-        """Write ``entries`` before they are sent. Raises AccessError where the disk has no room: then none is in the ledger."""
+        """Write ``entries`` before they are sent. Raises AccessError if the disk is full; then none of them is in the ledger."""
         self._append(_ENCODER.encode_lines(entries))
 
     def confirm(self, message_ids: dict[str, str]) -> None:
-        """Write that Pub/Sub has the events, ``message_ids`` by ``event_id``. Raises as ``intend``."""
+        """Write that Pub/Sub has accepted the events, ``message_ids`` by ``event_id``. Raises the same errors as ``intend``."""
         self._append(_ENCODER.encode(Confirmation(message_ids)) + b"\n")
 
     def _append(self, lines: bytes) -> None:
         with self._alone():
             try:
                 if os.write(self._file, lines) < len(lines):
-                    raise OSError(0, "the disk has room for a part of a line only")
+                    raise OSError(0, "the disk is full: only part of a line was written")
             except OSError as error:
                 self._cut_torn_line()
-                message = f"The ledger {self.path} cannot be written: {error.strerror}."
-                raise AccessError(message, "Make room or choose another path.") from error
+                message = f"The ledger {self.path} can't be written: {error.strerror}."
+                raise AccessError(message, "Free disk space, or choose another path.") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class LedgerWriter:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _cut_torn_line(self) -> int:
-        """How many bytes were cut off."""
+        """Remove an incomplete last line; returns the number of bytes removed."""
         size = os.fstat(self._file).st_size
         whole = _end_of_whole_lines(self._file, size)
         if whole < size:
@@ -113,10 +113,10 @@ def _end_of_whole_lines(file: int, size: int) -> int:
 
 
 def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
-    """Where ``ecomflow publish`` keeps the ledger of the local stack; None for a project and for an emulator of the user's.
+    """The path of the local stack's ledger, which ``ecomflow publish`` writes; None for a project or the user's own emulator.
 
-    It lies among the data of the local Pub/Sub, so that ``infra down --with-data`` takes it along with the events that it tells
-    of. Each topic and dataset has its own.
+    It is in the data folder of the local Pub/Sub, so that ``infra down --with-data`` deletes it together with its events. There
+    is one for each topic and dataset.
     """
     data = settings.state_path / "pubsub"
     own = read_stack_endpoints(settings.state_path) if settings.is_local else None
@@ -126,10 +126,10 @@ def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
 
 
 def read_ledger(path: Path) -> dict[str, LedgerEntry]:
-    """The entries by the ``event_id`` of the fact tables: an event that was published twice is there once.
+    """The entries by the ``event_id`` of the fact tables; an event that was published twice has one entry.
 
-    One that any publisher has had confirmed has its message id. A last line without an end is being written and left out. Raises
-    ConfigError for a file that can't be read or is no ledger, with the number of the line.
+    Entries that any publisher has confirmed have a message id. An unterminated last line is still being written and is ignored.
+    Raises ConfigError, with the line number, if the file can't be read or is not a ledger.
     """
     entries: dict[str, LedgerEntry] = {}
     entry_of, confirmation_of = msgspec.json.Decoder(LedgerEntry).decode, msgspec.json.Decoder(Confirmation).decode
@@ -145,10 +145,10 @@ def read_ledger(path: Path) -> dict[str, LedgerEntry]:
                 else:
                     _add(entries, entry_of(line))
     except OSError as error:
-        raise ConfigError(f"The ledger {path} can't be read: {error.strerror}.", "Name another with --ledger.") from error
+        raise ConfigError(f"The ledger {path} can't be read: {error.strerror}.", "Choose another file with --ledger.") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is no ledger: line {number}: {error}.", "Name one that ecomflow publish --ledger wrote."
+            f"{path} is not a ledger: line {number}: {error}.", "Choose a file that ecomflow publish --ledger has written."
         ) from error
     return entries
 

@@ -1,12 +1,12 @@
-"""Proves the promise: published = events in the fact tables + dead letters + still waiting. Each place is asked for itself.
+"""Checks that published = events in the fact tables + dead letters + backlog. Every store is read independently.
 
-Fact tables are seen through their ``_unique`` views, dead letters in the bucket, what waits in the subscription, and what was
-published in the publisher's ledger. With a ledger every event is followed by its id. Without one the places are held against each
-other: an order without its items, or an event that both landed and was refused, is found all the same.
+The fact tables are read through their ``_unique`` views, the dead letters from the bucket, the backlog from the subscription, and
+the published events from the publisher's ledger. With a ledger every event is traced by its id. Without one the stores are
+compared with each other, which still finds an order without its items, and an event that was both written and refused.
 
-The order of reading makes it true while a pipeline runs: first the ledger, then what waits, then the tables in one query, then
-the bucket. An event of the ledger then either waited when that was counted, or had been acknowledged, and so lies where it is
-looked for.
+The order of reading makes the check valid while a pipeline runs: first the ledger, then the backlog, then the tables in one
+query, then the bucket. An event of the ledger then either was in the backlog when that was counted, or had already been
+acknowledged, and is therefore in a store that is read later.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ecomflow.jobs.backlog import Waiting, count_waiting
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.warehouse.queries import select
 
-# A request to BigQuery takes 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs); an id in it has some 50 bytes. As many
-# as fit, because event_id is no partition: each query reads that column whole, however few ids it asks for.
+# A request to BigQuery can have 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs), and an id takes about 50 bytes. Each
+# query has as many as fit, because event_id is not the partition column: every query reads the whole column anyway.
 _IDS_PER_QUERY = 50_000
 _NAMED = 20  # how many ids an error names
 
 _TABLES = tuple(table for tables in STREAM_TABLES.values() for table in tables)
-# How many rows each table of _TABLES has of an event.
+# The number of rows of an event in each table of _TABLES.
 Shape = tuple[int, ...]
-# Gets what is being read (``events in the tables``), and how many of it so far.
+# Called with what is being read (``events in the tables``) and the count so far.
 OnCount = Callable[[str, int], None]
 _LETTERS_A_REPORT = 100
 
@@ -42,7 +42,7 @@ _LETTERS_A_REPORT = 100
 class TypeBalance(msgspec.Struct, frozen=True):
     """One event type of the equation, in events, each counted once.
 
-    ``published``, ``waiting`` and ``adds_up`` are None where there is no ledger. ``waiting``: in no place yet, or in one in part.
+    ``published``, ``waiting`` and ``adds_up`` are None without a ledger. ``waiting``: in no store yet, or only partly.
     """
 
     event_type: str
@@ -54,14 +54,14 @@ class TypeBalance(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """The whole equation. ``waiting``: the messages of all types in the subscription; None where the service does not tell.
+    """The whole equation. ``waiting``: the messages of all types in the subscription; None if the service reports no number.
 
-    By event id: ``missing``: in the ledger, but nowhere; ``incomplete``: in some of its tables, or with other rows than its own;
-    ``doubled``: whole in the tables and a dead letter as well; ``unpublished``: landed, but not in the stack's own ledger.
-    ``adds_up``: each event is in one place, or can be among those that wait.
+    Lists of event ids: ``missing``: in the ledger, but in no store; ``incomplete``: only in some of its tables, or with
+    unexpected rows; ``doubled``: complete in the tables and also a dead letter; ``unpublished``: in a store, but not in the
+    stack's own ledger. ``adds_up``: each event is in exactly one store, or can be in the backlog.
 
-    ``unconfirmed``: events of the ledger whose publisher was killed or had no answer, and that are in no place: published or not.
-    ``unreadable``: objects among the dead letters that are none, or are damaged, so that what they held is not known.
+    ``unconfirmed``: events of the ledger in no store whose publisher was killed or got no response, so that they may not have
+    been published. ``unreadable``: objects under ``dlq/`` that are not dead letters or are damaged, so their content is unknown.
     """
 
     ledger: str | None
@@ -79,10 +79,10 @@ class Reconciliation(msgspec.Struct, frozen=True):
 def reconcile(
     settings: Settings, endpoints: Endpoints, ledger: Path | None = None, on_count: OnCount = lambda *_: None
 ) -> Reconciliation:
-    """Ask every place, and do the sum over the events of ``ledger``.
+    """Read every store, and check the equation for the events of ``ledger``.
 
-    Without ``ledger``, over the local stack's own where there is one: what landed and is not in that one is named too.
-    ``on_count`` is told how far the reading is. Raises ConfigError for a ledger that can't be read, and what the places raise.
+    By default it uses the local stack's own ledger, if there is one; events that are not in that one are then reported too.
+    ``on_count`` gets the progress. Raises ConfigError for a ledger that can't be read, and the errors of the stores.
     """
     own = default_ledger(settings, endpoints)
     path = ledger or (own if own is not None and own.exists() else None)
@@ -95,7 +95,7 @@ def reconcile(
     shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count, unreadable)
     outcome = balance_by_id(entries, shapes, letters, waiting)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
-    if unpublished:  # what was published since the ledger was read may have landed, and is in it by now
+    if unpublished:  # events published since the ledger was read may already be written, and are in the ledger by now
         known = read_ledger(path)
         unpublished = tuple(key for key in unpublished if key not in known)
     adds_up = outcome.adds_up and not unpublished and not unreadable
@@ -110,7 +110,7 @@ def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount 
     suspects = _ids_of(settings, endpoints, odd)
     unreadable: list[store.Unreadable] = []
     letters = _letters(settings, endpoints, on_count, unreadable)
-    # Once more, after what waits: what was on its way into the tables is whole by now, or still waits.
+    # Read them again after the backlog: events that were being written are complete by now, or still in the backlog.
     waiting = count_waiting(settings, endpoints)
     shapes = _shapes(settings, endpoints, {*suspects, *letters}, on_count)
     outcome = balance_places(amounts, shapes, suspects, letters, waiting)
@@ -118,7 +118,7 @@ def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount 
 
 
 def check(outcome: Reconciliation) -> None:
-    """Raise ImbalanceError, with the first ids, where the equation does not hold."""
+    """Raise ImbalanceError, with the first ids, if the equation does not hold."""
     if outcome.adds_up:
         return
     kinds = {
@@ -127,14 +127,14 @@ def check(outcome: Reconciliation) -> None:
         "doubled": outcome.doubled,
         "not in the ledger": outcome.unpublished,
     }
-    told = [f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids]
-    told += [f"{one.object_name} is unreadable: {one.error}" for one in outcome.unreadable[:_NAMED]]
-    remedy = "Every id: ecomflow reconcile --json"
+    problems = [f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids]
+    problems += [f"{one.object_name} is unreadable: {one.error}" for one in outcome.unreadable[:_NAMED]]
+    remedy = "To list every id: ecomflow reconcile --json"
     if outcome.unreadable:
-        remedy += "\nMove the unreadable objects out of dlq/ once you have looked at them."
+        remedy += "\nCheck the unreadable objects, and move them out of dlq/."
     if outcome.unpublished:
-        remedy += f"\nWithout what others have published: ecomflow reconcile --ledger {outcome.ledger}"
-    raise ImbalanceError(f"What was published is not what landed. {'; '.join(told)}.", remedy)
+        remedy += f"\nTo ignore events that are not in the ledger: ecomflow reconcile --ledger {outcome.ledger}"
+    raise ImbalanceError(f"The published events do not match the stored ones. {'; '.join(problems)}.", remedy)
 
 
 def _named(ids: tuple[str, ...]) -> str:
@@ -144,10 +144,10 @@ def _named(ids: tuple[str, ...]) -> str:
 def balance_by_id(
     entries: Mapping[str, LedgerEntry], shapes: Mapping[str, Shape], letters: Mapping[str, str], waiting: Waiting | None
 ) -> Reconciliation:
-    """The equation of a ledger's events. ``letters``: the stream of each dead letter, by event id. Pure.
+    """The equation for the events of a ledger. ``letters``: the stream of each dead letter, by event id. Pure.
 
-    An event that BigQuery took in part is its dead letter. One that is in its place and waits as well was delivered twice. One
-    that was never confirmed counts as published once it is somewhere.
+    An event that BigQuery accepted only partly counts as its dead letter. One that is stored and also in the backlog was
+    delivered twice. An unconfirmed event counts as published if it is in any store.
     """
     known = {key: entry for key, entry in entries.items() if entry.message_id is not None or key in shapes or key in letters}
     unconfirmed, entries = len(entries) - len(known), known
@@ -181,9 +181,9 @@ def balance_places(
     letters: Mapping[str, str],
     waiting: Waiting | None,
 ) -> Reconciliation:
-    """What the places say of each other where there is no ledger. Pure.
+    """Compare the stores with each other, without a ledger. Pure.
 
-    ``amounts``: how many events have each shape; ``shapes``: of ``suspects``, which were incomplete, and of ``letters``.
+    ``amounts``: the number of events of each shape; ``shapes``: of ``suspects``, which were incomplete, and of ``letters``.
     """
     facts: Counter[str | None] = Counter()
     for shape, amount in amounts.items():
@@ -197,10 +197,10 @@ def balance_places(
 
 
 def type_of(shape: Shape, items: int | None = None) -> str | None:
-    """The event type whose rows these are, all of them and no others; None where there is none.
+    """The event type of which these are exactly all rows; None if there is none.
 
-    An event has one row in its type's first table. In an order's other tables it has one an item: ``items`` of them where that is
-    known, else as many in each.
+    An event has one row in its type's first table. In an order's other tables it has one row per item: ``items`` rows if that is
+    known, otherwise the same number in each.
     """
     counts = iter(shape)
     filled = {name: part for name, tables in STREAM_TABLES.items() if any(part := [next(counts, 0) for _ in tables])}
@@ -212,17 +212,17 @@ def type_of(shape: Shape, items: int | None = None) -> str | None:
 
 
 def _is_whole(shape: Shape, entry: LedgerEntry) -> bool:
-    if entry.fault is not None:  # what a pipeline makes of it in spite of that is no matter of counting
+    if entry.fault is not None:  # the rows of an event that should have been refused are not checked here
         return type_of(shape) is not None
     return type_of(shape, entry.items) == entry.event_type
 
 
 def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
-    """``wanted`` of the events of each shape: of those that ``inner`` lets in by id, and ``outer`` by shape.
+    """``wanted`` for the events of each shape, filtered by id with ``inner`` and by shape with ``outer``.
 
-    One query over all tables, so that it sees one moment of them.
+    A single query over all tables, so that it sees one consistent snapshot.
     """
-    rows = " UNION ALL ".join(f"SELECT event_id, {n} AS place FROM ecomflow.{table}_unique" for n, table in enumerate(_TABLES))  # noqa: S608  # our names
+    rows = " UNION ALL ".join(f"SELECT event_id, {n} AS place FROM ecomflow.{table}_unique" for n, table in enumerate(_TABLES))  # noqa: S608  # fixed names
     counts = ", ".join(f"COUNTIF(place = {n}) AS n{n}" for n in range(len(_TABLES)))
     shape = ", ".join(f"n{n}" for n in range(len(_TABLES)))
     events = f"SELECT event_id, {counts} FROM ({rows}) {inner} GROUP BY event_id"  # noqa: S608
@@ -230,7 +230,7 @@ def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
 
 
 def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
-    """The shape of each event of ``ids`` that is in any table; on the local stack of every event, which is faster there."""
+    """The shape of each event of ``ids`` that is in any table; on the local stack of all events, which is faster there."""
     wanted = "ARRAY_AGG(event_id)"
     if settings.is_local:
         answers = iter([select(settings, endpoints, _sql(wanted))])
@@ -245,7 +245,7 @@ def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_cou
 
 
 def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> set[str]:
-    """The ids of all events that have one of ``shapes``."""
+    """The ids of all events with one of ``shapes``."""
     if not shapes:
         return set()
     having = " OR ".join("(" + " AND ".join(f"n{n} = {amount}" for n, amount in enumerate(shape)) + ")" for shape in shapes)
@@ -254,7 +254,7 @@ def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> se
 
 
 def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
-    """The stream of every dead letter in the bucket, by the id that its event would have in the tables."""
+    """The stream of every dead letter in the bucket, by the id that the event would have in the tables."""
     found: dict[str, str] = {}
     stored_letters = store.letters(settings, endpoints, store.ANY, unreadable=unreadable)
     for number, stored in enumerate(stored_letters, start=1):

@@ -1,7 +1,7 @@
-"""The SQL files beside this module flow in; DDL for a dataset, and the analysts' questions, flow out. Pure: nothing is run here.
+"""The SQL files in this package in; DDL for a dataset, and the analysts' questions, out. Pure: runs nothing.
 
-``tables/`` holds a CREATE TABLE a file, ``views/`` a CREATE VIEW, ``queries/`` a question. Each runs as it is in BigQuery with a
-dataset named ``ecomflow``.
+Each file in ``tables/`` is a CREATE TABLE, in ``views/`` a CREATE VIEW, in ``queries/`` a question. All run unchanged in BigQuery
+if the dataset is named ``ecomflow``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PARAMETER = re.compile(r"(?P<name>\w+) (?P<type>[A-Z0-9]+) = (?P<default>\S+) \
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A named query parameter: ``@name`` in the SQL, of the GoogleSQL ``type``. ``default`` is ``today`` or the value as text."""
+    """A named query parameter: ``@name`` in the SQL, with its GoogleSQL ``type``. ``default`` is ``today`` or a value as text."""
 
     name: str
     type: str
@@ -60,11 +60,11 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A question of the analysts.
+    """An analyst's question.
 
-    ``asks`` is what it answers, ``counts`` what is counted once or left out, ``reads`` the table and how its partitioning and
-    clustering serve, ``chart`` the column of numbers that a chart draws, or None. ``sql`` names the tables under the dataset
-    ``ecomflow``: put another there with ``qualify``.
+    ``asks``: what it answers; ``counts``: what is counted once or left out; ``reads``: the table, and how its partitioning and
+    clustering help; ``chart``: the column of numbers to draw, or None. ``sql`` uses the dataset ``ecomflow``; replace it with
+    ``qualify``.
     """
 
     name: str
@@ -93,7 +93,7 @@ def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
 
 @cache
 def table_definition(name: str) -> TableDefinition:
-    """The columns, partitioning and clustering that the DDL of a table in ``TABLES`` gives."""
+    """The columns, partitioning and clustering in the DDL of a table in ``TABLES``."""
     return parse_table(_read("tables", name))
 
 
@@ -103,17 +103,17 @@ def questions() -> tuple[Question, ...]:
 
 
 def question(name: str) -> Question:
-    """The question of that name. Raises NotFoundError that lists the names there are."""
+    """The question with this name. Raises NotFoundError, which lists the valid names."""
     if name not in QUESTIONS:
-        raise NotFoundError(f"There is no question '{name}'.", f"Ask one of: {', '.join(QUESTIONS)}.")
+        raise NotFoundError(f"There is no question '{name}'.", f"Choose one of: {', '.join(QUESTIONS)}.")
     return parse_question(name, _read("queries", name))
 
 
 def parse_question(name: str, sql: str) -> Question:
-    """``sql`` with its header: the comment lines at the top, ``-- <Key>: <text>``.
+    """Parse ``sql`` and its header: the comment lines at the top, ``-- <Key>: <text>``.
 
-    The keys are Question, Counts and Reads, each once, Chart, at most once, and Parameter, any number. Raises DdlError for a line
-    of another shape, a missing or repeated key, and parameters that are not those of the query.
+    The keys are Question, Counts and Reads (once each), Chart (at most once) and Parameter (any number). Raises DdlError for any
+    other header line, a missing or repeated key, and parameters that differ from those in the query.
     """
     header: dict[str, list[str]] = {"Question": [], "Counts": [], "Parameter": [], "Reads": [], "Chart": []}
     for line in sql.splitlines():

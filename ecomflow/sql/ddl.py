@@ -1,7 +1,7 @@
-"""The text of our own SQL files flows in; its names under another dataset, and a CREATE TABLE's columns, flow out. Pure.
+"""The text of the package's SQL files in; the same SQL with another dataset, or the columns of a CREATE TABLE, out. Pure.
 
-The reader knows just the GoogleSQL that the files beside it use, and raises DdlError at the first thing that it does not know: a
-column read wrongly would let the rows and their table drift apart unseen.
+The parser supports only the GoogleSQL that these files use, and raises DdlError for anything else: a misread column would let the
+rows and their table diverge unnoticed.
 Syntax: https://cloud.google.com/bigquery/docs/reference/standard-sql/data-definition-language#create_table_statement
 """
 
@@ -29,16 +29,16 @@ _TOKEN = re.compile(
     |(?P<symbol><=|>=|!=|<>|[-+*/(),.;=<>\[\]])""",
     re.VERBOSE | re.ASCII,
 )
-# Letters, digits and hyphens of a project (with the domain of an old one), a dot, and the dataset.
+# A project (letters, digits and hyphens, with the domain of an old one), a dot, and the dataset.
 _DATASET_ID = re.compile(r"[a-z][a-z0-9.:-]*\.\w+", re.ASCII)
 
 
 class DdlError(ValueError):
-    """One of the package's SQL files, or one of a developer's making, is not written in the subset that is read here."""
+    """An SQL file uses syntax outside the supported subset."""
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A piece of SQL, ``text`` being exactly what stands there."""
+    """A token of SQL; ``text`` is its exact source text."""
 
     kind: TokenKind
     text: str
@@ -46,7 +46,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column as its DDL gives it; ``type`` is the GoogleSQL name (INT64, not INTEGER)."""
+    """A column as declared in the DDL; ``type`` is the GoogleSQL name (INT64, not INTEGER)."""
 
     name: str
     type: str
@@ -55,7 +55,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class TableDefinition(msgspec.Struct, frozen=True):
-    """What a CREATE TABLE statement says: ``partition`` names the DATE column of the daily partitions."""
+    """The content of a CREATE TABLE statement; ``partition`` is the DATE column of the daily partitions."""
 
     name: str
     columns: tuple[Column, ...]
@@ -65,7 +65,7 @@ class TableDefinition(msgspec.Struct, frozen=True):
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """Every piece of ``sql`` in order, so that joining their texts gives ``sql`` again."""
+    """All tokens of ``sql`` in order; their texts concatenated are ``sql``."""
     position, line = 0, 1
     while position < len(sql):
         match = _TOKEN.match(sql, position)
@@ -77,13 +77,12 @@ def tokens(sql: str) -> Iterator[Token]:
 
 
 def qualify(sql: str, dataset_id: str) -> str:
-    """``sql`` with each ``ecomflow.<table>`` written as the backticked ``dataset_id`` (``project.dataset``) and table.
+    """``sql`` with each ``ecomflow.<table>`` replaced by the table in ``dataset_id`` (``project.dataset``), in backticks.
 
-    Only identifiers are replaced: the same words in a comment or a string stay. Raises DdlError for a ``dataset_id`` that could
-    not stand between backticks.
+    Only identifiers are replaced, not text in comments or strings. Raises DdlError if ``dataset_id`` is not valid.
     """
     if not _DATASET_ID.fullmatch(dataset_id):
-        raise DdlError(f"'{dataset_id}' is no dataset id: expected project.dataset.")
+        raise DdlError(f"'{dataset_id}' is not a valid dataset id: expected project.dataset.")
     pieces = list(tokens(sql))
     out: list[str] = []
     index = 0
@@ -98,9 +97,9 @@ def qualify(sql: str, dataset_id: str) -> str:
 
 
 def parse_table(ddl: str) -> TableDefinition:
-    """What one of our CREATE TABLE files says, with the table's name left without its dataset.
+    """Parse one of the package's CREATE TABLE files; the table's name is without its dataset.
 
-    Raises DdlError with the line and what was expected there.
+    Raises DdlError with the line and what was expected.
     """
     reader = _Reader(ddl)
     reader.expect("CREATE", "TABLE", "IF", "NOT", "EXISTS", DEFAULT_DATASET, ".")
@@ -124,14 +123,14 @@ def parse_columns(ddl: str) -> tuple[Column, ...]:
 
 
 def _names_table(pieces: list[Token], at: int) -> bool:
-    """Whether ``ecomflow.<table>`` starts there, and not in the middle of a longer path."""
+    """Whether ``ecomflow.<table>`` starts at this token, and is not part of a longer path."""
     if [piece.text for piece in pieces[at : at + 2]] != [DEFAULT_DATASET, "."] or at + 2 >= len(pieces):
         return False
     return pieces[at + 2].kind == "word" and (at == 0 or pieces[at - 1].text != ".")
 
 
 class _Reader:
-    """The significant tokens of a statement, read one after another."""
+    """Reads the significant tokens of a statement one by one."""
 
     def __init__(self, sql: str) -> None:
         self._tokens = [token for token in tokens(sql) if token.kind not in ("space", "comment")]
@@ -206,7 +205,7 @@ def _description(reader: _Reader) -> str:
 def _checked(table: TableDefinition) -> TableDefinition:
     names = [column.name for column in table.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DdlError(f"{table.name}: column {', '.join(repeated)} stands twice.")
+        raise DdlError(f"{table.name}: column {', '.join(repeated)} is defined twice.")
     if missing := sorted({table.partition, *table.clustering} - set(names)):
-        raise DdlError(f"{table.name}: partitioned or clustered by {', '.join(missing)}, which is no column.")
+        raise DdlError(f"{table.name}: partitioned or clustered by {', '.join(missing)}, which is not a column.")
     return table

@@ -1,7 +1,7 @@
-"""GoogleSQL of anyone's flows in; the parameters that it names, and the same under another dataset, flow out. Pure.
+"""User SQL in; the names of its parameters, or the same SQL with another dataset, out. Pure.
 
-Unlike ``ddl``, which reads our own files and refuses what it does not know, this passes over all that it does not need to know:
-BigQuery judges the rest. Lexical structure: https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical
+Unlike ``ddl``, which reads the package's own files and refuses anything unknown, this skips whatever it does not need; BigQuery
+validates the rest. Lexical structure: https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _LEXEME = re.compile(
 
 
 def parameters_of(sql: str) -> set[str]:
-    """The names of the query parameters, ``@name``, in lower case: BigQuery does not tell case apart in them."""
+    """The names of the query parameters, ``@name``, in lower case, because BigQuery ignores their case."""
     return {match["parameter"].lower() for match in _LEXEME.finditer(sql) if match["parameter"]}
 
 
-def qualify_anyones(sql: str, dataset_id: str) -> str:
-    """``sql`` with each ``ecomflow.<table>``, backticked or not, under ``dataset_id`` (``project.dataset``); comments and strings
-    stay as they are.
+def qualify_user_sql(sql: str, dataset_id: str) -> str:
+    """``sql`` with each ``ecomflow.<table>``, backticked or not, moved to ``dataset_id`` (``project.dataset``).
+
+    Comments and strings are not changed.
     """
 
     def renamed(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""Settings in; the page's addresses, each with what it shows or does, out.
+"""The addresses of the page and their handlers.
 
-A GET shows, and changes nothing; what is slow to read is read beside it (``readings.py``). A POST is a form of this page.
+A GET shows data and changes nothing; slow reads run in other threads (``data/readings.py``). A POST is a form of this page.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from ecomflow.ui.views.tables import detail_view, table_view, tables_view, weigh
 from ecomflow.warehouse import queries
 
 _COUNTS_SECONDS, _DETAIL_SECONDS, _LETTERS_SECONDS = 2.0, 3.0, 3.0
-# In a project each reading is a handful of requests to Google.
+# In a project each reading takes several requests to Google.
 _CLOUD_SECONDS = 60.0
 _FIRST_SECONDS = 1.0
-# The local pipeline tells its metrics each second, Dataflow its own about twice a minute.
+# The local pipeline reports its metrics every second, Dataflow about twice a minute.
 _LOCAL_SECONDS, _DATAFLOW_SECONDS = 1.0, 30.0
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -53,8 +53,8 @@ FormHandler = Callable[[Request, dict[str, str]], Awaitable[Response]]
 
 
 class Options(msgspec.Struct, frozen=True):
-    """``here``: the pipeline of this machine is meant, else the job on Dataflow (``job``: its name or id). ``allow_replay``: the
-    page may replay dead letters. ``max_bytes``: what one query may have BigQuery scan in a project.
+    """``here``: show the pipeline on this machine, otherwise the job on Dataflow (``job``: its name or id). ``allow_replay``: the
+    page may replay dead letters. ``max_bytes``: the maximum that one query may scan in a project.
     """
 
     here: bool = True
@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Pages:
-    """What the addresses share: the settings, and all that is read for them."""
+    """The state that the handlers share: the settings and all readings."""
 
     def __init__(self, settings: Settings, gate: Gate, options: Options) -> None:
         self.settings, self.gate, self.options = settings, gate, options
@@ -86,7 +86,7 @@ class Pages:
 
     @property
     def target(self) -> str:
-        """Whose pipeline it is, in a line."""
+        """The stack or project, in one line."""
         where = f"Local stack in {self.settings.state_path}/"
         return where if self.settings.is_local else f"Project {self.settings.project}, {self.settings.region}"
 
@@ -97,7 +97,7 @@ class Pages:
         return self.answer(View(title, path, Html(""), content, live_at))
 
     async def _first_look(self, reading: Reading[Any] | None) -> None:
-        """Begin to read what a view shows, and wait a moment for it, so that most views come whole."""
+        """Start the reads for a view, and wait briefly, so that most views are complete at once."""
         self.sampler.look()
         if reading is not None:
             reading.look()
@@ -136,7 +136,7 @@ class Pages:
     async def live_table(self, request: Request) -> Response:
         name = _table_name(request)
         if not self.settings.is_local:
-            raise NotFoundError("In a project a table is read when asked for.", f"Open: /tables/{name}")
+            raise NotFoundError("In a project a table is read only on request.", f"Open: /tables/{name}")
         return HTMLResponse(table_view(self.sampler.look(), name, self.details[name].look()))
 
     async def read_table(self, request: Request, form: dict[str, str]) -> Response:
@@ -145,7 +145,10 @@ class Pages:
         if form.get("step") != "read":
             return self._table_of_project(name, weighed_view(name, amount, self.gate.form_token))
         if amount > self.options.max_bytes:
-            raise ConfigError(f"BigQuery would scan {amount:,} bytes.", "Start the page with a higher --max-bytes.")
+            raise ConfigError(
+                f"BigQuery would scan {amount:,} bytes: expected at most {self.options.max_bytes:,}.",
+                "Start the page with a higher --max-bytes.",
+            )
         detail = await in_thread(lambda: read_detail(self.settings, name))
         return self._table_of_project(name, detail_view(detail))
 
@@ -215,7 +218,7 @@ class Pages:
     async def _asked(
         self, name_or_sql: str, values: dict[str, str], form: dict[str, str], action: str, shell: str | None
     ) -> Html:
-        """The answer; in a project first what it would cost; or why there is none, so that what was typed is not lost."""
+        """The result; in a project first the bytes that it would scan; or the error, next to the form with the user's input."""
         try:
             return await in_thread(lambda: self._answer(name_or_sql, values, form, action, shell))
         except EcomflowError as error:
@@ -223,7 +226,7 @@ class Pages:
 
     def _answer(self, name_or_sql: str, values: dict[str, str], form: dict[str, str], action: str, shell: str | None) -> Html:
         own = action == "/questions"
-        # One word is a question's name.
+        # Here a single word is SQL too, not a question's name.
         asked = (
             queries.prepare_sql(self.settings, name_or_sql, values)
             if own
@@ -241,7 +244,7 @@ class Pages:
 
 
 def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tuple[ASGIApp, Pages]:  # noqa: B008  # frozen
-    """The page as an ASGI application behind its guard, and what it reads by."""
+    """The page as an ASGI application behind its guard, and its shared state."""
     pages = Pages(settings, gate, options)
 
     def form(path: str, handler: FormHandler) -> Route:
@@ -288,7 +291,7 @@ def _show(path: str, handler: Handler) -> Route:
 
 
 async def _static(request: Request) -> Response:
-    """The style, the script and the icon: files of the package."""
+    """The style sheet, the script and the icon, from the package."""
     name = request.path_params["name"]
     known = {one.name: one for one in (resources.files("ecomflow.ui") / "static").iterdir()}
     if name not in known:
@@ -297,14 +300,14 @@ async def _static(request: Request) -> Response:
 
 
 def _told(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """What failed, as a page, or, where the page asked for its live part, as that."""
+    """Show an error as a page, or as the live part of a page if that was requested."""
 
     async def tell(request: Request, error: Exception) -> Response:
-        status, told = _status(error)
+        status, shown = _status(error)
         if request.url.path.startswith("/live"):
-            return HTMLResponse(trouble(told), status)
-        back = tag("p", tag("a", "To the graph", href="/"))
-        return pages.answer(View("Something is missing", "", join([trouble(told), back])), status)
+            return HTMLResponse(trouble(shown), status)
+        back = tag("p", tag("a", "Go to the graph", href="/"))
+        return pages.answer(View("Error", "", join([trouble(shown), back])), status)
 
     return tell
 
@@ -328,9 +331,9 @@ def _status(error: Exception) -> tuple[int, EcomflowError]:
 def _table_name(request: Request) -> str:
     name = str(request.path_params["table"])
     if name not in TABLES:
-        raise NotFoundError(f"There is no fact table '{name}'.", f"They are: {', '.join(TABLES)}.")
+        raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(TABLES)}.")
     return name
 
 
-def _number(text: str, default: int, most: int) -> int:
-    return min(int(text), most) if text.isdecimal() and text.isascii() and 0 < len(text) < 6 and int(text) else default
+def _number(text: str, default: int, limit: int) -> int:
+    return min(int(text), limit) if text.isdecimal() and text.isascii() and 0 < len(text) < 6 and int(text) else default

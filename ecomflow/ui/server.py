@@ -1,4 +1,4 @@
-"""Settings in; the page served on loopback until Ctrl-C, and opened in the browser."""
+"""Serves the page on loopback until Ctrl-C, and opens it in the browser."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ HOST = "127.0.0.1"
 
 
 def serve(settings: Settings, port: int, options: Options, on_address: Callable[[str], None], *, opens: bool) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight are cut then. ``on_address`` gets the address with its token.
+    """Serve until SIGINT or SIGTERM, which abort requests in flight. ``on_address`` gets the address with its token.
 
-    ``port`` 0: any that is free. Raises UnavailableError where the port is taken.
+    ``port`` 0: any free port. Raises UnavailableError if the port is in use.
     """
     with _listening(port) as listener:
         gate = Gate(listener.getsockname()[1])
         app, pages = make_app(settings, gate, options)
         server = uvicorn.Server(_config(UserGuard(app, OwnUser(listener.getsockname(), settings.other_users))))
-        pages.steps.look()  # takes seconds, so it begins before anybody looks
-        # uvicorn raises the signal that ended it once more.
+        pages.steps.look()  # takes seconds, so start it before the first request
+        # uvicorn re-raises the signal that ended it.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             on_address(gate.address(gate.printed))
             if opens:
-                # Some browsers hold up whoever starts them. What they ask for meanwhile waits in the socket's queue.
+                # Some browsers block the process that starts them. Their requests wait in the socket's queue meanwhile.
                 threading.Thread(target=webbrowser.open, args=(gate.address(gate.once()),), daemon=True).start()
             server.run(sockets=[listener])
         signal.signal(signal.SIGTERM, before)
@@ -69,6 +69,6 @@ def _listening(port: int) -> socket.socket:
         listener.close()
         raise UnavailableError(
             f"The page can't listen on {HOST}:{port}: {error.strerror}.",
-            "Choose another port, or any that is free: ecomflow ui --port 0",
+            "Choose another port, or use a free one: ecomflow ui --port 0",
         ) from error
     return listener

@@ -1,1 +1,1 @@
-"""Questions to BigQuery: their rows, and charts of them."""
+"""Queries on BigQuery, and charts of their results."""

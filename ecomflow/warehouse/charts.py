@@ -1,6 +1,6 @@
-"""An answer flows in; the lines of a bar chart or a line chart, in block and box characters, flow out. Pure.
+"""A query result in; the lines of a bar or line chart, in block and box characters, out. Pure.
 
-A column of names beside a column of numbers is drawn as bars; a column of dates or times beside numbers, as a line.
+A column of names and a column of numbers become a bar chart; a column of dates or times and a column of numbers, a line chart.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ecomflow.warehouse.queries import Answer
 
 Point = tuple[Any, Any]
 
-_MOST_BARS = 50
-_LEAST_BAR = 10
+_MAX_BARS = 50
+_MIN_BAR_WIDTH = 10
 _LINE_HEIGHT = 12
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
-_REMEDY = "Select a column of names, or of dates or times, that each stand once, and a column of numbers."
+_REMEDY = "Select a column of distinct names, dates or times, and a column of numbers."
 
 
 def chart(answer: Answer, width: int) -> list[str]:
-    """The lines of ``answer`` drawn at most ``width`` cells wide, as long as that leaves 10 beside the longest number.
+    """The lines of a chart of ``answer``, at most ``width`` cells wide, if that leaves at least 10 for the bars.
 
-    The first column of names, dates or times is the label; the amount is the column that the answer names, else the first of
-    numbers. Scales are approximate, the numbers beside them exact. Raises ConfigError, which says what is missing, where the
-    answer has no such shape.
+    The label is the first column of names, dates or times; the amount is the column that the answer names, otherwise the first
+    column of numbers. Bars are approximate, the numbers next to them exact. Raises ConfigError, saying what is missing, if the
+    result can't be drawn.
     """
     if not answer.rows:
         return ["There are no rows to draw."]
@@ -45,7 +45,7 @@ def chart(answer: Answer, width: int) -> list[str]:
 
 
 def amount_text(value: int | float | Decimal) -> str:
-    """A number in full, with its thousands apart; money, and all other decimals, with two places or as many as it has."""
+    """A number in full, with thousands separators; decimals (such as money) with at least two places."""
     if not isinstance(value, Decimal):
         return f"{value:,}"
     if not value.is_finite():
@@ -56,17 +56,17 @@ def amount_text(value: int | float | Decimal) -> str:
 
 
 def axes(answer: Answer) -> tuple[int, int]:
-    """Where the labels and the amounts stand in a row. Raises ConfigError where the answer has no such columns."""
+    """The indices of the label and amount columns. Raises ConfigError if the result has no such columns."""
     every = [[row[index] for row in answer.rows if row[index] is not None] for index in range(len(answer.columns))]
     labels = [index for index, values in enumerate(every) if _are(values, (str, date))]
     amounts = [index for index, values in enumerate(every) if _are(values, (int, float, Decimal))]
     if not labels or not amounts:
         lacking = "numbers" if labels else "names, dates or times"
-        raise ConfigError(f"The answer has no shape for a chart: it has no column of {lacking}.", _REMEDY)
+        raise ConfigError(f"The result can't be drawn as a chart: it has no column of {lacking}.", _REMEDY)
     drawn = [row[labels[0]] for row in answer.rows]
     if len(set(drawn)) < len(drawn):
         name = answer.columns[labels[0]]
-        raise ConfigError(f"The answer has no shape for a chart: values of '{name}' stand in several rows.", _REMEDY)
+        raise ConfigError(f"The result can't be drawn as a chart: column '{name}' has repeated values.", _REMEDY)
     chosen = [index for index in amounts if answer.columns[index] == answer.chart]
     return labels[0], (chosen or amounts)[0]
 
@@ -76,13 +76,13 @@ def _are(values: Sequence[Any], types: tuple[type, ...]) -> bool:
 
 
 def _bars(points: Sequence[Point], width: int) -> list[str]:
-    """A line a point: its label clipped to a third of the width, its exact amount, its bar. Below zero bars go to the left."""
-    shown = points[:_MOST_BARS]
+    """One line for each point: label (at most a third of the width), exact amount, bar. Bars of negative numbers go left."""
+    shown = points[:_MAX_BARS]
     labels = ["NULL" if label is None else plain(label).plain for label, _ in shown]
     amounts = ["NULL" if amount is None else amount_text(amount) for _, amount in shown]
     label_width = min(max(map(cell_len, labels)), max(8, width // 3))
     amount_width = max(map(len, amounts))
-    bars = _scaled([_number(amount) for _, amount in shown], max(_LEAST_BAR, width - label_width - amount_width - 3))
+    bars = _scaled([_number(amount) for _, amount in shown], max(_MIN_BAR_WIDTH, width - label_width - amount_width - 3))
     lines = [
         f"{_clipped(label, label_width)}  {amount:>{amount_width}} {bar}".rstrip()
         for label, amount, bar in zip(labels, amounts, bars, strict=True)
@@ -92,7 +92,7 @@ def _bars(points: Sequence[Point], width: int) -> list[str]:
 
 
 def _scaled(numbers: Sequence[float], room: int) -> list[str]:
-    """A bar a number, all on one scale from 0, in ``room`` cells."""
+    """A bar for each number, all on one scale that includes 0, in ``room`` cells."""
     low, high = min(0.0, *numbers), max(0.0, *numbers)
     if low == 0:
         return [_blocks(number * (room / high)) if high else "" for number in numbers]
@@ -111,15 +111,15 @@ def _blocks(cells: float) -> str:
 
 
 def _blocks_leftward(cells: float) -> str:
-    """As ``_blocks``, in halves: of the blocks that end at the right there is none finer."""
+    """Like ``_blocks``, but in halves: Unicode has no finer right-aligned blocks."""
     halves = max(1, round(cells * 2))
     return "▐" * (halves % 2) + "█" * (halves // 2)
 
 
 def _line(points: Sequence[Point], width: int) -> list[str]:
-    """``_LINE_HEIGHT`` lines, the highest and lowest amounts at their left, and the first and last moment below them.
+    """``_LINE_HEIGHT`` lines, with the highest and lowest amounts at the left and the first and last time below.
 
-    Moments are as far apart as their times. Where several share a column their mean is drawn.
+    The horizontal axis is linear in time. Points that share a column are drawn as their mean.
     """
     kept = sorted(((moment, amount) for moment, amount in points if amount is not None and math.isfinite(amount)), key=_at)
     if len(kept) < 2:
@@ -127,7 +127,7 @@ def _line(points: Sequence[Point], width: int) -> list[str]:
     low, high = min(amount for _, amount in kept), max(amount for _, amount in kept)
     scale = [amount_text(high), *[""] * (_LINE_HEIGHT - 2), amount_text(low)]
     margin = max(map(len, scale))
-    columns = max(_LEAST_BAR, width - margin - 2)
+    columns = max(_MIN_BAR_WIDTH, width - margin - 2)
     bottom, step = float(low), (float(high) - float(low)) / (_LINE_HEIGHT - 1)
     levels = [round((value - bottom) / step) if step else _LINE_HEIGHT // 2 for value in _sampled(kept, columns)]
     rows = [f"{mark:>{margin}} ┤{row}".rstrip() for mark, row in zip(scale, _stroke(levels), strict=True)]
@@ -137,7 +137,7 @@ def _line(points: Sequence[Point], width: int) -> list[str]:
 
 
 def _sampled(points: Sequence[Point], columns: int) -> list[float]:
-    """A value a column: the mean of the points that fall on it, else on the straight line between its neighbours."""
+    """A value for each column: the mean of its points, or a linear interpolation between its neighbours."""
     start, end = _at(points[0]), _at(points[-1])
     fallen: dict[int, list[float]] = defaultdict(list)
     for point in points:
@@ -152,7 +152,7 @@ def _sampled(points: Sequence[Point], columns: int) -> list[float]:
 
 
 def _stroke(levels: Sequence[int]) -> list[str]:
-    """``levels`` (0 the lowest) as one stroke of box characters, the highest line first."""
+    """``levels`` (0 is lowest) as one line of box characters, top row first."""
     grid = [[" "] * len(levels) for _ in range(_LINE_HEIGHT)]
     for column, level in enumerate(levels):
         before = levels[max(0, column - 1)]
@@ -169,13 +169,13 @@ def _at(point: Point) -> float:
 
 
 def seconds_of(moment: date) -> float:
-    """Seconds since the epoch. A DATE or DATETIME has no zone: it is read as UTC, for this machine's would change its hour."""
+    """Seconds since the epoch. A DATE or DATETIME has no time zone; it is read as UTC, independently of the machine's zone."""
     at = moment if isinstance(moment, datetime) else datetime.combine(moment, time())
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(amount: Any) -> float:
-    """For the scale; what is missing or infinite has no bar."""
+    """For the scale; a missing or infinite value has no bar."""
     return float(amount) if amount is not None and math.isfinite(amount) else 0.0
 
 

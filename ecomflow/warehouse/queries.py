@@ -1,4 +1,4 @@
-"""A named question or GoogleSQL in, rows out. Parameters are bound, never pasted."""
+"""A named question or GoogleSQL in, rows out. Parameters are always bound, never interpolated into the SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.sql import qualify, question
-from ecomflow.sql.parameters import parameters_of, qualify_anyones
+from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -31,7 +31,7 @@ _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A query parameter: ``@name`` in the SQL, of the GoogleSQL ``type``, with its value."""
+    """A query parameter: ``@name`` in the SQL, its GoogleSQL ``type`` and its value."""
 
     name: str
     type: str
@@ -39,7 +39,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """What is asked, ready to be sent. ``chart`` names the column that a chart draws, where the question says so."""
+    """A query that is ready to send. ``chart``: the column to draw in a chart, if the question names one."""
 
     title: str
     sql: str
@@ -48,14 +48,14 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What would be read, and the kind of statement, such as SELECT; None where it is not told."""
+    """The bytes that would be read, and the statement type (such as SELECT), or None if it is not reported."""
 
     scanned_bytes: int
     statement: str | None
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """BigQuery's answer while it is read: ``total`` rows in all, and each as it comes. No columns: a statement without rows."""
+    """BigQuery's response while it is read: ``total`` rows, and an iterator. Without columns: a statement that has no rows."""
 
     query: Query
     columns: tuple[str, ...]
@@ -64,7 +64,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The columns' names, and the rows in their order."""
+    """A query result: the column names and the rows, in order."""
 
     title: str
     columns: tuple[str, ...]
@@ -73,22 +73,25 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapping[str, str]) -> Answer:
-    """The whole answer to a question by its name, or to GoogleSQL. Raises as ``prepare`` and ``send`` do."""
+    """The whole result of a named question or of GoogleSQL. Raises the same errors as ``prepare`` and ``send``."""
     return taken(send(settings, endpoints, prepare(settings, name_or_sql, values)))
 
 
 def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
-    """The rows of a query of ours over the dataset ``ecomflow``; ``ids`` are bound as STRING arrays. Raises as ``send`` does."""
+    """The rows of one of ecomflow's own queries on the dataset ``ecomflow``; ``ids`` are bound as STRING arrays.
+
+    Raises the same errors as ``send``.
+    """
     bound = tuple(Bound(name, "ARRAY<STRING>", values) for name, values in ids.items())
     return tuple(send(settings, endpoints, Query("", qualify(sql, settings.dataset_id), bound)).rows)
 
 
 def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> Query:
-    """A question by its name, or GoogleSQL (which has a space or a line break), with its parameters. Nothing is sent.
+    """A named question, or GoogleSQL (recognized by a space or line break), with its parameters. Sends nothing.
 
-    ``values`` are texts by name, or by ``name:TYPE``. A question knows its types, and has a default for what is left out; in
-    GoogleSQL a parameter is a STRING where no type stands, and none may be left out. Raises NotFoundError for an unknown
-    question, ConfigError for a parameter that is missing, unknown, of another type, or does not fit its type.
+    ``values`` are strings by ``name`` or ``name:TYPE``. A question declares the types of its parameters and can have defaults;
+    in GoogleSQL every parameter needs a value, and is a STRING unless its type is given. Raises NotFoundError for an unknown
+    question, ConfigError for a parameter that is missing, unknown, or not valid for its type.
     """
     if len(name_or_sql.split()) > 1:
         return prepare_sql(settings, name_or_sql, values)
@@ -99,9 +102,9 @@ def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> 
 
 
 def prepare_sql(settings: Settings, sql: str, values: Mapping[str, str]) -> Query:
-    """GoogleSQL with its parameters, as ``prepare`` takes them."""
+    """GoogleSQL with its parameters, given as for ``prepare``."""
     needed = dict.fromkeys(parameters_of(sql), ("", ""))
-    return Query("", qualify_anyones(sql, settings.dataset_id), _bound(needed, _given(values), "The query"))
+    return Query("", qualify_user_sql(sql, settings.dataset_id), _bound(needed, _given(values), "The query"))
 
 
 def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -109,22 +112,22 @@ def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def estimate(settings: Settings, endpoints: Endpoints, query: Query) -> Estimate:
-    """What BigQuery says of ``query`` by a dry run, which is free. Raises as ``send`` does."""
+    """The result of a dry run of ``query``, which is free. Raises the same errors as ``send``."""
     with _query_errors(_service(settings, endpoints)) as service:
         job = _started(settings, endpoints, query, service, dry_run=True)
         return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
 
 
 def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
-    """How many bytes BigQuery would read for ``query``, and of clustered tables may read at most."""
+    """How many bytes BigQuery would read for ``query``; an upper bound for clustered tables."""
     return estimate(settings, endpoints, query).scanned_bytes
 
 
 def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:
-    """The answer to ``query``, its rows read as they are taken.
+    """The response to ``query``, whose rows are fetched lazily.
 
-    BigQuery itself refuses, at no cost, what it would bill for more than ``max_bytes``. Raises ConfigError for that and for SQL
-    that it refuses, NotFoundError for a missing table, AccessError and UnavailableError.
+    BigQuery refuses a query for which it would bill more than ``max_bytes``; a refused query costs nothing. Raises ConfigError
+    for that and for invalid SQL, NotFoundError for a missing table, AccessError and UnavailableError.
     """
     limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
     with _query_errors(_service(settings, endpoints)) as service:
@@ -133,20 +136,20 @@ def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int 
         return Reply(query, columns, result.total_rows or 0, _rows(result, service))
 
 
-def taken(reply: Reply, most: int | None = None) -> Answer:
-    """The first ``most`` rows of a reply, or all."""
-    return Answer(reply.query.title, reply.columns, tuple(islice(reply.rows, most)), reply.query.chart)
+def taken(reply: Reply, limit: int | None = None) -> Answer:
+    """The first ``limit`` rows of a reply, or all."""
+    return Answer(reply.query.title, reply.columns, tuple(islice(reply.rows, limit)), reply.query.chart)
 
 
 def _bound(needed: Mapping[str, tuple[str, str]], given: Mapping[str, tuple[str, str]], what: str) -> tuple[Bound, ...]:
-    """A value for each parameter in ``needed`` (by name: its type and default, "" where it has none)."""
-    if strangers := sorted(given.keys() - needed.keys()):
-        raise ConfigError(f"{what} takes no parameter '{strangers[0]}'.", "Leave it out, or see: ecomflow query --list")
+    """A value for each parameter in ``needed`` (by name: its type and default, "" if there is none)."""
+    if unknown := sorted(given.keys() - needed.keys()):
+        raise ConfigError(f"{what} has no parameter '{unknown[0]}'.", "Omit it, or see: ecomflow query --list")
     bound = []
     for name, (kind, default) in sorted(needed.items()):
         said, text = given.get(name, ("", default))
         if name not in given and not default:
-            raise ConfigError(f"{what} needs a value for @{name}.", f"Give it with: --param {name}=VALUE")
+            raise ConfigError(f"{what} needs a value for @{name}.", f"Set it with: --param {name}=VALUE")
         if kind and said and said != kind:
             raise ConfigError(f"@{name} is a {kind}, not a {said}.", f"Write: --param {name}={text}")
         bound.append(_parsed(name, kind or said or "STRING", text))
@@ -155,12 +158,12 @@ def _bound(needed: Mapping[str, tuple[str, str]], given: Mapping[str, tuple[str,
 
 def _parsed(name: str, kind: str, text: str) -> Bound:
     if kind not in _READERS:
-        raise ConfigError(f"A parameter can't be a {kind} here.", f"Choose one of: {', '.join(_READERS)}.")
+        raise ConfigError(f"The parameter type {kind} is not supported.", f"Choose one of: {', '.join(_READERS)}.")
     read, example = _READERS[kind]
     try:
         return Bound(name, kind, read(text))
     except (LookupError, ValueError, ArithmeticError) as error:
-        raise ConfigError(f"'{text}' is no {kind} for @{name}.", f"Write it as {example}.") from error
+        raise ConfigError(f"'{text}' is not a valid {kind} for @{name}.", f"Write it like this: {example}.") from error
 
 
 def _day(text: str) -> date:
@@ -186,7 +189,7 @@ def _float(text: str) -> float:
     return value
 
 
-# How a parameter's text becomes a value of each type, and an example of one.
+# How to parse a parameter of each type, and an example.
 _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "STRING": (str, "text"),
     "INT64": (int, "42"),
@@ -217,7 +220,7 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
     ]
     client = bigquery_client(settings.project_id, endpoints, settings.location)
     config = bigquery.QueryJobConfig(query_parameters=bound, **options)
-    # An emulator answers at once or is not there.
+    # An emulator responds at once or is not running.
     retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
     return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
 
@@ -229,7 +232,7 @@ def _result(job: bigquery.QueryJob) -> Any:
     try:
         return job.result(timeout=_ANSWER_SECONDS)
     except (TimeoutError, KeyboardInterrupt) as end:
-        # What nobody waits for any more should not be paid for; but whoever pressed Ctrl-C is not to wait for that.
+        # Nobody should pay for a query that nobody waits for; but after Ctrl-C the user should not wait for the cancellation.
         with suppress(GoogleAPIError, RequestException):
             job.cancel(retry=None, timeout=_CANCEL_SECONDS if isinstance(end, KeyboardInterrupt) else _CONNECT_SECONDS)
         raise
@@ -250,25 +253,25 @@ def _query_errors(service: Service) -> Iterator[Service]:
     try:
         yield service
     except TimeoutError as error:
-        sentence = f"BigQuery has not answered within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
-        raise UnavailableError(sentence, "Ask for less at a time.") from error
+        sentence = f"BigQuery has not responded within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
+        raise UnavailableError(sentence, "Query less data at a time.") from error
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
         raise _translated(error, service) from error
 
 
 def _translated(error: Exception, service: Service) -> EcomflowError:
-    """What is said of a query where ``failures.translate`` would speak of a setting; its words for all the rest."""
+    """Errors about the query itself get their own message; ``gcp.errors.translate`` handles all others."""
     from google.api_core import exceptions
 
     from ecomflow.gcp.errors import NO_PROJECT, translate
 
-    # Before BigQuery's sentence stands the request, after it reason, location and job id.
+    # BigQuery's sentence is preceded by the request, and followed by reason, location and job id.
     words = _REQUEST.sub("", str(getattr(error, "message", error))).split("; reason:")[0].splitlines()[0]
     if "bytes billed" in words:
         # BigQuery reports it as a 500.
-        return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: 10 MB are billed at least of each table.")
+        return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: BigQuery bills at least 10 MB per table.")
     if isinstance(error, exceptions.NotFound) and not NO_PROJECT.search(words):
-        return NotFoundError(f"The warehouse lacks what the question reads: {words}", "Run: ecomflow infra up")
+        return NotFoundError(f"A table or dataset of the query does not exist: {words}", "Run: ecomflow infra up")
     if isinstance(error, exceptions.BadRequest):
         return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
     return translate(error, service, "what the query reads")

@@ -60,12 +60,12 @@ class TestTheRunningPipeline:
         publishing = start(
             "publish", "--rate", "200", "--n", "300", "--ledger", str(ledger), settings=shop, log=tmp_path / "publish.log"
         )
-        wait_until(lambda: figure(page, "Events a second") > 20, "the rate rises")
+        wait_until(lambda: figure(page, "Events per second") > 20, "the rate rises")
         seen = {tuple(edge_rates(page))}
         wait_until(lambda: len(seen.union([tuple(edge_rates(page))])) > 1, "the rates on the edges move")
         assert publishing.wait(60) == 0
         wait_until(lambda: figure(page, "Received") == before + 1800, "all is received")
-        wait_until(lambda: figure(page, "Waiting") == 0, "nothing waits")
+        wait_until(lambda: figure(page, "Backlog") == 0, "nothing waits")
         result = ecomflow("reconcile", "--wait", "30", "--ledger", str(ledger), "--json", settings=shop)
         assert result.returncode == 0, result.stderr
         assert figure(page, "Refused") == refused + 900
@@ -107,7 +107,7 @@ class TestTheRunningPipeline:
         page.goto(server.address)
         expect(page.locator(".state")).to_be_visible()
         server.stop()
-        expect(page.locator("#connection")).to_have_text("This page's server does not answer. Start it again: ecomflow ui")
+        expect(page.locator("#connection")).to_have_text("This page's server does not respond. Start it again: ecomflow ui")
         expect(page.locator(".state")).to_be_visible()
         context.close()
 
@@ -141,7 +141,9 @@ class TestDeadLetters:
         page.get_by_role("link", name=re.compile(r"\$\.status expected one of")).click()
         page.get_by_role("button", name="Preview the replay").click()
         page.get_by_role("button", name=re.compile("Publish [0-9]+ again")).click()
-        expect(page.locator(".notice[data-tone=good]")).to_contain_text(re.compile(r"Published \d+ again and moved \d+ aside"))
+        expect(page.locator(".notice[data-tone=good]")).to_contain_text(
+            re.compile(r"Published \d+ again and moved \d+ to replayed")
+        )
         sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-mended-')"
         wait_until(lambda: queries.ask(shop, stack, sql, {}).rows == ((2,),), "the replayed orders are rows")
 
@@ -155,7 +157,7 @@ class TestQuestions:
         wait_until(lambda: _count(shop, stack, "asked") == 1, "the order is a row")
         page.get_by_role("link", name="Questions").click()
         page.get_by_role("link", name=re.compile("how much revenue did each product")).click()
-        page.get_by_role("button", name="Ask").click()
+        page.get_by_role("button", name="Run").click()
         expect(page.locator(".bars li").first).to_be_visible()
         names = page.locator("#answer table tbody tr td:first-child").all_inner_texts()
         assert {"P-1", "P-2"} <= set(names)
@@ -166,11 +168,11 @@ class TestQuestions:
         page.goto(on(server, "/questions"))
         box = page.get_by_label("A query in GoogleSQL")
         box.fill("SELECT 'one' AS name,\n  1 AS n UNION ALL SELECT 'two', 2")
-        page.get_by_role("button", name="Ask").click()
+        page.get_by_role("button", name="Run").click()
         expect(page.locator("#answer")).to_contain_text("2 rows.")
         expect(box).to_have_value("SELECT 'one' AS name,\n  1 AS n UNION ALL SELECT 'two', 2")
         box.fill("DROP TABLE ecomflow.fact_order")
-        page.get_by_role("button", name="Ask").click()
+        page.get_by_role("button", name="Run").click()
         expect(page.locator(".notice")).to_contain_text("got DROP")
 
 
@@ -202,7 +204,7 @@ def test_hostile_messages_stay_text(
     page.goto(on(server, "/tables/fact_order_header"))
     expect(page.locator(".rows")).to_contain_text("<script>window.hacked=1;alert(1)</script>")
     page.goto(on(server, "/questions/sales-per-customer"))
-    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Run").click()
     expect(page.locator("#answer")).to_contain_text("<script>")
     assert any("<script>window.hacked=1" in text for text in seen)
     assert not any(re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text) for text in seen)
@@ -261,7 +263,7 @@ class TestKeyboard:
         self.tab_to(page, lambda text: text.startswith("Which products are returned"))
         page.keyboard.press("Enter")
         page.wait_for_url("**/most-returned-products")
-        self.tab_to(page, lambda text: text == "Ask")
+        self.tab_to(page, lambda text: text == "Run")
         page.keyboard.press("Enter")
         expect(page.locator("#answer, .notice").first).to_be_visible()
 

@@ -24,7 +24,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.sql import QUESTIONS, questions
-from ecomflow.sql.parameters import parameters_of, qualify_anyones
+from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 from ecomflow.warehouse.queries import Bound, Query, Reply, _result, prepare, send
 from tests.support.cli import ecomflow, environment
 
@@ -72,7 +72,7 @@ class TestGoogleSql:
     )
     def test_tables(self, sql: str, qualified: str) -> None:
         """Tables of the dataset ecomflow go under the dataset in force, quoted or not; all else stays."""
-        assert qualify_anyones(sql, "p.d") == qualified
+        assert qualify_user_sql(sql, "p.d") == qualified
 
 
 class TestParameters:
@@ -107,14 +107,14 @@ class TestParameters:
         ("sql", "values", "sentence"),
         [
             ("SELECT @a, @b", {"a": "1"}, "The query needs a value for @b."),
-            ("SELECT 1 AS x", {"a": "1"}, "The query takes no parameter 'a'."),
-            ("sales-per-product", {"date": "2025-12-01"}, "'sales-per-product' takes no parameter 'date'."),
-            ("delivered-orders-per-country", {"date": "soon"}, "'soon' is no DATE for @date."),
+            ("SELECT 1 AS x", {"a": "1"}, "The query has no parameter 'a'."),
+            ("sales-per-product", {"date": "2025-12-01"}, "'sales-per-product' has no parameter 'date'."),
+            ("delivered-orders-per-country", {"date": "soon"}, "'soon' is not a valid DATE for @date."),
             ("delivered-orders-per-country", {"date:INT64": "1"}, "@date is a DATE, not a INT64."),
-            ("SELECT @a", {"a:INT64": "1.5"}, "'1.5' is no INT64 for @a."),
-            ("SELECT @a", {"a:NUMERIC": "NaN"}, "'NaN' is no NUMERIC for @a."),
-            ("SELECT @a", {"a:BOOL": "maybe"}, "'maybe' is no BOOL for @a."),
-            ("SELECT @a", {"a:JSON": "{}"}, "A parameter can't be a JSON here."),
+            ("SELECT @a", {"a:INT64": "1.5"}, "'1.5' is not a valid INT64 for @a."),
+            ("SELECT @a", {"a:NUMERIC": "NaN"}, "'NaN' is not a valid NUMERIC for @a."),
+            ("SELECT @a", {"a:BOOL": "maybe"}, "'maybe' is not a valid BOOL for @a."),
+            ("SELECT @a", {"a:JSON": "{}"}, "The parameter type JSON is not supported."),
         ],
     )
     def test_what_does_not_fit(self, sql: str, values: dict[str, str], sentence: str) -> None:
@@ -297,7 +297,7 @@ class TestLocalAnswers:
         """The answer is shown as a table, and what it lacks is said."""
         result = invoke("SELECT 1 AS a, 2 AS b", "--chart", settings=warehouse)
         assert result.stdout.split()[:2] == ["a", "b"]
-        assert "The answer has no shape for a chart: it has no column of names, dates or times." in result.stderr
+        assert "The result can't be drawn as a chart: it has no column of names, dates or times." in result.stderr
 
     def test_every_question_charts_a_column_of_its_own(self, warehouse: Settings, stack: Endpoints) -> None:
         """The column that a question's header names is among those of its answer."""
@@ -455,7 +455,11 @@ class TestProject:
                 2,
                 'the query: Syntax error: Unexpected identifier "SELEC" at [1:1]',
             ),
-            ((404, "notFound", "Not found: Table p:d.t was not found in location EU"), 3, "lacks what the question reads"),
+            (
+                (404, "notFound", "Not found: Table p:d.t was not found in location EU"),
+                3,
+                "A table or dataset of the query does not exist",
+            ),
             ((403, "accessDenied", "Access Denied: Table p:d.t: User does not have permission"), 5, "roles/bigquery.dataViewer"),
             ((401, "authError", "Request had invalid authentication credentials."), 5, "no usable Google Cloud credentials"),
             ((503, "backendError", "Try again"), 4, "Try again."),
@@ -473,7 +477,7 @@ class TestProject:
         google.error = (200, "bytesBilledLimitExceeded", words)
         raised = refused("SELECT 1", "--max-bytes", "1MB", **google.at)
         assert (raised.exit_code, raised.message) == (2, f"BigQuery refuses the query: {words}")
-        assert raised.remedy == "Raise --max-bytes: 10 MB are billed at least of each table."
+        assert raised.remedy == "Raise --max-bytes: BigQuery bills at least 10 MB per table."
 
     def test_nothing_listens(self) -> None:
         """A BigQuery that is not there is said to be so at once."""

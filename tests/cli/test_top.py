@@ -85,8 +85,8 @@ class TestView:
         assert re.search(r"received +200/s +24,000 events +[▁-█ ]+\n", text)
         assert re.search(r"refused +75\.0/s +9,000 events", text)
         assert "contract_violation\xa06,000  malformed_json\xa03,000" in text
-        assert "waiting   12 messages, the oldest for 0 s" in text
-        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  of the last 1 min 0 s", text)
+        assert "backlog   12 messages, the oldest 0 s old" in text
+        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  over the last 1 min 0 s", text)
         assert re.search(r"Decode events +24,000 +24,000 +6,000 +200 +[▁-█ ]+\n", text)
         assert re.search(r"fact_order +48,000 +400 +2 s ago +[▁-█ ]+\n", text)
 
@@ -102,7 +102,7 @@ class TestView:
     def test_what_does_not_fit_goes_by_its_weight(self) -> None:
         """In 60 columns and 15 lines there are the flow and the tables; the steps have to wait for a larger terminal."""
         text = "\n".join(drawn(busy(), 60, 15))
-        assert all(part in text for part in ("received", "refused", "waiting", "latency", "fact_user_activity"))
+        assert all(part in text for part in ("received", "refused", "backlog", "latency", "fact_user_activity"))
         assert "Decode events" not in text
         assert "Decode events" in "\n".join(drawn(busy(), 60, 20))
         assert "more lines" in "\n".join(drawn(busy(), 60, 20))
@@ -117,7 +117,7 @@ class TestView:
         ("known", "first", "sentence"),
         [
             ({"state": "gone"}, "● gone  process 4711 on this machine", "The pipeline (process 4711) was killed"),
-            ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline waits for Pub/Sub: gone fishing."),
+            ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
     def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
@@ -132,7 +132,7 @@ class TestView:
         found.add(from_counters({}, {}, at=START, state="none", where="local"), START)
         assert [line for line in drawn(found) if line] == [
             "● none",
-            "No pipeline runs. Start it with: ecomflow deploy --detach",
+            "No pipeline is running. Start it with: ecomflow deploy --detach",
         ]
 
     def test_before_anything_is_read(self) -> None:
@@ -146,12 +146,12 @@ class TestView:
         found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
         assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
-        assert "12 messages, the oldest for 0 s, 4 min 0 s ago" in text
+        assert "12 messages, the oldest 0 s old, 4 min 0 s ago" in text
 
     def test_a_backlog_that_is_not_known(self) -> None:
         """Why, in its place."""
         text = "\n".join(drawn(busy(backlog=None, backlog_unknown="Cloud Monitoring has no sample.")))
-        assert "waiting   not known: Cloud Monitoring has no sample." in text
+        assert "backlog   not known: Cloud Monitoring has no sample." in text
 
     def test_hostile_text_stays_text(self) -> None:
         """Neither markup nor control characters of a service's words reach the terminal."""
@@ -171,7 +171,7 @@ class TestOnce:
         shown = ecomflow("top", "--once", folder=tmp_path)
         assert shown.returncode == 4
         assert shown.stdout.split("\n\n")[1].strip() == (
-            "No pipeline runs. The local stack in .ecomflow/ does not run. Run: ecomflow infra up"
+            "No pipeline is running. The local stack in .ecomflow/ does not run. Run: ecomflow infra up"
         )
 
     def test_an_output_that_is_no_terminal(self, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ class TestInATerminal:
     def test_it_ends_within_a_second_and_leaves_the_terminal_as_it_was(self, how: str, tmp_path: Path) -> None:
         """By q, Ctrl-C or SIGTERM: with 0, the usual screen back, and keys shown again."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             if how == "q":
                 terminal.press(b"q")
             else:
@@ -282,17 +282,17 @@ class TestInATerminal:
     def test_it_is_redrawn_each_second_without_flicker(self, tmp_path: Path) -> None:
         """Drawn over what stands there, more than once a second: the screen is never cleared in between."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             first, began = len(terminal.frames), time.monotonic()
             wait_until(lambda: len(terminal.frames) >= first + 4)
             assert (time.monotonic() - began) / 4 < 1.0
             shown = bytes(terminal.written)
-            assert b"\x1b[2J" not in shown[shown.index(b"\x1b[H", shown.index(b"No pipeline runs")) :]
+            assert b"\x1b[2J" not in shown[shown.index(b"\x1b[H", shown.index(b"No pipeline is running")) :]
 
     def test_a_terminal_that_cannot_redraw_gets_plain_lines(self, tmp_path: Path) -> None:
         """With TERM=dumb: view after view, below each other, without one escape sequence; Ctrl-C ends it with 0."""
         with watching(Settings(state_dir=str(tmp_path)), "--interval", "0.2", term="dumb") as terminal:
-            wait_until(lambda: terminal.written.count(b"No pipeline runs") >= 3)
+            wait_until(lambda: terminal.written.count(b"No pipeline is running") >= 3)
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.process.wait(timeout=5) == 0
             assert b"\x1b" not in terminal.written
@@ -300,7 +300,7 @@ class TestInATerminal:
     def test_other_keys_do_nothing(self, tmp_path: Path) -> None:
         """It goes on."""
         with watching(Settings(state_dir=str(tmp_path))) as terminal:
-            wait_until(lambda: terminal.shows("No pipeline runs"))
+            wait_until(lambda: terminal.shows("No pipeline is running"))
             terminal.press(b"x\x1b[A ")
             first = len(terminal.frames)
             wait_until(lambda: len(terminal.frames) > first + 6)
@@ -327,7 +327,7 @@ class TestBesideAPipeline:
             assert published.returncode == 0, published.stderr
             wait_until(lambda: backlog(settings, stack) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
-            wait_until(lambda: terminal.shows("waiting   0 messages"))
+            wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
             found = metrics_of(settings)
             lines = json.loads(ecomflow("reconcile", "--ledger", ledger, "--json", settings=settings).stdout)["lines"]
@@ -356,7 +356,7 @@ class TestBesideAPipeline:
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
                 infra.apply(settings, stack, infra.plan(settings, stack))
                 wait_until(lambda: backlog(settings, stack) == 0)
-                wait_until(lambda: terminal.shows(r"waiting   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
+                wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
                 pipeline.wait()

@@ -39,7 +39,7 @@ def test_changed_content(provisioned: Settings, stack: Endpoints, stack_folder: 
     store(provisioned, stack, [held(987654323)], "two")
     path = content_of("E-987654321", stack_folder)
     path.write_bytes(path.read_bytes().replace(b"on_hold", b"on_fold"))
-    check(provisioned, name, "its content is not that of its checksum")
+    check(provisioned, name, "its content does not match its checksum")
 
 
 def test_missing_content(provisioned: Settings, stack: Endpoints, stack_folder: Path) -> None:

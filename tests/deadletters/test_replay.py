@@ -78,7 +78,7 @@ class TestMessageOf:
     @pytest.mark.parametrize(
         ("changes", "patch", "sentence"),
         [
-            ({"payload": "abc", "payload_encoding": "base64"}, None, "expected a payload in base64"),
+            ({"payload": "abc", "payload_encoding": "base64"}, None, "expected a payload in valid base64"),
             ({"payload": "{"}, {"a": 1}, "expected a JSON document that can be patched"),
             ({"message_id": None, "attributes": {}}, None, "got one with neither"),
             ({"attributes": {"event_id": "E", **{f"a{n}": "" for n in range(99)}}}, None, "expected at most 100 attributes"),

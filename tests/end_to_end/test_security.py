@@ -82,7 +82,7 @@ class TestSql:
     )
     def test_a_parameter_is_a_date_or_nothing(self, value: str, tmp_path: Path) -> None:
         """A question's date is read here, before anything is asked."""
-        with pytest.raises(EcomflowError, match="is no DATE"):
+        with pytest.raises(EcomflowError, match="is not a valid DATE"):
             queries.ask(Settings(), Endpoints(bigquery="http://127.0.0.1:9"), "delivered-orders-per-country", {"date": value})
 
     @pytest.mark.parametrize("name", ["DATASET", "PROJECT"])
@@ -232,7 +232,7 @@ class TestForeignObjects:
         assert "7 objects" in result.stderr
         named = [line.partition(":")[0].rpartition("/")[2] for line in result.stderr.splitlines() if line.startswith("dlq/")]
         assert sorted(named) == ["a.txt", "b.bin", "c.jsonl", "d.gz", "e.jsonl", "f.jsonl", "h.jsonl"]
-        assert "c.jsonl: line 2 is no dead letter: Invalid enum value 'boredom'" in result.stderr
+        assert "c.jsonl: line 2 is not a dead letter: Invalid enum value 'boredom'" in result.stderr
         assert "(and 1 more lines)" in result.stderr
         assert CONTROL.findall(result.stderr) == []
         assert result.stderr.splitlines()[-1] == "Move them out of dlq/."
@@ -240,7 +240,7 @@ class TestForeignObjects:
     def test_whoever_counts_is_told(self, provisioned: Settings, stack: Endpoints) -> None:
         """A count that leaves an object out would be wrong, so there is none."""
         put(provisioned, stack, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
-        with pytest.raises(EcomflowError, match=r"x\.jsonl is unreadable: line 1 is no dead letter"):
+        with pytest.raises(EcomflowError, match=r"x\.jsonl is unreadable: line 1 is not a dead letter"):
             store.count_by_stream_and_reason(provisioned, stack)
 
     def test_a_huge_object_is_not_read(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ class TestForeignObjects:
         put(provisioned, stack, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
         unreadable: list[store.Unreadable] = []
         assert store.newest(provisioned, stack, limit=10, unreadable=unreadable) == []
-        assert [one.error for one in unreadable] == ["5 bytes are more than any object of dead letters has"]
+        assert [one.error for one in unreadable] == ["its size, 5 bytes, exceeds that of any object of dead letters (4 bytes)"]
 
 
 class TestJson:

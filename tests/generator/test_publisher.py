@@ -164,14 +164,14 @@ class TestLedger:
 
     def test_a_ledger_that_cannot_be_written_is_told_before_publishing(self, recorder: Recorder, tmp_path: Path) -> None:
         """A folder in the ledger's place is an AccessError, and nothing is published."""
-        with pytest.raises(AccessError, match="cannot be written: Is a directory"):
+        with pytest.raises(AccessError, match="can't be written: Is a directory"):
             run(recorder, some(1), ledger=tmp_path)
         assert recorder.calls == 0
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     def test_a_full_disk_is_told_with_the_count(self, recorder: Recorder) -> None:
         """When the ledger can't grow, nothing more is sent: an event is never published that no ledger knows."""
-        with pytest.raises(AccessError, match=r"The ledger /dev/full cannot be written: No space left on device\.\n"):
+        with pytest.raises(AccessError, match=r"The ledger /dev/full can't be written: No space left on device\.\n"):
             run(recorder, some(1), ledger=Path("/dev/full"))
         assert recorder.messages == []
 

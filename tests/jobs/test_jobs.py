@@ -282,7 +282,7 @@ class TestEnd:
         stub.drain_looks = 1000
         stub.add_job("shop")
         asked, time_ = service.drain(api, service.find(api, "shop")), FakeTime()
-        with pytest.raises(PipelineError, match=r"is draining after 60 s, not drained yet; it goes on\."):
+        with pytest.raises(PipelineError, match=r"is draining after 60 s, not drained yet\. The request stays in effect\."):
             service.wait_for(api, asked, "drained", 60, sleep=time_.sleep, clock=time_.clock)
 
     def test_a_wait_for_a_job_that_fails(self, stub: DataflowStub, api: JobsApi) -> None:
@@ -300,7 +300,7 @@ class TestEnd:
     def test_a_job_that_has_ended(self, end: Any, state: int, word: str, stub: DataflowStub, api: JobsApi) -> None:
         """The sentence tells its state, and nothing is asked of the service."""
         stub.add_job("shop", state)
-        with pytest.raises(PipelineError, match=f"is {word}: only a job that runs can be"):
+        with pytest.raises(PipelineError, match=f"is {word}: only a running job can be"):
             end(api, service.find(api, "shop"))
         assert stub.seen("PUT") == []
 
@@ -424,7 +424,7 @@ class TestUpdatePlan:
     def test_a_job_that_does_not_run(self, state: int, word: str, stub: DataflowStub, api: JobsApi) -> None:
         """It is refused here: Beam would look for it for ever."""
         stub.add_job("shop", state)
-        with pytest.raises(PipelineError, match=f"is {word}: only a job that runs can be updated"):
+        with pytest.raises(PipelineError, match=f"is {word}: only a running job can be updated"):
             update.plan_update(api, service.find(api, "shop"), ("Write",), {})
 
     def test_a_job_whose_steps_are_not_described(self, stub: DataflowStub, api: JobsApi) -> None:
@@ -560,7 +560,7 @@ class TestCommands:
         drained = job(stub, "drain", "--wait", folder=tmp_path)
         assert (drained.returncode, drained.stdout) == (0, f"Job ecomflow ({job_id}) is drained.\n")
         again = job(stub, "drain", folder=tmp_path)
-        assert (again.returncode, f"Job ecomflow ({job_id}) is drained: only a job that runs" in again.stderr) == (9, True)
+        assert (again.returncode, f"Job ecomflow ({job_id}) is drained: only a running job" in again.stderr) == (9, True)
 
     def test_cancel_asks_first(self, stub: DataflowStub) -> None:
         """Without a yes nothing is cancelled; with --yes it is, and --wait sees it end."""
@@ -672,7 +672,7 @@ class TestLocal:
             ended = local.cancel(here, grace=0.2)
             assert ended.state == "gone"
             assert process.wait(10) == (0 if on_term == "end" else -9)
-        with pytest.raises(PipelineError, match="No local pipeline runs"):
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
             local.cancel(here)
 
     def test_its_verbs_from_the_command_line(self, here: Settings, tmp_path: Path) -> None:
@@ -746,7 +746,7 @@ class TestLocal:
 
     def test_no_log(self, here: Settings) -> None:
         """It is told that no pipeline has run there."""
-        with pytest.raises(NotFoundError, match="no pipeline has run under this folder"):
+        with pytest.raises(NotFoundError, match="no pipeline has run in this folder"):
             list(local.log_lines(here, 5))
 
     def test_none_has_run(self, here: Settings) -> None:

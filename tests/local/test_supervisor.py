@@ -219,7 +219,7 @@ class TestLifecycle:
         first, second = reports
         assert (len(first.started), second.started) == (3, ())
         assert pids(first) == pids(second)
-        assert "Another command starts or stops the local stack: waiting for it" in said
+        assert "Waiting for another command that starts or stops the local stack" in said
         running = [identity_of(pid) for pid in pids(first).values() if pid]
         report = supervisor.down(tmp_path / "state", with_data=True)
         assert set(states(report).values()) == {"down"}

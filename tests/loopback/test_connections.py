@@ -22,7 +22,7 @@ import uvicorn
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local.probes import answers
 from ecomflow.loopback import connections
-from ecomflow.loopback.connections import MOST_CONNECTIONS, BoundedProtocol
+from ecomflow.loopback.connections import MAX_CONNECTIONS, BoundedProtocol
 from ecomflow.loopback.web_guard import WAIT_SECONDS
 from ecomflow.metrics import prometheus
 from ecomflow.metrics.prometheus import served
@@ -151,7 +151,7 @@ class TestDeadlines:
 
     def test_a_body_that_gets_on(self, port: int) -> None:
         """One that takes many deadlines, with enough in each, is read whole."""
-        part, number = b"x" * 2 * connections.LEAST_BYTES, 16
+        part, number = b"x" * 2 * connections.MIN_BYTES, 16
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             size = len(part) * number
             connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
@@ -208,8 +208,8 @@ class TestRoom:
             port, server = stack.enter_context(serving())
             made = opened(port, number, stack)
             assert fetched(port) == "0"
-            assert len(server.server_state.connections) <= MOST_CONNECTIONS
-            assert still_open(made) == still_open(made[-MOST_CONNECTIONS:])
+            assert len(server.server_state.connections) <= MAX_CONNECTIONS
+            assert still_open(made) == still_open(made[-MAX_CONNECTIONS:])
 
     def test_who_is_being_answered_stays(self) -> None:
         """Silent connections come and go, and streams that began before them are whole."""
@@ -217,7 +217,7 @@ class TestRoom:
             port, _ = stack.enter_context(serving())
             streams = opened(port, 20, stack, b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert fetched(port) == "0"  # all before it have been read
-            opened(port, 2 * MOST_CONNECTIONS, stack)
+            opened(port, 2 * MAX_CONNECTIONS, stack)
             for one in streams:
                 answer = http.client.HTTPResponse(one)
                 answer.begin()
@@ -228,9 +228,9 @@ class TestRoom:
         with contextlib.ExitStack() as stack:
             port, server = stack.enter_context(serving())
             late = b"GET /late HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            made = opened(port, MOST_CONNECTIONS, stack, late)
+            made = opened(port, MAX_CONNECTIONS, stack, late)
             give_up = time.monotonic() + 20
-            while len(server.server_state.tasks) < MOST_CONNECTIONS:
+            while len(server.server_state.tasks) < MAX_CONNECTIONS:
                 assert time.monotonic() < give_up
             with socket.create_connection(("127.0.0.1", port)) as newcomer:
                 assert ended(newcomer, 1.0)

@@ -212,18 +212,18 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("told", "sentence"),
         [
-            (metrics(0, state="none", name="", started=None), "No pipeline runs. Start it with: ecomflow deploy --detach"),
+            (metrics(0, state="none", name="", started=None), "No pipeline is running. Start it with: ecomflow deploy --detach"),
             (
                 metrics(0, state="none", name="", where="europe-west1"),
-                "No pipeline runs. Start it with: ecomflow deploy",
+                "No pipeline is running. Start it with: ecomflow deploy",
             ),
             (
                 metrics(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
-                "No pipeline runs. The local stack does not run. Run: ecomflow infra up",
+                "No pipeline is running. The local stack does not run. Run: ecomflow infra up",
             ),
             (
                 metrics(0, state="gone", backlog=1),
-                "The pipeline (process 7) was killed; 1 message waits; what it had not acknowledged comes again. "
+                "The pipeline (process 7) was killed; 1 message is waiting; unacknowledged messages will be redelivered. "
                 "Start it with: ecomflow deploy --detach",
             ),
             (
@@ -232,7 +232,8 @@ class TestTrouble:
             ),
             (
                 metrics(0, state="drained", backlog=1200),
-                "The pipeline (process 7) has ended as drained; 1,200 messages wait. Start it with: ecomflow deploy --detach",
+                "The pipeline (process 7) has ended as drained; 1,200 messages are waiting. "
+                "Start it with: ecomflow deploy --detach",
             ),
         ],
     )
@@ -244,14 +245,14 @@ class TestTrouble:
         """At once, in the pipeline's own words."""
         told = metrics(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
         assert trouble(history(told)) == (
-            "The pipeline waits for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
+            "The pipeline is waiting for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
         )
 
     def test_it_restarts(self) -> None:
         """Within the last minute; what was longer ago is told by the count alone."""
         restarted = [metrics(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
         assert trouble(history(*restarted[:3])) == (
-            "The pipeline has restarted in the last minute, 2 times in all: Out of luck. See: ecomflow job logs"
+            "The pipeline has restarted in the last minute, 2 times in total: Out of luck. See: ecomflow job logs"
         )
         assert trouble(history(*restarted)) is None
 
@@ -260,7 +261,7 @@ class TestTrouble:
         silent = history(metrics(0))
         silent.now = START + 25
         assert trouble(silent) == (
-            "The pipeline (process 7) has told nothing for 25 s: it hangs, or its disk is full. See: ecomflow job logs"
+            "The pipeline (process 7) has reported nothing for 25 s: it hangs, or the disk is full. See: ecomflow job logs"
         )
         far = history(metrics(0, where="europe-west1"))
         far.now = START + 25
@@ -271,7 +272,8 @@ class TestTrouble:
         stuck = [metrics(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
         assert trouble(history(*stuck[:6])) is None
         assert trouble(history(*stuck)) == (
-            "7 messages wait, and nothing has moved for 40 s: the step 'Decode events' holds 5. See: ecomflow job logs"
+            "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' holds 5. "
+            "See: ecomflow job logs"
         )
 
     def test_young_messages_are_no_trouble(self) -> None:
@@ -285,13 +287,15 @@ class TestTrouble:
             msgspec.structs.replace(metrics(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
             for at in (60, 61)
         ]
-        assert trouble(history(*told)) == "7 messages wait, and nothing has moved for 51 s. See: ecomflow job logs"
+        assert (
+            trouble(history(*told)) == "7 messages are waiting, and there has been no progress for 51 s. See: ecomflow job logs"
+        )
 
     def test_it_is_stuck_after_a_restart(self) -> None:
         """What failed last is what it is stuck on."""
         told = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
         assert trouble(history(*told)) == (
-            "7 messages wait, and nothing has moved for 90 s: Table x does not exist. See: ecomflow job logs"
+            "7 messages are waiting, and there has been no progress for 90 s: Table x does not exist. See: ecomflow job logs"
         )
 
 

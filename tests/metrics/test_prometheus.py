@@ -139,7 +139,7 @@ class TestServed:
     )
     def test_other_names_are_refused(self, port: int, host: str) -> None:
         """A page elsewhere, whose name was made to lead here, reads nothing."""
-        assert ask(port, host) == (403, f"Ask for it by a loopback name: http://127.0.0.1:{port}/metrics\n")
+        assert ask(port, host) == (403, f"Use a loopback host name: http://127.0.0.1:{port}/metrics\n")
 
     def test_without_a_name_it_is_refused(self, port: int) -> None:
         """A request that names no host is not known to be meant for loopback."""
@@ -150,9 +150,9 @@ class TestServed:
     @pytest.mark.parametrize(
         ("method", "path", "answer"),
         [
-            ("POST", "/metrics", (405, "There is only GET.\n")),
-            ("OPTIONS", "/metrics", (405, "There is only GET.\n")),
-            ("GET", "/", (404, "There is only /metrics.\n")),
+            ("POST", "/metrics", (405, "Only GET is allowed.\n")),
+            ("OPTIONS", "/metrics", (405, "Only GET is allowed.\n")),
+            ("GET", "/", (404, "Not found. The only path is /metrics.\n")),
         ],
     )
     def test_there_is_one_page_to_get(self, port: int, method: str, path: str, answer: tuple[int, str]) -> None:
@@ -169,9 +169,12 @@ class TestServed:
 
     def test_a_taken_port_is_told(self, port: int) -> None:
         """A sentence with the port, and the command that takes a free one."""
-        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 can't be had") as caught, served(lambda: METRICS, port):
+        with (
+            pytest.raises(ConfigError, match=f"The metrics can't be served on port {port} of 127.0.0.1") as caught,
+            served(lambda: METRICS, port),
+        ):
             pass
-        assert caught.value.remedy == "Take a free one with: ecomflow deploy --metrics-port 0"
+        assert caught.value.remedy == "Use a free port with: ecomflow deploy --metrics-port 0"
 
     def test_afterwards_nothing_listens(self) -> None:
         """The port is free again when the pipeline has ended."""

@@ -78,7 +78,7 @@ class TestATornLine:
         second.intend([entry("c")])
         second.close()
         assert read_ledger(path) == {"a": entry("a"), "c": entry("c")}
-        assert f"{len(torn)} bytes are cut off" in caplog.text
+        assert f"removed its {len(torn)} bytes" in caplog.text
 
     def test_a_file_of_one_torn_line(self, tmp_path: Path) -> None:
         """It is empty afterwards."""
@@ -93,7 +93,7 @@ class TestATornLine:
         ledger.intend([entry("a")])
         write = os.write
         monkeypatch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
-        with pytest.raises(AccessError, match="cannot be written: the disk has room for a part of a line only"):
+        with pytest.raises(AccessError, match="can't be written: the disk is full: only part of a line was written"):
             ledger.intend([entry("b")])
         monkeypatch.undo()
         ledger.intend([entry("c")])
@@ -110,7 +110,7 @@ class TestATornLine:
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(AccessError, match="No space left on device") as caught:
             ledger.confirm({"a": "m"})
-        assert caught.value.remedy == "Make room or choose another path."
+        assert caught.value.remedy == "Free disk space, or choose another path."
 
     def test_a_line_in_the_middle_that_is_none(self, tmp_path: Path) -> None:
         """Its number is told."""

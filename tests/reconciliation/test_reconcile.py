@@ -195,8 +195,11 @@ class TestCheck:
         with pytest.raises(ImbalanceError) as raised:
             check(outcome)
         named = ", ".join(f"e{number:02}" for number in range(1, 21))
-        assert raised.value.message == f"What was published is not what landed. 29 missing: {named}, …; 1 incomplete: e00."
-        assert (raised.value.remedy, raised.value.exit_code) == ("Every id: ecomflow reconcile --json", 7)
+        assert (
+            raised.value.message
+            == f"The published events do not match the stored ones. 29 missing: {named}, …; 1 incomplete: e00."
+        )
+        assert (raised.value.remedy, raised.value.exit_code) == ("To list every id: ecomflow reconcile --json", 7)
 
     def test_what_the_own_ledger_does_not_know(self) -> None:
         """Somebody else may have published it: the error says how to leave it out."""
@@ -205,7 +208,10 @@ class TestCheck:
         )
         with pytest.raises(ImbalanceError, match="1 not in the ledger: x") as raised:
             check(outcome)
-        assert str(raised.value).splitlines()[-1] == "Without what others have published: ecomflow reconcile --ledger l.jsonl"
+        assert (
+            str(raised.value).splitlines()[-1]
+            == "To ignore events that are not in the ledger: ecomflow reconcile --ledger l.jsonl"
+        )
 
 
 class TestLedger:
@@ -224,7 +230,7 @@ class TestLedger:
     def test_a_file_that_is_no_ledger(self, content: bytes, tmp_path: Path) -> None:
         """It is named, with what to give instead."""
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(ConfigError, match="is no ledger"):
+        with pytest.raises(ConfigError, match="is not a ledger"):
             read_ledger(tmp_path / "x")
 
     def test_a_ledger_that_is_not_there(self, tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ class TestParse:
             ("CURRENT_TIMESTAMP()", "'now'", "Line 4: expected 'CURRENT_TIMESTAMP', found \"'now'\"."),
             ("TIMESTAMP DEFAULT", "TIMESTAMP NOT NULL DEFAULT", "Line 4: expected 'OPTIONS', found 'DEFAULT'."),
             ("PARTITION BY day", "PARTITION BY DATE(day)", r"Line 6: expected 'CLUSTER', found '\('."),
-            ("PARTITION BY day", "PARTITION BY month", "t: partitioned or clustered by month, which is no column."),
-            ("  day DATE", "  id DATE", "t: column id stands twice."),
+            ("PARTITION BY day", "PARTITION BY month", "t: partitioned or clustered by month, which is not a column."),
+            ("  day DATE", "  id DATE", "t: column id is defined twice."),
             ('"One.");', '"One.")', "Expected ';', found the end."),
             ('"One.");', '"One."); SELECT 1', "Line 6: expected the end, found 'SELECT'."),
             ('"One."', r'"O\"ne."', "Line 6: cannot read SQL at"),
@@ -139,7 +139,7 @@ class TestQualify:
     @pytest.mark.parametrize("dataset_id", ["d", "p`.d", "p.d; DROP TABLE x", "", "p.d.", "P.d"])
     def test_refuses_what_is_no_dataset(self, dataset_id: str) -> None:
         """A name that could break out of its backticks is refused."""
-        with pytest.raises(DdlError, match=r"is no dataset id: expected project\.dataset"):
+        with pytest.raises(DdlError, match=r"is not a valid dataset id: expected project\.dataset"):
             sql.qualify(DDL, dataset_id)
 
     @pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.sql")), ids=lambda path: path.stem)
@@ -185,7 +185,7 @@ class TestQuestions:
         """An unknown question is an error that lists the names there are."""
         with pytest.raises(NotFoundError, match="There is no question 'sales'") as caught:
             sql.question("sales")
-        assert caught.value.remedy == f"Ask one of: {', '.join(sql.QUESTIONS)}."
+        assert caught.value.remedy == f"Choose one of: {', '.join(sql.QUESTIONS)}."
 
     @pytest.mark.parametrize(
         ("header", "error"),

@@ -172,7 +172,7 @@ class TestReplay:
         store(provisioned, stack, [held(9)], unique="later")
         assert post(browser, gate, where).status_code == 303
         text = until(lambda: browser.get(f"/live{where}"), "Published")
-        assert "Published 2 again and moved 2 aside to replayed/." in text
+        assert "Published 2 again and moved 2 to replayed/." in text
         assert len(names(provisioned, stack, "replayed/")) == 1
         waiting = count_waiting(provisioned, stack)
         assert waiting is not None
@@ -208,7 +208,7 @@ class TestQuestions:
         """The sentence says how it is written, beside the form."""
         browser, gate = page_of(provisioned)
         text = unescape(post(browser, gate, "/questions/delivered-orders-per-country", p_date=f"{SCRIPT}").text)
-        assert "is no DATE for @date." in text
+        assert "is not a valid DATE for @date." in text
 
     def test_sql_is_answered_as_chart_and_table(self, provisioned: Settings) -> None:
         """Names and numbers are drawn, and stand in the table below."""
@@ -333,7 +333,7 @@ class TestAProject:
     def test_a_table_is_read_in_two_steps(self, project: Settings) -> None:
         """Nothing is read by opening it; first come the bytes, then, asked for again, the rows."""
         browser, gate = page_of(project, here=False)
-        assert "What would reading it scan?" in browser.get("/tables/fact_order").text
+        assert "Show what it would scan" in browser.get("/tables/fact_order").text
         weighed = post(browser, gate, "/tables/fact_order", step="weigh").text
         assert ("BigQuery would scan 0 B" in weighed, "Newest rows" in weighed) == (True, False)
         assert "There are no rows." in post(browser, gate, "/tables/fact_order", step="read").text
@@ -353,5 +353,5 @@ class TestAProject:
     def test_no_job_runs(self, project: Settings) -> None:
         """The graph's view says so, and what to do."""
         browser, _ = page_of(project, here=False)
-        text = until(lambda: browser.get("/live"), "No pipeline runs")
+        text = until(lambda: browser.get("/live"), "No pipeline is running")
         assert "Start it with: ecomflow deploy" in text

@@ -29,7 +29,7 @@ class TestLettingIn:
         browser, _ = page_of(nowhere, let_in=False)
         answer = browser.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (403, "text/plain; charset=utf-8")
-        assert answer.text == "Open the address that ecomflow ui printed: it holds the token that lets you in.\n"
+        assert answer.text == "Open the address that ecomflow ui printed: it contains the token that gives you access.\n"
 
     def test_the_token_becomes_a_cookie_that_no_script_reads(self, nowhere: Settings) -> None:
         """The first request is sent on to the address without the token, with a cookie for this site alone."""
@@ -204,7 +204,7 @@ class TestWithoutAStack:
         """An address that names nothing is answered in words, with a way back."""
         browser, _ = page_of(nowhere)
         answer = browser.get(path)
-        assert (answer.status_code, "To the graph" in answer.text) == (status, True)
+        assert (answer.status_code, "Go to the graph" in answer.text) == (status, True)
 
 
 def test_without_the_extra_the_command_says_how_to_get_it() -> None:

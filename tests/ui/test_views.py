@@ -249,10 +249,10 @@ class TestGraph:
         ("changes", "tone", "words"),
         [
             ({}, "good", "The pipeline is running on this machine (process 1)"),
-            ({"waiting_for": "BigQuery"}, "bad", "waits for BigQuery"),
+            ({"waiting_for": "BigQuery"}, "bad", "is waiting for BigQuery"),
             ({"state": "gone"}, "bad", "was killed"),
             ({"state": "drained"}, "quiet", "has ended as drained"),
-            ({"state": "none", "name": ""}, "quiet", "No pipeline runs"),
+            ({"state": "none", "name": ""}, "quiet", "No pipeline is running"),
         ],
     )
     def test_the_state_is_a_sentence(self, changes: dict[str, object], tone: str, words: str) -> None:
@@ -341,7 +341,7 @@ def test_a_replay_says_what_it_did() -> None:
     done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
     text = Elements(dead_letters.replay_view(done, "t")).text
     assert "2 of 3 now pass." in text
-    assert "Published 2 again and moved 2 aside to replayed/." in text
+    assert "Published 2 again and moved 2 to replayed/." in text
 
 
 def test_the_style_has_no_asset_from_elsewhere() -> None:
@@ -359,4 +359,4 @@ def test_metrics_without_a_pipeline() -> None:
     history.add(PipelineMetrics(0.0, "none", LOCAL), 0.0)
     html = graph.graph_view(Sample(report(history)), read(TREE))
     assert "\u2013" in html
-    assert "No pipeline runs" in html
+    assert "No pipeline is running" in html

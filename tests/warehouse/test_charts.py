@@ -142,7 +142,7 @@ class TestShape:
             ("a b", [(1, 2)], "it has no column of names, dates or times"),
             ("a b", [("x", True)], "it has no column of numbers"),
             ("a b", [("x", None)], "it has no column of numbers"),
-            ("user step", [("u", 1), ("u", 2)], "values of 'user' stand in several rows"),
+            ("user step", [("u", 1), ("u", 2)], "column 'user' has repeated values"),
         ],
     )
     def test_no_shape(self, columns: str, rows: list[tuple[Any, ...]], lacking: str) -> None:

@@ -1,15 +1,15 @@
-"""AppendRows of the local BigQuery: Arrow batches come in over gRPC, DuckDB rows and answers in BigQuery's shape go out.
+"""AppendRows of the local BigQuery: Arrow batches in over gRPC; rows in DuckDB, and responses like BigQuery's, out.
 
-What fails in bqemulator 1.4.0 and is done here instead:
+It replaces that of bqemulator 1.4.0, which has these problems:
 
-- each open stream holds a thread of asyncio's default pool, of which there are six on two cores: the seventh stream hangs;
-- a request without a stream name, which BigQuery allows after the first of a connection, ends it with NOT_FOUND;
-- a null in a REQUIRED column and a missing required column end it with UNKNOWN; extra columns are dropped, text becomes numbers;
-- it demands no routing header and takes whatever Arrow type it can cast;
-- DEFAULT values are never applied; appends of all tables wait for one lock; a table changed while a stream is open breaks it.
+- Each open stream uses a thread of asyncio's default pool, which has six on two cores: the seventh stream hangs.
+- A request without a stream name, which BigQuery allows after the first of a connection, ends it with NOT_FOUND.
+- A null in a REQUIRED column or a missing required column ends it with UNKNOWN; extra columns are dropped, text becomes numbers.
+- It requires no routing header, and accepts any Arrow type that it can cast.
+- DEFAULT values are never applied; appends to all tables wait for one lock; changing a table breaks its open streams.
 
-Sources of the answers: google/cloud/bigquery/storage/v1/storage.proto, and the messages of the real service as its clients'
-issue trackers quote them.
+Sources of the responses: google/cloud/bigquery/storage/v1/storage.proto, and messages of the real service quoted in the issue
+trackers of its clients.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import grpc
 import pyarrow as pa
 
-# Appends wait for DuckDB without the GIL; more workers than this only queue before its commit lock.
+# Appends wait for DuckDB without the GIL; more workers would only wait for its commit lock.
 _WORKERS = 4
 _FULL_DISK = "No space left on device"
 _ROUTING_HEADER = "x-goog-request-params"
@@ -31,7 +31,7 @@ _ROW_ERRORS = "Errors found while processing rows. Please refer to the row_error
 
 
 class Refusal(Exception):  # noqa: N818  # ends a connection; it never leaves this module
-    """A connection's end: the gRPC code and the sentence that the client sees."""
+    """Ends a connection with a gRPC code and message."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(code, details)
@@ -40,7 +40,7 @@ class Refusal(Exception):  # noqa: N818  # ends a connection; it never leaves th
 
 
 class Connection:
-    """What an AppendRows connection remembers between its requests."""
+    """The state of an AppendRows connection between its requests."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -57,7 +57,7 @@ class Connection:
 
 
 class _Status:
-    """Takes what bqemulator sets on a gRPC context."""
+    """Receives the status that bqemulator sets on a gRPC context."""
 
     code = grpc.StatusCode.UNKNOWN
     details = ""
@@ -70,7 +70,7 @@ class _Status:
 
 
 def append_service(handler: Any) -> Any:
-    """bqemulator's ``BigQueryWriteHandler`` with AppendRows as above; the other calls stay as they are."""
+    """bqemulator's ``BigQueryWriteHandler`` with this AppendRows; its other calls are unchanged."""
     from bqemulator.domain.events import TableDataChanged
     from bqemulator.grpc_api import write_servicer
     from bqemulator.storage.sql_identifiers import quoted_table_ref
@@ -100,7 +100,7 @@ def append_service(handler: Any) -> Any:
                     await context.abort(refusal.code, refusal.details)
 
         def append(self, connection: Connection, data: bytes) -> bytes:
-            """The answer to one request, its rows committed. Raises Refusal where the connection ends."""
+            """Commit the rows of one request; returns the response. Raises Refusal if the connection ends."""
             limit = self._ctx.settings.write_api_max_request_bytes
             if len(data) > limit:
                 raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"The request has {len(data)} bytes: expected {limit} or fewer.")
@@ -117,7 +117,7 @@ def append_service(handler: Any) -> Any:
             return bytes(self._perform_append(connection.stream, rows, offset, most))
 
         def bind(self, connection: Connection, request: Any) -> None:
-            """Looks up the stream and its table; both may change within a connection."""
+            """Look up the stream and its table; both can change within a connection."""
             name = _full_name(request.write_stream) or connection.name
             if connection.stream is None or name != connection.name:
                 status = _Status()
@@ -154,7 +154,7 @@ def append_service(handler: Any) -> Any:
             return aligned(batch, connection)
 
         def _flush_to_target(self, stream: Any, rows: pa.Table) -> None:
-            """Commits ``rows`` in one transaction on this thread's own cursor: they are visible to the next query."""
+            """Commit ``rows`` in one transaction on this thread's cursor, so that the next query sees them."""
             import duckdb
 
             cursor = self._ctx.engine.connection
@@ -176,7 +176,7 @@ def append_service(handler: Any) -> Any:
 
 
 def check_columns(connection: Connection) -> None:
-    """Raises Refusal (INVALID_ARGUMENT) where the writer's columns do not fit the table's."""
+    """Raises Refusal (INVALID_ARGUMENT) if the writer's columns do not match the table's."""
     writer, target = connection.writer, connection.target
     if writer is None or target is None:
         return
@@ -193,7 +193,7 @@ def check_columns(connection: Connection) -> None:
 
 
 def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:
-    """The batch's columns in the table's types. Columns it lacks become null, or are left out where DEFAULTs are wanted."""
+    """The batch's columns in the table's types. Missing columns become null, or are left out if DEFAULTs apply."""
     assert connection.target is not None
     columns = {}
     for field in connection.target:
@@ -206,7 +206,7 @@ def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:
 
 
 def null_errors(rows: pa.Table, required: list[str]) -> list[tuple[int, str]]:
-    """(row index, sentence) of each row with a null in a REQUIRED column, by row."""
+    """(row index, message) for each row with a null in a REQUIRED column, by row."""
     found: dict[int, str] = {}
     for name in required:
         if name in rows.column_names and rows.column(name).null_count:
@@ -217,7 +217,7 @@ def null_errors(rows: pa.Table, required: list[str]) -> list[tuple[int, str]]:
 
 
 def refused_rows(name: str, errors: list[tuple[int, str]]) -> bytes:
-    """The answer to a request of which no row was written: an error and the row_errors that say why."""
+    """The response to a request of which no row was written: an error, with the reasons in row_errors."""
     from google.cloud.bigquery_storage_v1 import types
 
     fields_error = types.RowError.RowErrorCode.FIELDS_ERROR
@@ -230,12 +230,12 @@ def refused_rows(name: str, errors: list[tuple[int, str]]) -> bytes:
 
 
 def _full_name(name: str) -> str:
-    """BigQuery takes ``<table>/_default`` for ``<table>/streams/_default``."""
+    """BigQuery accepts ``<table>/_default`` as ``<table>/streams/_default``."""
     table, default, _ = name.partition("/_default")
     return f"{table}/streams/_default" if default and not table.endswith("/streams") else name
 
 
-# Google's table of the Arrow types that each type of column takes: https://cloud.google.com/bigquery/docs/supported-data-types
+# Google's table of the Arrow types that each column type accepts: https://cloud.google.com/bigquery/docs/supported-data-types
 _SIGNED = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
 _TAKEN: dict[str, Callable[[pa.DataType], bool]] = {
     "BOOL": pa.types.is_boolean,
@@ -253,12 +253,12 @@ _TAKEN: dict[str, Callable[[pa.DataType], bool]] = {
     "TIME": pa.types.is_time64,
     "TIMESTAMP": lambda kind: bool(kind == pa.timestamp("us", "UTC")),
 }
-# Names that the REST API, and DDL, have for some of them.
+# Other names for some of them in the REST API and in DDL.
 _OTHER_NAMES = {"BOOLEAN": "BOOL", "FLOAT": "FLOAT64", "INTEGER": "INT64", "RECORD": "STRUCT", "DECIMAL": "NUMERIC"}
 
 
 def takes(column_type: str, mode: str, kind: pa.DataType) -> bool:
-    """Whether a column of ``column_type`` (``NUMERIC``, ``INTEGER``, ...) and ``mode`` takes Arrow values of ``kind``."""
+    """Whether a column of ``column_type`` (``NUMERIC``, ``INTEGER``, ...) and ``mode`` accepts Arrow values of ``kind``."""
     if mode == "REPEATED":
         return bool(pa.types.is_list(kind) and takes(column_type, "NULLABLE", kind.value_type))
     name = column_type.partition("(")[0].upper()
@@ -267,10 +267,10 @@ def takes(column_type: str, mode: str, kind: pa.DataType) -> bool:
 
 
 def check_routing(metadata: Iterable[tuple[str, str]], write_stream: str) -> None:
-    """Raises Refusal unless each routing header names ``write_stream``, and there is one.
+    """Raises Refusal unless there is a routing header, and every one names ``write_stream``.
 
-    Outside the US multi-region the service needs it: https://cloud.google.com/bigquery/docs/write-api. An empty one beside it is
-    refused as well, for the service may take that one.
+    Outside the US multi-region the service needs it: https://cloud.google.com/bigquery/docs/write-api. An additional empty one is
+    refused too, because the service might use that one.
     """
     routed = [value for key, value in metadata if key == _ROUTING_HEADER]
     wanted = f"write_stream={write_stream}"

@@ -1,7 +1,4 @@
-"""bqemulator's servers come in; the same go out behind our guards: they answer this user's programs and no page.
-
-Nor do they wait for a client that keeps silent.
-"""
+"""Protects bqemulator's servers: they serve only this user's programs, no web page, and do not wait for silent clients."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from ecomflow.loopback.web_guard import ServiceGuard
 
 
 def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
-    """Puts the guards, and the bounds on connections, into ``bqemulator.server``, in this process. Call before it runs."""
+    """Add the guards and the connection limits to ``bqemulator.server`` in this process. Call this before it runs."""
     from bqemulator import server
     from bqemulator.grpc_api import server as grpc_server
 
@@ -29,7 +26,7 @@ def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
         return ServiceGuard(create_app(context), rest_user, json_only=True)
 
     class Interceptor(OwnUserInterceptor):
-        """The first of bqemulator's interceptors, which it makes without arguments, behind ours."""
+        """bqemulator's first interceptor, which it creates without arguments, behind ecomflow's."""
 
         def __init__(self) -> None:
             super().__init__(grpc_user)
@@ -39,7 +36,7 @@ def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
             return await super().intercept_service(partial(self._next.intercept_service, continuation), details)
 
     class Health(grpc_server.health.aio.HealthServicer):  # type: ignore[misc]  # no types for mypy
-        """bqemulator's is made of functions, which can't be guarded. It says once that all is well; this one always does."""
+        """bqemulator's health service uses functions that can't be guarded. It sets SERVING once; this one always returns it."""
 
         def set(self, service: str, status: Any) -> None:
             pass
@@ -47,7 +44,7 @@ def guard_servers(rest_user: OwnUser, grpc_user: OwnUser) -> None:
     grpc_server.health = SimpleNamespace(HealthServicer=Health)
     server.create_app, grpc_server.CorrelationInterceptor = create_guarded_app, Interceptor
     grpc_server.grpc = SimpleNamespace(aio=SimpleNamespace(server=_server_with_deadlines))
-    # With proxy_headers uvicorn lets anybody say by X-Forwarded-For who is at the other end.
+    # With proxy_headers, any client could set its own address with X-Forwarded-For.
     uvicorn, options = server.uvicorn, {"proxy_headers": False, "http": BoundedProtocol, "ws": "none"}
     server.uvicorn = SimpleNamespace(Config=partial(uvicorn.Config, **options), Server=uvicorn.Server)
 

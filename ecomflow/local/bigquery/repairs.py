@@ -1,7 +1,7 @@
-"""What bqemulator 1.4.0 needs to serve a streaming pipeline: its classes come in, the same names with repairs go out.
+"""Patches for bqemulator 1.4.0, so that it can serve a streaming pipeline.
 
-``apply_repairs`` must run before ``bqemulator.server`` is imported. Each function is one repair and says what fails
-without it; ``tests/test_local_bigquery.py`` shows each. The Storage Write path has its own module, ``bigquery_appends``.
+``apply_repairs`` must run before ``bqemulator.server`` is imported. Each function is one patch and says what fails without it;
+``tests/local/bigquery`` has a test for each. The Storage Write path is in ``appends.py``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-# What is not yet folded into the tables. Read again after a kill, it takes some two seconds.
+# Maximum size of the write-ahead log. Replaying it after a kill takes about two seconds.
 _LOG_BYTES = "256MB"
 _RESULTS_KEPT = 100
 _JOBS_KEPT = 1000
 
 
 def apply_repairs() -> None:
-    """Replaces, in this process, the parts of bqemulator that fail. Call once, before importing ``bqemulator.server``."""
+    """Replace the failing parts of bqemulator in this process. Call it once, before importing ``bqemulator.server``."""
     _log_failures_only()
     _keep_numeric_exact()
     _bound_query_results()
@@ -38,9 +38,9 @@ def apply_repairs() -> None:
 
 
 def _log_failures_only() -> None:
-    """Warnings and errors are logged, from the start.
+    """Log only warnings and errors.
 
-    bqemulator writes a line a request, and sqlglot warns of each PARTITION BY that DuckDB does not have.
+    bqemulator logs every request, and sqlglot warns about each PARTITION BY, which DuckDB does not support.
     """
     from bqemulator.config import LogFormat, LogLevel
     from bqemulator.observability.logging_ import configure_logging
@@ -50,7 +50,7 @@ def _log_failures_only() -> None:
 
 
 def spatial_extension() -> Path:
-    """DuckDB's spatial extension as the package carries it. Raises FileNotFoundError where the package has none."""
+    """DuckDB's spatial extension from the installed package. Raises FileNotFoundError if the package has none."""
     import duckdb_extension_spatial
 
     folder = Path(duckdb_extension_spatial.__file__).parent / "extensions"
@@ -63,8 +63,8 @@ def spatial_extension() -> Path:
 def _keep_numeric_exact() -> None:
     """NUMERIC in SQL becomes DECIMAL(38, 9).
 
-    sqlglot writes NUMERIC as DuckDB's bare DECIMAL, which is DECIMAL(18, 3): a column made by DDL rounds money to three places.
-    Read back, a bare DECIMAL and NUMERIC(18, 3) are the same, so that the latter gets the wider type too.
+    sqlglot writes NUMERIC as DuckDB's plain DECIMAL, which is DECIMAL(18, 3), so a column created by DDL would round money to
+    three places. A plain DECIMAL can't be distinguished from NUMERIC(18, 3), so the latter gets the wider type too.
     """
     from bqemulator.sql.rules import TranslationRule, register
     from sqlglot import exp
@@ -89,7 +89,7 @@ class _LatestResults(OrderedDict[str, Any]):
 
 
 def _bound_query_results() -> None:
-    """Only the latest results stay in memory: bqemulator keeps every query's rows for ever."""
+    """Keep only the latest results in memory: bqemulator keeps the rows of all queries forever."""
     from bqemulator.jobs import executor
 
     executor.JOB_RESULTS = _LatestResults()
@@ -97,10 +97,10 @@ def _bound_query_results() -> None:
 
 
 def _bound_jobs(catalog: Any) -> None:
-    """The latest jobs stay in memory and none on disk.
+    """Keep the latest jobs in memory, and none on disk.
 
-    bqemulator writes every job to DuckDB, a synced transaction a query, and reads them all back at start, though their
-    results are gone by then.
+    bqemulator writes every job to DuckDB, with one synced transaction per query, and reads all of them back at its start,
+    although their results are lost by then.
     """
 
     def upsert_job(self: Any, job: Any) -> Any:
@@ -116,7 +116,7 @@ def _bound_jobs(catalog: Any) -> None:
 def _work_offline(engine: Any) -> None:
     """DuckDB loads the spatial extension from the installed package and downloads nothing.
 
-    bqemulator says INSTALL spatial, which fetches the extension from DuckDB's site and keeps it in the user's home.
+    bqemulator runs INSTALL spatial, which downloads the extension from DuckDB's site into the user's home.
     """
 
     def apply_session_pragmas(self: Any) -> None:
@@ -134,10 +134,10 @@ def _work_offline(engine: Any) -> None:
 
 
 def _fold_the_log_seldom(engine: Any) -> None:
-    """A checkpoint a 256 MB of the write-ahead log.
+    """One checkpoint per 256 MB of write-ahead log.
 
-    At DuckDB's 16 MB, every 100,000 rows or so, the last rows of each table are compressed again and again: an append then costs
-    6.6 microseconds a row instead of 2.6 (two million rows).
+    With DuckDB's 16 MB, about every 100,000 rows, the last rows of each table are compressed again and again: an append then
+    costs 6.6 microseconds per row instead of 2.6 (two million rows).
     """
     apply_pragmas = engine._apply_session_pragmas
 
@@ -149,10 +149,10 @@ def _fold_the_log_seldom(engine: Any) -> None:
 
 
 def _give_each_thread_a_cursor(engine: Any) -> None:
-    """Every thread works on its own cursor of the one DuckDB connection.
+    """Every thread uses its own cursor of the one DuckDB connection.
 
-    A connection has one lock. An append on a worker thread holds it and waits for the GIL; a query on the event loop holds
-    the GIL and waits for the lock: the process hangs within seconds.
+    A connection has one lock. An append on a worker thread holds it and waits for the GIL, while a query on the event loop holds
+    the GIL and waits for the lock: the process deadlocks within seconds.
     """
     cursors = threading.local()
 
@@ -167,7 +167,7 @@ def _give_each_thread_a_cursor(engine: Any) -> None:
 
 
 class _Result:
-    """A DuckDB result of which nothing stays behind once a row was asked for."""
+    """A DuckDB result that is read completely when its first row is fetched."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
@@ -180,10 +180,10 @@ class _Result:
 
 
 def _end_each_read(engine: Any) -> None:
-    """A query of which one row is fetched ends its transaction.
+    """Fetching one row of a query ends its transaction.
 
-    DuckDB holds it open for the rows to come, on a thread that may stay idle, and no checkpoint is made meanwhile: the
-    write-ahead log grew by each append and never shrank.
+    DuckDB keeps the transaction open for the remaining rows, on a thread that may stay idle, and makes no checkpoint meanwhile,
+    so the write-ahead log would grow with each append and never shrink.
     """
     execute_and_hold = engine.execute
 
@@ -194,7 +194,7 @@ def _end_each_read(engine: Any) -> None:
 
 
 def _confine_files(engine: Any) -> None:
-    """No SQL and no job reads or writes the user's files: see ``bigquery_files``."""
+    """No SQL and no job reads or writes the user's files: see ``files.py``."""
     from bqemulator.jobs import executor
 
     from ecomflow.local.bigquery.files import confine_files
@@ -203,9 +203,9 @@ def _confine_files(engine: Any) -> None:
 
 
 def _stop_copying_tables(snapshots: Any) -> None:
-    """No copy of a table is kept after a change, and a query for the past is refused.
+    """Keep no copy of a table after a change, and refuse queries of past states.
 
-    bqemulator copies the whole table after each append, for ``FOR SYSTEM_TIME AS OF``: an append's cost grows with the table.
+    For ``FOR SYSTEM_TIME AS OF`` bqemulator copies the whole table after each append, so the cost of an append grows with it.
     """
     from bqemulator.domain.errors import UnsupportedFeatureError
 
@@ -222,10 +222,10 @@ def _stop_copying_tables(snapshots: Any) -> None:
 
 
 def _report_the_whole_ddl() -> None:
-    """Clustering, labels, column descriptions and defaults of a CREATE TABLE are reported by tables.get.
+    """tables.get reports clustering, labels, column descriptions and defaults of a CREATE TABLE.
 
-    bqemulator parses them and drops them, so that a table never looks as its DDL says. A CREATE TABLE IF NOT EXISTS on a table
-    that exists leaves its metadata alone, which bqemulator overwrites.
+    bqemulator parses and then drops them, so a table never matches its DDL. CREATE TABLE IF NOT EXISTS on an existing table keeps
+    its metadata, which bqemulator would overwrite.
     """
     from bqemulator.api.routes import tables
     from bqemulator.catalog import ddl_sync
@@ -265,7 +265,7 @@ def _parse_create(sql: str) -> Any:
 
 
 def _described(meta: Any, create: Any) -> Any:
-    """``meta`` with what the DDL ``create`` says of clustering, labels and columns."""
+    """``meta`` with the clustering, labels and columns in the DDL ``create``."""
     from bqemulator.catalog.models import Clustering
     from sqlglot import exp
 
@@ -305,10 +305,10 @@ def _described_field(field: Any, column: Any) -> Any:
 
 
 def _count_rows_when_asked(server: Any) -> None:
-    """``numRows`` is counted when a table's resource is asked for.
+    """Count ``numRows`` when a table's resource is requested.
 
-    bqemulator keeps the number in its catalog and writes that row anew after each append: a second transaction an append, which
-    conflicts with every other writer of the same row.
+    bqemulator stores the number in its catalog and updates it after each append: a second transaction per append, which conflicts
+    with every other writer of the same row.
     """
     from bqemulator.api.routes import tables
     from bqemulator.storage.sql_identifiers import quoted_table_ref
@@ -331,7 +331,7 @@ def _count_rows_when_asked(server: Any) -> None:
 
 
 def _serve_appends() -> None:
-    """The Storage Write service is ours: see ``bigquery_appends`` for what fails in bqemulator's."""
+    """Replace the Storage Write service: see ``appends.py`` for the problems of bqemulator's."""
     from bqemulator.grpc_api import write_servicer
 
     from ecomflow.local.bigquery.appends import append_service

@@ -1,10 +1,9 @@
-"""The local BigQuery: bqemulator by a launcher of ours. REST and Storage Write calls come in, DuckDB keeps the tables.
+"""The local BigQuery: starts a patched bqemulator, which serves REST and Storage Write calls and stores the tables in DuckDB.
 
-Run as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. It listens on loopback only; datasets,
-tables and rows lie in ``DIR/bqemulator.duckdb`` and are there again after a restart. It takes no ``BQEMU_*`` setting of the
-environment, which could open it to the network or send traces away. What is repaired in bqemulator, and why, stands in
-``bigquery_repairs``, ``bigquery_appends`` and ``bigquery_files``, who may ask in ``bigquery_guard``; all of them know the inside
-of one version, hence the pin.
+Run it as ``python -m ecomflow.local.bigquery --http-port N --grpc-port M --data-dir DIR``. It listens only on loopback; datasets,
+tables and rows are in ``DIR/bqemulator.duckdb`` and survive a restart. It ignores ``BQEMU_*`` variables of the environment, which
+could expose it to the network or send traces elsewhere. The patches and their reasons are in ``repairs.py``, ``appends.py`` and
+``files.py``, access control is in ``guard.py``. All depend on the internals of one version, so that version is pinned.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _INSTALL = "Run: pip install 'ecomflow[local]'"
 
 
 def check_installed() -> None:
-    """Raises MissingExtraError unless bqemulator is here, in the version that the repairs are for, and DuckDB's parts are."""
+    """Raises MissingExtraError unless DuckDB's packages and the patched version of bqemulator are installed."""
     for package in ("bqemulator", "duckdb", "duckdb-extension-spatial"):
         try:
             version = metadata.version(package)
@@ -38,12 +37,12 @@ def check_installed() -> None:
 
 
 def run(http_port: int, grpc_port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
-    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
+    """Serve until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a port in use, before it starts."""
     check_installed()
     for port in (http_port, grpc_port):
         if not is_free(port):
             raise UnavailableError(
-                f"Port {port} of 127.0.0.1 is taken by another program.", "Choose another port, or end that program."
+                f"Port {port} of 127.0.0.1 is in use by another program.", "Choose another port, or stop that program."
             )
     _forget_settings_of_the_environment()
     from ecomflow.local.bigquery.guard import guard_servers
@@ -69,7 +68,7 @@ def _settings(http_port: int, grpc_port: int, data_dir: Path) -> Any:
         persistence_mode=PersistenceMode.PERSISTENT,
         data_dir=data_dir,
         upload_staging_dir=data_dir / "uploads",
-        # Would be downloaded; only Avro files need it.
+        # It would be downloaded, and only Avro files need it.
         enable_format_extensions=False,
         log_level=LogLevel.WARNING,
         log_format=LogFormat.JSON,
@@ -87,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ecomflow.local.bigquery", description="Serve a local BigQuery on loopback.")
     parser.add_argument("--http-port", type=int, required=True, help="port of the REST API")
     parser.add_argument("--grpc-port", type=int, required=True, help="port of the Storage API")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tables; made where missing")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tables; created if missing")
     add_other_users(parser)
     options = parser.parse_args(arguments)
     try:

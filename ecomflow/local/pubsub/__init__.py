@@ -1,1 +1,1 @@
-"""The embedded Pub/Sub: topics and subscriptions in one process, for Google's own clients, kept in a log."""
+"""The embedded Pub/Sub: topics and subscriptions in one process, for Google's own clients, stored in a log."""

@@ -1,4 +1,4 @@
-"""Changes come in, are logged, and are made: all topics and subscriptions of the local Pub/Sub, and how they come back."""
+"""All topics and subscriptions of the local Pub/Sub. Changes are logged before they are applied, and a restart replays them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ecomflow.local.pubsub.log import (
     Acknowledged,
     Damage,
     Log,
-    Message,
     Published,
     Record,
     Started,
+    StoredMessage,
     SubscriptionDeleted,
     SubscriptionStored,
     TopicDeleted,
@@ -31,7 +31,7 @@ from ecomflow.local.pubsub.queue import Options, Proto, StatusError, Subscriptio
 
 _LOGGER = logging.getLogger(__name__)
 COMPACTION_SLACK_BYTES = 64 * 2**20
-_DELETED_TOPIC = "_deleted-topic_"  # What the service puts in place of a deleted topic's name.
+_DELETED_TOPIC = "_deleted-topic_"  # The service replaces the name of a deleted topic with it.
 _PubsubMessage, _Topic, _Subscription = types.PubsubMessage.pb(), types.Topic.pb(), types.Subscription.pb()
 
 
@@ -42,10 +42,10 @@ class Topic:
 
 
 class Broker:
-    """All topics and subscriptions, and the log that brings them back. A change is logged first and made then."""
+    """All topics and subscriptions, and the log from which they are restored. A change is logged first, then applied."""
 
     def __init__(self, log: Log, clock: Clock, options: Options) -> None:
-        """Take up where ``log`` ends."""
+        """Restore the state from ``log``."""
         self.options = options
         self.topics: dict[str, Topic] = {}
         self.subscriptions: dict[str, Subscription] = {}
@@ -53,7 +53,7 @@ class Broker:
         self._log = log
         self._numbered: dict[int, Subscription] = {}
         self._boot = 0
-        self._next_id = int(clock.now() * 1_000_000)  # The time, so that ids do not come again when the folder was deleted.
+        self._next_id = int(clock.now() * 1_000_000)  # The time, so that ids are not reused after the folder was deleted.
         self._opened = False
         self._orphans: set[int] = set()
         for record in log.replay():
@@ -66,23 +66,23 @@ class Broker:
         self._compact(slack=0)
 
     def _repair(self) -> Damage | None:
-        """Make whole what a damaged log has left incomplete; None where it is not damaged."""
+        """Complete the state after reading a damaged log; None if it is not damaged."""
         damage = self._log.damage
         if damage is None:
             return None
         for subscription in self.subscriptions.values():
             name = subscription.config.topic
-            if name != _DELETED_TOPIC and name not in self.topics:  # of the topic itself only the name is left
+            if name != _DELETED_TOPIC and name not in self.topics:  # only the topic's name is left
                 self.topics[name] = Topic(_Topic(name=name))
                 self.topics[name].subscriptions.append(subscription)
         return msgspec.structs.replace(damage, orphans=len(self._orphans))
 
     def topic(self, name: str, field: str = "topic") -> Topic:
-        """The topic ``name``, which came in ``field`` of a request."""
+        """The topic ``name``, from ``field`` of a request."""
         return self.topics.get(name) or _refuse_unknown(field, name)
 
     def subscription(self, name: str, field: str = "subscription") -> Subscription:
-        """The subscription ``name``, which came in ``field`` of a request."""
+        """The subscription ``name``, from ``field`` of a request."""
         return self.subscriptions.get(name) or _refuse_unknown(field, name)
 
     def store_topic(self, config: Proto) -> None:
@@ -101,8 +101,8 @@ class Broker:
         self._store(SubscriptionDeleted(subscription.number))
         subscription.end(StatusError(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={short_name(name)})."))
 
-    def publish(self, name: str, payloads: Iterable[Proto]) -> list[Message]:
-        """Give ``payloads`` (PubsubMessage) ids and the time, and hand them to the subscriptions that the topic has now."""
+    def publish(self, name: str, payloads: Iterable[Proto]) -> list[StoredMessage]:
+        """Assign ids and the time to ``payloads`` (PubsubMessage), and add them to the topic's current subscriptions."""
         topic = self.topic(name)
         micros = round(self.clock.now() * 1_000_000)
         messages = [self._stamp(payload, self._next_id + n, micros) for n, payload in enumerate(payloads)]
@@ -140,17 +140,17 @@ class Broker:
         subscription.purge(message_ids)
 
     def end(self) -> None:
-        """Answer every waiting consumer that the server is going away; Google's clients then try again, until it is back."""
+        """Tell every waiting consumer that the server is shutting down; Google's clients then retry until it is back."""
         for subscription in self.subscriptions.values():
             subscription.end(StatusError(grpc.StatusCode.UNAVAILABLE, "The local Pub/Sub is shutting down."))
 
-    def _stamp(self, payload: Proto, message_id: int, micros: int) -> Message:
+    def _stamp(self, payload: Proto, message_id: int, micros: int) -> StoredMessage:
         payload.message_id = str(message_id)
         payload.publish_time.seconds, payload.publish_time.nanos = micros // 1_000_000, micros % 1_000_000 * 1000
-        return Message(message_id, micros / 1_000_000, payload.ordering_key, payload.SerializeToString())
+        return StoredMessage(message_id, micros / 1_000_000, payload.ordering_key, payload.SerializeToString())
 
-    def _forward(self, subscription: Subscription, message: Message, failures: int) -> bool:
-        """Publish ``message`` to the dead letter topic and acknowledge it; False where the topic is gone or the log is full."""
+    def _forward(self, subscription: Subscription, message: StoredMessage, failures: int) -> bool:
+        """Publish ``message`` to the dead letter topic and acknowledge it; False if the topic is gone or the disk is full."""
         payload = _PubsubMessage.FromString(message.body)
         source = subscription.config.name.split("/")
         # https://cloud.google.com/pubsub/docs/handling-failures#dead_letter_message_attributes
@@ -178,7 +178,7 @@ class Broker:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
             raise StatusError(
-                code, f"The log {self._log.path} cannot be written: {error.strerror}. Nothing was changed."
+                code, f"The log {self._log.path} can't be written: {error.strerror}. Nothing was changed."
             ) from error
 
     def _apply(self, record: Record) -> None:
@@ -200,7 +200,7 @@ class Broker:
                 for number in numbers:
                     if number in self._numbered:
                         self._numbered[number].remember(messages)
-                    else:  # it was in a damaged place of the log
+                    else:  # the subscription was in a damaged place of the log
                         self._orphans.update(message.id for message in messages)
             case Acknowledged(number, message_ids):
                 if number in self._numbered:
@@ -209,7 +209,7 @@ class Broker:
                     self._orphans.difference_update(message_ids)
 
     def _forget_subscription(self, number: int) -> None:
-        if number not in self._numbered:  # it was in a damaged place of the log
+        if number not in self._numbered:  # the subscription was in a damaged place of the log
             return
         subscription = self._numbered.pop(number)
         del self.subscriptions[subscription.config.name]
@@ -235,7 +235,7 @@ class Broker:
             subscription.open(self._boot, acked_up_to=0.0)
 
     def _compact(self, slack: int) -> None:
-        """Rewrite the log without what is acknowledged where that is over half of it and ``slack`` bytes; or a damaged one."""
+        """Rewrite the log if it is damaged, or if acknowledged messages take more than half of it plus ``slack`` bytes."""
         live = sum(subscription.unacked_bytes for subscription in self.subscriptions.values())
         if self._log.size <= 2 * live + slack and self._log.damage is None:
             return
@@ -251,7 +251,7 @@ class Broker:
         for subscription in self.subscriptions.values():
             yield SubscriptionStored(subscription.number, subscription.config.SerializeToString())
         holders: defaultdict[int, list[int]] = defaultdict(list)
-        messages: dict[int, Message] = {}
+        messages: dict[int, StoredMessage] = {}
         for subscription in self.subscriptions.values():
             messages |= subscription.unacked
             for message_id in subscription.unacked:

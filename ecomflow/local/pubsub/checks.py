@@ -1,4 +1,4 @@
-"""Requests and configurations go in; what the service would refuse comes out as a StatusError: the local Pub/Sub's checks."""
+"""Validation of the local Pub/Sub's requests and configurations: raises StatusError for what the service would refuse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_new(name: str, known: Collection[str]) -> None:
 
 
 def check_given(field: str, name: str) -> None:
-    """Refuse an empty ``name``, which the request's ``field`` should hold."""
+    """Refuse an empty ``name`` in the request's ``field``."""
     if not name:
         raise invalid(f"Invalid resource name given: ({field}=): expected the full name, as projects/PROJECT/…/ID.")
 
@@ -53,16 +53,16 @@ def check_labels(config: Proto) -> None:
 
 def check_page_size(request: Proto) -> None:
     if request.page_size < 0:
-        raise invalid(f"Invalid page_size given: ({request.page_size}): expected 0, for the default, or more.")
+        raise invalid(f"Invalid page_size given: ({request.page_size}): expected at least 0 (0: the default).")
 
 
-def check_range(name: str, value: float, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise invalid(f"Invalid {name} given: ({name}={value:g}): expected {least} to {most}.")
+def check_range(name: str, value: float, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise invalid(f"Invalid {name} given: ({name}={value:g}): expected {minimum} to {maximum}.")
 
 
 def check_supported(config: Proto, lacking: Mapping[str, str]) -> None:
-    """Refuse the fields in ``lacking`` that say anything; an empty PushConfig, for one, means none."""
+    """Refuse the fields in ``lacking`` that are set; an empty message such as PushConfig counts as unset."""
     for field, value in config.ListFields():
         if field.name in lacking and (field.message_type is None or field.is_repeated or value.ByteSize()):
             raise unimplemented(lacking[field.name])
@@ -95,7 +95,7 @@ def check_topic(config: Proto) -> None:
 
 
 def complete_subscription(config: Proto) -> None:
-    """Fill in the defaults of the service, and check what was given."""
+    """Fill in the defaults of the service, and validate the given fields."""
     check_supported(config, SUBSCRIPTION_LACKS)
     check_labels(config)
     config.state = _Subscription.ACTIVE
@@ -116,7 +116,7 @@ def complete_subscription(config: Proto) -> None:
 
 
 def merge(stored: Proto, update: Proto, paths: Collection[str], fixed: Collection[str]) -> Proto:
-    """A copy of ``stored`` with the top-level fields ``paths`` as they are in ``update``."""
+    """A copy of ``stored`` with the top-level fields ``paths`` from ``update``."""
     fields = set(stored.DESCRIPTOR.fields_by_name)
     if not paths or not fields.issuperset(paths) or not set(paths).isdisjoint(fixed):
         allowed = ", ".join(sorted(fields.difference(fixed)))
@@ -130,9 +130,9 @@ def merge(stored: Proto, update: Proto, paths: Collection[str], fixed: Collectio
     return merged
 
 
-def check_size(request: Proto, most: int) -> None:
-    if request.ByteSize() > most:
-        raise invalid(f"Request payload size exceeds the limit: {most} bytes.")
+def check_size(request: Proto, limit: int) -> None:
+    if request.ByteSize() > limit:
+        raise invalid(f"Request payload size exceeds the limit: {limit} bytes.")
 
 
 def check_publish(request: Proto) -> None:
@@ -154,7 +154,7 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
     if len(attributes) > MAX_ATTRIBUTES:
         raise invalid(f"A message has {len(attributes)} attributes: expected up to {MAX_ATTRIBUTES}.")
     for key, value in attributes.items():
-        # Google's own clients set attributes that begin with googclient_, for one to trace messages.
+        # Google's own clients set attributes that start with googclient_, for example for tracing.
         is_reserved = key[:4].lower() == "goog" and not key.startswith("googclient_")
         if not 1 <= len(key.encode()) <= MAX_ATTRIBUTE_KEY_BYTES or is_reserved:
             raise invalid(

@@ -1,4 +1,4 @@
-"""Time as the local Pub/Sub sees it, which tests replace."""
+"""The clock of the local Pub/Sub, which tests replace."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the server sees it: what the calendar says, and what has passed.
+    """The wall clock and a monotonic clock.
 
-    The calendar steps, when a machine first hears from a time server for instance. What is published bears its time; whatever
-    has to wait, ack deadlines first of all, waits by ``steady``.
+    The wall clock can jump, for example at the first contact with a time server. Messages have its time; everything that waits,
+    such as ack deadlines, uses ``steady``.
     """
 
     def now(self) -> float:
         """Seconds since the epoch."""
 
     def steady(self) -> float:
-        """Seconds since some moment, which no step of the calendar changes."""
+        """Seconds since an arbitrary start; not affected by changes of the wall clock."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have the event loop call ``callback`` when ``steady`` is ``when``; calling what is returned cancels that."""
+        """Call ``callback`` from the event loop when ``steady`` is ``when``; returns a function that cancels it."""
 
 
 class SystemClock:

@@ -1,8 +1,8 @@
-"""Records go into an append-only file; after a restart the same records come out, in order: what the local Pub/Sub remembers.
+"""The storage of the local Pub/Sub: an append-only log of records, which a restart reads back in order.
 
 A record is handed to the operating system before ``append`` returns (write, without fsync): it survives the death of the process,
-not of the machine. Each record is framed by its length and CRC-32. One that a kill cut short, at the end of the file, is dropped.
-Where bytes in the middle are damaged, reading goes on with the next whole record: see ``Damage``.
+but not of the machine. Each record is framed by its length and CRC-32. A truncated record at the end of the file, left by a kill,
+is dropped. If bytes in the middle are damaged, reading continues with the next complete record: see ``Damage``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MAGIC = b"ecomflow pubsub log 1\n"
 _FRAME = struct.Struct("<II")  # length of the payload in bytes, CRC-32 of the payload
 
 
-class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A published message; one object however many subscriptions hold it.
+class StoredMessage(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A published message. All its subscriptions share one object.
 
     ``published`` is in seconds since the epoch; ``body`` is the encoded google.pubsub.v1.PubsubMessage with id and publish time.
     """
@@ -45,7 +45,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Started(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """The server came up for the ``boot``-th time; message ids below ``next_id`` are used."""
+    """The server started for the ``boot``-th time; message ids below ``next_id`` have been used."""
 
     boot: int
     next_id: int
@@ -76,7 +76,7 @@ class Published(msgspec.Struct, array_like=True, frozen=True, tag=5):
     """Messages were added to each of the numbered subscriptions."""
 
     subscriptions: list[int]
-    messages: list[Message]
+    messages: list[StoredMessage]
 
 
 class Acknowledged(msgspec.Struct, array_like=True, frozen=True, tag=6):
@@ -88,10 +88,10 @@ Record = Started | TopicStored | TopicDeleted | SubscriptionStored | Subscriptio
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """What could not be read of a log: ``places`` that hold no whole record, of ``lost_bytes`` in all.
+    """The unreadable parts of a log: ``places`` without a complete record, ``lost_bytes`` in total.
 
-    A message in such a place is lost; one whose acknowledgement was in it comes again. ``copy`` is the path of the damaged log as
-    it was found, None where there was no room for it. ``orphans``: messages of subscriptions that were in a damaged place.
+    A message in such a place is lost; one whose acknowledgement was there is redelivered. ``copy``: the path of a copy of the
+    damaged log, None if there was no space for it. ``orphans``: messages of subscriptions that were in a damaged place.
     """
 
     places: int
@@ -108,9 +108,9 @@ class Log:
     """The log file of one server. ``replay`` it to the end before the first ``append``."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or create the log in ``folder``, which only one process may hold at a time.
+        """Open or create the log in ``folder``, which only one process can use at a time.
 
-        Raises AccessError where the folder cannot be written, UnavailableError where another server holds it.
+        Raises AccessError if the folder can't be written, UnavailableError if another server uses it.
         """
         self.path = folder / "pubsub.log"
         self.size = 0
@@ -120,13 +120,13 @@ class Log:
             self._lock = _lock(folder / "pubsub.lock")
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            message = f"The Pub/Sub data folder {folder} cannot be written: {error.strerror}."
-            raise AccessError(message, "Give another folder, or mend its permissions.") from error
+            message = f"The Pub/Sub data folder {folder} can't be written: {error.strerror}."
+            raise AccessError(message, "Choose another folder, or fix its permissions.") from error
 
     def replay(self) -> Iterator[Record]:
-        """Every whole record in order. What follows the last whole one is cut off, and appending goes on from there.
+        """All complete records in order. Anything after the last complete one is truncated, and appends continue from there.
 
-        Afterwards ``damage`` says what was skipped. Then ``rewrite`` the log, or the next replay finds the same again.
+        Afterwards ``damage`` says what was skipped. ``rewrite`` the log then, or the next replay finds the same damage again.
         """
         skipped: list[int] = []
         with self.path.open("rb") as file:
@@ -141,7 +141,7 @@ class Log:
         if self.size < end and not _is_cut_short(tail, end - self.size):
             skipped.append(end - self.size)
         elif self.size < end:
-            _LOGGER.warning("%s ended in a record cut short by a kill: dropped its %d bytes", self.path, end - self.size)
+            _LOGGER.warning("%s ended in a record truncated by a kill: dropped its %d bytes", self.path, end - self.size)
         if skipped:
             self.damage = Damage(len(skipped), sum(skipped), self._keep_copy())
             _LOGGER.error("%s is damaged in %d places: skipped %d bytes", self.path, len(skipped), sum(skipped))
@@ -150,7 +150,7 @@ class Log:
             self._write(_MAGIC)
 
     def _keep_copy(self) -> str | None:
-        """The log as it is, beside it, under the first name that is free."""
+        """Copy the log in its folder, under the first unused name."""
         copy = next(path for number in itertools.count(1) if not (path := self.path.with_suffix(f".damaged-{number}")).exists())
         try:
             shutil.copy(self.path, copy)
@@ -161,11 +161,11 @@ class Log:
         return str(copy)
 
     def append(self, record: Record) -> None:
-        """Hand ``record`` to the operating system. Raises OSError, and then the log is as it was before."""
+        """Hand ``record`` to the operating system. If it raises OSError, the log is unchanged."""
         self._write(_frame(record))
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """Replace the whole log by ``records``; a kill or an OSError on the way leaves the old one in place."""
+        """Replace the whole log by ``records``; after a kill or an OSError meanwhile, the old one is still in place."""
         scratch = self.path.with_suffix(".tmp")
         try:
             with scratch.open("wb") as file:
@@ -191,14 +191,14 @@ class Log:
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], self.size + written)
         except OSError:
-            with contextlib.suppress(OSError):  # The next write starts at the same place, so what is left behind does no harm.
+            with contextlib.suppress(OSError):  # The next write starts at the same offset, so leftover bytes do no harm.
                 os.ftruncate(self._fd, self.size)
             raise
         self.size += len(data)
 
 
 def _lock(path: Path) -> int:
-    """Hold ``path`` until the process ends, however it ends."""
+    """Lock ``path`` until the process ends, however it ends."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,22 +207,22 @@ def _lock(path: Path) -> int:
         if error.errno != errno.EWOULDBLOCK:
             raise
         message = f"The Pub/Sub data folder {path.parent} is in use by another server."
-        raise UnavailableError(message, "Stop that one first, or give another folder.") from error
+        raise UnavailableError(message, "Stop that server first, or choose another folder.") from error
     return fd
 
 
 def _check_magic(file: BinaryIO, path: Path) -> int:
-    """The offset of the first record: 0 where the log is new, or was killed before its first line was whole."""
+    """The offset of the first record; 0 if the log is new, or its first line was truncated by a kill."""
     magic = file.read(len(_MAGIC))
     if magic != _MAGIC and not _MAGIC.startswith(magic):
         raise UnavailableError(
-            f"{path} is not a log of this version of the local Pub/Sub.", "Move it away; its messages are then gone."
+            f"{path} is not a log of this version of the local Pub/Sub.", "Move the file away; its messages are then lost."
         )
     return len(magic) if magic == _MAGIC else 0
 
 
 def _frames(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Where each whole frame from ``start`` begins, and its payload."""
+    """The offset and payload of each complete frame from ``start`` on."""
     if start >= end:
         return
     with mmap.mmap(fd, end, access=mmap.ACCESS_READ) as data:
@@ -237,7 +237,7 @@ def _frames(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _payload(data: mmap.mmap, at: int) -> bytes | None:
-    """The payload of the frame that begins at ``at``; None where none does. No record is empty: a run of zeros is no frame."""
+    """The payload of the frame at ``at``; None if there is none. Records are never empty, so a run of zeros is not a frame."""
     if at + _FRAME.size >= len(data):
         return None
     length, crc = _FRAME.unpack_from(data, at)
@@ -248,14 +248,15 @@ def _payload(data: mmap.mmap, at: int) -> bytes | None:
     return payload if zlib.crc32(payload) == crc else None
 
 
-# How a record's payload begins: an array of two or three, the first of them the record's tag.
+# How a record's payload starts: an array of two or three elements, of which the first is the record's tag.
 _RECORD_START = re.compile(rb"[\x92\x93][\x00-\x06]", re.DOTALL)
-# Where a frame is only looked for, a larger one must be followed by another: what merely looks like a length is quickly told.
+# When searching for a frame, a larger one must be followed by another frame, which quickly rules out bytes that only look like a
+# length.
 _LARGE = 2**20
 
 
 def _next_frame(data: mmap.mmap, start: int) -> int | None:
-    """Where the first whole frame from ``start`` on begins."""
+    """The offset of the first complete frame from ``start`` on."""
     for found in _RECORD_START.finditer(data, start + _FRAME.size):
         at = found.start() - _FRAME.size
         length, _ = _FRAME.unpack_from(data, at)
@@ -268,7 +269,7 @@ def _next_frame(data: mmap.mmap, start: int) -> int | None:
 
 
 def _is_cut_short(header: bytes, left: int) -> bool:
-    """Whether the last ``left`` bytes of a log, which begin with ``header``, are the beginning of a record."""
+    """Whether the last ``left`` bytes of a log, which start with ``header``, are a truncated record."""
     return left < _FRAME.size or _FRAME.unpack(header)[0] > left - _FRAME.size
 
 
@@ -281,5 +282,5 @@ def _decode(payload: bytes, path: Path) -> Record:
     try:
         return _DECODER.decode(payload)
     except msgspec.MsgspecError as error:
-        message = f"{path} has a record that this version cannot read: {error}."
-        raise UnavailableError(message, "Move the file away; its messages are then gone.") from error
+        message = f"{path} has a record that this version can't read: {error}."
+        raise UnavailableError(message, "Move the file away; its messages are then lost.") from error

@@ -1,7 +1,7 @@
-"""Leases, acknowledgements and failures of ordered messages in; which of them may be delivered, and to whom, out.
+"""Message ordering: which messages of an ordering key may be delivered, and to which consumer.
 
-The messages of an ordering key go, in order and without waiting for acknowledgements, to one consumer for as long as it holds any
-of them: a stream, or the one batch of a unary pull. What comes back is delivered before all later messages of its key.
+The messages of an ordering key go to one consumer (a stream, or the batch of one unary pull), in order and without waiting for
+acknowledgements, for as long as it holds any of them. Returned messages are redelivered before all later messages of their key.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from ecomflow.local.pubsub.log import Message
+from ecomflow.local.pubsub.log import StoredMessage
 from ecomflow.local.pubsub.stream import Stream
 
 
 class _Key:
-    """An ordering key of which messages are outstanding, or delayed until ``delayed_until``."""
+    """An ordering key with messages that are outstanding, or delayed until ``delayed_until``."""
 
     def __init__(self, holder: Stream) -> None:
         self.holder = holder
-        self.leased: dict[str, Message] = {}  # by ack id, in order
-        self.behind: deque[Message] = deque()
+        self.leased: dict[str, StoredMessage] = {}  # by ack id, in order
+        self.behind: deque[StoredMessage] = deque()
         self.delayed_until = 0.0
 
 
@@ -29,8 +29,8 @@ class OrderingKeys:
     def __init__(self) -> None:
         self._keys: dict[str, _Key] = {}
 
-    def next_of(self, consumer: Stream) -> deque[Message] | None:
-        """The messages of a key that only ``consumer`` may take; None where there is none."""
+    def next_of(self, consumer: Stream) -> deque[StoredMessage] | None:
+        """The messages of a key that only ``consumer`` may take; None if there is no such key."""
         while consumer.keys:
             name = next(iter(consumer.keys))
             key = self._keys.get(name)
@@ -39,8 +39,8 @@ class OrderingKeys:
             del consumer.keys[name]
         return None
 
-    def admit(self, message: Message, consumer: Stream) -> bool:
-        """Whether ``consumer`` may have ``message``, the next one available; else it is kept behind its key."""
+    def admit(self, message: StoredMessage, consumer: Stream) -> bool:
+        """Whether ``consumer`` may take ``message``, the next one available; otherwise it is queued behind its key."""
         if not message.key:
             return True
         key = self._keys.get(message.key)
@@ -53,21 +53,21 @@ class OrderingKeys:
         self._call_holder(message.key, key)
         return False
 
-    def lease(self, ack_id: str, message: Message) -> None:
+    def lease(self, ack_id: str, message: StoredMessage) -> None:
         if message.key:
             self._keys[message.key].leased[ack_id] = message
 
-    def release(self, ack_id: str, message: Message) -> None:
+    def release(self, ack_id: str, message: StoredMessage) -> None:
         if key := self._keys.get(message.key):
             key.leased.pop(ack_id, None)
 
-    def later_than(self, message: Message) -> list[str]:
-        """The ack ids of the leased messages that come after ``message`` in its key."""
+    def later_than(self, message: StoredMessage) -> list[str]:
+        """The ack ids of the leased messages after ``message`` in its key."""
         key = self._keys.get(message.key)
         return [ack_id for ack_id, later in key.leased.items() if later.id > message.id] if key else []
 
-    def put_back(self, name: str, messages: Iterable[Message], delayed_until: float = 0.0) -> None:
-        """Keep ``messages``, which are no longer leased, before all others of the key ``name``."""
+    def put_back(self, name: str, messages: Iterable[StoredMessage], delayed_until: float = 0.0) -> None:
+        """Queue ``messages``, which are no longer leased, before all others of the key ``name``."""
         key = self._keys[name]
         key.behind.extendleft(sorted(messages, key=_message_id, reverse=True))
         key.delayed_until = max(key.delayed_until, delayed_until)
@@ -76,8 +76,8 @@ class OrderingKeys:
         if (key := self._keys.get(name)) and key.delayed_until <= now:
             key.delayed_until = 0.0
 
-    def free(self, name: str) -> Iterable[Message]:
-        """The messages kept behind the key ``name`` once nothing of it is outstanding or delayed: they are anyone's."""
+    def free(self, name: str) -> Iterable[StoredMessage]:
+        """The messages queued behind the key ``name`` once none of it is outstanding or delayed: any consumer may take them."""
         key = self._keys.get(name)
         if key is None or key.delayed_until:
             return ()
@@ -87,8 +87,8 @@ class OrderingKeys:
         del self._keys[name]
         return key.behind
 
-    def restart(self, leases: Iterable[tuple[str, Message, Stream | None]]) -> None:
-        """Forget all but what is leased: ack ids, messages and the streams that hold them."""
+    def restart(self, leases: Iterable[tuple[str, StoredMessage, Stream | None]]) -> None:
+        """Forget everything except the leases: ack ids, messages and the streams that hold them."""
         self._keys.clear()
         for ack_id, message, stream in leases:
             if message.key:
@@ -100,5 +100,5 @@ class OrderingKeys:
             key.holder.wake()
 
 
-def _message_id(message: Message) -> int:
+def _message_id(message: StoredMessage) -> int:
     return message.id

@@ -1,4 +1,4 @@
-"""Messages are added, leased, and acknowledged or given back: one subscription of the local Pub/Sub, in memory."""
+"""One subscription of the local Pub/Sub, in memory: its messages are added, leased, and acknowledged or released."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import grpc
 import msgspec
 
 from ecomflow.local.pubsub.clock import Clock
-from ecomflow.local.pubsub.log import Message
+from ecomflow.local.pubsub.log import StoredMessage
 from ecomflow.local.pubsub.ordering import OrderingKeys
 from ecomflow.local.pubsub.stream import Stream
 
 _SPARE_DEADLINES = 10_000
 _ACK_ID = re.compile(r"\d+-\d+-\d+")
 
-Proto = Any  # A protobuf object; the classes are made at run time, so that there is no type to name.
-Delivery = tuple[str, Message, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
+Proto = Any  # A protobuf object; the classes are generated at run time, so there is no type to name.
+Delivery = tuple[str, StoredMessage, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
 
 
 class StatusError(Exception):
-    """The answer to a request is this status and not a reply."""
+    """The response to a request is this status instead of a reply."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(code, details)
@@ -36,10 +36,10 @@ class StatusError(Exception):
 
 
 class Options(NamedTuple):
-    """What tests and benchmarks may change: how far away the service is, and how much it gives at a time.
+    """Options for tests and benchmarks: the latency of the service, and the size of its responses.
 
-    ``round_trip``: seconds that a unary call takes at least; streams are not delayed. ``hold_seconds``: how long a pull waits for
-    a first message. ``ack_id_length``: characters that an ack id has at least, where the service's have over 210.
+    ``round_trip``: minimum duration of a unary call in seconds; streams are not delayed. ``hold_seconds``: how long a pull waits
+    for a first message. ``ack_id_length``: minimum length of an ack id; those of the service have more than 210 characters.
     """
 
     round_trip: float = 0.0
@@ -49,12 +49,12 @@ class Options(NamedTuple):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What a subscription still has to do, in the words of Cloud Monitoring.
+    """The backlog of a subscription, named like the metrics of Cloud Monitoring.
 
-    ``num_undelivered_messages`` counts all that is not acknowledged, and so includes ``num_outstanding_messages``, which are
-    leased to a consumer; ``oldest_unacked_publish_time`` is in seconds since the epoch, None where there is nothing.
-    What no metric shows: ``num_leased_to_departed`` counts the messages leased to pulls whose clients had given up waiting, and
-    ``num_waiting_pulls`` is how many pulls wait for a first message.
+    ``num_undelivered_messages``: all unacknowledged messages, including ``num_outstanding_messages``, which are leased to a
+    consumer; ``oldest_unacked_publish_time``: in seconds since the epoch, None if the backlog is empty.
+    Not among the service's metrics: ``num_leased_to_departed``, messages leased to pulls whose clients had given up, and
+    ``num_waiting_pulls``, pulls that wait for a first message.
     """
 
     num_undelivered_messages: int
@@ -65,17 +65,17 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, gc=False):
-    """A message in the hands of a consumer until ``deadline``, by one ack id."""
+    """A message that is leased to a consumer until ``deadline``, under one ack id."""
 
-    message: Message
+    message: StoredMessage
     deadline: float
     stream: Stream | None
 
 
 class Subscription:
-    """The messages of one subscription: available, leased, delayed after a failure, or kept behind others of their ordering key.
+    """The messages of one subscription: available, leased, delayed after a failure, or queued behind their ordering key.
 
-    Adding, leasing and settling cost the same however many messages wait; deadlines are kept in a heap by the batch.
+    The cost of adding, leasing and acknowledging does not depend on the backlog; deadlines are in a heap, one entry per batch.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Subscription:
         number: int,
         config: Proto,
         clock: Clock,
-        forward: Callable[[Subscription, Message, int], bool],
+        forward: Callable[[Subscription, StoredMessage, int], bool],
         ack_id_length: int = 0,
     ) -> None:
-        """``forward(subscription, message, failures)`` moves a message to the dead letter topic; False where it cannot."""
+        """``forward(subscription, message, failures)`` moves a message to the dead letter topic; it returns False on failure."""
         self.number = number
         self.config = config
-        self.unacked: dict[int, Message] = {}
+        self.unacked: dict[int, StoredMessage] = {}
         self.unacked_bytes = 0
         self.acked_up_to = 0.0
         self.num_leased_to_departed = 0
@@ -101,22 +101,22 @@ class Subscription:
         self._ack_id_prefix = ""
         self._ordering = OrderingKeys() if config.enable_message_ordering else None
         self._sequence = itertools.count(1)
-        self._available: deque[Message] = deque()
+        self._available: deque[StoredMessage] = deque()
         self._leases: dict[str, Lease] = {}
         self._deadlines: list[tuple[float, int, list[str]]] = []
         self._num_deadlines = 0
-        self._delayed: list[tuple[float, int, Message]] = []
+        self._delayed: list[tuple[float, int, StoredMessage]] = []
         self._failures: dict[int, int] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._alarm: tuple[float, Callable[[], None]] | None = None
 
     def open(self, boot: int, acked_up_to: float) -> None:
-        """Begin to deliver, with ack ids that no earlier ``boot`` gave out."""
+        """Start delivering, with ack ids that differ from those of every earlier ``boot``."""
         self._ack_id_prefix = f"{boot}-{self.number}-".rjust(self._ack_id_length, "0")
         self.acked_up_to = acked_up_to
         self._rebuild()
 
-    def remember(self, messages: Iterable[Message]) -> None:
+    def remember(self, messages: Iterable[StoredMessage]) -> None:
         for message in messages:
             self.unacked[message.id] = message
             self.unacked_bytes += len(message.body)
@@ -128,13 +128,13 @@ class Subscription:
                 self.acked_up_to = max(self.acked_up_to, message.published)
                 self._failures.pop(message_id, None)
 
-    def add(self, messages: Iterable[Message]) -> None:
+    def add(self, messages: Iterable[StoredMessage]) -> None:
         self.remember(messages)
         self._available.extend(messages)
         self._wake()
 
     def take(self, count: int, size: int, seconds: float, stream: Stream | None = None) -> list[Delivery]:
-        """Lease for ``seconds`` what is available: up to ``count`` messages of ``size`` bytes in all, or a single larger one."""
+        """Lease available messages for ``seconds``: up to ``count`` with a total of ``size`` bytes, or a single larger one."""
         self.expire()
         deadline = self._clock.steady() + seconds
         counts_attempts = self.config.HasField("dead_letter_policy")
@@ -157,10 +157,10 @@ class Subscription:
         self._wake()
         return deliveries
 
-    def _pick(self, count: int, size: int) -> tuple[list[Message], int]:
-        """The next messages and their bytes, at least one where there is one."""
+    def _pick(self, count: int, size: int) -> tuple[list[StoredMessage], int]:
+        """The next messages and their size; at least one if there is any."""
         available = self._available
-        picked: list[Message] = []
+        picked: list[StoredMessage] = []
         taken = 0
         while available and len(picked) < count:
             length = len(available[0].body)
@@ -170,10 +170,10 @@ class Subscription:
             taken += length
         return picked, taken
 
-    def _pick_in_order(self, count: int, size: int, consumer: Stream) -> tuple[list[Message], int]:
-        """As ``_pick``, of those whose ordering keys allow that ``consumer`` has them."""
+    def _pick_in_order(self, count: int, size: int, consumer: Stream) -> tuple[list[StoredMessage], int]:
+        """Like ``_pick``, but only messages whose ordering key ``consumer`` may take."""
         assert self._ordering is not None
-        picked: list[Message] = []
+        picked: list[StoredMessage] = []
         taken = 0
         while len(picked) < count and (source := self._ordering.next_of(consumer) or self._available):
             if picked and taken + len(source[0].body) > size:
@@ -185,9 +185,9 @@ class Subscription:
         return picked, taken
 
     def find(self, ack_ids: Collection[str]) -> dict[str, Lease]:
-        """The leases that ``ack_ids`` still hold; ids that were settled or have lapsed are left out.
+        """The current leases of ``ack_ids``, without those that were acknowledged, released or have expired.
 
-        Raises StatusError for what can't be an ack id.
+        Raises StatusError for a malformed ack id.
         """
         found = {ack_id: lease for ack_id in ack_ids if (lease := self._leases.get(ack_id))}
         if len(found) < len(ack_ids):
@@ -198,7 +198,7 @@ class Subscription:
         return found
 
     def acknowledge(self, leases: Mapping[str, Lease]) -> None:
-        """Forget the acknowledged messages of ``leases``."""
+        """Remove the acknowledged messages of ``leases``."""
         self.forget([lease.message.id for lease in leases.values()])
         for ack_id, lease in leases.items():
             self._release(ack_id, lease)
@@ -214,9 +214,9 @@ class Subscription:
     def give_back(self, leases: Mapping[str, Lease], *, failed: bool = True) -> None:
         """Make the messages of ``leases`` available again, before all others, or after the delay of the retry policy.
 
-        Where they are ordered, so are the later messages of their keys that are leased. ``failed``: it counts as an attempt.
+        With ordering, this includes the later leased messages of their keys. ``failed``: it counts as a delivery attempt.
         """
-        returned: list[Message] = []
+        returned: list[StoredMessage] = []
         delayed: dict[int, float] = {}
         for ack_id, lease in leases.items():
             self._release(ack_id, lease)
@@ -240,10 +240,10 @@ class Subscription:
         self._wake()
         self._set_alarm()
 
-    def _put_back_in_order(self, messages: list[Message], delayed: Mapping[int, float]) -> None:
-        """Keep ``messages``, and what is leased of the later ones of their ordering keys, behind these keys."""
+    def _put_back_in_order(self, messages: list[StoredMessage], delayed: Mapping[int, float]) -> None:
+        """Queue ``messages``, and the later leased messages of their ordering keys, behind these keys."""
         assert self._ordering is not None
-        by_key: defaultdict[str, list[Message]] = defaultdict(list)
+        by_key: defaultdict[str, list[StoredMessage]] = defaultdict(list)
         for message in messages:
             by_key[message.key].append(message)
         for key, returned in by_key.items():
@@ -263,7 +263,7 @@ class Subscription:
                 self._available.extendleft(reversed(list(self._ordering.free(key))))
 
     def expire(self) -> None:
-        """Give back what was leased until now or earlier, and make available what was delayed until now."""
+        """Release the messages whose lease has expired, and make those available whose delay has ended."""
         now = self._clock.steady()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, ack_ids = heapq.heappop(self._deadlines)
@@ -280,7 +280,7 @@ class Subscription:
         self._wake()
 
     def purge(self, message_ids: Collection[int]) -> None:
-        """Drop messages wherever they are, leased or not."""
+        """Drop messages, leased or not."""
         self.forget(message_ids)
         for ack_id, lease in list(self._leases.items()):
             if lease.message.id not in self.unacked:
@@ -292,7 +292,7 @@ class Subscription:
         return bool(self._available or (stream is not None and stream.keys))
 
     async def until_available(self, stream: Stream | None = None) -> None:
-        """Return when a message can be taken; of several consumers the one that has waited longest goes first."""
+        """Return when a message can be taken; the consumer that has waited longest goes first."""
         while not self.has_available(stream):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -302,14 +302,14 @@ class Subscription:
             try:
                 await waiter
             except asyncio.CancelledError:
-                self._wake()  # The call may have been meant for this one already.
+                self._wake()  # This waiter may already have been woken, so wake the next one.
                 raise
             finally:
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
 
     def end(self, reason: StatusError) -> None:
-        """Have every consumer answered with ``reason``."""
+        """End the calls of all consumers with ``reason``."""
         if not self.ended.done():
             self.ended.set_result(reason)
 
@@ -320,7 +320,7 @@ class Subscription:
         return Backlog(len(self.unacked), len(self._leases), published, self.num_leased_to_departed, self.num_waiting_pulls)
 
     def _rebuild(self) -> None:
-        """Offer anew what is unacknowledged and not leased."""
+        """Make all unacknowledged messages available that are not leased."""
         leased = {lease.message.id for lease in self._leases.values()}
         self._delayed.clear()
         self._available.clear()
@@ -350,7 +350,7 @@ class Subscription:
         self._set_alarm()
 
     def _drop_stale_deadlines(self) -> None:
-        """The heap keeps the ids of settled and extended leases until their time comes; this bounds them by those in force."""
+        """The heap keeps the ids of finished and extended leases until their deadline; this removes them."""
         by_deadline: defaultdict[float, list[str]] = defaultdict(list)
         for ack_id, lease in self._leases.items():
             by_deadline[lease.deadline].append(ack_id)
@@ -359,7 +359,7 @@ class Subscription:
         self._num_deadlines = len(self._leases)
 
     def _wake(self) -> None:
-        """Call the consumer that has waited longest, which calls the next one if it leaves anything."""
+        """Wake the consumer that has waited longest; it wakes the next one if any messages are left."""
         while self._available and self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -367,7 +367,7 @@ class Subscription:
                 return
 
     def _set_alarm(self) -> None:
-        """Only a waiting consumer needs to be told that a deadline has passed; every other one looks when it comes."""
+        """Set a timer for the next deadline, but only if a consumer is waiting; all others check deadlines themselves."""
         due = min((heap[0][0] for heap in (self._deadlines, self._delayed) if heap), default=None)
         if due is None or not self._waiters or (self._alarm is not None and self._alarm[0] <= due):
             return
@@ -382,7 +382,7 @@ class Subscription:
 
 
 def _backoff_seconds(policy: Proto, failures: int) -> float:
-    """Exponential between the policy's bounds; where they are unset, the service's defaults are 10 s and 600 s."""
+    """Exponential backoff between the policy's bounds, which default to the service's 10 s and 600 s."""
     shortest = seconds_of(policy.minimum_backoff) if policy.HasField("minimum_backoff") else 10.0
     longest = seconds_of(policy.maximum_backoff) if policy.HasField("maximum_backoff") else 600.0
     return min(longest, shortest * 2.0 ** min(failures - 1, 30))

@@ -1,21 +1,21 @@
-"""gRPC requests of Google's own Pub/Sub clients come in, messages and statuses go out: a Pub/Sub in one process, for one machine.
+"""The embedded Pub/Sub: a gRPC server in one process, for Google's own clients on one machine.
 
 How it differs from the service (https://cloud.google.com/pubsub/docs/reference/rpc/google.pubsub.v1):
 
-- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It answers only its own user.
-- Nothing but an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, never enforced.
-- What is not acknowledged survives the death of the process, not of the machine; after a restart every lease has lapsed and the
+- It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It serves only its own user.
+- Only an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, but never enforced.
+- Unacknowledged messages survive the death of the process, but not of the machine. After a restart all leases have expired, and
   delivery attempts count from one again.
-- An acknowledgement counts until the message is given back, then never again; the service may do otherwise on both sides.
-- A message never comes twice without cause, so do not conclude from quiet here that a pipeline needs no deduplication there. In
-  particular, an acknowledged message does not come again when an earlier one of its ordering key does.
-- A unary pull holds its ordering keys until all that it brought of them is acknowledged or has come back.
-- A pull waits 20 seconds for a first message, on the server's own clock. If its client gave up earlier, messages are leased to
-  nobody until their ack deadline, as by the service; a call that is cancelled ends at once, where the service may be too late.
+- An acknowledgement is accepted until the message is released, and never after that; the service may differ in both respects.
+- It never delivers a message twice without a reason. A pipeline without duplicates here may still need deduplication on Google
+  Cloud. In particular, an acknowledged message is not redelivered when an earlier one of its ordering key is.
+- A unary pull holds its ordering keys until all messages that it returned for them are acknowledged or released.
+- A pull waits 20 seconds for a first message, by the server's own clock. If its client has given up earlier, messages are leased
+  to nobody until their ack deadline, like in the service; a cancelled call ends at once, where the service may react too late.
 - Snapshots, Seek to before an acknowledged message, filters, schemas, push, exports, exactly-once delivery and message transforms
-  are missing, and asking for them is UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
-- ``ecomflow.local.Stats/Get`` answers with the backlog of a subscription, which the service shows in Cloud Monitoring, and with
-  what no metric shows (``Backlog``); ``Stats/Damage`` with what could not be read of the log.
+  are missing; requests for them return UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
+- ``ecomflow.local.Stats/Get`` returns the backlog of a subscription, which the service reports to Cloud Monitoring, and more
+  (``Backlog``); ``Stats/Damage`` returns what could not be read from the log.
 
 Four nouns: a *topic* hands each *message* to its *subscriptions*; a consumer leases messages by Pull or over a *stream*.
 """
@@ -52,7 +52,7 @@ from ecomflow.processes.lifeline import tied_to
 def read_backlog(host: str, subscription_path: str) -> Backlog:
     """The backlog of ``projects/P/subscriptions/S`` at the local Pub/Sub on ``host`` (``127.0.0.1:8085``).
 
-    Raises NotFoundError where there is no such subscription, UnavailableError where no local Pub/Sub answers.
+    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds.
     """
     try:
         with grpc.insecure_channel(host) as channel:
@@ -61,30 +61,30 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
         raise UnavailableError(
-            f"The local Pub/Sub at {host} gave no backlog: {error.details()}.", "Run: ecomflow infra up"
+            f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
 
 
 def read_damage(host: str) -> Damage | None:
-    """What the local Pub/Sub on ``host`` could not read of its log when it started; None where nothing was damaged.
+    """What the local Pub/Sub on ``host`` could not read from its log at its start; None if nothing was damaged.
 
-    Raises UnavailableError where no local Pub/Sub answers.
+    Raises UnavailableError if no local Pub/Sub responds.
     """
     try:
         with grpc.insecure_channel(host) as channel:
             answer = channel.unary_unary("/ecomflow.local.Stats/Damage")(b"", timeout=5)
     except grpc.RpcError as error:
         raise UnavailableError(
-            f"The local Pub/Sub at {host} does not answer: {error.details()}.", "Run: ecomflow infra up"
+            f"The local Pub/Sub at {host} does not respond: {error.details()}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Damage | None)
 
 
 _SERVER_OPTIONS = [
     *SERVER_OPTIONS,
-    ("grpc.so_reuseport", 0),  # Or a second server could share the port unnoticed.
-    ("grpc.max_receive_message_length", 4 * MAX_PUBLISH_BYTES),  # A request that is too large gets the service's own answer.
+    ("grpc.so_reuseport", 0),  # Otherwise a second server could share the port unnoticed.
+    ("grpc.max_receive_message_length", 4 * MAX_PUBLISH_BYTES),  # A request that is too large gets the service's own error.
     ("grpc.max_send_message_length", -1),
     ("grpc.http2.max_ping_strikes", 0),  # Google's clients keep idle streams alive with more pings than gRPC allows by default.
 ]
@@ -156,7 +156,7 @@ def _refuser(what: str) -> Callable[[bytes], NoReturn]:
 
 
 def _unary(method: Callable[[Any], Any], request_type: Any, delay: float = 0.0) -> Any:
-    """A handler for ``method``; its requests are decoded as ``request_type``, where None leaves them bytes."""
+    """A handler for ``method``; its requests are decoded as ``request_type``, or stay bytes if that is None."""
 
     async def call(request: Any, _: grpc.aio.ServicerContext) -> bytes:
         reply = method(request)
@@ -166,7 +166,7 @@ def _unary(method: Callable[[Any], Any], request_type: Any, delay: float = 0.0) 
 
 
 def _translating(method: Callable[..., Coroutine[Any, Any, Any]], delay: float = 0.0) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """``method``, begun after ``delay`` seconds, with its StatusError turned into a gRPC status."""
+    """``method``, called after ``delay`` seconds, with its StatusError turned into a gRPC status."""
 
     async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
         if delay:
@@ -187,9 +187,9 @@ async def serve(
     options: Options | None = None,
     others: OtherUsers = "refuse",
 ) -> AsyncIterator[int]:
-    """Serve on 127.0.0.1 while the context is open, with the state kept in ``data_dir``; yields the port (0 takes a free one).
+    """Serve on 127.0.0.1 inside the block, with the state stored in ``data_dir``; yields the port (0 takes a free one).
 
-    Raises AccessError where ``data_dir`` cannot be written, UnavailableError where it or the port is in use.
+    Raises AccessError if ``data_dir`` can't be written, UnavailableError if it or the port is in use.
     """
     with contextlib.closing(Log(data_dir)) as log:
         broker = Broker(log, clock or SystemClock(), options or Options())
@@ -210,7 +210,7 @@ def _bind(server: grpc.aio.Server, port: int) -> int:
         return int(server.add_insecure_port(f"127.0.0.1:{port}"))
     except RuntimeError as error:
         raise UnavailableError(
-            f"Port {port} of 127.0.0.1 is in use.", "Stop what listens there, or give another port."
+            f"Port {port} of 127.0.0.1 is in use.", "Stop the program that listens there, or choose another port."
         ) from error
 
 
@@ -227,7 +227,7 @@ async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--data-dir", type=Path, required=True, help="where messages not yet acknowledged are kept")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder for unacknowledged messages")
     add_other_users(parser)
     for name, default in Options._field_defaults.items():  # for tests and benchmarks
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Requests of google.pubsub.v1 come in, replies go out: the methods of the local Pub/Sub's Publisher and Subscriber."""
+"""The Publisher and Subscriber of the local Pub/Sub: requests of google.pubsub.v1 in, replies out."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from ecomflow.local.pubsub.checks import (
 from ecomflow.local.pubsub.queue import Delivery, Proto, StatusError, Subscription, seconds_of
 from ecomflow.local.pubsub.stream import Stream
 
-# The protobuf classes under proto-plus, whose objects are some ten times as slow.
+# The protobuf classes under proto-plus, whose own objects are about ten times slower.
 _PublishResponse, _Topic = types.PublishResponse.pb(), types.Topic.pb()
 _StreamingPullResponse = types.StreamingPullResponse.pb()
 
-# Clients that were told nothing of it refuse a response of over 4 MiB; what is left of that holds a thousand ack ids.
+# By default clients refuse responses over 4 MiB; the rest of that is enough for a thousand ack ids.
 MAX_RESPONSE_BYTES = 3 * 2**20
 # A client gives up at its own deadline a moment before the server sees that deadline pass.
 _DEADLINE_SLACK = 0.1
 
-# The wire: a message is encoded once, when it is published, and every response is put together around those bytes.
+# The wire format: a message is encoded once, when it is published, and every response is assembled around those bytes.
 
 
 @lru_cache(maxsize=16_384)
@@ -58,7 +58,7 @@ def _varint(number: int) -> bytes:
 
 
 def encode_received(deliveries: Iterable[Delivery]) -> bytes:
-    """The encoded field ``repeated ReceivedMessage received_messages = 1``, alike in PullResponse and StreamingPullResponse.
+    """The encoded field ``repeated ReceivedMessage received_messages = 1`` of PullResponse and StreamingPullResponse.
 
     A ReceivedMessage has ``string ack_id = 1; PubsubMessage message = 2; int32 delivery_attempt = 3``.
     """
@@ -71,7 +71,7 @@ def encode_received(deliveries: Iterable[Delivery]) -> bytes:
 
 
 def _page(names: Iterable[str], request: Proto) -> tuple[list[str], str]:
-    """The names of one page of a listing, sorted, and the token of the next page, empty after the last."""
+    """The names of one page of a listing, sorted, and the token of the next page (empty after the last)."""
     check_page_size(request)
     waiting = sorted(name for name in names if name > request.page_token)
     size = request.page_size or 1000
@@ -125,7 +125,7 @@ class Publisher:
 
 
 class Subscriber:
-    """google.pubsub.v1.Subscriber: as Publisher; pull and streaming_pull, which wait, also take the gRPC context."""
+    """google.pubsub.v1.Subscriber: like Publisher; pull and streaming_pull, which wait, also take the gRPC context."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -195,10 +195,10 @@ class Subscriber:
         return encode_received(deliveries)
 
     async def _hold(self, subscription: Subscription, request: Proto, context: grpc.aio.ServicerContext, patience: float) -> None:
-        """Wait for a message, on this server's own clock, for ``patience`` seconds.
+        """Wait up to ``patience`` seconds for a message, by this server's own clock.
 
-        A client whose deadline comes first has gone, and what then comes is leased to nobody, as by the service:
-        https://github.com/googleapis/google-cloud-python/issues/8087. A call that is cancelled ends at once.
+        If the client's deadline passes first, later messages are still leased to the departed client, like the service does:
+        https://github.com/googleapis/google-cloud-python/issues/8087. A cancelled call ends at once.
         """
         waiting = asyncio.ensure_future(_until_first(subscription.ended, subscription.until_available(), timeout=patience))
         subscription.num_waiting_pulls += 1
@@ -223,7 +223,7 @@ class Subscriber:
             subscription.num_leased_to_departed += len(self._lease(subscription, request))
 
     async def streaming_pull(self, requests: AsyncIterator[Proto], context: grpc.aio.ServicerContext) -> None:
-        """Ends well when the client has said all it has to say."""
+        """Ends without an error when the client closes its side of the stream."""
         first = await anext(requests, None)
         if first is None:
             return
@@ -250,7 +250,7 @@ class Subscriber:
             self._apply(subscription, request)
 
     def _apply(self, subscription: Subscription, request: Proto) -> None:
-        """Carry out the acknowledgements and deadlines that came in a request of a stream."""
+        """Apply the acknowledgements and deadlines in a request of a stream."""
         check_size(request, MAX_ACK_BYTES)
         if len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):
             raise invalid("modify_deadline_ack_ids and modify_deadline_seconds differ in length: expected one for one.")
@@ -277,7 +277,7 @@ class Subscriber:
 
 
 class _StreamCall:
-    """What one StreamingPull sends to its client, a response at a time."""
+    """Sends the responses of one StreamingPull to its client, one at a time."""
 
     def __init__(self, context: grpc.aio.ServicerContext, subscription: Subscription, *, has_keep_alive: bool) -> None:
         self._context = context
@@ -289,7 +289,7 @@ class _StreamCall:
         self._properties = response.SerializeToString()
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
-        """Send ``deliveries``, or give them back where the stream ends meanwhile."""
+        """Send ``deliveries``, or release them if the stream ends meanwhile."""
         try:
             async with self._writing:
                 await self._context.write(encode_received(deliveries) + self._properties)
@@ -299,7 +299,7 @@ class _StreamCall:
             raise
 
     async def keep_alive(self) -> None:
-        """Answer an empty request, as a client asks by protocol version 1; without it, it takes the stream for dead."""
+        """Respond to an empty request. Clients with protocol version 1 expect that, and otherwise consider the stream dead."""
         if self._has_keep_alive:
             async with self._writing:
                 await self._context.write(self._properties)
@@ -308,7 +308,7 @@ class _StreamCall:
 async def _until_first(
     ended: asyncio.Future[StatusError], *work: Coroutine[Any, Any, None], timeout: float | None = None
 ) -> None:
-    """Run ``work`` until the first of it is done or ``timeout`` seconds are over; raises its error, or what ``ended`` says."""
+    """Run ``work`` until the first coroutine ends or ``timeout`` seconds pass; raises its error, or the result of ``ended``."""
     tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(coroutine) for coroutine in work]
     awaited: list[asyncio.Future[Any]] = [*tasks, ended]
     try:

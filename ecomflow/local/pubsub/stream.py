@@ -1,4 +1,4 @@
-"""The flow control of one StreamingPull: how much its client still takes, and which ordering keys have more for it."""
+"""Flow control of one StreamingPull: the client's remaining capacity, and the ordering keys with more messages for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 class Stream:
     def __init__(self, max_messages: int = 0, max_bytes: int = 0, deadline_seconds: int = 0) -> None:
         self.deadline_seconds = deadline_seconds
-        self.keys: dict[str, None] = {}  # ordering keys whose next message may only go to this stream, in order
+        self.keys: dict[str, None] = {}  # ordering keys whose next message can only go to this stream, in order
         self._free_messages = max_messages if max_messages > 0 else sys.maxsize
         self._free_bytes = max_bytes if max_bytes > 0 else sys.maxsize
         self._has_room = asyncio.Event()
@@ -17,12 +17,12 @@ class Stream:
         self._waiter: asyncio.Future[None] | None = None
 
     async def room(self) -> tuple[int, int]:
-        """Wait for room; how many messages and bytes of them fit."""
+        """Wait for capacity; returns how many messages and bytes fit."""
         await self._has_room.wait()
         return self._free_messages, self._free_bytes
 
     def occupy(self, messages: int, size: int) -> None:
-        """Count ``messages`` of ``size`` bytes in all as outstanding; negative numbers give room back."""
+        """Count ``messages`` with a total of ``size`` bytes as outstanding; negative numbers release capacity."""
         self._free_messages -= messages
         self._free_bytes -= size
         if self._free_messages > 0 and self._free_bytes > 0:
@@ -31,7 +31,7 @@ class Stream:
             self._has_room.clear()
 
     def wait_with(self, waiter: asyncio.Future[None]) -> None:
-        """``waiter`` is what this stream waits on for its next message."""
+        """Set the future on which this stream waits for its next message."""
         self._waiter = waiter
 
     def wake(self) -> None:

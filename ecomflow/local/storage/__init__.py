@@ -1,1 +1,1 @@
-"""The local Cloud Storage: the JSON API over buckets and objects in one folder."""
+"""The local Cloud Storage: the JSON API, with buckets and objects stored in one folder."""

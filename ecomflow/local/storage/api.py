@@ -1,8 +1,8 @@
-"""Requests of Google's storage clients come in, answers in the shape of Cloud Storage's JSON API go out.
+"""Cloud Storage's JSON API: requests of Google's storage clients in, responses out.
 
 https://cloud.google.com/storage/docs/json_api/v1. Buckets and objects: insert, get, list, patch, update, delete; copy, rewrite
-and compose; media, multipart and resumable uploads; downloads of ranges; preconditions. Everything else is 501: versions, access
-control, notifications, batches, encryption by the customer's key, the XML API.
+and compose; media, multipart and resumable uploads; downloads of ranges; preconditions. Everything else returns 501: versions,
+access control, notifications, batches, encryption with the customer's key, the XML API.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StorageApi:
         await response(scope, receive, send)
 
     def _handler(self, request: Request) -> Awaitable[Response]:
-        """Splits the path before it is decoded: an object's name may hold slashes."""
+        """Splits the path before it is decoded, because an object's name can contain slashes."""
         parts = request.scope["raw_path"].decode("latin-1").lstrip("/").split("/")
         if parts[:4] == ["upload", "storage", "v1", "b"] and len(parts) == 6 and parts[5] == "o":
             return self._uploads.handle(request, unquote(parts[4]))
@@ -154,7 +154,7 @@ class StorageApi:
         return JSONResponse(self._joined(request, sources, body.get("destination", {}), bucket, name))
 
     def _joined(self, request: Request, sources: list[Resource], given: Resource, bucket: str, name: str) -> Resource:
-        """The object ``name`` made of the bytes of ``sources``."""
+        """Create the object ``name`` from the content of ``sources``."""
         check_object_name(name)
         upload = self._store.new_upload()
         for source in sources:
@@ -166,12 +166,12 @@ class StorageApi:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    """The body, which is a JSON object or empty."""
+    """The body: a JSON object, or empty."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > _JSON_BYTES:
-            raise StorageError(413, "uploadTooLarge", f"Expected {_JSON_BYTES:,} bytes of JSON at most.")
+            raise StorageError(413, "uploadTooLarge", f"Expected at most {_JSON_BYTES:,} bytes of JSON.")
     return parse_json(bytes(body))
 
 
@@ -208,9 +208,8 @@ async def _pieces(path: Path, first: int, end: int) -> AsyncIterator[bytes]:
 
 
 def _missing(request: Request) -> StorageError:
-    sentence = (
-        f"The local Cloud Storage has no {request.method} {request.url.path[:200]}: expected the JSON API's buckets and objects."
-    )
+    what = f"{request.method} {request.url.path[:200]}"
+    sentence = f"The local Cloud Storage does not support {what}: expected buckets or objects of the JSON API."
     return StorageError(501, "notImplemented", sentence)
 
 

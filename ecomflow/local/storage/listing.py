@@ -1,4 +1,4 @@
-"""The parameters of objects.list come in, a page of objects and of common prefixes goes out."""
+"""The parameters of objects.list in; a page of objects and common prefixes out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from ecomflow.local.storage.store import Resource, StorageError, Store
 
-MOST_ITEMS = 1000
+MAX_ITEMS = 1000
 
 
 def list_objects(store: Store, bucket: str, asked: Mapping[str, str]) -> dict[str, Any]:
-    """A page: https://cloud.google.com/storage/docs/json_api/v1/objects/list. Its token is its last name or prefix."""
+    """A page: https://cloud.google.com/storage/docs/json_api/v1/objects/list. The page token is its last name or prefix."""
     for unknown in {"versions", "softDeleted", "matchGlob"} & asked.keys():
         if asked[unknown] not in ("", "false", "False"):
-            raise StorageError(501, "notImplemented", f"The local Cloud Storage has no {unknown} in listings.")
-    size = int(text) if (text := asked.get("maxResults", "")).isdecimal() and len(text) < 9 else MOST_ITEMS
-    size = min(size, MOST_ITEMS) or MOST_ITEMS
+            raise StorageError(501, "notImplemented", f"The local Cloud Storage does not support {unknown} in listings.")
+    size = int(text) if (text := asked.get("maxResults", "")).isdecimal() and len(text) < 9 else MAX_ITEMS
+    size = min(size, MAX_ITEMS) or MAX_ITEMS
     items: list[Resource] = []
     prefixes: list[str] = []
     last = ""
@@ -35,7 +35,7 @@ def list_objects(store: Store, bucket: str, asked: Mapping[str, str]) -> dict[st
 
 
 def _entries(store: Store, bucket: str, asked: Mapping[str, str]) -> Iterator[Resource | str]:
-    """Objects, and prefixes in the place of the objects below them, in order."""
+    """Objects in order, with common prefixes instead of the objects below them."""
     prefix, delimiter, end = asked.get("prefix", ""), asked.get("delimiter", ""), asked.get("endOffset", "")
     after = _token(asked.get("pageToken", ""))
     first = max(prefix, asked.get("startOffset", ""), after)
@@ -67,7 +67,7 @@ def _common(name: str, prefix: str, delimiter: str) -> str | None:
 
 
 def _after(prefix: str) -> str:
-    """The first text after all that begin with ``prefix``."""
+    """The first string after all strings that start with ``prefix``."""
     last = ord(prefix[-1])
     return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1) if last < 0x10FFFF else f"{prefix}\U0010ffff"
 
@@ -76,7 +76,7 @@ def _token(text: str) -> str:
     try:
         return base64.urlsafe_b64decode(text).decode()
     except (ValueError, binascii.Error) as error:
-        raise StorageError(400, "invalid", "Invalid value for pageToken: expected one of a page before.") from error
+        raise StorageError(400, "invalid", "Invalid pageToken: expected the nextPageToken of a page.") from error
 
 
 def _page(items: list[Resource], prefixes: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the storage API's requests have in common: numbers, conditions and JSON in; the addresses of an object out."""
+"""Shared parts of the storage API's requests: numbers, preconditions, JSON, and the links of an object."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ecomflow.local.storage.store import Resource, StorageError
 
 
 def conditions_of(request: Request, prefix: str = "if") -> dict[str, int]:
-    """The preconditions of a request: of its object, or by another ``prefix`` of the object that it copies."""
+    """The preconditions of a request: on its object, or with another ``prefix`` on the object that it copies."""
     names = ("GenerationMatch", "GenerationNotMatch", "MetagenerationMatch", "MetagenerationNotMatch")
     found = {f"if{name}": number_of(request, f"{prefix}{name}") for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def with_links(request: Request, resource: Resource) -> Resource:
-    """An object's resource with the addresses that it has at this server."""
+    """An object's resource with its links on this server."""
     path = f"storage/v1/b/{resource['bucket']}/o/{quote(resource['name'], safe='')}"
     base = f"http://{request.headers['host']}"
     media = f"{base}/download/{path}?generation={resource['generation']}&alt=media"
@@ -27,7 +27,7 @@ def with_links(request: Request, resource: Resource) -> Resource:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object; an empty body is an empty one. Raises StorageError for anything else."""
+    """Parse a JSON object; an empty body counts as an empty object. Raises StorageError for anything else."""
     try:
         value = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
 """The local GCS: the JSON API of Cloud Storage for one user, on loopback, with its data in one folder.
 
-Run as ``python -m ecomflow.local.storage --port N --data-dir DIR``. Google's own client speaks to it with
-``client_options={"api_endpoint": "http://127.0.0.1:PORT"}``. ``storage_api`` says what it has of the API; why it is ours and not
-fake-gcs-server, docs/adr/0017.
+Run it as ``python -m ecomflow.local.storage --port N --data-dir DIR``. Google's own client uses it with
+``client_options={"api_endpoint": "http://127.0.0.1:PORT"}``. ``api.py`` lists the supported parts of the API; docs/adr/0017 says
+why it is not fake-gcs-server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOST = "127.0.0.1"
 
 
 def check_storage_installed() -> None:
-    """Raises MissingExtraError where a package that the local GCS is made with is not installed."""
+    """Raises MissingExtraError if a package that the local GCS needs is not installed."""
     for package in ("starlette", "uvicorn"):
         if util.find_spec(package) is None:
             raise MissingExtraError(
@@ -33,11 +33,11 @@ def check_storage_installed() -> None:
 
 
 def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
-    """Serves until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a taken port, before it starts."""
+    """Serve until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a port in use, before it starts."""
     check_storage_installed()
     if not is_free(port):
         raise UnavailableError(
-            f"Port {port} of {_HOST} is taken by another program.", "Choose another port, or end that program."
+            f"Port {port} of {_HOST} is in use by another program.", "Choose another port, or stop that program."
         )
     import uvicorn
 
@@ -56,7 +56,7 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ecomflow.local.storage", description="Serve a local GCS on loopback.")
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of buckets and objects; made where missing")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of buckets and objects; created if missing")
     add_other_users(parser)
     options = parser.parse_args()
     try:

@@ -1,7 +1,8 @@
-"""Buckets and objects on disk: bytes, names and conditions come in, resources of Cloud Storage's JSON API and bytes go out.
+"""Buckets and objects on disk.
 
-``DIR/objects.sqlite3`` has the resources, ``DIR/content/<generation>`` the bytes: no name is ever part of a path. A change is one
-transaction, so its conditions hold when it is made. What was answered survives the death of the process, not of the machine.
+``DIR/objects.sqlite3`` has the resources of the JSON API, ``DIR/content/<generation>`` the content; names never become part of a
+path. Each change is one transaction that includes its preconditions. A confirmed change survives the death of the process, but
+not of the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, resource TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS objects (
   bucket TEXT, name TEXT, generation INTEGER NOT NULL, resource TEXT NOT NULL, PRIMARY KEY (bucket, name)) WITHOUT ROWID;
 """
-# What a client may say of an object; all else is ours to say.
+# The fields of an object that a client may set; the server sets all others.
 _OBJECT_FIELDS = (
     *("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl", "metadata", "customTime"),
     *("storageClass", "eventBasedHold", "temporaryHold"),
@@ -37,7 +38,7 @@ _OBJECT_FIELDS = (
 
 
 class StorageError(Exception):
-    """A refusal, as the service gives it: a status, a reason and a sentence."""
+    """An error response as in the service: status, reason and message."""
 
     def __init__(self, status: int, reason: str, sentence: str) -> None:
         super().__init__(status, reason, sentence)
@@ -45,7 +46,7 @@ class StorageError(Exception):
 
 
 class Upload:
-    """Bytes on their way into the store, with their checksums."""
+    """Content that is being uploaded, with its checksums."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, 0
@@ -60,7 +61,7 @@ class Upload:
         self.size += len(piece)
 
     def close(self) -> Resource:
-        """What a resource says of the bytes, which are now all there."""
+        """Finish the upload; returns the resource's fields about its content."""
         self._file.close()
         checksums = {"md5Hash": self._md5.digest(), "crc32c": self._crc32c.digest()}
         return {"size": str(self.size)} | {name: base64.b64encode(value).decode() for name, value in checksums.items()}
@@ -71,7 +72,7 @@ class Upload:
 
 
 class Store:
-    """The buckets and objects below ``folder``. For one thread."""
+    """The buckets and objects in ``folder``. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._content = folder / "content"
@@ -130,7 +131,7 @@ class Store:
         return Upload(self._content / str(self._generation))
 
     def finish(self, bucket: str, name: str, given: Resource, upload: Upload, conditions: Conditions) -> Resource:
-        """The object that ``upload`` becomes. Its bytes are thrown away where a condition does not hold."""
+        """Create the object from ``upload``. Its content is discarded if a precondition fails."""
         generation, now = int(upload.path.name), _now()
         said = {field: given[field] for field in _OBJECT_FIELDS if given.get(field) is not None}
         made = {"storageClass": "STANDARD", "contentType": "application/octet-stream"} | said | upload.close()
@@ -159,7 +160,7 @@ class Store:
         return found
 
     def content(self, resource: Resource) -> Path:
-        """The file of an object's bytes. Raises StorageError 410 where somebody has removed it."""
+        """The file with an object's content. Raises StorageError 410 if it was deleted."""
         path = self._path(resource)
         if not path.exists():
             raise StorageError(410, "gone", f"The content of {resource['bucket']}/{resource['name']} is missing.")
@@ -183,7 +184,7 @@ class Store:
         self._path(found).unlink(missing_ok=True)
 
     def names(self, bucket: str, first: str) -> Iterator[Resource]:
-        """The bucket's objects from the name ``first`` on, in the order of their names' bytes."""
+        """The bucket's objects from the name ``first`` on, ordered by the bytes of their names."""
         self.bucket(bucket)
         sql = "SELECT name, generation, resource FROM objects WHERE bucket = ? AND name >= ? ORDER BY name"
         rows = self._db.execute(sql, (bucket, first))
@@ -199,7 +200,7 @@ class Store:
         return self._db.execute(sql, values).fetchone()
 
     def _put_bucket(self, name: str, resource: Resource) -> None:
-        """Without a soft delete policy: what is deleted here is gone, and nothing may say that it can be restored."""
+        """Without a soft delete policy, because deleted objects can't be restored here."""
         kept = {field: value for field, value in resource.items() if field != "softDeletePolicy"}
         self._db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?)", (name, json.dumps(kept)))
 
@@ -220,7 +221,7 @@ class Store:
                 raise StorageError(400, "invalid", sentence)
 
     def _remove_leftovers(self) -> None:
-        """Bytes of uploads that a kill has ended."""
+        """Delete the content of uploads that a kill has interrupted."""
         kept = {str(generation) for (generation,) in self._db.execute("SELECT generation FROM objects")}
         for path in self._content.iterdir():
             if path.name not in kept:
@@ -239,18 +240,18 @@ class _Transaction:
 
 
 def check_object_name(name: str) -> None:
-    """Raises StorageError for a name that Cloud Storage refuses, and for one that would leave a folder it is copied to."""
+    """Raises StorageError for a name that Cloud Storage refuses, or that would leave a folder to which it is downloaded."""
     size = len(name.encode())
     if not 1 <= size <= 1024:
         raise StorageError(400, "invalid", f"Invalid object name: expected 1 to 1024 bytes, got {size}.")
     if name == "." or name.startswith("/") or ".." in name.split("/") or re.search(r"[\0\r\n]", name):
         shown = name.encode("unicode_escape").decode()
-        sentence = f"Invalid object name '{shown}': expected no leading slash, no part '..' and no NUL or line end."
+        sentence = f"Invalid object name '{shown}': expected no leading slash, no part '..', and no NUL or line break."
         raise StorageError(400, "invalid", sentence)
 
 
 def _check(conditions: Conditions, found: Resource | None) -> None:
-    """Raises StorageError 412 where a condition does not hold, and 304 where what the client has is what there is."""
+    """Raises StorageError 412 if a precondition fails, and 304 if the client already has the current version."""
     for field in ("generation", "metageneration"):
         live, name = int(found[field]) if found else 0, f"if{field.capitalize()}"
         if conditions.get(f"{name}Match", live) != live:

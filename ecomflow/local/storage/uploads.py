@@ -1,7 +1,8 @@
-"""Uploads come in, whole or in pieces; objects of the store go out.
+"""Uploads: requests with an object's content in; objects in the store out.
 
-The three kinds of https://cloud.google.com/storage/docs/uploads-downloads: the bytes alone (media), with the object's metadata in
-one body (multipart), and a session that takes the bytes by and by (resumable). Sessions end with the process.
+There are the three kinds of https://cloud.google.com/storage/docs/uploads-downloads: only the content (media), content and
+metadata in one body (multipart), and a session that takes the content in several requests (resumable). Sessions end with the
+process.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from starlette.responses import JSONResponse, Response
 from ecomflow.local.storage.requests import conditions_of, parse_json, with_links
 from ecomflow.local.storage.store import Resource, StorageError, Store, Upload, check_object_name
 
-MOST_MULTIPART_BYTES = 64 * 1024 * 1024
-_MOST_SESSIONS = 1000
+MAX_MULTIPART_BYTES = 64 * 1024 * 1024
+_MAX_SESSIONS = 1000
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 
 
 class Session:
-    """A resumable upload that is under way."""
+    """A resumable upload in progress."""
 
     def __init__(self, bucket: str, name: str, given: Resource, conditions: dict[str, int], upload: Upload) -> None:
         self.bucket, self.name, self.given, self.conditions, self.upload = bucket, name, given, conditions, upload
@@ -65,8 +66,8 @@ class Uploads:
         body = bytearray()
         async for piece in request.stream():
             body += piece
-            if len(body) > MOST_MULTIPART_BYTES:
-                sentence = f"Expected {MOST_MULTIPART_BYTES:,} bytes at most in one request: use a resumable upload."
+            if len(body) > MAX_MULTIPART_BYTES:
+                sentence = f"Expected at most {MAX_MULTIPART_BYTES:,} bytes in one request: use a resumable upload."
                 raise StorageError(413, "uploadTooLarge", sentence)
         given, kind, content = split_related(request.headers.get("content-type", ""), bytes(body))
         given = {"contentType": kind} | given
@@ -78,7 +79,7 @@ class Uploads:
         given = {"contentType": request.headers.get("x-upload-content-type")} | parse_json(await request.body())
         name = _object_name(request, given)
         self._store.bucket(bucket)
-        if len(self._sessions) >= _MOST_SESSIONS:
+        if len(self._sessions) >= _MAX_SESSIONS:
             self._sessions.pop(next(iter(self._sessions))).upload.discard()
         known = secrets.token_urlsafe(24)
         self._sessions[known] = Session(bucket, name, given, conditions_of(request), self._store.new_upload())
@@ -89,7 +90,7 @@ class Uploads:
     async def _continue(self, request: Request, known: str) -> Response:
         session = self._sessions.get(known)
         if session is None:
-            raise StorageError(404, "notFound", "There is no such upload session: it has ended, or the server was started again.")
+            raise StorageError(404, "notFound", "There is no such upload session: it has ended, or the server was restarted.")
         if request.method == "DELETE":
             self._sessions.pop(known).upload.discard()
             return Response(status_code=499)
@@ -108,12 +109,12 @@ class Uploads:
 
 
 async def _take_piece(request: Request, upload: Upload) -> int | None:
-    """Writes the bytes that are new; the upload's whole size, where the request says it."""
+    """Write the new bytes; returns the upload's total size if the request has it."""
     header = request.headers.get("content-range")
     found = _CONTENT_RANGE.fullmatch(header) if header else None
     if header and not found:
         raise StorageError(400, "invalid", f"Invalid Content-Range: '{header[:80]}'.")
-    # Bytes that are sent again are passed over; where some before them are missing none is taken.
+    # Bytes that are sent again are skipped; after a gap none are written.
     start = int(found[1] or 0) if found else 0
     known, gap = upload.size - start, start > upload.size
     async for piece in request.stream():
@@ -153,6 +154,6 @@ def _part(part: bytes) -> tuple[str, bytes]:
 def _object_name(request: Request, given: Resource) -> str:
     name = given.get("name") or request.query_params.get("name", "")
     if not isinstance(name, str):
-        raise StorageError(400, "invalid", "Invalid object name: expected a text.")
+        raise StorageError(400, "invalid", "Invalid object name: expected a string.")
     check_object_name(name)
     return name

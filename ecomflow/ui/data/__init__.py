@@ -1,1 +1,1 @@
-"""What the page shows, read from the pipeline, the bucket and the warehouse."""
+"""Reads what the page shows from the pipeline, the bucket and the warehouse."""

@@ -1,4 +1,4 @@
-"""The bucket in; its dead letters in groups, and the newest of a group, out: never more than a page can show."""
+"""Reads the groups of dead letters and the newest of a group, never more than a page can show."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ecomflow.deadletters.groups import Groups, group
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, StoredDeadLetter
 from ecomflow.errors import NotFoundError
 
-# The newest so many, of so many objects, are grouped. To group more is the work of dlq stats: it costs the bucket seconds.
-MOST_GROUPED, MOST_OBJECTS = 50_000, 3_000
+# Limits of the newest dead letters and objects that are grouped. dlq stats groups all of them, which takes longer.
+MAX_GROUPED, MAX_OBJECTS = 50_000, 3_000
 PAGE = 10
 
 _REASONS = get_args(Reason)
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """``is_whole``: whether every letter of the bucket is in ``groups``. ``unreadable``: objects that hold none."""
+    """``is_whole``: whether ``groups`` has all dead letters of the bucket. ``unreadable``: number of objects without any."""
 
     groups: Groups
     is_whole: bool
@@ -31,36 +31,36 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The newest letters of a choice, and whether there are more."""
+    """The newest dead letters of a filter, and whether there are more."""
 
     letters: tuple[StoredDeadLetter, ...]
     more: bool
 
 
 def read_overview(settings: Settings, on_progress: OnProgress | None = None) -> Overview:
-    """The newest letters by cause, as many as stand in ``MOST_OBJECTS``. Raises as ``deadletters.letters`` does."""
+    """The dead letters in the newest ``MAX_OBJECTS`` objects by cause. Raises the same errors as ``store.letters``."""
     unreadable: list[store.Unreadable] = []
     endpoints = running_endpoints(settings)
     found = store.objects(settings, endpoints, store.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
-    letters = (StoredDeadLetter(letter, stored.name) for stored in islice(found, MOST_OBJECTS) for _, letter in stored.letters)
-    groups = group(islice(letters, MOST_GROUPED), settings)
+    letters = (StoredDeadLetter(letter, stored.name) for stored in islice(found, MAX_OBJECTS) for _, letter in stored.letters)
+    groups = group(islice(letters, MAX_GROUPED), settings)
     is_whole = next(letters, None) is None and next(found, None) is None
     return Overview(groups, is_whole, len(unreadable))
 
 
 def read_newest(settings: Settings, selected: DeadLetterFilter, limit: int) -> Found:
-    """The newest ``limit`` letters of ``selected``. Raises as ``deadletters.letters`` does."""
+    """The newest ``limit`` dead letters of ``selected``. Raises the same errors as ``store.letters``."""
     found = store.newest(settings, running_endpoints(settings), limit=limit + 1, selected=selected, unreadable=[])
     return Found(tuple(found[:limit]), len(found) > limit)
 
 
 def filter_of(stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
-    """One group's letters; "" and "any" are every reason and cause. Raises NotFoundError for names that there are not."""
+    """The filter of one group; "" and "any" match every reason and cause. Raises NotFoundError for unknown names."""
     if stream not in STREAMS:
-        raise NotFoundError(f"There is no stream '{stream}'.", f"It is one of: {', '.join(STREAMS)}.")
+        raise NotFoundError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
     if reason and reason not in _REASONS:
-        raise NotFoundError(f"There is no reason '{reason}'.", f"It is one of: {', '.join(_REASONS)}.")
+        raise NotFoundError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(_REASONS)}.")
     fingerprint = "" if fingerprint == "any" else fingerprint
     if fingerprint and not re.fullmatch(r"[0-9a-f]{10}", fingerprint, re.ASCII):
-        raise NotFoundError(f"'{fingerprint}' is no fingerprint.", "See: ecomflow dlq stats")
+        raise NotFoundError(f"'{fingerprint}' is not a valid fingerprint.", "See: ecomflow dlq stats")
     return DeadLetterFilter(streams=(stream,), reason=reason or None, fingerprint=fingerprint or None)

@@ -1,4 +1,4 @@
-"""What is slow to read in, its last known value out: read off the page's own thread, as often as the page stays cheap."""
+"""Slow reads in other threads: the page shows the last known value, and reads are rare enough to stay cheap."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ecomflow.errors import EcomflowError
 
 T = TypeVar("T")
 
-# A reading may take one part in so many of the time: what it costs the services stays below 2 %.
+# Reads take at most this fraction (1/50) of the time, so that their cost for the services stays below 2 %.
 _SHARE = 50
 
 
 class Reading(Generic[T]):
-    """A value that ``read`` gets in seconds. ``look`` never waits: it gives what is known, and begins to read where that is old.
+    """A value that takes seconds to ``read``. ``look`` never waits: it returns the known value, and starts a read if it is old.
 
-    ``least`` are the seconds between two reads at least; None: read once, and again only by ``refresh``. ``progress`` counts what
-    was read so far, where ``read`` notes it.
+    ``least``: minimum seconds between two reads; None: read once, and again only by ``refresh``. ``progress``: how much has been
+    read so far, if ``read`` sets it.
     """
 
     def __init__(self, read: Callable[[], T], least: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,24 +38,24 @@ class Reading(Generic[T]):
         return self._thread is not None and self._thread.is_alive()
 
     def look(self) -> Reading[T]:
-        """Begin to read where the value is missing or old; this reading."""
+        """Start a read if the value is missing or old; returns this reading."""
         if self._clock() >= self._next:
             self.refresh()
         return self
 
     def refresh(self) -> None:
-        """Begin to read now, unless that is under way."""
+        """Start a read now, unless one is running."""
         with self._lock:
             if not self.is_reading:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="reading")
                 self._thread.start()
 
     def expire(self) -> None:
-        """What is known is old now."""
+        """Mark the value as old."""
         self._next = 0.0
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for the read that is under way."""
+        """Wait at most ``seconds`` for the running read."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
@@ -66,7 +66,7 @@ class Reading(Generic[T]):
             self.value, self.error = self._read(), None
         except EcomflowError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+        except Exception as error:  # noqa: BLE001  # shown on the page: nothing else handles errors of this thread
             self.error = unexpected(error)
         took = self._clock() - started
         self.read_at = time.time()
@@ -77,19 +77,19 @@ class Reading(Generic[T]):
 
 
 def unexpected(error: Exception) -> EcomflowError:
-    """A fault of our own, for the page to show."""
-    return EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow.")
+    """A bug in ecomflow, for the page to show."""
+    return EcomflowError(f"Unexpected {type(error).__name__}: {error}", "This is a bug in ecomflow. Please report it.")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """``work`` in a thread of its own, which does not hold up the end of the process."""
+    """Run ``work`` in its own thread, which does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
             value = work()
-        except Exception as error:  # noqa: BLE001  # handed to whoever waits
+        except Exception as error:  # noqa: BLE001  # passed to the caller
             _hand(loop, _set_exception, done, error)
         else:
             _hand(loop, _set_result, done, value)
@@ -101,7 +101,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 def _hand(loop: asyncio.AbstractEventLoop, how: Callable[..., None], *arguments: Any) -> None:
     try:
         loop.call_soon_threadsafe(how, *arguments)
-    except RuntimeError:  # the loop has ended, and with it whoever waited
+    except RuntimeError:  # the loop has ended, and the caller with it
         pass
 
 

@@ -1,6 +1,7 @@
-"""A choice of dead letters in; what its replay would do, and, once confirmed, what it did, out.
+"""Replays on the page: a filter of dead letters in; the preview, and after confirmation the result, out.
 
-What is confirmed is the plan that was shown, not the choice anew: nothing is published that nobody has seen.
+The confirmation applies to the plan that was shown, and does not evaluate the filter again, so only events that were shown are
+published.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Stage = Literal["planning", "planned", "publishing", "done", "failed"]
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """A replay by its ``id``. ``count``: objects read so far while planning, events published so far while publishing."""
+    """A replay. ``count``: objects read so far while planning, events published so far while publishing."""
 
     id: str
     selected: DeadLetterFilter
@@ -38,7 +39,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 class Replays:
-    """The replays of one page. Each runs in a thread of its own, and one publishes at a time."""
+    """The replays of one server. Each runs in its own thread, and only one publishes at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -46,14 +47,14 @@ class Replays:
         self._lock = threading.Lock()
 
     def get(self, replay_id: str) -> Replay:
-        """Raises NotFoundError for one that is not known any more."""
+        """Raises NotFoundError for an unknown or forgotten replay."""
         with self._lock:
             if replay_id in self._known:
                 return self._known[replay_id]
         raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
 
     def preview(self, selected: DeadLetterFilter) -> Replay:
-        """Begin to find out what a replay of ``selected`` would do. Changes nothing."""
+        """Start the preview of a replay of ``selected``. Changes nothing."""
         made = Replay(secrets.token_urlsafe(12), selected, "planning")
         with self._lock:
             self._known[made.id] = made
@@ -64,15 +65,15 @@ class Replays:
         return made
 
     def confirm(self, replay_id: str) -> Replay:
-        """Begin to publish what the preview showed. Raises NotFoundError, and PipelineError where it can't begin now."""
+        """Start publishing what the preview showed. Raises NotFoundError, and PipelineError if it can't start now."""
         with self._lock:
             found = self._known.get(replay_id)
             if found is None:
                 raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
             if any(one.stage == "publishing" for one in self._known.values()):
-                raise PipelineError("A replay is under way.", "Wait until it has ended.")
+                raise PipelineError("Another replay is running.", "Wait until it has ended.")
             if found.stage != "planned" or found.plan is None or not found.plan.passing:
-                raise PipelineError("There is nothing to replay, or it was replayed already.", "Ask for a preview again.")
+                raise PipelineError("There is nothing to replay, or it was already replayed.", "Request the preview again.")
             started = self._known[replay_id] = msgspec.structs.replace(found, stage="publishing", count=0)
         self._begin(self._publish, started)
         return started
@@ -86,7 +87,7 @@ class Replays:
             work(replay)
         except EcomflowError as error:
             self._update(replay.id, stage="failed", error=error)
-        except Exception as error:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+        except Exception as error:  # noqa: BLE001  # shown on the page: nothing else handles errors of this thread
             self._update(replay.id, stage="failed", error=unexpected(error))
 
     def _plan(self, replay: Replay) -> None:

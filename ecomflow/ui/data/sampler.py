@@ -1,4 +1,4 @@
-"""The pipeline's metrics in, one read a second for all who look, and none while nobody does; what a view shows of them out."""
+"""Reads the pipeline's metrics once a second for all open pages, and not at all while there are none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ecomflow.metrics.snapshot import PipelineMetrics
 from ecomflow.sql import TABLES
 from ecomflow.ui.data.readings import unexpected
 
-# How long a page that has said nothing is taken to be open.
+# A page counts as open for this long after its last request.
 _OPEN_SECONDS = 5.0
 _COLUMNS = 100
 _SPARK_COLUMNS = 50
@@ -23,9 +23,9 @@ Series = tuple[float | None, ...]
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What is known by now, or why it could not be read (``error``). ``now``: seconds since the epoch.
+    """The latest reading, or why it failed (``error``). ``now``: seconds since the epoch.
 
-    The series are a second each, oldest first, of the last ``KEPT_SECONDS`` up to ``now``; None: not looked at then.
+    The series are rates per second, oldest first, over the last ``KEPT_SECONDS`` up to ``now``; None: no reading then.
     """
 
     report: Report | None = None
@@ -37,7 +37,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Reads by a thread of its own, which ends when nobody has looked for some seconds, and begins again with the next look."""
+    """Reads in its own thread, which ends when nobody has called ``look`` for some seconds and restarts with the next call."""
 
     def __init__(
         self,
@@ -64,16 +64,16 @@ class Sampler:
             return self._sample
 
     def tables(self) -> dict[str, Series]:
-        """The rows of each table a second, as the series of a sample."""
+        """The rows per second of each table, as series like those of a sample."""
         with self._lock:
             return {table: tuple(self._history.series(rows_of(table), _SPARK_COLUMNS)) for table in TABLES}
 
     def wait_for_first(self, seconds: float) -> None:
-        """Wait until something has been read, but no longer than ``seconds``."""
+        """Wait for the first reading, at most ``seconds``."""
         self._first.wait(seconds)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._stopped.set()
 
     def _run(self) -> None:
@@ -93,7 +93,7 @@ class Sampler:
             metrics = self._read()
         except EcomflowError as caught:
             error = caught
-        except Exception as caught:  # noqa: BLE001  # shown on the page: a thread has nobody else to tell
+        except Exception as caught:  # noqa: BLE001  # shown on the page: nothing else handles errors of this thread
             error = unexpected(caught)
         with self._lock:
             if metrics is not None:
@@ -114,7 +114,7 @@ def _sample(history: History, error: EcomflowError | None) -> Sample:
 
 
 def times(series: Series, now: float) -> list[tuple[float, float | None]]:
-    """The numbers of a series, each with the end of its part in seconds since the epoch."""
+    """The values of a series, each with the end of its interval in seconds since the epoch."""
     width = KEPT_SECONDS / max(len(series), 1)
     last = now // width * width + width
     return [(last - (len(series) - 1 - place) * width, value) for place, value in enumerate(series)]

@@ -1,7 +1,7 @@
-"""Nothing flows in; the steps of the pipeline's graph, from Beam's own proto of it, flow out.
+"""The steps of the pipeline's graph, from Beam's own proto.
 
-Beam takes seconds and 200 MB to import, so the graph is made in a process of its own that ends with it: ``python -m
-ecomflow.ui.data.steps local`` prints the tree as JSON.
+Importing Beam takes seconds and 200 MB, so a separate process builds the graph and then ends: ``python -m ecomflow.ui.data.steps
+local`` prints the tree as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SECONDS = 120
 
 def read_steps(settings: Settings) -> tuple[Step, ...]:
     """The steps of the graph that ``settings`` would run. Takes seconds. Raises EcomflowError."""
-    # -P: a file in the working folder must not be taken for a module of ours.
+    # -P: a file in the working folder must not shadow one of ecomflow's modules.
     command = [sys.executable, "-P", "-m", __name__, "local" if settings.is_local else "dataflow"]
     made = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     try:
@@ -28,7 +28,7 @@ def read_steps(settings: Settings) -> tuple[Step, ...]:
     except msgspec.MsgspecError as error:
         said = made.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
         raise EcomflowError(
-            f"The pipeline's graph can't be made: {said[-1]}", "See: ecomflow --debug deploy --dry-run"
+            f"The pipeline's graph can't be built: {said[-1]}", "See: ecomflow --debug deploy --dry-run"
         ) from error
 
 

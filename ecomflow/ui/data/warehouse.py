@@ -1,7 +1,7 @@
-"""The warehouse in; what the view of the tables shows out: counts, newest rows, rows a minute, partitions.
+"""Reads what the view of the tables shows: counts, newest rows, rows per minute, partitions.
 
-The local warehouse is asked by queries, which are free. In a project the counts come from the tables' own metadata, which are
-free too; all else is a query over the partitions of the last two days, whose bytes can be known beforehand (``scanned``).
+The local warehouse is queried, which is free. In a project the counts come from the tables' metadata, which is free too; the rest
+is queries over the partitions of the last two days, and ``scanned`` returns their bytes beforehand.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _METADATA_SECONDS = 10.0
 
 
 class TableCount(msgspec.Struct, frozen=True):
-    """The rows of a table, those still in BigQuery's streaming buffer included; ``newest``: when the last one was appended,
-    or, in a project, when BigQuery last noted a change.
+    """The rows of a table, including those in BigQuery's streaming buffer; ``newest``: when the last one was appended, or, in a
+    project, when BigQuery last recorded a change.
     """
 
     table: str
@@ -36,7 +36,7 @@ class TableCount(msgspec.Struct, frozen=True):
 
 class TableDetail(msgspec.Struct, frozen=True):
     """``rows``: the newest ones under ``columns``. ``minutes``: rows appended in each of the last ``MINUTES``. ``partitions``:
-    (day, rows), newest first, ``MOST_PARTITIONS`` at most; an error where the warehouse does not tell them.
+    (day, rows), newest first, at most ``MOST_PARTITIONS``; an error if the warehouse can't list them.
     """
 
     table: str
@@ -47,12 +47,12 @@ class TableDetail(msgspec.Struct, frozen=True):
 
 
 def read_counts(settings: Settings) -> tuple[TableCount, ...]:
-    """Every fact table's count. Raises as ``answers.send`` does."""
+    """The count of every fact table. Raises the same errors as ``queries.send``."""
     endpoints = running_endpoints(settings)
     if not settings.is_local:
         return _from_metadata(settings, endpoints)
     selects = [
-        f"SELECT '{table}' AS place, COUNT(*) AS amount, MAX(ingestion_timestamp) AS newest FROM ecomflow.{table}"  # noqa: S608  # our names
+        f"SELECT '{table}' AS place, COUNT(*) AS amount, MAX(ingestion_timestamp) AS newest FROM ecomflow.{table}"  # noqa: S608  # fixed names
         for table in TABLES
     ]
     found = {row[0]: row for row in queries.ask(settings, endpoints, " UNION ALL ".join(selects), {}).rows}
@@ -60,7 +60,7 @@ def read_counts(settings: Settings) -> tuple[TableCount, ...]:
 
 
 def read_detail(settings: Settings, table: str) -> TableDetail:
-    """What there is to see of ``table``, one of ``TABLES``. Raises as ``answers.send`` does."""
+    """The details of ``table``, one of ``TABLES``. Raises the same errors as ``queries.send``."""
     endpoints, now = running_endpoints(settings), datetime.now(UTC)
     newest, minutes = (queries.taken(queries.send(settings, endpoints, query)) for query in _row_queries(settings, table, now))
     return TableDetail(
@@ -73,8 +73,8 @@ def read_detail(settings: Settings, table: str) -> TableDetail:
 
 
 def scanned(settings: Settings, table: str) -> int:
-    """The bytes that ``read_detail`` would have BigQuery scan for the rows, by dry runs, which are free. What it takes for the
-    partitions is at least 10 MB more: https://cloud.google.com/bigquery/docs/information-schema-intro#pricing
+    """The bytes that ``read_detail`` would scan for the rows, by dry runs, which are free. Listing the partitions costs at least
+    10 MB more: https://cloud.google.com/bigquery/docs/information-schema-intro#pricing
     """
     endpoints = running_endpoints(settings)
     return sum(queries.scanned_bytes(settings, endpoints, query) for query in _row_queries(settings, table, datetime.now(UTC)))
@@ -94,7 +94,7 @@ def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount
 
 
 def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries.Query, queries.Query]:
-    """Newest rows, and rows a minute. In a project over the last two days alone."""
+    """Queries of the newest rows and of the rows per minute; in a project only over the last two days."""
     day = table_definition(table).partition
     recent = "TRUE" if settings.is_local else f"{day} >= DATE_SUB(CURRENT_DATE(), INTERVAL 1 DAY)"
     newest = f"SELECT * FROM ecomflow.{table} WHERE {recent} ORDER BY ingestion_timestamp DESC LIMIT {NEWEST_ROWS}"  # noqa: S608
@@ -107,7 +107,7 @@ def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries
 
 
 def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
-    """From the rows themselves, or, in a project, from what BigQuery keeps of them."""
+    """From the rows themselves, or, in a project, from BigQuery's metadata."""
     if settings.is_local:
         day = table_definition(table).partition
         what, where = f"{day} AS day, COUNT(*) AS amount", f"ecomflow.{table} GROUP BY day"
@@ -123,7 +123,7 @@ def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tu
 
 
 def _filled(found: Sequence[tuple[datetime, int]], now: datetime) -> tuple[tuple[datetime, int], ...]:
-    """Every minute up to ``now``, those without rows too."""
+    """Every minute up to ``now``, including those without rows."""
     counts = {moment.astimezone(UTC).replace(tzinfo=UTC): amount for moment, amount in found}
     last = now.replace(second=0, microsecond=0)
     moments = [last - timedelta(minutes=back) for back in range(MINUTES - 1, -1, -1)]

@@ -1,11 +1,11 @@
-// The part of the page that changes comes anew each second, as the same HTML that the server put into the page at first. Only
-// what differs is changed in place, so that focus, selection and open details stay. Nothing is asked for while nobody sees it.
+// The live part of the page is fetched every second, as the same HTML that the server put into the page at first. Only differences
+// are changed in place, so that focus, selection and open details stay. Nothing is fetched while the page is hidden.
 
 const EVERY = 1000;
 const SLOWER = 5000;
 const PATIENCE = 8000;
 
-// The server's answer is parsed as a document of its own, in which no script runs; this page's policy allows no other way in.
+// The response is parsed as a separate document, in which no script runs; the page's policy allows no other way to write HTML.
 const policy = window.trustedTypes?.createPolicy("ecomflow", { createHTML: (html) => html });
 const live = document.getElementById("live");
 const connection = document.getElementById("connection");
@@ -35,7 +35,7 @@ function morphAttributes(old, now) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   for (const { name } of [...old.attributes]) {
-    // Which details are open is the reader's own.
+    // The reader decides which details are open.
     if (!now.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
   }
 }
@@ -60,7 +60,7 @@ async function refresh() {
   try {
     const answer = await fetch(live.dataset.from, { signal: AbortSignal.timeout(PATIENCE), credentials: "same-origin" });
     if (answer.status === 403) {
-      say("This page's server was started anew. Open the address that ecomflow ui printed.");
+      say("This page's server was restarted. Open the address that ecomflow ui printed.");
       return SLOWER;
     }
     const html = await answer.text();
@@ -69,7 +69,7 @@ async function refresh() {
     say("");
     return EVERY;
   } catch {
-    say("This page's server does not answer. Start it again: ecomflow ui");
+    say("This page's server does not respond. Start it again: ecomflow ui");
     return SLOWER;
   }
 }
@@ -93,7 +93,7 @@ if (live) {
   timer = setTimeout(tick, EVERY);
 }
 
-// A form that was sent says so, and is sent once.
+// A submitted form says so, and can't be submitted twice.
 document.addEventListener("submit", (event) => {
   const button = event.target.querySelector("button");
   if (!button || button.getAttribute("aria-disabled") === "true") {
@@ -105,7 +105,7 @@ document.addEventListener("submit", (event) => {
   button.textContent = "One moment…";
 });
 
-// Back to the page as it was left: its forms can be sent again.
+// After going back to the page its forms can be submitted again.
 window.addEventListener("pageshow", () => {
   for (const button of document.querySelectorAll("button[aria-disabled]")) {
     button.removeAttribute("aria-disabled");

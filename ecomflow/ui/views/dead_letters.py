@@ -1,4 +1,4 @@
-"""Groups, letters and replays in; the view of the dead letters out. Pure: every value of a message is text."""
+"""Groups, dead letters and replays in; the view of the dead letters out. Pure: every value of a message is text."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOST_LETTERS = 200
 
 
 def groups_view(sample: Sample, overview: Reading[Overview], form_token: str) -> Html:
-    """The groups of one cause each, the largest first. Reading them costs the bucket, so it is seldom done unasked."""
+    """The groups by cause, largest first. Reading them is expensive for the bucket, so automatic reads are rare."""
     again = button("Read again", form_token, "/dead-letters") if overview.read_at is not None else None
     note = None if overview.read_at is None else f"Read at {clock_text(overview.read_at)} UTC."
     if overview.is_reading and overview.value is not None:
-        note = f"Being read again: {counted(overview.progress, 'object')} so far."
+        note = f"Reading again: {counted(overview.progress, 'object')} so far."
     return join([state_line(sample), section("Dead letters by cause", _groups(overview), note=note, beside=again)])
 
 
@@ -36,11 +36,11 @@ def _groups(overview: Reading[Overview]) -> Html:
     if overview.value is None:
         if overview.error is not None:
             return trouble(overview.error)
-        return notice(f"The bucket is being read: {counted(overview.progress, 'object')} so far.")
+        return notice(f"Reading the bucket: {counted(overview.progress, 'object')} so far.")
     found = overview.value
     parts = [trouble(overview.error) if overview.error else None]
     if not found.groups.total:
-        return join([*parts, notice("There are no dead letters: nothing was refused.")])
+        return join([*parts, notice("There are no dead letters: no message was refused.")])
     groups = [_group(one) for one in found.groups.groups[:_MOST_GROUPS]]
     return join([*parts, tag("p", _total(found)), tag("ol", groups, class_="groups")])
 
@@ -48,9 +48,9 @@ def _groups(overview: Reading[Overview]) -> Html:
 def _total(found: Overview) -> str:
     total = f"{counted(found.groups.total, 'dead letter')} in {counted(len(found.groups.groups), 'group')}."
     if not found.is_whole:
-        total = f"The newest {count_text(found.groups.total)} dead letters are grouped; all of them: ecomflow dlq stats."
+        total = f"Only the newest {count_text(found.groups.total)} dead letters are grouped. To group all: ecomflow dlq stats."
     if found.unreadable:
-        total += f" Besides, {counted(found.unreadable, 'object')} under dlq/ of another kind: ecomflow dlq inspect names them."
+        total += f" {counted(found.unreadable, 'object')} under dlq/ can't be read; to list them: ecomflow dlq inspect."
     return total
 
 
@@ -67,22 +67,22 @@ def _is_other(one: Group) -> bool:
 
 
 def group_address(one: Group) -> str:
-    """Where a group's letters are."""
+    """The address of a group."""
     return letters_address(DeadLetterFilter(streams=(one.stream,), reason=one.reason, fingerprint=one.fingerprint.id))
 
 
 def letters_address(selected: DeadLetterFilter, limit: int | None = None) -> str:
-    """Where the letters of ``selected`` are, the newest ``limit`` of them."""
+    """The address of the newest ``limit`` dead letters of ``selected``."""
     asked = {"reason": selected.reason or ""} | ({} if limit is None else {"limit": str(limit)})
     return f"/dead-letters/{quote(selected.streams[0])}/{quote(selected.fingerprint or 'any')}?{urlencode(asked)}"
 
 
 def dead_letters_view(selected: DeadLetterFilter, found: Found, replay_line: str, form_token: str | None) -> Html:
-    """A group's newest letters. ``form_token`` None: the page may not replay, and shows the command alone."""
+    """The newest dead letters of a group. ``form_token`` None: the page may not replay, and shows only the command."""
     title = f"{selected.streams[0]}: {selected.reason or 'any reason'}"
     parts: list[Html | None] = [tag("p", tag("a", "All groups", href="/dead-letters"), class_="back")]
     if not found.letters:
-        return join([*parts, section(title, notice("There are no dead letters of that kind any more."))])
+        return join([*parts, section(title, notice("There are no such dead letters any more."))])
     parts.append(section(title, _cause(found.letters[0]), _way_back(selected, replay_line, form_token)))
     limit = len(found.letters) + PAGE
     more = (
@@ -90,8 +90,10 @@ def dead_letters_view(selected: DeadLetterFilter, found: Found, replay_line: str
         if found.more and limit <= _MOST_LETTERS
         else None
     )
-    note = f"The newest {len(found.letters)}" + (", of more." if found.more else ".")
-    parts.append(section("Letters", [_letter(one, number == 0) for number, one in enumerate(found.letters)], more, note=note))
+    note = f"The newest {len(found.letters)}" + ("; there are more." if found.more else ".")
+    parts.append(
+        section("Dead letters", [_letter(one, number == 0) for number, one in enumerate(found.letters)], more, note=note)
+    )
     return join(parts)
 
 
@@ -103,11 +105,11 @@ def _way_back(selected: DeadLetterFilter, replay_line: str, form_token: str | No
     parts: list[Html | None] = [tag("h3", "Replay")]
     if form_token is None:
         parts.append(
-            tag("p", "To replay them, once the contract takes them, run this. With --dry-run it only says what would pass.")
+            tag("p", "Once the cause is fixed, replay them with this command. With --dry-run it only says what would pass.")
         )
     else:
         fields = {"stream": selected.streams[0], "reason": selected.reason or "", "fingerprint": selected.fingerprint or ""}
-        parts.append(tag("p", "Find out what would pass by now; nothing is published before you confirm it."))
+        parts.append(tag("p", "See how many would pass now. Nothing is published before you confirm it."))
         parts.append(button("Preview the replay", form_token, "/replays", kind="primary", **fields))
         parts.append(tag("p", "Or in a terminal:"))
     return join([*parts, command(replay_line)])
@@ -135,11 +137,13 @@ def _payload(letter: DeadLetter) -> Html:
     body = [tag("mark", lines(piece.text)) if piece.marked else lines(piece.text) for piece in drawn.pieces]
     remarks = []
     if letter.payload_encoding == "base64":
-        remarks.append("The bytes are not UTF-8; this is their base64.")
+        remarks.append("The bytes are not valid UTF-8 and are shown as base64.")
     if drawn.is_cut:
-        remarks.append(f"Only the first {count_text(MOST_CHARACTERS)} characters are shown; all: ecomflow dlq inspect --full.")
+        remarks.append(
+            f"Only the first {count_text(MOST_CHARACTERS)} characters are shown. For all: ecomflow dlq inspect --full."
+        )
     if path != "$" and not drawn.found:
-        remarks.append(f"{shown(path, 120)} is not in {'what is shown' if drawn.is_cut else 'the payload'}.")
+        remarks.append(f"{shown(path, 120)} is not in the {'shown part' if drawn.is_cut else 'payload'}.")
     said = tag("p", " ".join(remarks), class_="quiet") if remarks else None
     return join([tag("h3", "Payload"), tag("pre", body, class_="payload", tabindex="0"), said])
 
@@ -154,10 +158,10 @@ def _attributes(letter: DeadLetter) -> Html:
 
 
 def replay_view(replay: Replay, form_token: str) -> Html:
-    """A replay on its way: what it would do, the button that confirms it, and what it did."""
-    back = tag("p", tag("a", "Back to the letters", href=letters_address(replay.selected)), class_="back")
+    """A replay: its preview, the button that confirms it, and its result."""
+    back = tag("p", tag("a", "Back to the dead letters", href=letters_address(replay.selected)), class_="back")
     sentences: dict[str, str] = {
-        "planning": f"Asking the pipeline's own steps about each letter: {count_text(replay.count)} objects read.",
+        "planning": f"Checking each dead letter with the pipeline's own steps: {count_text(replay.count)} objects read.",
         "publishing": f"Publishing: {count_text(replay.count)} events so far.",
     }
     parts: list[Html | None] = [tag("p", sentences[replay.stage], role="status")] if replay.stage in sentences else []
@@ -177,11 +181,11 @@ def _plan(replay: Replay) -> Html:
     plan = replay.plan
     assert plan is not None
     if not plan.chosen:
-        return notice("There are no dead letters of that kind.")
+        return notice("There are no such dead letters.")
     failing = plan.chosen - plan.passing - plan.too_recent
     told = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
     if failing:
-        told += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again, and stay where they are."
+        told += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again; they stay in dlq/."
     if plan.too_recent:
         told += f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
     parts = [tag("p", told, class_="sentence", role="status")]
@@ -192,12 +196,12 @@ def _plan(replay: Replay) -> Html:
 
 def _failing(failing: Sequence[tuple[str, int]], examples: dict[str, str]) -> Html:
     rows = [(tag("code", shown(path, 80)), count_text(amount), shown(examples.get(path, ""), 200)) for path, amount in failing]
-    return table("What still fails", ("path", "count", "such as"), rows, right=("count",), quiet=True)
+    return table("What still fails", ("path", "count", "example"), rows, right=("count",), quiet=True)
 
 
 def _summary(replay: Replay) -> Html:
     summary = replay.summary
     assert summary is not None
-    told = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} aside to replayed/."
-    told += f" {count_text(summary.left)} lie where they were: their objects changed meanwhile." if summary.left else ""
+    told = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} to replayed/."
+    told += f" {count_text(summary.left)} stay in dlq/: their objects changed meanwhile." if summary.left else ""
     return tag("div", tag("p", told, class_="sentence"), class_="notice", data_tone="good", role="status")

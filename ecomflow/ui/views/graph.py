@@ -1,4 +1,4 @@
-"""Figures and the graph's steps in; the view of the running pipeline out. Pure."""
+"""Metrics and the graph's steps in; the view of the running pipeline out. Pure."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _NUMBER = re.compile(r"\d[\d,.]*")
 
 
 def graph_view(sample: Sample, steps: Reading[tuple[Step, ...]]) -> Html:
-    """The state in a sentence, the metrics, the graph, and the last minutes as a chart."""
+    """The state as a sentence, the metrics, the graph, and a chart of the last minutes."""
     if sample.report is None:
         return state_line(sample)
     return join(
         [
             state_line(sample),
             _metrics(sample.report, sample),
-            section("Graph", _graph(sample.report, steps), note="From Beam's own description of the pipeline."),
-            section("Throughput", _chart(sample), note="As far as this page has looked."),
+            section("Graph", _graph(sample.report, steps), note="Generated from Beam's representation of the pipeline."),
+            section("Throughput", _chart(sample), note="Only while a page was open."),
             _refusals(sample.report.metrics),
         ]
     )
 
 
 def state_line(sample: Sample) -> Html:
-    """How the pipeline fares. A screen reader is told when it changes; so what it hears has no figure that moves."""
+    """The state of the pipeline. Screen readers announce changes, so their text has no changing numbers."""
     tone, sentence, remedy = state(sample)
     heard = _NUMBER.sub("some", sentence)
     return tag(
@@ -50,7 +50,7 @@ def state_line(sample: Sample) -> Html:
 
 
 def state(sample: Sample) -> tuple[str, str, str | None]:
-    """(tone, sentence, what to do): good, quiet, or bad."""
+    """(tone, sentence, remedy); the tone is good, quiet or bad."""
     if sample.error is not None:
         return "bad", sample.error.message, sample.error.remedy
     if sample.report is None:
@@ -65,7 +65,7 @@ def state(sample: Sample) -> tuple[str, str, str | None]:
 
 
 def _parted(wrong: str) -> tuple[str, str | None]:
-    """A sentence of trouble without the next command that it ends with, and that command."""
+    """Split a problem into the sentence and the command at its end."""
     for word in ("Run: ", "See: ", "Start it with: "):
         sentence, found, command = wrong.rpartition(word)
         if found:
@@ -76,16 +76,16 @@ def _parted(wrong: str) -> tuple[str, str | None]:
 def _metrics(found: Report, sample: Sample) -> Html:
     metrics, rates, latency = found.metrics, found.rates, found.latency
     refused, waiting = sum(metrics.refused.values()), metrics.backlog
-    over = "since it began" if latency.seconds is None else f"over the last {latency.seconds:.0f} s"
+    over = "since the start" if latency.seconds is None else f"over the last {latency.seconds:.0f} s"
     rows = None if rates is None else sum(one.rows for one in rates.tables)
     return tag(
         "dl",
-        _figure("Events a second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
-        _figure("Rows a second", rate_text(rows, ""), _spark(sample.rows)),
+        _figure("Events per second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
+        _figure("Rows per second", rate_text(rows, ""), _spark(sample.rows)),
         _figure("Received", count_text(metrics.received)),
         _figure("Refused", count_text(refused), tone="bad" if refused else None),
-        _figure("Waiting", UNKNOWN if waiting is None else count_text(waiting), told=metrics.backlog_unknown),
-        _figure("Oldest waits", seconds_text(metrics.oldest_unacked_seconds) if waiting else UNKNOWN),
+        _figure("Backlog", UNKNOWN if waiting is None else count_text(waiting), told=metrics.backlog_unknown),
+        _figure("Oldest message", seconds_text(metrics.oldest_unacked_seconds) if waiting else UNKNOWN),
         _figure("Latency, p50", seconds_text(latency.p50), told=f"From publish to append, {over}."),
         _figure("Latency, p99", seconds_text(latency.p99), told=f"From publish to append, {over}."),
         _figure("Memory", bytes_text(metrics.memory_bytes)),
@@ -95,7 +95,7 @@ def _metrics(found: Report, sample: Sample) -> Html:
 
 
 def _spark(series: Series) -> Html | None:
-    """The last fifth, which is the last minute."""
+    """The last fifth of the series: one minute."""
     return sparkline(series[-len(series) // 5 :])
 
 
@@ -108,7 +108,7 @@ def _graph(found: Report, steps: Reading[tuple[Step, ...]]) -> Html:
     if steps.value is None:
         if steps.error is not None:
             return trouble(steps.error)
-        return notice("The graph is being made from the pipeline's code: a few seconds.")
+        return notice("Generating the graph from the pipeline's code, which takes a few seconds.")
     flows = _flows(found)
     return join([picture(steps.value, flows, tall=False), picture(steps.value, flows, tall=True), _table(steps.value, flows)])
 
@@ -137,7 +137,7 @@ def _table_row(step: Step, flow: Flow) -> tuple[Html | str, ...]:
 
 def _chart(sample: Sample) -> Html:
     lines = [Curve("events", times(sample.received, sample.now)), Curve("refused", times(sample.refused, sample.now), "bad")]
-    return line_chart("Events a second", lines, KEPT_SECONDS)
+    return line_chart("Events per second", lines, KEPT_SECONDS)
 
 
 def _refusals(metrics: PipelineMetrics) -> Html | None:
@@ -146,5 +146,5 @@ def _refusals(metrics: PipelineMetrics) -> Html | None:
         return None
     rows = [(reason, tag("span", count_text(amount), data_tone="bad")) for reason, amount in counts]
     drawn = table("Refused messages by reason", ("reason", "count"), rows, right=("count",), quiet=True)
-    link = tag("p", tag("a", "Look at the dead letters", href="/dead-letters"))
-    return section("Refused, by reason", tag("div", drawn, class_="narrow"), link)
+    link = tag("p", tag("a", "Show the dead letters", href="/dead-letters"))
+    return section("Refused messages by reason", tag("div", drawn, class_="narrow"), link)

@@ -1,4 +1,4 @@
-"""The steps of a graph and their metrics in; the same as a picture (SVG), from left to right or from top to bottom, out. Pure."""
+"""The steps of a graph and their metrics in; a picture (SVG), from left to right or from top to bottom, out. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MARGIN, _BEND = 2, 8
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """What a step has done since the pipeline began, and takes in a second by now; None: not known."""
+    """The totals of a step since the pipeline started, and its current input rate per second; None: not known."""
 
     metrics: StepMetrics | None = None
     rate: float | None = None
 
 
 class Box(msgspec.Struct, frozen=True):
-    """A step in its place, in pixels, and the box that it reads from."""
+    """A step with its position in pixels, and the box that it reads from."""
 
     step: Step
     x: float
@@ -36,7 +36,7 @@ class Box(msgspec.Struct, frozen=True):
 
 
 def wide_boxes(steps: Sequence[Step]) -> list[Box]:
-    """A column for each step's distance from the source, and a row for each line of steps; ends stand in the last column."""
+    """One column per distance from the source, one row per branch; the last steps are all in the last column."""
     deepest = max((_depth(step) for step in steps), default=1)
     boxes: list[Box] = []
 
@@ -55,7 +55,7 @@ def wide_boxes(steps: Sequence[Step]) -> list[Box]:
 
 
 def tall_boxes(steps: Sequence[Step]) -> list[Box]:
-    """One below the other; where a step has several readers, these stand further to the right."""
+    """One below the other; if a step has several readers, these are indented."""
     boxes: list[Box] = []
 
     def place(step: Step, indent: int, reads: Box | None) -> None:
@@ -72,7 +72,7 @@ def tall_boxes(steps: Sequence[Step]) -> list[Box]:
 
 
 def picture(steps: Sequence[Step], flows: Mapping[str, Flow], *, tall: bool) -> Html:
-    """The graph with a rate on each edge, totals in each box, and in red what is refused."""
+    """The graph with a rate on each edge, totals in each box, and refused messages in red."""
     boxes = tall_boxes(steps) if tall else wide_boxes(steps)
     width = max((box.x + box.width for box in boxes), default=0) + _MARGIN
     height = max((box.y + box.height for box in boxes), default=0) + _MARGIN
@@ -81,7 +81,7 @@ def picture(steps: Sequence[Step], flows: Mapping[str, Flow], *, tall: bool) -> 
     return tag(
         "svg",
         tag("title", "The pipeline's graph", id=f"graph-{name}"),
-        tag("desc", "Each step with its totals, each edge with its rate. The table of steps below says the same."),
+        tag("desc", "Each step with its totals, each edge with its rate. The table of steps below has the same numbers."),
         [_edge(box, flows.get(box.step.name, Flow()), fastest, tall) for box in boxes if box.reads],
         [_box(box, flows.get(box.step.name, Flow()), tall) for box in boxes],
         class_=f"graph {name}",
@@ -99,7 +99,7 @@ def every_step(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def holds_refusals(step: Step) -> bool:
-    """Whether what comes in here is what was refused: the label says so, for Beam's proto knows no such thing."""
+    """Whether the input of the step is refused messages. The label says so; Beam's proto does not."""
     return step.name.endswith("dead letters")
 
 
@@ -108,7 +108,7 @@ def _depth(step: Step) -> int:
 
 
 def _box(box: Box, flow: Flow, tall: bool) -> Html:
-    """A step's name in a line or two; below them what came in, and what was refused: on one line where there is room."""
+    """A step's name in one or two lines; below, its input and refused messages, on one line if there is room."""
     total, refused = _totals(box.step, flow)
     written = [box.step.name] if tall else _wrapped(box.step.name)
     left, right, bottom = box.x + 12, box.x + box.width - 12, box.y + box.height - 11
@@ -128,13 +128,13 @@ def _box(box: Box, flow: Flow, tall: bool) -> Html:
 
 
 def _totals(step: Step, flow: Flow) -> tuple[str, str]:
-    """What stands in a box: how much came in; and, in red, how much of it was refused."""
+    """The numbers in a box: the input, and, in red, how much of it was refused."""
     if flow.metrics is None:
-        return "not told yet", ""
+        return "not reported yet", ""
     taken, messages_out, refused = flow.metrics.messages_in, flow.metrics.messages_out, flow.metrics.refused
     if holds_refusals(step):
         return "" if taken else "none", f"{count_text(taken)} refused" if taken else ""
-    # The first step takes in nothing: it reads.
+    # The first step has no input: it reads.
     total = f"{count_text(taken)} in" if taken or not messages_out else f"{count_text(messages_out)} out"
     return total, f"{count_text(refused)} refused" if refused else ""
 
@@ -155,7 +155,7 @@ def _edge(box: Box, flow: Flow, fastest: float, tall: bool) -> Html:
 
 
 def _wide_way(box: Box, reads: Box) -> tuple[str, float, float, str]:
-    """The edge's path: down a trunk beside the box that it leaves; and where its rate stands, before the box that it leads to."""
+    """The edge's path, along a trunk next to its source box, and the position of its rate, before its target box."""
     x0, y0, x1, y1 = reads.x + reads.width, reads.y + reads.height / 2, box.x, box.y + box.height / 2
     place = (x1 - 7, y1 - 8, "end")
     if y0 == y1:
@@ -175,7 +175,7 @@ def _tall_way(box: Box, reads: Box) -> tuple[str, float, float, str]:
 
 
 def _wrapped(name: str) -> list[str]:
-    """A label in one line, or in two of which the longer is as short as can be."""
+    """A label in one line, or in two lines of which the longer is as short as possible."""
     words = name.split(" ")
     if len(name) <= _LINE_CHARACTERS or len(words) < 2:
         return [name]

@@ -1,4 +1,4 @@
-"""What a view shows in; the whole page around it out. Pure."""
+"""The content of a view in; the whole page out. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ VIEWS = (("/", "Graph"), ("/tables", "Tables"), ("/dead-letters", "Dead letters"
 
 
 class View(msgspec.Struct, frozen=True):
-    """``live``: the part that the page asks for again each second, at ``live_at``; None: it stays as it is. ``path``: the entry
-    of the menu that it belongs to.
+    """``live``: the part that the page fetches every second from ``live_at``; None: nothing is updated. ``path``: the menu entry
+    of the view.
     """
 
     title: str
@@ -25,7 +25,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 def page(view: View, target: str) -> str:
-    """The document of ``view``. ``target``: whose pipeline it is, in a line."""
+    """The document of ``view``. ``target``: the stack or project, in one line."""
     links = [tag("a", name, href=path, aria_current="page" if path == view.path else None) for path, name in VIEWS]
     live = None
     if view.live is not None:
@@ -56,7 +56,7 @@ def page(view: View, target: str) -> str:
 
 
 def trouble(error: EcomflowError) -> Html:
-    """An error as a sentence and what to do next."""
+    """An error as a sentence with its remedy."""
     return tag(
         "div",
         tag("p", error.message, class_="sentence"),
@@ -68,18 +68,18 @@ def trouble(error: EcomflowError) -> Html:
 
 
 def notice(*children: Any) -> Html:
-    """A quiet remark in a box."""
+    """A short note in a box."""
     return tag("div", tag("p", *children), class_="notice")
 
 
 def section(title: str, *children: Any, note: Any = None, beside: Html | None = None, id_: str | None = None) -> Html:
-    """A part of a view under its heading, with a remark and a form beside it."""
+    """A part of a view with a heading, a note and a form next to it."""
     head = tag("div", tag("h2", title), tag("p", note, class_="quiet") if note else None, beside, class_="head")
     return tag("section", head, join(children), id=id_)
 
 
 def button(label: str, form_token: str, action: str, *fields: Any, kind: str = "plain", **hidden: str) -> Html:
-    """A form of one button that posts ``hidden`` to ``action``, with ``fields`` to fill in before it."""
+    """A form with one button that posts ``hidden`` and the given ``fields`` to ``action``."""
     return tag(
         "form",
         tag("input", type="hidden", name="form_token", value=form_token),
@@ -92,5 +92,5 @@ def button(label: str, form_token: str, action: str, *fields: Any, kind: str = "
 
 
 def command(line: str) -> Html:
-    """A command to be run in a terminal."""
+    """A command to run in a terminal."""
     return tag("pre", tag("code", line), class_="command", tabindex="0")

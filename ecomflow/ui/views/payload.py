@@ -1,6 +1,6 @@
-"""A refused message's payload and the path of its error in; it indented, as pieces of text with that place marked, out. Pure.
+"""A refused message's payload and the path of its error in; the indented payload, with that value marked, out. Pure.
 
-Not one character of a token is changed: numbers keep their digits, repeated keys stay, and what is no JSON is shown as it came.
+Tokens are not changed: numbers keep their digits, repeated keys stay, and a payload that is not JSON is shown unchanged.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ MOST_CHARACTERS = 20_000
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _PART = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
-# A document may be nested hundreds of levels deep.
+# A document can be nested hundreds of levels deep.
 _DEEPEST_INDENT = 40
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Some text; ``marked`` where it is what the error is about."""
+    """A piece of text; ``marked``: the error is about it."""
 
     text: str
     marked: bool = False
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """``found``: whether the path leads to a value, which is marked then. ``is_cut``: whether there is more than is shown."""
+    """``found``: whether there is a value at the path, which is then marked. ``is_cut``: whether the payload was truncated."""
 
     pieces: tuple[Piece, ...]
     found: bool
@@ -37,7 +37,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def shown_payload(payload: str, path: str) -> Shown:
-    """``payload`` indented, with the value at ``path`` marked, ``MOST_CHARACTERS`` at most. The whole (``$``) is not marked."""
+    """``payload`` indented, with the value at ``path`` marked, at most ``MOST_CHARACTERS``. The whole (``$``) is not marked."""
     if not _is_json(payload):
         return Shown((Piece(payload[:MOST_CHARACTERS]),), False, len(payload) > MOST_CHARACTERS)
     wanted = tuple(int(index) if index else key for index, key in _PART.findall(path))
@@ -62,12 +62,12 @@ def _is_json(payload: str) -> bool:
 
 
 def _merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
-    """Neighbours of the same kind as one."""
+    """Merge adjacent pieces of the same kind."""
     return tuple(Piece("".join(one.text for one in same), marked) for marked, same in groupby(pieces, lambda one: one.marked))
 
 
 class _Indenter:
-    """Goes through valid JSON and knows where it is: a key or an index for each level. Marks the value at ``wanted``."""
+    """Walks through valid JSON, tracking the path as a key or index per level, and marks the value at ``wanted``."""
 
     def __init__(self, wanted: tuple[str | int, ...]) -> None:
         self._wanted = wanted
@@ -76,7 +76,7 @@ class _Indenter:
         self._at_key = self._is_empty = self._marks = False
 
     def pieces(self, payload: str) -> Iterator[Piece]:
-        """The tokens in order, with the white space that indents them."""
+        """The tokens in order, with whitespace for the indentation."""
         steps = {"{": self._open, "[": self._open, "}": self._close, "]": self._close, ",": self._next, ":": self._enter}
         for match in _TOKEN.finditer(payload):
             yield from steps.get(match[0], self._scalar)(match[0])

@@ -1,4 +1,4 @@
-"""Questions and answers in; the view of the warehouse's answers out. Pure."""
+"""Questions and query results in; the view of the questions out. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDER BY events DESC"""
 
 
 def questions_view(questions: Sequence[Question], form_token: str, sql: str = _SQL_EXAMPLE) -> Html:
-    """The questions there are, and the box for one of one's own."""
+    """The named questions, and the text box for SQL."""
     links = [
         tag("li", tag("a", one.asks, href=f"/questions/{one.name}"), tag("p", tag("code", one.name), class_="quiet"))
         for one in questions
@@ -36,10 +36,10 @@ def questions_view(questions: Sequence[Question], form_token: str, sql: str = _S
 
 
 def sql_form(form_token: str, sql: str) -> Html:
-    """The box for GoogleSQL."""
+    """The text box for GoogleSQL."""
     field = tag(
         "label",
-        tag("span", "A query in GoogleSQL; the tables stand under the dataset ecomflow"),
+        tag("span", "A query in GoogleSQL; the tables are in the dataset ecomflow"),
         tag(
             "textarea",
             Exact(f"\n{sql}"),
@@ -49,12 +49,12 @@ def sql_form(form_token: str, sql: str) -> Html:
             autocomplete="off",
         ),
     )
-    note = "It can only read: one SELECT."
-    return section("Your own", button("Ask", form_token, "/questions", field, kind="primary"), note=note)
+    note = "Read only: a single SELECT."
+    return section("Your own query", button("Run", form_token, "/questions", field, kind="primary"), note=note)
 
 
 def question_view(question: Question, values: Mapping[str, str], form_token: str, answer: Html | None = None) -> Html:
-    """A question with its parameters, and the answer once it was asked."""
+    """A question with its parameters, and its result after it was run."""
     fields = [_field(one, values.get(one.name, "")) for one in question.parameters]
     return join(
         [
@@ -63,7 +63,7 @@ def question_view(question: Question, values: Mapping[str, str], form_token: str
                 question.asks,
                 tag("p", question.counts),
                 tag("p", f"Reads {question.reads}.", class_="quiet"),
-                button("Ask", form_token, f"/questions/{question.name}", *fields, kind="primary"),
+                button("Run", form_token, f"/questions/{question.name}", *fields, kind="primary"),
             ),
             answer,
             tag(
@@ -74,37 +74,37 @@ def question_view(question: Question, values: Mapping[str, str], form_token: str
 
 
 def sql_view(sql: str, form_token: str, answer: Html) -> Html:
-    """The query that was asked, and its answer."""
+    """The query that was run, and its result."""
     return join([tag("p", tag("a", "All questions", href="/questions"), class_="back"), sql_form(form_token, sql), answer])
 
 
 def weighed(scanned: int, most: int, form_token: str, action: str, fields: Mapping[str, str]) -> Html:
-    """In a project, before anything is asked: what BigQuery would scan, and the button that asks all the same."""
+    """In a project, before the query runs: the bytes that BigQuery would scan, and the button that runs it."""
     told = f"BigQuery would scan {bytes_text(scanned)} ({count_text(scanned)} bytes)."
     if scanned > most:
-        more = f" That is more than this page may ask for ({bytes_text(most)}): start it with a higher --max-bytes."
-        return section("Before it is asked", notice(told + more))
+        more = f" That exceeds the limit of this page ({bytes_text(most)}): start it with a higher --max-bytes."
+        return section("Before the query runs", notice(told + more))
     return section(
-        "Before it is asked", tag("p", told), button("Ask all the same", form_token, action, kind="primary", sure="yes", **fields)
+        "Before the query runs", tag("p", told), button("Run it", form_token, action, kind="primary", sure="yes", **fields)
     )
 
 
 def answer_view(answer: Answer, total: int, shown_command: str | None = None) -> Html:
-    """An answer as chart, where it has that shape, and as table."""
+    """A result as a table, and as a chart if it can be drawn."""
     if not answer.rows:
-        return section("Answer", notice("There are no rows."), id_="answer")
-    more = f"{count_text(total)} rows" + (f", the first {len(answer.rows)} of them here." if total > len(answer.rows) else ".")
-    parts = [chart(answer), rows_table("The answer", answer.columns, answer.rows)]
+        return section("Result", notice("There are no rows."), id_="answer")
+    more = f"{count_text(total)} rows" + (f"; the first {len(answer.rows)} are shown." if total > len(answer.rows) else ".")
+    parts = [chart(answer), rows_table("The result", answer.columns, answer.rows)]
     if shown_command:
-        parts += [tag("p", "The same in a terminal, whole, and as CSV or JSON:", class_="quiet"), command(shown_command)]
-    return section("Answer", parts, note=more, id_="answer")
+        parts += [tag("p", "The complete result in a terminal, also as CSV or JSON:", class_="quiet"), command(shown_command)]
+    return section("Result", parts, note=more, id_="answer")
 
 
 def chart(answer: Answer) -> Html | None:
-    """Bars of names, or a line of dates, of the first column of numbers or the one that the answer names."""
+    """Bars by name, or a line by date, of the column that the answer names or the first column of numbers."""
     try:
         label, amount = axes(answer)
-    except ConfigError:  # it has no shape for one
+    except ConfigError:  # it can't be drawn
         return None
     points = [(row[label], row[amount]) for row in answer.rows if _is_drawn(row[amount])]
     if not points:

@@ -1,7 +1,7 @@
-"""Numbers in; lines and bars, as SVG that stretches to its place, out. Pure.
+"""Numbers in; lines and bars, as stretchable SVG, out. Pure.
 
-Text would stretch too, so it stands beside the drawing, in HTML. Every drawing is told in words or in a table besides, and is
-hidden from screen readers where that is so.
+Text would be stretched too, so it is HTML next to the drawing. Every drawing has a text alternative or a table with the same
+numbers; with a table it is hidden from screen readers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT = 1000, 100
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Points (time in seconds, value; None: a gap), in their order, under a name. ``tone``: accent or bad."""
+    """A named series of points (time in seconds, value; None: a gap), in order. ``tone``: accent or bad."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -26,7 +26,7 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 def sparkline(values: Sequence[float | None]) -> Html | None:
-    """The course of ``values``, from 0 upwards; nothing where fewer than two are known."""
+    """A sparkline of ``values``, starting at 0; None if fewer than two are known."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return None
@@ -35,12 +35,12 @@ def sparkline(values: Sequence[float | None]) -> Html | None:
 
 
 def line_chart(title: str, lines: Sequence[Curve], seconds: float, *, unit: str = "/s", dated: bool = False) -> Html:
-    """``lines`` over the last ``seconds`` up to the newest point, from 0 to their highest, with both ends named: by the hour, or
-    ``dated``, by the day.
+    """``lines`` over the last ``seconds`` up to the newest point, from 0 to their maximum. Both ends are labelled with the time,
+    or, if ``dated``, with the day.
     """
     known = [value for line in lines for _, value in line.points if value is not None]
     if len(known) < 2:
-        return tag("p", "The chart begins with the second reading.", class_="quiet")
+        return tag("p", "The chart starts with the second reading.", class_="quiet")
     end = max(at for line in lines for at, _ in line.points)
     span = (end - seconds, end)
     high = max(known)
@@ -57,7 +57,7 @@ def line_chart(title: str, lines: Sequence[Curve], seconds: float, *, unit: str 
 
 
 def columns_chart(title: str, values: Sequence[tuple[datetime, int]], unit: str) -> Html:
-    """A column for each moment, the highest named."""
+    """A column for each time, with the maximum labelled."""
     high = max((amount for _, amount in values), default=0)
     wide = _WIDTH / max(len(values), 1)
     bars = [
@@ -86,7 +86,7 @@ def columns_chart(title: str, values: Sequence[tuple[datetime, int]], unit: str)
 
 
 def bar(amount: float, low: float, high: float) -> Html:
-    """One bar of a row of bars on the scale from ``low`` (0 or below) to ``high`` (0 or above)."""
+    """One bar on the scale from ``low`` (at most 0) to ``high`` (at least 0)."""
     whole = (high - low) or 1.0
     zero, end = -low / whole * _WIDTH, (amount - low) / whole * _WIDTH
     left, right = min(zero, end), max(zero, end)
@@ -106,7 +106,7 @@ def _highest(line: Curve) -> float | None:
 
 
 def _stroke(line: Curve, span: tuple[float, float], high: float) -> Html:
-    """The line and the area under it, in as many parts as gaps leave."""
+    """The line and the area under it, split at gaps."""
     whole = (span[1] - span[0]) or 1.0
     parts: list[list[tuple[float, float]]] = [[]]
     for at, value in line.points:

@@ -25,19 +25,19 @@ _MINUTE = 60
 
 
 def tables_view(sample: Sample, series: Mapping[str, Series], counts: Reading[tuple[TableCount, ...]]) -> Html:
-    """Every fact table: its rows in the warehouse, and what the pipeline appends to it a minute."""
+    """Every fact table: its rows in the warehouse, and the rows per minute that the pipeline appends."""
     return join([state_line(sample), section("Fact tables", _counts(sample, series, counts), note=_as_of(counts))])
 
 
 def table_view(sample: Sample, name: str, detail: Reading[TableDetail] | None) -> Html:
-    """One table. ``detail`` None: it is read only when asked for."""
+    """One table. ``detail`` None: it is read only on request."""
     found = table_definition(name)
     note = f"Partitioned by {found.partition}, clustered by {', '.join(found.clustering)}."
     parts: list[Any] = [state_line(sample), tag("p", tag("a", "All tables", href="/tables"), class_="back")]
     if detail is None:
         return join([*parts, section(name, tag("p", found.description), note=note)])
     if detail.value is None:
-        waiting = trouble(detail.error) if detail.error else notice("The table is being read.")
+        waiting = trouble(detail.error) if detail.error else notice("Reading the table…")
         return join([*parts, section(name, waiting, note=note)])
     if detail.error:
         parts.append(trouble(detail.error))
@@ -45,22 +45,22 @@ def table_view(sample: Sample, name: str, detail: Reading[TableDetail] | None) -
 
 
 def detail_view(detail: TableDetail) -> Html:
-    """Rows a minute, partitions, and the newest rows."""
-    chart = columns_chart(f"Rows a minute, last {MINUTES} minutes (UTC)", detail.minutes, "rows")
+    """Rows per minute, partitions, and the newest rows."""
+    chart = columns_chart(f"Rows per minute, last {MINUTES} minutes (UTC)", detail.minutes, "rows")
     return join([chart, tag("h3", "Newest rows"), _newest(detail), tag("h3", "Partitions"), _partitions(detail)])
 
 
 def weighed_view(name: str, scanned: int | None, form_token: str) -> Html:
-    """In a project: the button that reads the table, with what BigQuery will scan for it once that is known."""
+    """In a project: the button that reads the table, with the bytes that BigQuery will scan once these are known."""
     if scanned is None:
-        offer = button("What would reading it scan?", form_token, f"/tables/{name}", step="weigh")
+        offer = button("Show what it would scan", form_token, f"/tables/{name}", step="weigh")
         return tag("div", tag("p", "Newest rows and partitions are queries, which BigQuery charges for."), offer)
-    told = tag("p", f"BigQuery would scan {bytes_text(scanned)} of the last two days' partitions, and 10 MB for their list.")
+    told = tag("p", f"BigQuery would scan {bytes_text(scanned)} of the last two days' partitions, and 10 MB to list them.")
     return tag("div", told, button("Read it", form_token, f"/tables/{name}", kind="primary", step="read"))
 
 
 def cell(value: Any, width: int | None = _CELL_CHARACTERS) -> str:
-    """A value of the warehouse as text: amounts in full, moments in UTC."""
+    """A value of the warehouse as text: numbers in full, times in UTC."""
     match value:
         case None:
             return "NULL"
@@ -74,12 +74,12 @@ def cell(value: Any, width: int | None = _CELL_CHARACTERS) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` stands to the right in its column."""
+    """Whether ``value`` is right-aligned in its column."""
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def rows_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
-    """The warehouse's rows; columns of numbers to the right."""
+    """The warehouse's rows; columns of numbers are right-aligned."""
     right = [
         column
         for place, column in enumerate(columns)
@@ -91,10 +91,10 @@ def rows_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any
 
 def _counts(sample: Sample, series: Mapping[str, Series], counts: Reading[tuple[TableCount, ...]]) -> Html:
     if counts.value is None:
-        return trouble(counts.error) if counts.error else notice("The tables are being counted.")
+        return trouble(counts.error) if counts.error else notice("Counting the rows…")
     rows = [_count_row(found, sample, series.get(found.table, ())) for found in counts.value]
-    columns = ("table", "rows", "a minute", "last 5 minutes", "newest row (UTC)")
-    drawn = table("Fact tables and their rows", columns, rows, right=("rows", "a minute"), quiet=True)
+    columns = ("table", "rows", "per minute", "last 5 minutes", "newest row (UTC)")
+    drawn = table("Fact tables and their rows", columns, rows, right=("rows", "per minute"), quiet=True)
     return join([trouble(counts.error) if counts.error else None, drawn])
 
 
@@ -123,7 +123,7 @@ def _partitions(detail: TableDetail) -> Html:
         return notice("There are no partitions.")
     high = max(amount for _, amount in detail.partitions)
     rows = [(day, count_text(amount), bar(amount, 0, high)) for day, amount in detail.partitions]
-    caption = f"Partitions of {detail.table} by day, newest first, {MOST_PARTITIONS} at most"
+    caption = f"Partitions of {detail.table} by day, newest first, at most {MOST_PARTITIONS}"
     return tag("div", table(caption, ("partition", "rows", ""), rows, right=("rows",), quiet=True), class_="narrow")
 
 

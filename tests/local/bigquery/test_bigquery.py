@@ -68,7 +68,7 @@ class TestInstallation:
             command = [sys.executable, "-m", "ecomflow.local.bigquery", *options]
             ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert ended.returncode == 4
-        assert ended.stderr.splitlines()[0] == f"Port {port} of 127.0.0.1 is taken by another program."
+        assert ended.stderr.splitlines()[0] == f"Port {port} of 127.0.0.1 is in use by another program."
 
 
 class TestWhyRepairs:

@@ -20,10 +20,10 @@ from ecomflow.local.pubsub.log import (
     Acknowledged,
     Damage,
     Log,
-    Message,
     Published,
     Record,
     Started,
+    StoredMessage,
     SubscriptionDeleted,
     SubscriptionStored,
     TopicDeleted,
@@ -35,7 +35,7 @@ RECORDS: list[Record] = [
     Started(1, 1000),
     TopicStored(b"topic"),
     SubscriptionStored(1, b"subscription"),
-    Published([1], [Message(1000, 1.5, "key", b"\x00\xffbody"), Message(1001, 1.5, "", b"")]),
+    Published([1], [StoredMessage(1000, 1.5, "key", b"\x00\xffbody"), StoredMessage(1001, 1.5, "", b"")]),
     Acknowledged(1, [1000]),
     SubscriptionDeleted(1),
     TopicDeleted("projects/p/topics/t"),
@@ -175,7 +175,7 @@ def test_a_folder_has_one_log_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """The error says which folder and why."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(AccessError, match=r"file/data cannot be written: Not a directory"):
+    with pytest.raises(AccessError, match=r"file/data can't be written: Not a directory"):
         Log(tmp_path / "file" / "data")
 
 
@@ -183,7 +183,8 @@ class TestDamage:
     """Bytes that changed on the disk: what is whole is read, what is not is counted."""
 
     MANY: tuple[Record, ...] = tuple(
-        Published([1], [Message(number, 1.5, "", b"%d " % number + bytes(range(number % 256)) * 3)]) for number in range(200)
+        Published([1], [StoredMessage(number, 1.5, "", b"%d " % number + bytes(range(number % 256)) * 3)])
+        for number in range(200)
     )
 
     def damaged(self, folder: Path, change: Callable[[bytearray, list[int]], None]) -> tuple[list[Record], Damage | None, Path]:
@@ -279,7 +280,7 @@ class TestDamage:
     def test_a_large_log_is_read_on_in_seconds(self, tmp_path: Path) -> None:
         """One damaged length in 60 MB of binary messages."""
         noise = random.Random(7).randbytes(100_000)
-        many = [Published([1], [Message(number, 1.5, "", noise)]) for number in range(600)]
+        many = [Published([1], [StoredMessage(number, 1.5, "", noise)]) for number in range(600)]
         write(tmp_path, many)
         content = bytearray((tmp_path / "pubsub.log").read_bytes())
         at = len(content) // 2

@@ -915,7 +915,7 @@ class TestRestart:
         request = {"topic": TOPIC, "messages": [{"data": b"x"}]}
         with monkeypatch.context() as fault:
             fault.setattr(os, "pwrite", fail)
-            with pytest.raises(expected, match=r"pubsub\.log cannot be written: .* Nothing was changed"):
+            with pytest.raises(expected, match=r"pubsub\.log can't be written: .* Nothing was changed"):
                 clients.raw_publisher.publish(request=request, retry=None)
         assert clients.pull() == []
         clients.raw_publisher.publish(request=request, retry=None)

@@ -214,7 +214,7 @@ class TestOurs:
         """An address of the API that is not there is 501 with a sentence, not an empty answer."""
         answer = requests.post(f"{address}/batch/storage/v1", data="x", timeout=5)
         assert answer.status_code == 501
-        assert "has no POST /batch/storage/v1" in answer.json()["error"]["message"]
+        assert "does not support POST /batch/storage/v1" in answer.json()["error"]["message"]
 
     def test_two_conditional_writes_at_once_leave_one(self, address: str) -> None:
         """Of many uploads under one condition exactly one is made."""
