@@ -43,8 +43,8 @@ _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Deci
 class TypedBatch(msgspec.Struct, gc=False):
     """One stream's part of a batch: parallel lists of events, their ids and their messages; and what was refused.
 
-    ``kind`` is what the events were decoded by, None for the stream of what is of no known type. ``kept`` is the unknown part, as
-    JSON, of each event that has one, by its index; empty where the contract does not keep it.
+    ``kind`` is what the events were decoded by, None for the stream of what is of no known type. ``kept`` is the unknown part of
+    each event, as JSON, or None; empty where no event has one, or the contract does not keep it.
     """
 
     stream: str
@@ -53,7 +53,7 @@ class TypedBatch(msgspec.Struct, gc=False):
     event_ids: list[str]
     messages: list[Message]
     refused: list[DeadLetter]
-    kept: dict[int, bytes]
+    kept: list[bytes | None]
 
 
 class DecodedBatch(msgspec.Struct):
@@ -232,7 +232,7 @@ class _Pass:
 
     def _stream(self, name: str) -> TypedBatch:
         if name not in self.batch.streams:
-            self.batch.streams[name] = TypedBatch(name, self._decoding.kinds.get(name), [], [], [], [], {})
+            self.batch.streams[name] = TypedBatch(name, self._decoding.kinds.get(name), [], [], [], [], [])
         return self.batch.streams[name]
 
     def _count(self, stream: str, path: str, times: int = 1) -> None:
@@ -262,43 +262,38 @@ class _Pass:
         return part.events.append, part.event_ids.append, part.messages.append
 
     def _keep(self, events: list[Any]) -> None:
-        for index, unknown in self._unknown.items():
-            part = self._stream(str(type(events[index]).__struct_config__.tag))
-            place = next(at for at, event in enumerate(part.events) if event is events[index])
-            part.kept[place] = unknown
         for part in list(self.batch.streams.values()):
             if part.kind is not None and part.kind.keep is not None:
                 self._keep_learned(part, part.kind.keep)
+        for index, unknown in self._unknown.items():
+            part = self._stream(str(type(events[index]).__struct_config__.tag))
+            part.kept = part.kept or [None] * len(part.events)
+            part.kept[next(at for at, event in enumerate(part.events) if event is events[index])] = unknown
+        for part in self.batch.streams.values():
             if part.kind is not None and part.kind.contract.unknown_fields != "keep":
-                part.kept.clear()
+                part.kept = []
 
     def _keep_learned(self, part: TypedBatch, keep: Keeper) -> None:
         found = keep(part.events)
-        broken = [index for index, text in found.parts.items() if not _is_utf8(text)] if not _are_utf8(found.parts) else []
-        part.kept.update(found.parts)
+        part.kept = found.parts
         for path, times in found.counts.items():
             if times:
                 self._count(part.stream, path, times)
-        if broken:
-            self._without(part, broken)
+        if not _is_utf8(b"".join(filter(None, found.parts))):
+            self._without(part, {index for index, text in enumerate(found.parts) if text and not _is_utf8(text)})
 
-    def _without(self, part: TypedBatch, broken: list[int]) -> None:
-        for index in broken:
+    def _without(self, part: TypedBatch, broken: set[int]) -> None:
+        for index in sorted(broken):
             outcome = self._decoding.read(part.messages[index].data)
             assert isinstance(outcome, Refusal)  # its bytes are no UTF-8
             self._refuse(part.messages[index], outcome)
-        good = [index for index in range(len(part.events)) if index not in set(broken)]
-        part.kept = {new: part.kept[old] for new, old in enumerate(good) if old in part.kept}
-        part.events = [part.events[index] for index in good]
-        part.event_ids = [part.event_ids[index] for index in good]
-        part.messages = [part.messages[index] for index in good]
+        good = [index for index in range(len(part.events)) if index not in broken]
+        for name in ("events", "event_ids", "messages", "kept"):
+            values = getattr(part, name)
+            setattr(part, name, [values[index] for index in good])
 
 
 _data_of = attrgetter("data")
-
-
-def _are_utf8(parts: dict[int, bytes]) -> bool:
-    return _is_utf8(b"".join(parts.values()))
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -313,10 +308,9 @@ def _is_utf8(text: bytes) -> bool:
 def halves(batch: TypedBatch) -> Iterator[TypedBatch]:
     """``batch``, of two events or more, in two; what was refused goes with the first."""
     middle = len(batch.events) // 2
-    for start, end, refused in ((0, middle, batch.refused), (middle, len(batch.events), [])):
-        kept = {index - start: text for index, text in batch.kept.items() if start <= index < end}
-        part = slice(start, end)
-        yield TypedBatch(batch.stream, batch.kind, batch.events[part], batch.event_ids[part], batch.messages[part], refused, kept)
+    for part, refused in ((slice(0, middle), batch.refused), (slice(middle, None), [])):
+        lists = batch.events[part], batch.event_ids[part], batch.messages[part]
+        yield TypedBatch(batch.stream, batch.kind, *lists, refused, batch.kept[part])
 
 
 def violation_of_event(kind: EventType, event: Any, event_id: str, dates: DateRange) -> Violation | None:

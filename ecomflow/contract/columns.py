@@ -137,8 +137,8 @@ class Builder:
         self._products = self._planned_products()
         self._tables = [self._planned(table) for table in contract.tables]
 
-    def build(self, events: list[Any], event_ids: list[str], kept: dict[int, bytes], dates: DateRange) -> Built:
-        """The rows of ``events``, one or more. ``kept`` is the unknown part of those that have one, by index.
+    def build(self, events: list[Any], event_ids: list[str], kept: list[bytes | None], dates: DateRange) -> Built:
+        """The rows of ``events``, one or more. ``kept`` is the unknown part of each, or empty.
 
         Raises SuspectError, TooManyRowsError and pa.ArrowException.
         """
@@ -262,13 +262,8 @@ class Builder:
         )
 
 
-def _kept_column(kept: dict[int, bytes], count: int) -> pa.Array:
-    if not kept:
-        return pa.nulls(count, pa.string())
-    parts: list[bytes | None] = [None] * count
-    for index, part in kept.items():
-        parts[index] = part
-    return pa.array(parts, pa.string())
+def _kept_column(kept: list[bytes | None], count: int) -> pa.Array:
+    return pa.array(kept, pa.string()) if kept else pa.nulls(count, pa.string())
 
 
 def _check_repeated(counts: Any, texts: list[pa.Array]) -> None:

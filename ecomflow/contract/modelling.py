@@ -83,14 +83,14 @@ def _times_broken(rule: Rule, evaluator: Any, events: list[Any], built: Built) -
 
 
 def _without_violations(batch: TypedBatch, kind: EventType, dates: DateRange, now: datetime) -> TypedBatch:
-    good = TypedBatch(batch.stream, kind, [], [], [], list(batch.refused), {})
+    good = TypedBatch(batch.stream, kind, [], [], [], list(batch.refused), [])
     for index, (event, event_id, message) in enumerate(zip(batch.events, batch.event_ids, batch.messages, strict=True)):
         violation = violation_of_event(kind, event, event_id, dates)
         if violation is not None:
             good.refused.append(dead_letter(message, violation.reason, sentence(violation), batch.stream, now))
             continue
-        if index in batch.kept:
-            good.kept[len(good.events)] = batch.kept[index]
+        if batch.kept:
+            good.kept.append(batch.kept[index])
         good.events.append(event)
         good.event_ids.append(event_id)
         good.messages.append(message)

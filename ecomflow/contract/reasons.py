@@ -48,6 +48,9 @@ def within(violation: Violation, step: str) -> Violation:
 
 def shown(value: Any, is_personal: bool = False) -> str:
     """A value of a message in a few characters of one line; of a personal one only its JSON type."""
+    if type(value) is str and not is_personal:
+        text = repr(value[: _LONGEST + 1])
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | dict):

@@ -99,9 +99,9 @@ def _is_learnable(key: str) -> bool:
 
 
 class Found(msgspec.Struct):
-    """The unknown parts of a batch's events, JSON by index (its UTF-8 not looked at), and how often each path occurs."""
+    """The unknown part of each event of a batch, JSON whose UTF-8 is not looked at, or None; and how often each path occurs."""
 
-    parts: dict[int, bytes]
+    parts: list[bytes | None]
     counts: Counter[str]
 
 
@@ -116,42 +116,61 @@ def keeper_of(root: Node, learned: Learned) -> Keeper | None:
 
 
 def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
-    """For fields of the event itself, as a producer mostly adds them: the text of each is put behind its key."""
-    read = compiled(f"lambda events: [({' '.join(f'event.u{index},' for index in range(len(keys)))}) for event in events]")
-    nothing = (None,) * len(keys)
+    """For fields of the event itself, as a producer mostly adds them: the text of each is put behind its key.
+
+    An event with all of them costs one formatting; one with some, a call.
+    """
+    names = [f"u{index}" for index in range(len(keys))]
     starts = [_encode(key) + b":" for key in keys]
     whole = b"{" + b",".join(start.replace(b"%", b"%%") + b"%b" for start in starts) + b"}"
     paths = [f"$.{key[:MAX_NAME_SHOWN]}" for key in keys]
+    members = list(zip(names, starts, paths, strict=True))
+    values = "".join(f"event.{name}, " for name in names)
+    having_all = " and ".join(f"event.{name} is not None" for name in names)
+    having_none = " and ".join(f"event.{name} is None" for name in names)
+    read = compiled(
+        f"lambda events, some: [whole % ({values}) if {having_all} else None if {having_none} else some(event) for event in events]",
+        whole=whole,
+    )
 
     def keep(events: list[Any]) -> Found:
-        found = Found({}, Counter())
-        rows = read(events)
-        for index, row in enumerate(rows):
-            if None not in row:
-                found.parts[index] = whole % row
-            elif row != nothing:
-                members = [b"%b%b" % (start, raw) for start, raw in zip(starts, row, strict=True) if raw is not None]
-                found.parts[index] = b"{%b}" % b",".join(members)
-        for path, column in zip(paths, zip(*rows, strict=True), strict=True):
-            found.counts[path] += len(column) - column.count(None)
-        return found
+        counted: list[str] = []
+        calls = 0
+
+        def some(event: Any) -> bytes:
+            nonlocal calls
+            calls += 1
+            texts = []
+            for name, start, path in members:
+                if (raw := getattr(event, name)) is not None:
+                    texts.append(b"%b%b" % (start, raw))
+                    counted.append(path)
+            return b"{%b}" % b",".join(texts)
+
+        parts = read(events, some)
+        having = len(list(filter(None, parts))) - calls
+        counts = Counter(counted)
+        for path in paths:
+            counts[path] += having
+        return Found(parts, counts)
 
     return keep
 
 
 def _deep_keeper(root: Node, learned: Learned) -> Keeper:
     condition = " or ".join(_conditions("event", root, learned))
-    having = compiled(f"lambda events: [f0 for f0, event in enumerate(events) if {condition}]", enumerate=enumerate)
+    read = compiled(f"lambda events, some: [some(event) if {condition} else None for event in events]")
     keep_one = _keeper(root, learned)
 
     def keep(events: list[Any]) -> Found:
-        found, counted = Found({}, Counter()), []
-        for index in having(events):
-            part, paths = keep_one(events[index])
-            found.parts[index] = _encode(part)
-            counted += paths
-        found.counts.update(counted)
-        return found
+        counted: list[str] = []
+
+        def some(event: Any) -> bytes:
+            part, paths = keep_one(event)
+            counted.extend(paths)
+            return _encode(part)
+
+        return Found(read(events, some), Counter(counted))
 
     return keep
 
