@@ -129,7 +129,8 @@ def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
     having_all = " and ".join(f"event.{name} is not None" for name in names)
     having_none = " and ".join(f"event.{name} is None" for name in names)
     read = compiled(
-        f"lambda events, some: [whole % ({values}) if {having_all} else None if {having_none} else some(event) for event in events]",
+        f"lambda events, some: [whole % ({values}) if {having_all} else None if {having_none} else some(event)"
+        " for event in events]",
         whole=whole,
     )
 
