@@ -1,6 +1,6 @@
-"""The metrics of the last minutes in; what ``ecomflow top`` shows of them, in the lines and columns that there are, out. Pure.
+"""The metrics of the last minutes in; the view of ``ecomflow top``, fitted to the terminal's size, out. Pure.
 
-Where not all fits, the last columns of a table go first, then its sparklines and rows, and the steps before the tables.
+If the terminal is too small, less important columns, sparklines and rows are omitted, and the steps before the tables.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ecomflow.terminal.sparklines import sparkline
 _GAP = 2
 _LEAST_SPARK, _MOST_SPARK = 8, 60
 _MOST_TROUBLE, _MOST_REASONS = 5, 2
-# The cells of a number that tables keep free for it, so that they do not move with each digit.
+# Minimum widths of number columns and names, so that columns don't move with each digit.
 _NUMBER, _NAME = 7, 10
-# Figures that are older are called so.
+# Metrics that are older are shown with their age.
 _FRESH_SECONDS = 5.0
 _UNKNOWN = "-"
 
 
 class _Column(NamedTuple):
-    """A column of a table. Those of the highest ``rank`` are left out first, those of rank 0 never."""
+    """A column of a table. Columns with the highest ``rank`` are omitted first, rank 0 never."""
 
     title: str
     cells: list[str]
@@ -40,7 +40,7 @@ class _Column(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Lines that belong together: shown whole, or the first of them, but not fewer than ``least``. Rank 0 finds room first."""
+    """Lines that belong together: shown completely, or the first of them, at least ``least``. Rank 0 gets space first."""
 
     rank: int
     lines: list[Text]
@@ -48,7 +48,7 @@ class _Block(NamedTuple):
 
 
 def top_view(history: History, width: int, height: int, notice: str | None = None) -> Group:
-    """At most ``height`` lines of at most ``width`` cells. ``notice``: why the metrics are not those of now."""
+    """At most ``height`` lines of at most ``width`` cells. ``notice``: why the metrics are not current."""
     found = report(history)
     if found is None:
         return _stacked([_Block(0, _wrapped(notice or "Reading the metrics…", width, ""))], height)
@@ -93,14 +93,14 @@ def _troubles(found: Report, notice: str | None, width: int) -> list[Text]:
     lines = [] if notice is None else _wrapped(notice, width, "bold yellow")
     if found.trouble is not None:
         lines += _wrapped(found.trouble, width, "bold red" if found.metrics.state in ENDED_BADLY else "bold yellow")
-    # The last line has the next command.
+    # Keep the last line, which has the next command.
     return lines if len(lines) <= _MOST_TROUBLE else [*lines[: _MOST_TROUBLE - 2], Text("…"), lines[-1]]
 
 
 def _flow(history: History, found: Report, width: int) -> list[Text]:
-    """What comes in and is refused, what waits, and how long it takes."""
+    """Messages received and refused, backlog and latency."""
     metrics, rates, latency = found.metrics, found.rates, found.latency
-    span = "" if latency.seconds is None else f"  of the last {length(latency.seconds)}"
+    span = "" if latency.seconds is None else f"  over the last {length(latency.seconds)}"
     taken = f"p50 {seconds_text(latency.p50)}  p99 {seconds_text(latency.p99)}{span}" if latency.messages else _UNKNOWN
     return [
         _counted(history, "received", rates.received if rates else None, _received, "cyan", width),
@@ -123,7 +123,7 @@ def _counted(
 
 
 def _spark(history: History, of: Callable[[PipelineMetrics], int], room: int) -> str:
-    """A gap and a sparkline in ``room`` cells, where there is room and something to draw."""
+    """A gap and a sparkline in ``room`` cells; empty if there is not enough room or data."""
     columns = min(_MOST_SPARK, room - _GAP)
     return " " * _GAP + sparkline(history.series(of, columns)) if columns >= _LEAST_SPARK and len(history) > 2 else ""
 
@@ -138,7 +138,7 @@ def _all_refused(metrics: PipelineMetrics) -> int:
 
 def _backlog(metrics: PipelineMetrics, now: float) -> Text:
     if metrics.backlog is None:
-        return plain(f"not known: {' '.join((metrics.backlog_unknown or '').split())}")
+        return plain(f"unknown: {' '.join((metrics.backlog_unknown or '').split())}")
     oldest = "" if metrics.oldest_unacked_seconds is None else f", the oldest for {length(metrics.oldest_unacked_seconds)}"
     age = now - (metrics.backlog_at or now)
     return Text(f"{metrics.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))
@@ -156,7 +156,7 @@ def _steps(history: History, found: Report, width: int) -> list[Text]:
         _Column("in", [f"{step.messages_in:,}" if step.messages_in or not step.messages_out else "" for step in steps], 1),
         _Column("out", [f"{step.messages_out:,}" for step in steps], 3),
         _Column("refused", [f"{step.refused:,}" if step.refused else "" for step in steps], 2, "red"),
-        _Column("a second", [_pace(pace) for pace in paces] or [_UNKNOWN] * len(steps)),
+        _Column("events/s", [_pace(pace) for pace in paces] or [_UNKNOWN] * len(steps)),
     ]
     return _table(columns, [messages_in_by(step.step) for step in steps], history, width)
 
@@ -170,24 +170,24 @@ def _tables(history: History, found: Report, width: int) -> list[Text]:
     columns = [
         _Column("table", [table.table for table in tables], is_name=True),
         _Column("rows", [f"{table.rows:,}" for table in tables]),
-        _Column("a second", paces, 1),
+        _Column("rows/s", paces, 1),
         _Column("last append", ages, 2),
     ]
     return _table(columns, [rows_of(table.table) for table in tables], history, width)
 
 
 def _reasons(metrics: PipelineMetrics, width: int) -> list[Text]:
-    """How often each reason, the most frequent first."""
+    """The count of each reason, most frequent first."""
     found = sorted(metrics.refused.items(), key=lambda item: -item[1])
-    told = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
-    lines = textwrap.wrap(told, max(20, width - _NAME), break_on_hyphens=False)
+    words = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
+    lines = textwrap.wrap(words, max(20, width - _NAME), break_on_hyphens=False)
     return [Text.assemble(" " * _NAME, (line, "red")) for line in lines[:_MOST_REASONS]]
 
 
 def _table(
     columns: Sequence[_Column], series: Sequence[Callable[[PipelineMetrics], int]], history: History, width: int
 ) -> list[Text]:
-    """A line of titles and a line a row, with a sparkline at the end where there is room for one."""
+    """A header and a line per row, each with a sparkline at the end if there is room."""
     shown = list(columns)
     while sum(_width(column) + _GAP for column in shown) - _GAP > width and max(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
@@ -204,7 +204,7 @@ def _table(
     room = width - lines[0].cell_len
     for line, of in zip(lines[1:], series, strict=True):
         line.append(_spark(history, of, room), "cyan")
-    title = f"{' ' * _GAP}the last {length(history.kept_seconds).removesuffix(' 0 s')}"
+    title = f"{' ' * _GAP}last {length(history.kept_seconds).removesuffix(' 0 s')}"
     if len(title) <= room and len(history) > 2:
         lines[0].append(title, "dim")
     return lines
@@ -215,7 +215,7 @@ def _width(column: _Column) -> int:
 
 
 def _stacked(blocks: Sequence[_Block], height: int) -> Group:
-    """``blocks`` in their order, as many lines of each as there is room for, and a blank line between them where there is."""
+    """The ``blocks`` in order, cut to the available height, with blank lines between them if there is room."""
     left, shown = height, [list[Text]() for _ in blocks]
     for index in sorted(range(len(blocks)), key=lambda index: blocks[index].rank):
         shown[index] = _cut(blocks[index], left)

@@ -86,7 +86,7 @@ class TestView:
         assert re.search(r"refused +75\.0/s +9,000 events", text)
         assert "contract_violation\xa06,000  malformed_json\xa03,000" in text
         assert "waiting   12 messages, the oldest for 0 s" in text
-        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  of the last 1 min 0 s", text)
+        assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  over the last 1 min 0 s", text)
         assert re.search(r"Decode events +24,000 +24,000 +6,000 +200 +[▁-█ ]+\n", text)
         assert re.search(r"fact_order +48,000 +400 +2 s ago +[▁-█ ]+\n", text)
 
@@ -151,7 +151,7 @@ class TestView:
     def test_a_backlog_that_is_not_known(self) -> None:
         """Why, in its place."""
         text = "\n".join(drawn(busy(backlog=None, backlog_unknown="Cloud Monitoring has no sample.")))
-        assert "waiting   not known: Cloud Monitoring has no sample." in text
+        assert "waiting   unknown: Cloud Monitoring has no sample." in text
 
     def test_hostile_text_stays_text(self) -> None:
         """Neither markup nor control characters of a service's words reach the terminal."""
