@@ -1,4 +1,4 @@
-"""The command line: arguments in; a table, a sentence or JSON out. Commands live in ``ecomflow/commands``; errors end here."""
+"""The command line. The commands are in ``ecomflow/commands``; errors are printed here."""
 
 from __future__ import annotations
 
@@ -19,42 +19,34 @@ from ecomflow.loopback.proxies import bypass_proxies
 
 
 class Lazy(NamedTuple):
-    """A command that is imported when it is asked for: its place in ``ecomflow.commands``, and its line in --help."""
+    """A command that is imported on first use: its module and name in ``ecomflow.commands``, and its line in --help."""
 
     place: str
     help: str
 
 
-# The order is that of --help. A test holds each line equal to the command's own.
+# In the order of --help. A test compares each line with the command's own help.
 COMMANDS = {
-    "infra": Lazy("infra:app", "Topic, subscription, bucket, dataset, tables and views."),
+    "infra": Lazy("infra:app", "Create, compare, show and delete topic, subscription, bucket, dataset, tables and views."),
     "doctor": Lazy(
         "doctor:doctor", "Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles."
     ),
     "deploy": Lazy("deploy:deploy", "Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket."),
-    "publish": Lazy(
-        "publish:publish", "Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."
-    ),
-    "contract": Lazy("contract:contract", "What producers may publish: show it, check events, compare versions."),
-    "dlq": Lazy("dlq:dlq", "The messages that were refused: look at them, group them, replay them."),
-    "query": Lazy(
-        "query:query",
-        "Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow).",
-    ),
-    "job": Lazy("job:jobs", "The pipeline that runs: how it fares, its replacement, its end."),
-    "reconcile": Lazy("reconcile:reconcile", "Prove that published = facts + dead letters + still waiting, asking each place."),
-    "top": Lazy("top:top", "Watch the pipeline: what flows, how fast, how late, what was refused, what landed."),
-    "ui": Lazy(
-        "ui:ui",
-        "Serve one page on this machine alone, opened in the browser: the graph with its rates, tables, dead letters, answers.",
-    ),
-    "init": Lazy("start:init", "Write a commented ecomflow.toml into this folder."),
-    "demo": Lazy("start:demo", "The whole path on a throw-away local stack: publish, decode, load, count, ask."),
+    "publish": Lazy("publish:publish", "Publish generated events of a simulated shop, valid and invalid."),
+    "contract": Lazy("contract:contract", "Show the contract for producers, check events against it, compare versions."),
+    "dlq": Lazy("dlq:dlq", "Inspect, group, replay and export dead letters: the messages that were refused."),
+    "query": Lazy("query:query", "Run one of the analysts' questions, or GoogleSQL, against the fact tables."),
+    "job": Lazy("job:jobs", "Inspect, update, drain or cancel the running pipeline."),
+    "reconcile": Lazy("reconcile:reconcile", "Check that published = facts + dead letters + backlog."),
+    "top": Lazy("top:top", "Watch the pipeline live: throughput, latency, backlog, refused messages, rows."),
+    "ui": Lazy("ui:ui", "Serve a web page on this machine: the graph with its rates, tables, dead letters, questions."),
+    "init": Lazy("start:init", "Write a commented ecomflow.toml to this folder."),
+    "demo": Lazy("start:demo", "Run the whole path on a temporary local stack: publish, decode, load, count, query."),
 }
 
 
 class LazyCommands(UserDict[str, Any]):
-    """The commands by name, each imported at its first use: one command must not wait for what only another needs."""
+    """The commands by name, each imported on first use, so that a command doesn't wait for imports of another."""
 
     def __getitem__(self, name: str) -> Any:
         found = self.data[name]
@@ -87,7 +79,7 @@ app = typer.Typer(
     cls=_Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # Rich's boxes would take longer to import than all the rest of --help together.
+    # Rich's boxes take longer to import than the rest of --help.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="E-commerce events from Pub/Sub to BigQuery facts: provision, deploy, publish, inspect.",
@@ -114,7 +106,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; exit with the error's code, its sentence and what to do on standard error."""
+    """Run the command line. On an error, print its message and remedy to standard error, and exit with its code."""
     bypass_proxies()
     _escape_what_cannot_be_encoded()
     try:
@@ -125,12 +117,12 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except OSError as error:
         _end(_refused(error))
-    except Exception as error:  # noqa: BLE001  # the last border: nobody is shown a traceback that did not ask for it
+    except Exception as error:  # noqa: BLE001  # the outermost handler: a traceback is shown only with --debug
         _end(_unexpected(error))
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """From now on a character that the output's encoding lacks (ASCII, say) is shown escaped, where it would end the command."""
+    """Escape characters that the output's encoding (such as ASCII) lacks, instead of failing on them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -146,18 +138,21 @@ def _end(error: EcomflowError) -> None:
 
 
 def _refused(error: OSError) -> EcomflowError:
-    """What the system refuses a command for reasons that are the user's to change."""
+    """A full disk or missing permissions as an AccessError; anything else is unexpected."""
     what = error.filename or "A file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return AccessError(f"{what} can't be written: {error.strerror}.", "Make room on the disk, then run the same again.")
+        return AccessError(f"{what} can't be written: {error.strerror}.", "Free up disk space, then run the command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessError(f"{what} can't be read or written: {error.strerror}.", "Make it yours, or work in a folder that is.")
+        return AccessError(
+            f"{what} can't be read or written: {error.strerror}.", "Change its owner or permissions, or work in another folder."
+        )
     return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> EcomflowError:
     wrapped = EcomflowError(
-        f"Unexpected {type(error).__name__}: {error}", "This is a fault of ecomflow. Run again with: ecomflow --debug …"
+        f"Unexpected {type(error).__name__}: {error}",
+        "This is a bug in ecomflow. For the traceback, run again with: ecomflow --debug …",
     )
     wrapped.exit_code = _UNEXPECTED
     wrapped.__cause__ = error

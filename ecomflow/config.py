@@ -1,7 +1,7 @@
-"""Settings: a flag, else the environment, else ecomflow.toml, else the default; and the endpoints that follow from them.
+"""Settings, and the endpoints that follow from them. Precedence: flag, environment variable, ecomflow.toml, default.
 
-Without a project the target is the local stack, whose endpoints stand in ``<state_dir>/stack.json`` while it is up. Endpoints are
-the only difference between the local stack and Google Cloud. Emulator variables that the user has set are used as given.
+Without a project the target is the local stack, which writes its endpoints to ``<state_dir>/stack.json`` while it is up. They are
+the only difference between the local stack and Google Cloud. Emulator variables override them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _MOST_LABEL_BYTES = 128
 
-# 6 to 30 lowercase letters, digits and hyphens; a domain may stand before it (example.com:project).
+# 6 to 30 lowercase letters, digits and hyphens, optionally after a domain (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
 _PROJECT_ID = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 
@@ -45,7 +45,7 @@ class Endpoints(msgspec.Struct, frozen=True):
 
 
 class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a job runs on Dataflow; None leaves the choice to Dataflow. From [dataflow] in ecomflow.toml, or deploy's flags."""
+    """How a job runs on Dataflow, from [dataflow] in ecomflow.toml or deploy's flags. None: Dataflow decides."""
 
     job_name: str = "ecomflow"
     machine_type: str | None = None
@@ -56,15 +56,15 @@ class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subnetwork: str | None = None
     kms_key: str | None = None
     at_least_once: bool = False
-    # The attribute by which Dataflow recognises a repeat; empty: Pub/Sub's message id, which only recognises redeliveries.
+    # The attribute by which Dataflow deduplicates. Empty: by Pub/Sub's message id, which recognises redeliveries only.
     id_attribute: str = "event_id"
-    # The attribute that carries the event's time. Only where every producer sets it: Dataflow fails on a message without it.
+    # The attribute that holds the event's time. Set it only if every producer sends it: Dataflow fails on a message without it.
     timestamp_attribute: str | None = None
     labels: dict[str, str] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that a command needs to know of its target. ``project`` None: the local stack."""
+    """Everything that a command needs to know about its target. ``project`` None: the local stack."""
 
     project: str | None = None
     region: str = "europe-west1"
@@ -77,12 +77,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic_retention_days: int = 0
     soft_delete_days: int = 7
     order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
-    # On every resource that infra up makes, and on the Dataflow job.
+    # For every resource that infra up creates, and for the Dataflow job.
     labels: dict[str, str] = {}
-    # Of the pipeline on this machine: one engine each, on one subscription.
+    # Engine processes of the pipeline on this machine, all on one subscription.
     processes: int = 1
     state_dir: str = ".ecomflow"
-    # Whether what listens on loopback answers other users of the machine.
+    # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
     dataflow: DataflowSettings = DataflowSettings()
 
@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _StackFile(msgspec.Struct, frozen=True):
-    """What is read here of stack.json, which ``ecomflow.local.supervisor`` writes."""
+    """The part of stack.json, written by ``ecomflow.local.supervisor``, that is read here."""
 
     folder: str
     endpoints: Endpoints
@@ -126,77 +126,77 @@ _LOOPBACK = re.compile(r"(?:http://)?(?:127\.0\.0\.1|localhost|\[::1\]):\d{1,5}"
 
 
 COMMENTED_CONFIG = """\
-# ecomflow's settings. A flag stands before an ECOMFLOW_ variable (ECOMFLOW_PROJECT, ...), and that before this file.
+# ecomflow's settings. Precedence: flag, environment variable (ECOMFLOW_PROJECT, ...), this file, default.
 
 # The Google Cloud project. Without one, everything runs on this machine: ecomflow infra up starts the local stack.
 # project = "my-project"
 
-# Where the Dataflow job runs, and where the dataset and the bucket lie.
+# The region of the Dataflow job, and the location of the dataset and the bucket.
 # region = "europe-west1"
 # location = "EU"
 
-# The one topic of all event types, and the pipeline's own subscription to it.
+# The topic of all event types, and the subscription that the pipeline reads.
 # topic = "ecomflow-events"
 # subscription = "ecomflow-events-pipeline"
 
-# Seconds that a pulled message may stay unacknowledged before it comes again, 10 to 600. The local pipeline extends it while it
-# works, so this is how long a killed pipeline's messages wait.
+# Seconds that a pulled message may stay unacknowledged before Pub/Sub delivers it again, 10 to 600. The local pipeline extends
+# it while it works, so this is how long the messages of a killed pipeline wait.
 # ack_deadline_seconds = 30
 
-# Days for which the topic keeps messages after they are acknowledged, 0 to 31, so that a subscription can be rewound. Pub/Sub
-# charges for what is kept; 0 keeps nothing.
+# Days for which the topic keeps acknowledged messages, 0 to 31, so that you can rewind a subscription. Pub/Sub charges for them.
 # topic_retention_days = 0
 
-# Days for which objects deleted from the bucket can be restored, and are charged for: 7 to 90, or 0 for not at all.
+# Days for which objects deleted from the bucket can be restored, and are charged for: 7 to 90, or 0 to turn it off.
 # soft_delete_days = 7
 
-# Orders whose total_amount is not the sum of quantity x price of their lines: "refuse" them (dead letters), "count" them
-# (the counter order_totals_differ), or "ignore" it. Refuse only where no order has shipping, discounts or taxes in its total.
+# What to do with orders whose total_amount differs from the sum of quantity x price of their lines: "refuse" them (dead
+# letters), "count" them (counter order_totals_differ) or "ignore" it. Refuse only if totals never include shipping or discounts.
 # order_totals = "count"
 
-# How many processes the pipeline on this machine has, each an engine on the one subscription: as many as it may have cores.
+# Number of engine processes of the pipeline on this machine; each can use one core.
 # processes = 1
 
-# The bucket of the dead letters. Bucket names are shared by all the world; by default it is <project>-ecomflow.
+# The bucket of the dead letters. Bucket names are globally unique. Default: <project>-ecomflow.
 # bucket = "my-project-ecomflow"
 
 # The dataset of the fact tables.
 # dataset = "ecomflow"
 
-# Labels of the topics, subscriptions, bucket, dataset, tables, views and of the Dataflow job, to tell costs apart.
+# Labels for the topics, subscriptions, bucket, dataset, tables, views and the Dataflow job, for example to split costs.
 # labels = { team = "shop", env = "production" }
 
-# The folder of the local stack: its data, its logs, and what runs.
+# The folder for the local stack's data, logs and process state.
 # state_dir = ".ecomflow"
 
-# Other users of this machine: "refuse" them at the local stack, the page and the metrics, or "allow" them. Read when these start.
+# Whether the local stack, the page and the metrics answer other users of this machine: "refuse" or "allow". Takes effect when
+# they start.
 # other_users = "refuse"
 
-# The job on Dataflow. What is left out is Dataflow's choice.
+# The job on Dataflow. Dataflow decides what is not set.
 # [dataflow]
 # job_name = "ecomflow"
 # machine_type = "n1-standard-2"
-# The least number of workers, which is also what it starts with, and the most.
+# Initial and minimum number of workers, and the maximum.
 # workers = 1
 # max_workers = 4
 # service_account = "ecomflow-job@my-project.iam.gserviceaccount.com"
 # network = "default"
 # subnetwork = "regions/europe-west1/subnetworks/default"
 # kms_key = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/key"
-# Cheaper and quicker, without the removal of repeats.
+# Streaming mode without deduplication: cheaper and faster.
 # at_least_once = false
-# The attribute that names an event; "" where producers set it but not uniquely.
+# The attribute by which Dataflow deduplicates; "" if its values are not unique.
 # id_attribute = "event_id"
-# The attribute of the event's time, only where every producer sets it.
+# The attribute that holds the event's time. Set it only if every producer sends it.
 # timestamp_attribute = "event_timestamp"
 # labels = { team = "shop" }
 """
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Settings:
-    """The settings from ``flags`` (None values are not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
+    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
 
-    Raises ConfigError for a key that is not a setting, a value of the wrong type, or a name that Google Cloud would refuse.
+    Raises ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
     """
     layers = [
         _from_file((folder or Path()) / CONFIG_FILE),
@@ -210,14 +210,14 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.envi
         settings = msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"The settings do not fit: {error}.", f"Correct the flag, the ECOMFLOW_ variable or {CONFIG_FILE}."
+            f"The settings are not valid: {error}.", f"Correct the flag, the ECOMFLOW_ variable or {CONFIG_FILE}."
         ) from error
     _check(settings)
     return settings
 
 
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
-    """The endpoints of the running local stack or of Google, with the emulator variables of ``environ`` before them."""
+    """The endpoints of the running local stack or of Google, overridden by the emulator variables of ``environ``."""
     base = read_stack_endpoints(settings.state_path) if settings.is_local else None
     base = base or Endpoints()
     return Endpoints(
@@ -230,18 +230,18 @@ def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.enviro
 
 
 def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
-    """The endpoints in force. Raises UnavailableError where a service of the local stack is meant and none is known."""
+    """The endpoints. Raises UnavailableError if the local stack is needed and one of its endpoints is unknown."""
     endpoints = resolve_endpoints(settings, environ)
     local = (endpoints.pubsub, endpoints.storage, endpoints.bigquery, endpoints.bigquery_storage)
     if settings.is_local and None in local:
-        raise UnavailableError(f"The local stack in {settings.state_path}/ does not run.", "Run: ecomflow infra up")
+        raise UnavailableError(f"The local stack in {settings.state_path}/ is not running.", "Run: ecomflow infra up")
     return endpoints
 
 
 def read_stack_endpoints(state_path: Path) -> Endpoints | None:
-    """The endpoints that the local stack of this folder wrote when it came up; None where there is no stack file of its own.
+    """The endpoints that the local stack of this folder wrote on start; None without a stack file, or if it is a copy.
 
-    Raises AccessError for a folder that is not this user's alone, ConfigError for a file that is none.
+    Raises AccessError for a folder that other users can access, ConfigError for a file that is not a valid stack file.
     """
     check_own(state_path)
     try:
@@ -253,13 +253,13 @@ def read_stack_endpoints(state_path: Path) -> Endpoints | None:
     try:
         written = msgspec.json.decode(text, type=_StackFile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{state_path / STACK_FILE} is not a stack file: {error}.", "Run: ecomflow infra up") from error
-    if written.folder != folder_mark(state_path):  # a copy: what it tells of belongs to the folder that it was copied from
+        raise ConfigError(f"{state_path / STACK_FILE} is not a valid stack file: {error}.", "Run: ecomflow infra up") from error
+    if written.folder != folder_mark(state_path):  # copied from another folder, whose stack it describes
         return None
     for endpoint in msgspec.structs.astuple(written.endpoints):
         if endpoint is not None and not _LOOPBACK.fullmatch(endpoint):
             raise ConfigError(
-                f"{state_path / STACK_FILE} names {endpoint!r}: expected a place on this machine, such as 127.0.0.1:8085.",
+                f"{state_path / STACK_FILE} names {endpoint!r}: expected an address on this machine, such as 127.0.0.1:8085.",
                 "Delete the file, and run: ecomflow infra up",
             )
     return written.endpoints
@@ -271,7 +271,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}.", "Make it readable, or remove it.") from error
+        raise ConfigError(f"{path} can't be read: {error.strerror}.", "Make it readable, or delete it.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         remedy = "Correct the file, or write a new one with: ecomflow init --force"
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy) from error
@@ -291,34 +291,40 @@ def _as_url(host: str | None) -> str | None:
 def _check(settings: Settings) -> None:
     if settings.project is not None and not _PROJECT_ID.fullmatch(settings.project):
         raise ConfigError(
-            f"'{settings.project}' is no project id: expected 6 to 30 lowercase letters, digits and hyphens, first a letter.",
-            "List yours with: gcloud projects list",
+            f"'{settings.project}' is not a valid project id: "
+            "expected 6 to 30 lowercase letters, digits and hyphens, starting with a letter.",
+            "List your projects with: gcloud projects list",
         )
     if not 10 <= settings.ack_deadline_seconds <= 600:
-        raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct it.")
+        raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct the setting.")
     if not 0 <= settings.topic_retention_days <= 31:
-        raise ConfigError(f"topic_retention_days is {settings.topic_retention_days}: expected 0 (off) to 31.", "Correct it.")
+        raise ConfigError(
+            f"topic_retention_days is {settings.topic_retention_days}: expected 0 (off) to 31.", "Correct the setting."
+        )
     if settings.soft_delete_days != 0 and not 7 <= settings.soft_delete_days <= 90:
-        raise ConfigError(f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct it.")
+        raise ConfigError(
+            f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct the setting."
+        )
     if settings.processes < 1:
-        raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct it.")
+        raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct the setting.")
     for key, value in settings.labels.items():
         check_label(key, value, "labels in ecomflow.toml")
     if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
         raise ConfigError(
-            f"'{settings.dataset}' is no dataset name: expected letters, digits and underscores.", "Correct dataset."
+            f"'{settings.dataset}' is not a valid dataset name: expected letters, digits and underscores.", "Correct dataset."
         )
 
 
 def check_label(key: str, value: str, source: str) -> None:
-    """Raises ConfigError where Google Cloud would refuse the label ``key``=``value``, which was given in ``source``."""
+    """Raises ConfigError if Google Cloud would refuse the label ``key``=``value``, which comes from ``source``."""
     if not _fits(key, _LABEL_KEY):
         raise ConfigError(
-            f"'{key}' is no label: expected 1 to 63 lowercase letters, digits, _ and -, first a letter.", f"Correct {source}."
+            f"'{key}' is not a valid label key: expected 1 to 63 lowercase letters, digits, _ and -, starting with a letter.",
+            f"Correct {source}.",
         )
     if not _fits(value, _LABEL_VALUE):
         raise ConfigError(
-            f"'{value}' is no value for the label {key}: expected 63 lowercase letters, digits, _ and - at most.",
+            f"'{value}' is not a valid value of the label {key}: expected at most 63 lowercase letters, digits, _ and -.",
             f"Correct {source}.",
         )
 

@@ -1,4 +1,4 @@
-"""The whole path on a throw-away stack: rounds and a seed in; what was published, what landed, and one answer out."""
+"""``ecomflow demo``: run the whole path on a temporary local stack, and check that everything published has arrived."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from ecomflow.warehouse import queries
 _QUESTION = "sales-per-product"
 _SETTLE_SECONDS = 300.0
 
-# Gets a unit (``events``), how many of it are done, and of how many where that is known.
+# Called with a unit (``events``), the number done, and the total if known.
 OnCount = Callable[[str, int, int | None], None]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``lines``: what landed, by place and number; ``equation``: the same by event type and id."""
+    """``lines``: expected and found counts of each table and reason; ``equation``: the check by event type and id."""
 
     published: publisher.PublishSummary
     lines: tuple[balance.Comparison, ...]
@@ -45,9 +45,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def run(n: int, seed: int, on_progress: Callable[[str], None], on_count: OnCount = lambda *_: None) -> Outcome:
-    """Publish ``n`` rounds through a pipeline on a stack of its own, which is gone afterwards; count what landed.
+    """Publish ``n`` rounds through a pipeline on a temporary local stack, and count the results.
 
-    ``on_progress`` gets a sentence at each step, ``on_count`` how far it is. Ctrl-C is for the caller to handle, by
+    ``on_progress`` is called with the description of each step, ``on_count`` with its progress. The caller handles Ctrl-C with
     ``end_processes``.
     """
     with _throwaway_folder() as state_path:
@@ -63,28 +63,30 @@ def run(n: int, seed: int, on_progress: Callable[[str], None], on_count: OnCount
                 published = _publish(settings, endpoints, n, seed, on_count)
                 on_progress("Waiting until every message is acknowledged")
                 _wait_until_empty(settings, endpoints, published.total, on_count)
-            on_progress("Counting rows and dead letters, and following every event by its id")
+            on_progress("Counting rows and dead letters, and matching every event by its id")
             return _outcome(settings, endpoints, published, on_count)
 
 
 def end_processes() -> None:
-    """Kill all processes that this one has started, and theirs. What they held was thrown away anyway."""
+    """Kill all child processes, recursively. Their state is temporary."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def check(outcome: Outcome) -> None:
-    """Raise ImbalanceError where what landed is not what was published."""
+    """Raise ImbalanceError if the results are not what was published."""
     if not balance.adds_up(outcome.lines):
         wrong = ", ".join(line.place for line in outcome.lines if line.expected != line.found)
-        raise ImbalanceError(f"What was published is not what landed: {wrong}.", "This is a fault of ecomflow: please report it.")
+        raise ImbalanceError(
+            f"The results differ from what was published: {wrong}.", "This is a bug in ecomflow: please report it."
+        )
     reconcile.check(outcome.equation)
 
 
 @contextmanager
 def _draining(settings: Settings, on_progress: Callable[[str], None]) -> Iterator[None]:
-    """Drains the pipeline at the end, whatever happened; except after a Ctrl-C, which has ended it."""
+    """Drains the pipeline at the end, also after an error, but not after Ctrl-C, which has ended it."""
     is_interrupted = False
     try:
         yield
@@ -123,7 +125,7 @@ def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.Publ
 
 def count_rows(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     """The rows of every ``_unique`` view, by table."""
-    selects = [f"SELECT '{table}' AS place, COUNT(*) AS amount FROM ecomflow.{table}_unique" for table in SCHEMAS]  # noqa: S608  # our names
+    selects = [f"SELECT '{table}' AS place, COUNT(*) AS amount FROM ecomflow.{table}_unique" for table in SCHEMAS]  # noqa: S608  # table names from the contract
     answer = queries.ask(settings, endpoints, " UNION ALL ".join(selects), {})
     return {str(table): int(amount) for table, amount in answer.rows}
 
@@ -135,17 +137,19 @@ def _wait_until_empty(settings: Settings, endpoints: Endpoints, total: int, on_c
             on_count("events", total - waiting.messages, total)
         if waiting and waiting.messages and launch.read_status(settings.state_path).state != "running":
             raise UnavailableError(
-                "The pipeline ended before the subscription was empty.", f"Its log: {settings.state_path / launch.LOG_FILE}"
+                "The pipeline ended before the subscription was empty.", f"See its log: {settings.state_path / launch.LOG_FILE}"
             )
         return waiting
 
     if not wait_until_empty(read, _SETTLE_SECONDS):
-        raise UnavailableError(f"Messages still wait after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer: --n 10")
+        raise UnavailableError(
+            f"The subscription still holds messages after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
+        )
 
 
 @contextmanager
 def _throwaway_folder() -> Iterator[Path]:
-    """A folder of our own; within, no setting or emulator of the user's is in force."""
+    """A temporary folder, with the user's settings and emulator variables removed from the environment."""
     kept = dict(os.environ)
     for name in kept:
         if (name.startswith("ECOMFLOW_") and name != "ECOMFLOW_DEBUG") or name.endswith("_EMULATOR_HOST"):

@@ -1,16 +1,16 @@
-"""What can go wrong for a user: a sentence, what to do next, and an exit code.
+"""The errors that a user sees: a message, what to do next, and an exit code.
 
-One tree. Foreign exceptions are translated into it at the border where they enter, and ``cli.py`` is the only place that prints
-one. Every class keeps its arguments in ``args``, so that an error survives pickling between Beam's workers.
+One class hierarchy. Exceptions of other libraries are translated where they enter, and only ``cli.py`` prints errors. Each class
+keeps its arguments in ``args``, so that an error survives pickling between Beam's workers.
 """
 
 from __future__ import annotations
 
 
 class EcomflowError(Exception):
-    """A failure that the user can understand and mend.
+    """A failure that the user can understand and fix.
 
-    ``message`` says in one sentence what was expected and what was found; ``remedy`` is the next command or step, or None.
+    ``message`` states in one sentence what was expected and what was found; ``remedy`` is the next command or step, or None.
     """
 
     exit_code = 1
@@ -31,13 +31,13 @@ class ConfigError(EcomflowError):
 
 
 class NotFoundError(EcomflowError):
-    """A resource that must exist (topic, subscription, bucket, table, question) does not."""
+    """A required resource (topic, subscription, bucket, table, question) does not exist."""
 
     exit_code = 3
 
 
 class UnavailableError(EcomflowError):
-    """A service cannot be reached, or the local stack does not run."""
+    """A service can't be reached, or the local stack is not running."""
 
     exit_code = 4
 
@@ -49,13 +49,13 @@ class AccessError(EcomflowError):
 
 
 class SchemaError(EcomflowError):
-    """A table's columns are not those that its DDL gives."""
+    """A table's columns differ from its DDL."""
 
     exit_code = 6
 
 
 class ImbalanceError(EcomflowError):
-    """What was published is not what landed as facts and dead letters."""
+    """Facts and dead letters don't add up to what was published."""
 
     exit_code = 7
 
@@ -67,12 +67,12 @@ class MissingExtraError(EcomflowError):
 
 
 class PipelineError(EcomflowError):
-    """The pipeline stopped for a reason that a restart does not mend."""
+    """The pipeline stopped for a reason that a restart does not fix."""
 
     exit_code = 9
 
 
 class ContractError(EcomflowError):
-    """Events are not those of the contract, or a contract would refuse what the one before it took."""
+    """Events violate the contract, or a contract refuses events that its predecessor accepted."""
 
     exit_code = 10

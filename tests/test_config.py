@@ -86,13 +86,13 @@ class TestWrongSettings:
             ("topic = ", "not valid TOML"),
             ('[project]\nname = "x"', "Expected `str | null`, got `object` - at `$.project`"),
             ('topic = "a"\ntopic = "b"', "not valid TOML"),
-            ('project = "ab"', "'ab' is no project id: expected 6 to 30 lowercase letters, digits and hyphens"),
-            ('project = "My-Project"', "'My-Project' is no project id"),
-            ('project = "1-project"', "'1-project' is no project id"),
-            ('project = "my-project-"', "'my-project-' is no project id"),
-            (f'project = "{"a" * 31}"', "is no project id"),
-            ('project = ""', "'' is no project id"),
-            ('project = "my-project\\n"', "is no project id"),
+            ('project = "ab"', "'ab' is not a valid project id: expected 6 to 30 lowercase letters, digits and hyphens"),
+            ('project = "My-Project"', "'My-Project' is not a valid project id"),
+            ('project = "1-project"', "'1-project' is not a valid project id"),
+            ('project = "my-project-"', "'my-project-' is not a valid project id"),
+            (f'project = "{"a" * 31}"', "is not a valid project id"),
+            ('project = ""', "'' is not a valid project id"),
+            ('project = "my-project\\n"', "is not a valid project id"),
             ("ack_deadline_seconds = 9", "ack_deadline_seconds is 9: expected 10 to 600"),
             ("ack_deadline_seconds = 601", "ack_deadline_seconds is 601: expected 10 to 600"),
             ("topic_retention_days = -1", "topic_retention_days is -1: expected 0 (off) to 31"),
@@ -100,9 +100,9 @@ class TestWrongSettings:
             ("soft_delete_days = 6", "soft_delete_days is 6: expected 0 (off), or 7 to 90"),
             ("soft_delete_days = 91", "soft_delete_days is 91: expected 0 (off), or 7 to 90"),
             ("soft_delete_days = -7", "soft_delete_days is -7: expected 0 (off), or 7 to 90"),
-            ('dataset = "my-set"', "'my-set' is no dataset name: expected letters, digits and underscores"),
-            ('dataset = "a`b"', "is no dataset name"),
-            ('dataset = ""', "'' is no dataset name"),
+            ('dataset = "my-set"', "'my-set' is not a valid dataset name: expected letters, digits and underscores"),
+            ('dataset = "a`b"', "is not a valid dataset name"),
+            ('dataset = ""', "'' is not a valid dataset name"),
         ],
     )
     def test_the_error_says_what_is_wrong_and_what_to_do(self, tmp_path: Path, text: str, said: str) -> None:
@@ -214,7 +214,7 @@ class TestEndpoints:
     def test_a_broken_stack_file_is_an_error(self, tmp_path: Path, text: str) -> None:
         """Half-written or foreign: said by its path, with the command that mends it."""
         (tmp_path / "stack.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"stack\.json is not a stack file") as caught:
+        with pytest.raises(ConfigError, match=r"stack\.json is not a valid stack file") as caught:
             read_stack_endpoints(tmp_path)
         assert caught.value.remedy == "Run: ecomflow infra up"
 
@@ -223,7 +223,7 @@ class TestEndpoints:
         """The local stack is on this machine: whatever else a file names is no local stack."""
         content = {"folder": folder_mark(tmp_path), "endpoints": {"pubsub": host}}
         (tmp_path / "stack.json").write_text(json.dumps(content))
-        with pytest.raises(ConfigError, match=f"names '{host}': expected a place on this machine"):
+        with pytest.raises(ConfigError, match=f"names '{host}': expected an address on this machine"):
             read_stack_endpoints(tmp_path)
 
     def test_a_copied_folder_is_no_stack(self, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""One module a group of commands. A command parses, defers its imports, makes one call, and shows one table or sentence."""
+"""One module per group of commands. A command parses its arguments, makes one call, and prints one table or sentence."""

@@ -1,4 +1,4 @@
-"""``ecomflow contract``: what producers may publish, whether they do, and what a new version changes."""
+"""``ecomflow contract``: show the contract, check events against it, and compare versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, w
 from ecomflow.errors import ConfigError, ContractError
 from ecomflow.terminal.console import plain, say, show_json, show_table
 
-contract = group_of_commands("What producers may publish: show it, check events, compare versions.")
+contract = group_of_commands("Show the contract for producers, check events against it, compare versions.")
 
 STDIN = "-"
 
@@ -49,13 +49,13 @@ _DIFF = "Examples:\n\n  ecomflow contract diff order.v1.json\n\n  ecomflow contr
 @contract.command(epilog=_SHOW)
 def show(
     event_type: Annotated[
-        EventType | None, typer.Argument(help="Which events. Without it: all types.", show_default=False)
+        EventType | None, typer.Argument(help="The event type. Default: all types.", show_default=False)
     ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="JSON Schema (2020-12), Markdown, or a valid event.")
     ] = Format.JSON_SCHEMA,
 ) -> None:
-    """Show the contract: what each field of an event must be."""
+    """Show the contract: the type and rules of each field of an event."""
     names = list(EXAMPLES) if event_type is None else [event_type.value]
     if form is Format.JSON_SCHEMA:
         typer.echo(to_text(whole_schema() if event_type is None else schema_of(event_type.value)), nl=False)
@@ -67,12 +67,12 @@ def show(
 
 @contract.command(epilog=_CHECK)
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Files of JSON lines, an event a line; - for standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: each refusal, and at last the summary.")] = False,
+    files: Annotated[list[Path], typer.Argument(help="Files of JSON lines, one event per line; - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one per refused event, then a summary.")] = False,
 ) -> None:
-    """Check events before they are published, with the pipeline's own decoder and rules: a line for each that it would refuse.
+    """Check events before you publish them, with the pipeline's own decoder and rules. Prints a line for each refused event.
 
-    Ends with 10 where one is refused, or where there was none to check.
+    Exits with 10 if an event is refused, or if there are no events.
     """
     now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
     for file in files:
@@ -86,15 +86,15 @@ def check(
 
 @contract.command(epilog=_DIFF)
 def diff(
-    old: Annotated[Path, typer.Argument(help="The schema that producers know, as contract show prints it.")],
+    old: Annotated[Path, typer.Argument(help="The old schema, as contract show prints it.")],
     new: Annotated[
-        Path | None, typer.Argument(help="Another. Without it: what this ecomflow accepts.", show_default=False)
+        Path | None, typer.Argument(help="The new schema. Default: the contract of this version of ecomflow.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two versions of the contract: would messages that were valid under the old one still be taken?
+    """Compare two versions of the contract, and find changes that would refuse messages which were valid before.
 
-    Ends with 10 where a change is breaking.
+    Exits with 10 if a change is breaking.
     """
     changes = compare(read_contract(old), current_contract() if new is None else read_contract(new))
     breaking = sum(change.breaking for change in changes)
@@ -106,7 +106,7 @@ def diff(
         ]
         show_table("Changes", ("event type", "path", "for producers", "change"), rows)
     else:
-        say("Nothing changed that a message could tell.")
+        say("No changes.")
     _end_diff(breaking, len(changes))
 
 
@@ -135,10 +135,10 @@ def _show_tally(tally: Any, as_json: bool) -> None:
         typer.echo(_json_line({"summary": summary}))
         return
     for kind, path, count in drift:
-        note = f"note: {kind} {path}: not in the contract, let through and dropped ({count:,} times)"
+        note = f"note: {kind} {path}: not in the contract; the event passes, the field is dropped ({count:,} times)"
         typer.echo(plain(note).plain)
     if tally.totals_differ:
-        typer.echo(f"note: order $.total_amount: not the sum of the lines, let through ({tally.totals_differ:,} times)")
+        typer.echo(f"note: order $.total_amount: differs from the sum of the lines; passes ({tally.totals_differ:,} times)")
     accepted, refused = tally.accepted.total(), tally.refused.total()
     sums = f"{accepted:,} pass{_parts(tally.accepted)}, {refused:,} refused{_parts(tally.refused)}"
     typer.echo(f"{accepted + refused:,} events: {sums}.")
@@ -149,7 +149,7 @@ def _parts(counts: Any) -> str:
 
 
 def _json_line(value: Any) -> str:
-    """In ASCII: names of unknown fields are the producer's, and may hold what moves a terminal's cursor."""
+    """In ASCII: names of unknown fields come from the producer and may contain terminal control characters."""
 
     return json.dumps(msgspec.to_builtins(value))
 
@@ -158,15 +158,15 @@ def _end_check(tally: Any) -> None:
     if tally.refused:
         raise ContractError(
             f"{tally.refused.total():,} events would become dead letters.",
-            "What is expected: ecomflow contract show --format markdown. One event a line: jq -c . FILE",
+            "See what is expected: ecomflow contract show --format markdown. Put each event on one line: jq -c . FILE",
         )
     if not tally.accepted:
-        raise ContractError("There was no event to check.", "Give at least one line of JSON.")
+        raise ContractError("There are no events to check.", "Provide at least one line of JSON.")
 
 
 def _end_diff(breaking: int, changes: int) -> None:
     if breaking:
         raise ContractError(
             f"{breaking} of {changes} changes are breaking: messages that were valid may be refused.",
-            "Keep what was allowed, or publish a new version and tell the producers first.",
+            "Keep accepting what was valid, or release a new version and tell the producers first.",
         )

@@ -1,4 +1,4 @@
-"""``ecomflow deploy``: the pipeline's start, on this machine or on Dataflow."""
+"""``ecomflow deploy``: start the pipeline, on this machine or on Dataflow."""
 
 from __future__ import annotations
 
@@ -27,41 +27,49 @@ from ecomflow.terminal.console import err, note, out, plain, say, show_json
 
 Runner = Annotated[
     str | None,
-    typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: the default with a project.", show_default=False),
+    typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: default with a project.", show_default=False),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, help="On this machine, run so many engines, each a process of its own.", show_default=False),
+    typer.Option(min=1, help="On this machine: number of engine processes.", show_default=False),
 ]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine, run in the background.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine: run in the background.")]
 MetricsPort = Annotated[
     int | None,
     typer.Option(
         min=0,
         max=65535,
-        help="On this machine, serve Prometheus metrics at this port of 127.0.0.1; 0: a free one.",
+        help="On this machine: serve Prometheus metrics on this port of 127.0.0.1; 0: a free port.",
         show_default=False,
     ),
 ]
-JobName = Annotated[str | None, typer.Option(help="The job's name, which one running job has.", show_default=False)]
-MachineType = Annotated[str | None, typer.Option(help="The workers' machine type.", show_default=False)]
-Workers = Annotated[int | None, typer.Option(help="The least workers, and how many start.", show_default=False)]
-MaxWorkers = Annotated[int | None, typer.Option(help="The most workers.", show_default=False)]
-ServiceAccount = Annotated[str | None, typer.Option(help="Whom the workers act as.", show_default=False)]
-Network = Annotated[str | None, typer.Option(help="The workers' network.", show_default=False)]
-Subnetwork = Annotated[str | None, typer.Option(help="regions/REGION/subnetworks/NAME.", show_default=False)]
-KmsKey = Annotated[str | None, typer.Option(help="The key that encrypts the job's state.", show_default=False)]
+JobName = Annotated[str | None, typer.Option(help="Name of the job. Only one job of a name can run.", show_default=False)]
+MachineType = Annotated[str | None, typer.Option(help="Machine type of the workers.", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="Initial and minimum number of workers.", show_default=False)]
+MaxWorkers = Annotated[int | None, typer.Option(help="Maximum number of workers.", show_default=False)]
+ServiceAccount = Annotated[str | None, typer.Option(help="Service account that the workers run as.", show_default=False)]
+Network = Annotated[str | None, typer.Option(help="Network of the workers.", show_default=False)]
+Subnetwork = Annotated[
+    str | None, typer.Option(help="Subnetwork of the workers, as regions/REGION/subnetworks/NAME.", show_default=False)
+]
+KmsKey = Annotated[str | None, typer.Option(help="Cloud KMS key for the job's state and its workers' disks.", show_default=False)]
 AtLeastOnce = Annotated[
     bool | None,
-    typer.Option("--at-least-once/--exactly-once", help="Cheaper, without the removal of repeats.", show_default=False),
+    typer.Option(
+        "--at-least-once/--exactly-once", help="Streaming mode without deduplication (cheaper), or with it.", show_default=False
+    ),
 ]
-Labels = Annotated[list[str] | None, typer.Option("--label", help="A label, as key=value. May be repeated.", show_default=False)]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", help="Label of the job, as key=value. Can be repeated.", show_default=False)
+]
 TimestampAttribute = Annotated[
-    str | None, typer.Option(help="The attribute of the event's time, where every message has it.", show_default=False)
+    str | None, typer.Option(help="Attribute that holds the event's time, if every message has it.", show_default=False)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate offline, and print the graph and the options; start nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the graph and all options without starting anything. Works offline.")
+]
 BeamOptions = Annotated[
-    list[str] | None, typer.Argument(metavar="[-- BEAM OPTIONS]", help="More of Beam's options, as --name=value.")
+    list[str] | None, typer.Argument(metavar="[-- BEAM OPTIONS]", help="Additional Beam options, as --name=value.")
 ]
 
 
@@ -94,9 +102,9 @@ def deploy(
 ) -> None:
     """Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket.
 
-    With a project it is submitted to Dataflow, which goes on when this command has ended. Without one it runs on this machine, on
-    Beam's FnApiRunner: Ctrl-C drains, which finishes the batch in hand, acknowledges it, and gives back the rest. A second one
-    ends it at once.
+    With a project it submits a job to Dataflow, which keeps running when the command has ended. Without one the pipeline runs on
+    this machine, on Beam's FnApiRunner. Ctrl-C finishes and acknowledges the current batch and releases the remaining messages; a
+    second Ctrl-C stops at once.
     """
     settings = load_settings({"project": project, "processes": processes})
     flags = {
@@ -126,8 +134,8 @@ def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
     flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
     if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
         raise ConfigError(
-            f"{strangers[0]} is for Dataflow, and the pipeline would run on this machine.",
-            f"Leave it out, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",
+            f"{strangers[0]} is only for Dataflow, but the pipeline would run on this machine.",
+            f"Omit it, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",
         )
 
 
@@ -135,20 +143,20 @@ def _check_there(given: dict[str, bool]) -> None:
     for name, is_given in given.items():
         if is_given:
             raise ConfigError(
-                f"{name} is for a pipeline on this machine, and it would run on Dataflow, where it is always detached.",
-                f"Leave it out, or run: ecomflow deploy --runner {DIRECT}",
+                f"{name} is only for a pipeline on this machine, but it would run on Dataflow, where it is always detached.",
+                f"Omit it, or run: ecomflow deploy --runner {DIRECT}",
             )
 
 
 def _labels(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         if "=" not in pair:
-            raise ConfigError(f"'{pair}' is no label: expected key=value.", "Write: --label team=shop")
+            raise ConfigError(f"'{pair}' is not a valid label: expected key=value.", "Write: --label team=shop")
     return dict(pair.split("=", 1) for pair in pairs or [])
 
 
 def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:
-    share_one_arena()  # before any thread has one of its own
+    share_one_arena()  # before any thread creates its own
     say(target_line(settings))
     launch.check_ready(settings)
     if detach:
@@ -156,7 +164,7 @@ def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> Non
             status = launch.start_detached(settings, metrics_port=metrics_port)
         say(f"The pipeline runs as process {status.pid}; its log is {settings.state_path / launch.LOG_FILE}.")
         _say_where_metrics_are(status.metrics_port)
-        say("Look at it with: ecomflow job status. Drain it with: ecomflow job drain")
+        say("See how it runs: ecomflow job status. Drain it: ecomflow job drain")
         return
     run = launch.run_here if settings.processes == 1 else workers.run_workers
     with _drained_by_signals() as drain, _metrics_served(settings, metrics_port) as port, _logged_here(settings):
@@ -174,7 +182,7 @@ def _say_where_metrics_are(port: int | None) -> None:
 
 @contextmanager
 def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None]:
-    """The port at which the pipeline's metrics are served within, where one is wanted."""
+    """Serves the pipeline's metrics if ``port`` is given; yields the bound port."""
     if port is None:
         yield None
         return
@@ -186,7 +194,7 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
 
 @contextmanager
 def _logged_here(settings: Settings) -> Iterator[None]:
-    """Warnings are shown on standard error as well, unless that is the output file of a pipeline in the background."""
+    """Also logs warnings to standard error, unless that is the output file of a background pipeline."""
     output = settings.state_path / OUTPUT_FILE
     if output.exists() and os.path.samestat(os.fstat(2), output.stat()):
         yield
@@ -196,7 +204,7 @@ def _logged_here(settings: Settings) -> Iterator[None]:
 
 
 def _live(line: Any) -> Callable[[Any], None]:
-    """Keeps one line of the terminal up to date: what came in, and at what rate; what went where."""
+    """Updates one line of the terminal: events received and their rate, rows written, events refused."""
     last = [0, 0.0]
 
     def show(status: Any) -> None:
@@ -204,7 +212,7 @@ def _live(line: Any) -> Callable[[Any], None]:
         pace = (received - last[0]) / (status.updated - last[1]) if last[1] else 0.0
         last[:] = [received, status.updated]
         rows, refused = (_sum_of(status.counters, kind) for kind in ("rows/", "refused/"))
-        line.update(plain(f"{received:,} events received ({pace:,.0f} a second), {rows:,} rows written, {refused:,} refused"))
+        line.update(plain(f"{received:,} events received ({pace:,.0f}/s), {rows:,} rows written, {refused:,} refused"))
 
     return show
 
@@ -215,7 +223,7 @@ def _sum_of(counters: dict[str, int], prefix: str) -> int:
 
 def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: bool) -> None:
     note(target_line(settings)) if as_json else say(target_line(settings))
-    with err.status("Making the graph…"):  # and importing Beam, which takes most of the time
+    with err.status("Building the graph…"):  # importing Beam takes most of the time
         from ecomflow.pipeline.dataflow import submit
     endpoints = resolve_endpoints(settings)
     submit.check(settings, endpoints, extra)
@@ -230,9 +238,9 @@ def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: boo
     if as_json:
         show_json(job)
         return
-    say(f"Dataflow has taken the job {job.name} ({job.job_id}); it is {job.state}.")
+    say(f"Dataflow has accepted job {job.name} ({job.job_id}); it is {job.state}.")
     say(job.url)
-    say("Look at it with: ecomflow job status. Its errors: ecomflow job logs. End it well with: ecomflow job drain")
+    say("See how it runs: ecomflow job status. See its errors: ecomflow job logs. Drain it: ecomflow job drain")
 
 
 def _show_plan(planned: Any) -> None:
@@ -243,7 +251,7 @@ def _show_plan(planned: Any) -> None:
             grow(branch.add(label), step.then)
         return branch
 
-    out.print(grow(Tree("The graph, each step followed by those that read its output", style="default"), planned.graph))
+    out.print(grow(Tree("The graph (each step with the steps that read its output below it)", style="default"), planned.graph))
     say("\nThe options:")
     for option in planned.options:
         say(f"  {option}")
@@ -251,7 +259,7 @@ def _show_plan(planned: Any) -> None:
 
 
 class _drained_by_signals:  # noqa: N801  # a context manager, used like a function
-    """SIGINT and SIGTERM set the event; a second SIGINT interrupts at once."""
+    """SIGINT and SIGTERM set the event. A second SIGINT raises KeyboardInterrupt."""
 
     def __enter__(self) -> threading.Event:
         self._drain = threading.Event()
@@ -266,5 +274,5 @@ class _drained_by_signals:  # noqa: N801  # a context manager, used like a funct
         if self._drain.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
 
-        note("Draining: the batch in hand is finished and acknowledged. Ctrl-C again ends at once.")
+        note("Draining: finishing and acknowledging the current batch. Ctrl-C again stops at once.")
         self._drain.set()

@@ -1,4 +1,4 @@
-"""``ecomflow dlq``: what was refused and why, and its way back."""
+"""``ecomflow dlq``: inspect, group, replay and export dead letters."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
-dlq = group_of_commands("The messages that were refused: look at them, group them, replay them.")
+dlq = group_of_commands("Inspect, group, replay and export dead letters: the messages that were refused.")
 
 Stream = Annotated[str | None, typer.Option(help="order, inventory, user_activity or unknown.", show_default=False)]
-Reason = Annotated[str | None, typer.Option(help="Such as contract_violation.", show_default=False)]
-Since = Annotated[str | None, typer.Option(help="Not older than: 10m, 2h, 3d.", show_default=False)]
-EventId = Annotated[str | None, typer.Option(help="The id of one event, as the fact tables have it.", show_default=False)]
-FingerprintId = Annotated[str | None, typer.Option("--fingerprint", help="A group of dlq stats.", show_default=False)]
+Reason = Annotated[str | None, typer.Option(help="Reason of the refusal, such as contract_violation.", show_default=False)]
+Since = Annotated[str | None, typer.Option(help="Maximum age, such as 10m, 2h, 3d.", show_default=False)]
+EventId = Annotated[str | None, typer.Option(help="The event's id, as in the fact tables.", show_default=False)]
+FingerprintId = Annotated[
+    str | None, typer.Option("--fingerprint", help="Fingerprint of a group, from dlq stats.", show_default=False)
+]
 
 _MOST_UNREADABLE = 10
 _MOST_GROUPS = 50
@@ -52,14 +54,14 @@ def inspect(
     since: Since = None,
     event_id: EventId = None,
     fingerprint: FingerprintId = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    full: Annotated[bool, typer.Option("--full", help="Whole payloads.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing them as they come, until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters.")] = 20,
+    full: Annotated[bool, typer.Option("--full", help="Show whole payloads.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new ones until Ctrl-C.")] = False,
     project: Project = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --follow an object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --follow one object per line.")] = False,
 ) -> None:
-    """Show dead letters, newest first: when, which stream, why, and the payload. Fails, after showing the others, where an
-    object in their place can't be read.
+    """Show dead letters, newest first: time, stream, reason, error and payload. If an object under dlq/ can't be read, the
+    command shows the others, then fails.
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
@@ -71,7 +73,7 @@ def inspect(
     if as_json:
         show_json([_as_object(item) for item in found])
     elif not found:
-        say("There are no dead letters of that kind.")
+        say("No dead letters match.")
     else:
         _show_letters(found, full)
     _refuse_unreadable(unreadable)
@@ -81,8 +83,8 @@ def inspect(
 def stats(
     stream: Stream = None, reason: Reason = None, since: Since = None, project: Project = None, as_json: AsJson = False
 ) -> None:
-    """Group dead letters by stream, reason and fingerprint (event type, path, rule), each with the command that would replay
-    it; and count the fields that the contract does not name, on events that passed.
+    """Group dead letters by stream, reason and fingerprint (event type, path, rule), with the command that replays each group.
+    Also counts fields of valid events that are not in the contract.
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
@@ -108,17 +110,17 @@ def replay(
     since: Since = None,
     event_id: EventId = None,
     fingerprint: FingerprintId = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The newest so many at most.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number, newest first.", show_default=False)] = None,
     patch: Annotated[
         Path | None,
-        typer.Option(help="A JSON Merge Patch (RFC 7396) to apply to each payload first.", show_default=False),
+        typer.Option(help="File with a JSON Merge Patch (RFC 7396) to apply to each payload first.", show_default=False),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would pass.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would pass.")] = False,
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish dead letters again that the contract takes by now, with their bytes, attributes and event_id, and move them
-    aside to replayed/. The others stay where they are.
+    """Publish again the dead letters that pass the contract now, with their bytes, attributes and event_id, and move them to
+    replayed/. The others stay where they are.
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
@@ -136,13 +138,13 @@ def replay(
         kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
     elif summary is not None:
-        say(f"{summary.published:,} published, {summary.moved:,} moved aside to gs://{settings.bucket_name}/replayed/.")
+        say(f"{summary.published:,} published, {summary.moved:,} moved to gs://{settings.bucket_name}/replayed/.")
         if summary.left:
-            say(f"{summary.left:,} lie in objects that somebody else changed meanwhile. Run the same command again.")
+            say(f"{summary.left:,} are in objects that someone else has changed meanwhile. Run the same command again.")
         if summary.interrupted:
-            say("Interrupted: the others lie where they were, some of them published already. Run the same command again.")
+            say("Interrupted: the others were not moved, but some are already published. Run the same command again.")
     else:
-        say("Nothing was published." if plan.chosen else "There are no dead letters of that kind.")
+        say("Nothing was published." if plan.chosen else "No dead letters match.")
     if summary is not None and summary.interrupted:
         leave(INTERRUPTED)
     _refuse_unreadable(plan.unreadable)
@@ -150,7 +152,7 @@ def replay(
 
 @dlq.command(epilog="Examples:\n\n  ecomflow dlq export refused.jsonl\n\n  ecomflow dlq export - --stream order --since 1d")
 def export(
-    file: Annotated[str, typer.Argument(help="Where to; a file that is there is written over. - is standard output.")],
+    file: Annotated[str, typer.Argument(help="The file to write, which is overwritten if it exists; - for standard output.")],
     stream: Stream = None,
     reason: Reason = None,
     since: Since = None,
@@ -158,7 +160,7 @@ def export(
     fingerprint: FingerprintId = None,
     project: Project = None,
 ) -> None:
-    """Write dead letters to a file, newest first, a JSON object a line, as they lie in the bucket."""
+    """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
@@ -185,15 +187,15 @@ def _filter(
 ) -> DeadLetterFilter:
 
     if stream is not None and stream not in STREAMS:
-        raise ConfigError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
+        raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(STREAMS)}.")
     if reason is not None and reason not in get_args(Known):
-        raise ConfigError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(get_args(Known))}.")
+        raise ConfigError(f"'{reason}' is not a valid reason.", f"Use one of: {', '.join(get_args(Known))}.")
     return DeadLetterFilter(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
 
 
 @contextmanager
 def _reading() -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how many objects were read, and how fast."""
+    """Shows the number and rate of objects read, on a terminal."""
     only_read = "Interrupted: dead letters were only read, nothing was changed."
     with interruptible(only_read), progress("Reading dead letters") as shown:
         yield lambda count: shown.count("objects", count)
@@ -202,14 +204,12 @@ def _reading() -> Iterator[Callable[[int], None]]:
 def _refuse_unreadable(unreadable: list[Unreadable]) -> None:
     if unreadable:
         named = [f"{item.object_name}: {item.error}" for item in unreadable[:_MOST_UNREADABLE]]
-        sentence = (
-            f"Not dead letters, but foreign or damaged, and not shown: {len(unreadable)} objects under dlq/, the newest being"
-        )
+        sentence = f"{len(unreadable)} objects under dlq/ are not dead letters, or are damaged, and are not shown. The newest:"
         raise EcomflowError("\n".join((sentence, *named)), "Move them out of dlq/.")
 
 
 def _follow(found: Iterator[StoredDeadLetter], full: bool, as_json: bool) -> None:
-    """Each letter as it comes, until Ctrl-C, which is how this ends well."""
+    """Each dead letter as it arrives, until Ctrl-C, which is not an error here."""
     try:
         for item in found:
             if as_json:
@@ -248,7 +248,7 @@ def _show_letters(found: list[StoredDeadLetter], full: bool) -> None:
         return
     columns = ("failed at", "stream", "reason and path, error, payload", "event id")
     show_table("Dead letters, newest first", columns, [_letter_row(item) for item in found])
-    say("Whole payloads: --full. As JSON, with attributes: --json. In groups: ecomflow dlq stats")
+    say("For whole payloads: --full. For JSON with attributes: --json. To group them: ecomflow dlq stats")
 
 
 def _show_whole(item: StoredDeadLetter) -> None:
@@ -279,8 +279,8 @@ def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
 
 
 def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
-    """The counters of the pipeline that runs or ran last: the local one's, or those of the project's job. Where they can't be
-    read it says why, and there are none: who may look at the bucket need not be allowed to look at jobs.
+    """The counters of the current or last pipeline: the local one, or the project's job. If they can't be read, prints why and
+    returns none, because an account that may read the bucket may lack access to jobs.
     """
     from ecomflow.jobs import service
     from ecomflow.jobs.client import JobsApi
@@ -291,20 +291,20 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
         api = JobsApi(settings, endpoints)
         return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
     except EcomflowError as error:
-        note(f"Fields that the contract does not name can't be shown: {error.message}")
+        note(f"Fields that are not in the contract can't be shown: {error.message}")
         return {}
 
 
 def _show_groups(groups: Any) -> None:
     if not groups.total:
-        say("There are no dead letters of that kind.")
+        say("No dead letters match.")
         return
     shown = groups.groups[:_MOST_GROUPS]
     columns = ("count", "stream", "reason, path and rule, example", "first seen", "last seen", "fingerprint")
     show_table("Dead letters by cause", columns, [_group_row(one) for one in shown], right=("count",))
     unshown = groups.total - sum(one.count for one in shown)
-    say(f"{groups.total:,} dead letters" + (f", of which {unshown:,} in smaller groups: --json." if unshown else "."))
-    say("What of a group would pass by now: add --dry-run.")
+    say(f"{groups.total:,} dead letters" + (f", {unshown:,} of them in smaller groups: --json." if unshown else "."))
+    say("To replay a group (add --dry-run to see what would pass):")
     for one in shown:
         out.print(plain(f"  {one.replay}"), soft_wrap=True)
 
@@ -325,7 +325,7 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
     whose = "this pipeline's last run" if settings.is_local else f"job {settings.dataflow.job_name}"
     rows = [(one.event_type, one.path, f"{one.count:,}") for one in fields[:_MOST_FIELDS]]
     columns = ("type", "path", "count")
-    show_table("Fields that the contract does not name, on events that passed", columns, rows, right=("count",))
+    show_table("Fields of valid events that are not in the contract", columns, rows, right=("count",))
     more = f" {len(fields) - _MOST_FIELDS:,} more: --json." if len(fields) > _MOST_FIELDS else ""
     say(f"Counted by {whose}; the fields were dropped.{more}")
 
@@ -344,13 +344,13 @@ def _show_plan(plan: ReplayPlan) -> None:
         say(f"  such as {plan.examples[path]}")
     if plan.too_recent:
         say(
-            f"{plan.too_recent:,} were refused within the last 15 minutes and wait: Dataflow would drop them as repeats of the "
-            "events that it refused."
+            f"{plan.too_recent:,} were refused in the last 15 minutes and must wait: Dataflow would drop them as duplicates of "
+            "the refused messages."
         )
 
 
 def _write_lines(found: Iterator[StoredDeadLetter], file: str) -> int:
-    """The letters in ``file``, whole or not at all; how many they were."""
+    """Writes ``file`` completely or not at all; returns the number of dead letters."""
     if file == "-":
         return _write_all(found, sys.stdout.buffer)
     target = Path(file)

@@ -1,4 +1,4 @@
-"""``ecomflow doctor``: whether everything that a pipeline needs is there, and what mends it."""
+"""``ecomflow doctor``: check everything that a pipeline needs, and show how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ecomflow.doctor import preflight
 from ecomflow.terminal.console import err, out, plain, say, show_json
 
 Probe = Annotated[
-    bool, typer.Option("--probe", help="Also write and read back rows, a message and an object, in temporary resources.")
+    bool, typer.Option("--probe", help="Also write rows, a message and an object to temporary resources, and read them back.")
 ]
 
 
@@ -25,8 +25,8 @@ Probe = Annotated[
 def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = False) -> None:
     """Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles. Changes nothing.
 
-    With --probe a row of every fact table, a message and an object are written to temporary resources, read back and removed. The
-    exit code is that of the first failure.
+    --probe writes a row for every fact table, a message and an object to temporary resources, reads them back and removes them.
+    The exit code is that of the first failure.
     """
     settings = settings_of(project)
     if not as_json:
@@ -50,11 +50,11 @@ def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = Fals
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
     if not as_json:
-        say("Everything that could be checked is as it should be.")
+        say("All checks passed.")
 
 
 def _is_reachable(checks: Sequence[Any]) -> bool:
-    """Without credentials, or where a service doesn't answer, a probe would only take its time to say the same."""
+    """Without credentials, or if a service doesn't answer, a probe would take longer to fail in the same way."""
     return not any(check.exit_code == 4 or (check.name == "credentials" and not check.ok) for check in checks)
 
 

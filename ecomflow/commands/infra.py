@@ -1,4 +1,4 @@
-"""``ecomflow infra``: bring up, look at and take down what the pipeline reads and writes."""
+"""``ecomflow infra``: create, show and delete what the pipeline reads and writes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ecomflow.local import exports, supervisor
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
 
-app = group_of_commands("Topic, subscription, bucket, dataset, tables and views.")
+app = group_of_commands("Create, compare, show and delete topic, subscription, bucket, dataset, tables and views.")
 
 _UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --project my-project"
 
 
 @app.command(epilog=_UP_EXAMPLES)
 def up(project: Project = None, as_json: AsJson = False) -> None:
-    """Start the local stack where no project is configured; create what is missing, change what has drifted.
+    """Create missing resources and correct those that differ. Without a project, start the local stack first.
 
-    In a project it also enables the APIs, and shows the roles that the job's service account needs. A second time it changes
-    nothing and says so.
+    In a project it also enables the APIs, and prints the commands that grant the job's service account its roles. A second run
+    changes nothing.
     """
     settings = settings_of(project)
     say_here = note if as_json else say
     say_here(target_line(settings))
     if settings.is_local:
         _start_stack(settings, say_here)
-    with err.status("Comparing what exists with what should…") as status:
+    with err.status("Comparing resources…") as status:
         endpoints = running_endpoints(settings)
         planned = infra.plan(settings, endpoints)
         done = infra.apply(settings, endpoints, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
@@ -42,19 +42,19 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
         show_json({"steps": done.steps, "grants": grants})
         return
     if endpoints.bigquery is not None:
-        say("The table dead_letters is left out, for the local BigQuery has no external tables. See: ecomflow dlq stats")
+        say("Skipped the table dead_letters: the local BigQuery has no external tables. Use instead: ecomflow dlq stats")
     if done.steps:
         _show_steps(done)
         say(f"{len(done.steps)} of {len(planned.steps)} resources created or changed.")
     else:
-        say(f"All {len(planned.steps)} resources are as they should be; nothing was changed.")
+        say(f"All {len(planned.steps)} resources are up to date; nothing was changed.")
     if grants:
         _show_grants(grants)
 
 
 @app.command(epilog="Examples:\n\n  ecomflow infra plan\n\n  ecomflow infra plan --project my-project")
 def plan(project: Project = None, as_json: AsJson = False) -> None:
-    """Show what infra up would create (+), change (~) and keep (=), and what it would refuse (!), by resource and column.
+    """Show what infra up would create (+), change (~), keep (=) and refuse (!), by resource and column.
 
     Changes nothing.
     """
@@ -69,7 +69,7 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
 def status(project: Project = None, as_json: AsJson = False) -> None:
-    """Show the services of the local stack, the pipeline, and every resource."""
+    """Show the state of the local stack's services, the pipeline, and every resource."""
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
@@ -80,7 +80,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
     else:
         say(target_line(settings))
         if services:
-            show_table(f"Services, their logs in {settings.state_path}/logs/", *_service_rows(services))
+            show_table(f"Services (logs in {settings.state_path}/logs/)", *_service_rows(services))
         if resources:
             rows = [(item.kind, short(item.name), item.state, _count(item.rows), item.detail) for item in resources]
             show_table(
@@ -103,18 +103,18 @@ _ENV_EXAMPLES = 'Examples:\n\n  eval "$(ecomflow infra env)"\n\n  ecomflow infra
 
 @app.command(epilog=_ENV_EXAMPLES)
 def env(
-    shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Whose syntax the lines have.")] = "sh",
+    shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Syntax of the output.")] = "sh",
     as_json: AsJson = False,
 ) -> None:
-    """Print the variables by which Google's own clients find the running local stack."""
+    """Print the environment variables that point Google's own clients at the running local stack."""
     settings = settings_of(None)
     if not settings.is_local:
-        sentence = f"The project {settings.project} is configured: only the local stack needs variables."
+        sentence = f"Project {settings.project} is configured, but only the local stack needs these variables."
         raise ConfigError(sentence, "Unset ECOMFLOW_PROJECT and the project in ecomflow.toml.")
-    # The stack itself is asked: a shell may have the variables of one that is gone.
+    # Ask the stack itself: the shell may have the variables of one that is gone.
     endpoints = supervisor.status(settings.state_path).endpoints
     if endpoints is None:
-        raise UnavailableError(f"The local stack in {settings.state_path}/ does not run.", "Run: ecomflow infra up")
+        raise UnavailableError(f"The local stack in {settings.state_path}/ is not running.", "Run: ecomflow infra up")
     found = exports.variables(endpoints)
     if as_json:
         show_json(found)
@@ -127,15 +127,15 @@ def env(
 def down(
     project: Project = None,
     with_data: Annotated[
-        bool, typer.Option("--with-data", help="Delete the data too: tables, dataset, bucket, messages.")
+        bool, typer.Option("--with-data", help="Also delete the data: tables, dataset, bucket, messages.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Stop the local stack, or delete topic and subscription in a project. Data stays unless --with-data."""
+    """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given."""
     settings = settings_of(project)
     say(target_line(settings))
     if (with_data or not settings.is_local) and not yes:
-        what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, with the messages in them,"
+        what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, including their messages,"
         typer.confirm(f"Delete {what} of {settings.project_id}?", abort=True)
     if settings.is_local:
         _stop_stack(settings, with_data)
@@ -158,21 +158,21 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
 
 
 def _damage_line(pubsub: str | None) -> str | None:
-    """What the local Pub/Sub could not read of its log, in a sentence; None where all was well."""
+    """A sentence on what the local Pub/Sub could not read from its log; None if the log is intact."""
     from ecomflow.local.pubsub.server import read_damage
 
     try:
         damage = read_damage(pubsub) if pubsub else None
-    except UnavailableError:  # somebody else's emulator, which has no such call
+    except UnavailableError:  # another emulator, which lacks this call
         return None
     if damage is None:
         return None
     places = "1 place" if damage.places == 1 else f"{damage.places:,} places"
-    lost = f", and with them {damage.orphans:,} messages of subscriptions that were in them" if damage.orphans else ""
-    kept = f"The damaged log is kept as {damage.copy}" if damage.copy else "There was no room for a copy of the damaged log"
+    lost = f", including subscriptions with {damage.orphans:,} messages" if damage.orphans else ""
+    kept = f"The damaged log is kept as {damage.copy}" if damage.copy else "There was no disk space for a copy of the damaged log"
     return (
         f"The log of the local Pub/Sub was damaged in {places}: {damage.lost_bytes:,} bytes were skipped{lost}. "
-        f"All other messages are there. {kept}. See what is missing with: ecomflow reconcile"
+        f"All other messages are intact. {kept}. To see what is missing, run: ecomflow reconcile"
     )
 
 
@@ -183,11 +183,7 @@ def _stop_stack(settings: Settings, with_data: bool) -> None:
         say("The pipeline is drained.")
     with err.status("Stopping the local services…"):
         supervisor.down(settings.state_path, with_data=with_data)
-    say(
-        "The local stack is stopped, its data deleted."
-        if with_data
-        else "The local stack is stopped; its data stays for the next time."
-    )
+    say("The local stack is stopped and its data is deleted." if with_data else "The local stack is stopped; its data is kept.")
 
 
 def _service_rows(services: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -196,7 +192,7 @@ def _service_rows(services: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]
 
 
 def short(name: str) -> str:
-    """The last part of a resource's path or of a table's id: what differs from its neighbours."""
+    """The last part of a resource's path or of a table's id."""
     return name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
 
 
@@ -214,7 +210,7 @@ def _show_steps(plan: Any) -> None:
         )
         for step in plan.steps
     ]
-    show_table("", ("action", "kind", "name", "what differs"), rows)
+    show_table("", ("action", "kind", "name", "differences"), rows)
 
 
 _SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!", "add": "+", "note": "=", None: " "}
@@ -222,7 +218,7 @@ _STYLES = {"+": "green", "~": "yellow", "=": "dim", "!": "bold red"}
 
 
 def _show_diff(plan: Any) -> None:
-    """The plan as a diff: a line for each resource, and below it one for each column and attribute that differs."""
+    """The plan as a diff: a line per resource, followed by a line per differing column or attribute."""
 
     for step in plan.steps:
         sign = _SIGNS[step.action]
@@ -240,12 +236,12 @@ def _difference(difference: Any) -> str:
     if difference.live is None:
         return f"{difference.attribute}: {difference.wanted}"
     if difference.how == "note":
-        return f"{difference.attribute}: {difference.live} (only here; it is left alone)"
+        return f"{difference.attribute}: {difference.live} (not in the DDL; left alone)"
     return f"{difference.attribute}: {difference.live} -> {difference.wanted or 'none'}"
 
 
 def _show_grants(grants: Any) -> None:
-    say("\nThe job's service account needs no more than these roles. Grant those that it lacks (ecomflow doctor shows which):")
+    say("\nThe job's service account needs exactly these roles. Grant those that are missing (ecomflow doctor shows which):")
     for grant in grants:
         say(f"\n# {grant.resource}: {grant.reason}")
         out.print(plain(grant.command), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``ecomflow job``: the pipeline that runs, on Dataflow or in the background of this machine."""
+"""``ecomflow job``: inspect and manage the running pipeline, on Dataflow or on this machine."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
 
-jobs = group_of_commands("The pipeline that runs: how it fares, its replacement, its end.")
+jobs = group_of_commands("Inspect, update, drain or cancel the running pipeline.")
 
 JobName = Annotated[
-    str | None, typer.Argument(metavar="[JOB]", help="A job's name or id. By default: job_name's newest.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[JOB]", help="Name or id of the job. Default: the newest named job_name.", show_default=False),
 ]
-Region = Annotated[str | None, typer.Option("--region", help="Dataflow's region.", show_default=False)]
+Region = Annotated[str | None, typer.Option("--region", help="Region of the Dataflow job.", show_default=False)]
 Runner = Annotated[
     str | None,
-    typer.Option("--runner", help=f"{DATAFLOW} (the default in a project) or {DIRECT}: this machine.", show_default=False),
+    typer.Option("--runner", help=f"{DATAFLOW} (default with a project) or {DIRECT} (this machine).", show_default=False),
 ]
-Timeout = Annotated[float, typer.Option(min=0, help="How many seconds to wait at most.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Maximum wait in seconds.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
 
 @jobs.command("list", epilog="Examples:\n\n  ecomflow job list\n\n  ecomflow job list --all --project my-project")
 def list_jobs(
-    everything: Annotated[bool, typer.Option("--all", help="All jobs of the region, not only ecomflow's.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="All jobs in the region, not only ecomflow's.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
@@ -64,13 +65,16 @@ def list_jobs(
 @jobs.command(epilog="Examples:\n\n  ecomflow job status\n\n  ecomflow job status --over 60 --json")
 def status(
     job: JobName = None,
-    over: Annotated[float, typer.Option(min=0, help="Measure the throughput over so many seconds.")] = 0.0,
+    over: Annotated[float, typer.Option(min=0, help="Seconds over which to measure throughput.")] = 0.0,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
-    """How a job fares: state, workers, throughput, lag, counters, recent errors. Exits with 4 where it has ended badly."""
+    """Show a job's state, workers, throughput, lag, counters and recent errors.
+
+    Exits with 4 if it failed, or was killed or cancelled, or if there is no local pipeline.
+    """
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
         found: Any = read_status(settings.state_path)
@@ -94,16 +98,16 @@ def status(
 @jobs.command(epilog="Examples:\n\n  ecomflow job logs --follow\n\n  ecomflow job logs --level warning --since 2h")
 def logs(
     job: JobName = None,
-    level: Annotated[str, typer.Option(help="The least: debug, detailed, basic, warning or error.")] = "basic",
-    since: Annotated[str | None, typer.Option(help="Not older than: 10m, 2h, 3d.", show_default=False)] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
-    lines: Annotated[int, typer.Option(min=1, help="How many lines of the local pipeline's log.")] = 50,
+    level: Annotated[str, typer.Option(help="Minimum level: debug, detailed, basic, warning or error.")] = "basic",
+    since: Annotated[str | None, typer.Option(help="Maximum age, such as 10m, 2h, 3d.", show_default=False)] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new lines until the job ends.")] = False,
+    lines: Annotated[int, typer.Option(min=1, help="Number of lines of the local pipeline's log.")] = 50,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Show Dataflow's messages about a job, or the end of the local pipeline's log, where basic is info."""
+    """Show Dataflow's messages about a job, or the end of the local pipeline's log (where basic means info)."""
     settings, earliest = settings_in(project, region), moment_of(since)
     if is_here(settings, runner, job):
         found = local.log_lines(settings, lines, least=_level(level), since=earliest, follow=follow)
@@ -121,7 +125,7 @@ def logs(
 def metrics(
     job: JobName = None, project: Project = None, region: Region = None, runner: Runner = None, as_json: AsJson = False
 ) -> None:
-    """Show every counter: ecomflow's own, and Dataflow's."""
+    """Show all counters, ecomflow's own and Dataflow's."""
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
         found = Metrics(dict(sorted(read_status(settings.state_path).counters.items())), {})
@@ -136,10 +140,10 @@ def metrics(
     if found.own:
         show_counts("ecomflow's counters", found.own)
     else:
-        say("There are no counters of ecomflow's yet.")
+        say("ecomflow has no counters yet.")
     if found.system:
         rows = [(name, f"{value:,.3f}".removesuffix(".000")) for name, value in found.system.items()]
-        show_table("Dataflow's", ("what", "value"), rows, right=("value",))
+        show_table("Dataflow's metrics", ("metric", "value"), rows, right=("value",))
 
 
 @jobs.command(epilog="Examples:\n\n  ecomflow job drain\n\n  ecomflow job drain --wait --timeout 600")
@@ -152,7 +156,7 @@ def drain(
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a job finish what it has in hand, then end it. The local pipeline is always waited for."""
+    """Drain a job: it finishes the messages in flight, then ends. For the local pipeline the command always waits."""
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
         with err.status("Draining…"):
@@ -171,13 +175,13 @@ def cancel(
     job: JobName = None,
     wait: Wait = False,
     timeout: Timeout = 600.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a job at once. What it had not acknowledged comes again; rows that it had written meanwhile are written twice."""
+    """Stop a job at once. Unacknowledged messages are delivered again, so rows that are already written may be repeated."""
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     if here:
@@ -200,30 +204,31 @@ def update(
     job: JobName = None,
     extra: Annotated[list[str] | None, typer.Argument(help="Beam options, after --.", show_default=False)] = None,
     renamed: Annotated[
-        list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="A step's name as it runs, and its new name.")
+        list[str] | None,
+        typer.Option("--map", metavar="OLD=NEW", help="Rename of a step: its name in the running job, and its new name."),
     ] = None,
-    anew: Annotated[bool, typer.Option("--drain-and-replace", help="Drain the job, then start the new one.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how the steps fit.")] = False,
+    anew: Annotated[bool, typer.Option("--drain-and-replace", help="Drain the job, then start a new one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how old and new steps match.")] = False,
     timeout: Timeout = 900.0,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
 ) -> None:
-    """Replace a running job by this version and these settings. The local pipeline is drained and started again."""
+    """Update a running job to this version and these settings. The local pipeline is drained and restarted."""
     beam_options = tuple(extra or ())
-    if job is not None and job.startswith("-"):  # after -- the first Beam option stands in the job's place
+    if job is not None and job.startswith("-"):  # after -- the first Beam option is parsed as the job
         beam_options = (job, *beam_options)
         job = None
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
         given = {"--map": bool(renamed), "--dry-run": dry_run, "Beam options": bool(beam_options)}
-        _refuse_here(given, "The local pipeline is drained and started again.")
-        with err.status("Draining the pipeline, then starting it again…"):
+        _refuse_here(given, "The local pipeline is drained and restarted.")
+        with err.status("Draining and restarting the pipeline…"):
             status = local.replace(settings)
-        say(f"The pipeline runs again, as process {status.pid}.")
+        say(f"The pipeline has restarted as process {status.pid}.")
         return
     if anew and (renamed or dry_run):
-        raise ConfigError("--drain-and-replace starts a job of its own: no step is mapped.", "Leave out --map and --dry-run.")
+        raise ConfigError("--drain-and-replace starts a new job, so no steps are mapped.", "Omit --map and --dry-run.")
     _update_service(settings, job, beam_options, _mapping(renamed or []), anew=anew, dry_run=dry_run, timeout=timeout)
 
 
@@ -243,7 +248,7 @@ def _update_service(
     api, endpoints = _api(settings), running_endpoints(settings)
     found = _find(api, settings, job)
     settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, job_name=found.name))
-    if not dry_run:  # before anything is drained: a job that can't be replaced is better left running
+    if not dry_run:  # before anything is drained: if the new job can't start, the old one should keep running
         with err.status("Checking…"):
             require(preflight(settings, endpoints, for_dataflow=True))
     if anew:
@@ -259,7 +264,7 @@ def _update_service(
             return
         with err.status("Submitting the update…"):
             new = replacement.send_update(settings, endpoints, plan, extra)
-    say(f"Job {new.job_id} takes over. Look at it with: ecomflow job status {new.job_id}")
+    say(f"Job {new.job_id} takes over. See how it runs: ecomflow job status {new.job_id}")
 
 
 def settings_in(project: str | None, region: str | None) -> Settings:
@@ -267,25 +272,25 @@ def settings_in(project: str | None, region: str | None) -> Settings:
 
 
 def is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
-    """Whether the pipeline of this machine is meant. Raises ConfigError for a job named there, or a runner that there is not."""
+    """Whether the command is for the pipeline on this machine. Raises ConfigError for an unknown runner, or another job here."""
     here = runs_here(settings, runner)
     if not here and settings.is_local:
-        raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it with: --project my-project")
+        raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
     if here and job is not None:
         _check_local(settings, job)
     return here
 
 
 def _check_local(settings: Settings, job: str) -> None:
-    """The pipeline of this machine goes by the name and the process that the list shows."""
+    """The local pipeline has the name and the process id that ``job list`` shows."""
     listed = local.jobs(settings)
     if any(job in (found.name, found.id) for found in listed):
         return
     there = " and ".join(f"{found.name}, process {found.id}" for found in listed) or "none has run"
-    sentence = f"'{job}' is not the pipeline of this machine ({there})"
+    sentence = f"'{job}' is not the pipeline on this machine ({there})"
     if settings.is_local:
-        raise ConfigError(f"{sentence}, and no project is configured.", "Name the project of a job with: --project my-project")
-    raise ConfigError(f"{sentence}.", "Leave the job out. See: ecomflow job list --runner DirectRunner")
+        raise ConfigError(f"{sentence}, and no project is configured.", "For a job on Dataflow add: --project my-project")
+    raise ConfigError(f"{sentence}.", "Omit the job. See: ecomflow job list --runner DirectRunner")
 
 
 def _api(settings: Settings) -> Any:
@@ -303,7 +308,7 @@ def _find(api: Any, settings: Settings, job: str | None) -> Any:
 def _level(text: str) -> Any:
 
     if text not in get_args(Level):
-        raise ConfigError(f"There is no level '{text}'.", f"Choose one of: {', '.join(get_args(Level))}.")
+        raise ConfigError(f"'{text}' is not a valid level.", f"Use one of: {', '.join(get_args(Level))}.")
     return text
 
 
@@ -312,19 +317,19 @@ def _mapping(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not (old and equals and new):
-            raise ConfigError(f"'{pair}' maps no step to another.", "Write it as --map 'OLD=NEW'.")
+            raise ConfigError(f"'{pair}' is not a valid mapping of steps.", "Write it as --map 'OLD=NEW'.")
         mapping[old] = new
     return mapping
 
 
 def _refuse_here(given: dict[str, bool], why: str) -> None:
     if wrong := [name for name, is_given in given.items() if is_given]:
-        raise ConfigError(f"{', '.join(wrong)}: only for a job on Dataflow. {why}", "Leave it out.")
+        raise ConfigError(f"{', '.join(wrong)}: only for a job on Dataflow. {why}", "Omit it.")
 
 
 def _confirm(question: str, yes: bool) -> None:
     if not yes:
-        typer.confirm(f"{plain(question).plain} What it has not acknowledged comes again.", abort=True, err=True)
+        typer.confirm(f"{plain(question).plain} Unacknowledged messages are delivered again.", abort=True, err=True)
 
 
 def _show_or_json(found: Any, as_json: bool, show: Any) -> None:
@@ -342,6 +347,6 @@ def _show_end(api: Any, job: Any, goal: str, wait: bool, timeout: float, as_json
             job = service.wait_for(api, job, goal, timeout)
     verb = "drain" if goal == "drained" else "cancel --yes"
     sentence = f"{service.named(job)} is {job.state}." + (
-        "" if wait else f" Wait for it with: ecomflow job {verb} --wait {job.id}"
+        "" if wait else f" To wait for it, run: ecomflow job {verb} --wait {job.id}"
     )
     _show_or_json(job, as_json, lambda _: say(sentence))

@@ -1,4 +1,4 @@
-"""``ecomflow publish``: events of a coherent shop, valid and faulty, to the topic."""
+"""``ecomflow publish``: publish generated events, valid and invalid, to the topic."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
-Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds: one valid and one invalid event of each type.")]
-Types = Annotated[str, typer.Option(help="Event types, separated by commas.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same shop. Without one: a new one.", show_default=False)]
-Rate = Annotated[
-    float | None, typer.Option(min=0.001, help="Events a second. Without it: as fast as it goes.", show_default=False)
+Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds: one valid and one invalid event of each type.")]
+Types = Annotated[str, typer.Option(help="Event types, comma-separated.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of the shop: the same seed gives the same shop. Default: random.", show_default=False)
 ]
-Day = Annotated[str | None, typer.Option("--date", help="Let all events happen on this UTC date.", show_default=False)]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, help="Events per second. Default: as fast as possible.", show_default=False)
+]
+Day = Annotated[str | None, typer.Option("--date", help="UTC date of all events.", show_default=False)]
 
 Ledger = Annotated[
     Path | None,
     typer.Option(
-        help="Append a JSON line for every confirmed event, for ecomflow reconcile. Without it: to the local stack's own ledger.",
+        help="File to which every event is appended, for ecomflow reconcile. Default: the local stack's own ledger.",
         show_default=False,
     ),
 ]
@@ -42,14 +44,17 @@ def publish(
     types: Types = "order,inventory,user_activity",
     seed: Seed = None,
     rate: Rate = None,
-    valid_only: Annotated[bool, typer.Option("--valid-only", help="No invalid events.")] = False,
+    valid_only: Annotated[bool, typer.Option("--valid-only", help="Publish no invalid events.")] = False,
     date: Day = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines; publish nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines without publishing them.")] = False,
     ledger: Ledger = None,
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish Faker events: customers, products and sessions that come again, and a catalogue of faults."""
+    """Publish generated events of a simulated shop, valid and invalid.
+
+    Customers, products and sessions recur. Invalid events have faults from a catalogue.
+    """
     chosen = [name.strip() for name in types.split(",") if name.strip()]
     now, shop_seed = datetime.now(UTC), rounds.fresh_seed() if seed is None else seed
     events = rounds.generate(n, seed=shop_seed, now=now, types=chosen, valid_only=valid_only, event_date=_day(date))
@@ -71,7 +76,7 @@ def _day(text: str | None) -> Any:
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"'{text}' is no date.", "Write it as --date 2025-12-01.") from error
+        raise ConfigError(f"'{text}' is not a valid date.", "Write it as --date 2025-12-01.") from error
 
 
 def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
@@ -97,17 +102,14 @@ def _show(summary: Any, seed: int, as_json: bool) -> None:
     show_table("Published", ("event type", "valid", "invalid"), rows, right=("valid", "invalid"))
     if summary.faults:
         faults = [(name, f"{count:,}") for name, count in sorted(summary.faults.items())]
-        show_table("Faults in the invalid ones", ("fault", "count"), faults, right=("count",))
+        show_table("Faults of the invalid events", ("fault", "count"), faults, right=("count",))
     pace = summary.total / summary.elapsed_seconds if summary.elapsed_seconds else 0
-    say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f} a second), seed {seed}.")
+    say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f}/s), seed {seed}.")
     if summary.interrupted:
-        say("Interrupted: what is counted here was confirmed." + _fate_of(summary.unanswered))
+        say("Interrupted. The counts above are of confirmed events." + _fate_of(summary.unanswered))
 
 
 def _fate_of(unanswered: int) -> str:
     if not unanswered:
         return " Nothing else was sent."
-    return (
-        f" {unanswered:,} more were under way without an answer: published or not, they are not counted, and unconfirmed in the "
-        "ledger."
-    )
+    return f" {unanswered:,} more were in flight: they may or may not be published, and are unconfirmed in the ledger."

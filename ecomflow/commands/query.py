@@ -1,4 +1,4 @@
-"""``ecomflow query``: what landed, as a table, a chart, CSV or JSON."""
+"""``ecomflow query``: query the warehouse, with the result as a table, a chart, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -40,35 +40,41 @@ _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
     "ecomflow query sales-per-product --project my-project --max-bytes 1GB",
 )
 def query(
-    question: Annotated[str | None, typer.Argument(help="A question's name, or GoogleSQL in quotes.", show_default=False)] = None,
-    date: Annotated[str | None, typer.Option(help="The same as --param date:DATE=….", show_default=False)] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="Name of a question, or GoogleSQL in quotes.", show_default=False)
+    ] = None,
+    date: Annotated[str | None, typer.Option(help="Short for --param date:DATE=….", show_default=False)] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[:TYPE]=VALUE", help="The value of @NAME; can be repeated.", show_default=False),
+        typer.Option(metavar="NAME[:TYPE]=VALUE", help="Value of @NAME. Can be repeated.", show_default=False),
     ] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Show the questions there are.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the questions.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="How many rows: 200 in the terminal, else all.", show_default=False)
+        int | None, typer.Option(min=1, help="Maximum number of rows. Default: 200 in a table, else all.", show_default=False)
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV (RFC 4180) instead of a table.")] = False,
-    as_chart: Annotated[bool, typer.Option("--chart", help="Draw bars or a line, where the answer has that shape.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bytes that BigQuery would scan; ask nothing.")] = False,
+    as_chart: Annotated[
+        bool, typer.Option("--chart", help="Draw a bar or line chart, if the result has the shape for one.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the bytes that BigQuery would scan, without running the query.")
+    ] = False,
     max_bytes: Annotated[
-        str | None, typer.Option(help="Refuse what would scan more: 500MB, 1GB, 2TiB.", show_default=False)
+        str | None, typer.Option(help="Refuse queries that would scan more, such as 500MB, 1GB, 2TiB.", show_default=False)
     ] = None,
     project: Project = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the warehouse one of the analysts' questions, or anything in GoogleSQL (tables under the dataset ecomflow). For a
+    """Run one of the analysts' questions, or GoogleSQL, against the fact tables. In SQL their dataset is called ecomflow. In a
     project the bytes that BigQuery will scan are shown first.
     """
     if as_csv + as_chart + as_json > 1:
-        raise ConfigError("--csv, --chart and --json exclude each other.", "Choose one.")
+        raise ConfigError("--csv, --chart and --json are mutually exclusive.", "Use one of them.")
     if list_them:
         _show_questions(as_json)
         return
     if question is None:
-        raise ConfigError("There is no question to ask.", "See: ecomflow query --list")
+        raise ConfigError("Expected a question's name or GoogleSQL, found nothing.", "See: ecomflow query --list")
     settings, most = settings_of(project), None if max_bytes is None else bytes_of(max_bytes)
     endpoints = running_endpoints(settings)
     asked = queries.prepare(settings, question, _values(date, param or []))
@@ -76,7 +82,7 @@ def query(
         _weigh(settings, endpoints, asked, most, is_dry_run=dry_run, as_json=as_json)
     if dry_run:
         return
-    with err.status("Asking the warehouse…"):
+    with err.status("Running the query…"):
         reply = queries.send(settings, endpoints, asked, most)
     if as_csv:
         _write_csv(reply, limit)
@@ -89,9 +95,9 @@ def query(
 
 
 def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
-    """An answer as a table, numbers to the right; its first ``most`` rows where given, of ``total`` that there are."""
+    """Prints the first ``most`` rows of an answer as a table, and the number of rows, ``total`` if given."""
     if not answer.columns:
-        say("Done. The statement gives no rows.")
+        say("Done. The statement returns no rows.")
         return
     shown = answer.rows[:most]
     numbers = [
@@ -103,7 +109,7 @@ def show_answer(answer: Answer, most: int | None = None, total: int | None = Non
 
 def _count(shown: int, total: int) -> str:
     count = f"{total:,} row{'' if total == 1 else 's'}"
-    return f"{count}." if shown >= total else f"{count}, of which the first {shown:,}. All: --csv or --json; more: --limit."
+    return f"{count}." if shown >= total else f"{count}, first {shown:,} shown. For all: --csv or --json; for more: --limit."
 
 
 def _cell(value: Any) -> Any:
@@ -112,7 +118,7 @@ def _cell(value: Any) -> Any:
 
 
 def _draw(answer: Answer, total: int) -> None:
-    """The chart, or the table where the answer, which may have cost something, has no shape for one."""
+    """The chart, or a table if the answer has no shape for one: the query may have cost money, so its rows are shown."""
     try:
         lines = chart(answer, out.width)
     except ConfigError as error:
@@ -126,9 +132,9 @@ def _draw(answer: Answer, total: int) -> None:
 
 
 def _write_csv(reply: Reply, limit: int | None) -> None:
-    """Rows as they come, so that memory stays flat."""
+    """Streams the rows, so that memory stays constant."""
 
-    # A terminal must not obey what stands in a message; a file or a program gets the values as they are, in UTF-8.
+    # A terminal gets control characters escaped; a file or a program gets the values as they are, in UTF-8.
     shown = (lambda text: plain(text).plain) if sys.stdout.isatty() else str
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
@@ -138,7 +144,7 @@ def _write_csv(reply: Reply, limit: int | None) -> None:
 
 
 def _field(value: Any) -> str:
-    """A value as BigQuery's own CSV exports have it: NULL is empty, an array or struct is JSON, bytes are base64."""
+    """A value as in BigQuery's own CSV exports: NULL is empty, an array or struct is JSON, bytes are base64."""
     match value:
         case None:
             return ""
@@ -159,12 +165,12 @@ def _write_json(answer: Answer) -> None:
 
 
 def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
-    """The texts by NAME or NAME:TYPE."""
+    """The given values, by NAME or NAME:TYPE."""
     pairs = [] if day is None else [("date:DATE", day)]
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(:\w+)?", name, re.ASCII):
-            raise ConfigError(f"'{text}' is no parameter.", "Write it as NAME=VALUE, or NAME:INT64=VALUE.")
+            raise ConfigError(f"'{text}' is not a valid parameter.", "Write it as NAME=VALUE, or NAME:INT64=VALUE.")
         pairs.append((name, value))
     names = [name.partition(":")[0].lower() for name, _ in pairs]
     for name in names:
@@ -174,27 +180,25 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
 
 
 def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
-    """Say what the query would scan, on standard error where rows follow. Raises ConfigError where it is more than ``most``."""
-    with err.status("Asking what it would scan…"):
+    """Shows what the query would scan, on standard error if rows follow. Raises ConfigError if it is more than ``most``."""
+    with err.status("Estimating the bytes to scan…"):
         scanned = scanned_bytes(settings, endpoints, asked)
     if settings.is_local:
-        note("The query is valid. The local warehouse charges nothing and counts no bytes.")
+        note("The query is valid. The local BigQuery does not report bytes, and charges nothing.")
     if is_dry_run and as_json:
         show_json({"bytes": scanned})
     else:
         (say if is_dry_run else note)(f"BigQuery would scan {_size(scanned)}.")
     if most is not None and scanned > most:
         sentence = f"The query would scan {_size(scanned)}, which is more than --max-bytes {_size(most)}. It was not run."
-        raise ConfigError(
-            sentence, "Ask for fewer columns, or for fewer days of the table's partition column; or raise the limit."
-        )
+        raise ConfigError(sentence, "Select fewer columns, or fewer days of the table's partition column; or raise the limit.")
 
 
 def bytes_of(text: str) -> int:
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].lower() not in units:
-        raise ConfigError(f"'{text}' is no amount of bytes.", "Write it as 500MB, 1GB or 2TiB.")
+        raise ConfigError(f"'{text}' is not a valid number of bytes.", "Write it as 500MB, 1GB or 2TiB.")
     return int(match[1]) * units[match[2].lower()]
 
 
@@ -213,7 +217,7 @@ def _show_questions(as_json: bool) -> None:
         return
     for item in found:
         out.print(plain(item["name"]), style="bold")
-        said = [f"@{one['name']}: {one['type']}, by default {one['default']}: {one['description']}" for one in item["parameters"]]
+        said = [f"@{one['name']}: {one['type']}, default {one['default']}: {one['description']}" for one in item["parameters"]]
         lines = (item["asks"], item["counts"], f"Reads {item['reads']}", *said, f"$ {item['example']}")
         out.print(Padding(plain_lines("\n".join(lines)), (0, 0, 1, 2), expand=False))
 

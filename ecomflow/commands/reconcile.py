@@ -1,4 +1,4 @@
-"""``ecomflow reconcile``: whether what was published is what landed."""
+"""``ecomflow reconcile``: check that every published event is a fact, a dead letter or in the backlog."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ecomflow.terminal.progress import Progress, interruptible, progress
 Ledger = Annotated[
     Path | None,
     typer.Option(
-        help="The ledger of ecomflow publish --ledger: its events alone are followed. Without it: the local stack's own.",
+        help="Ledger written by ecomflow publish --ledger; only its events are checked. Default: the local stack's own ledger.",
         show_default=False,
     ),
 ]
-Wait = Annotated[float, typer.Option(min=0, help="Wait up to so many seconds until no message waits any more.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most for the subscription to become empty.")]
 
 
 @examples(
@@ -30,19 +30,19 @@ Wait = Annotated[float, typer.Option(min=0, help="Wait up to so many seconds unt
     "ecomflow reconcile --ledger published.jsonl --wait 60",
 )
 def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as_json: AsJson = False) -> None:
-    """Prove that published = facts + dead letters + still waiting, asking each place. Names the ids that are not in one place.
+    """Check that published = facts + dead letters + backlog. Lists the ids of events that don't add up.
 
-    Ends with 7 where it doesn't add up. Without a ledger the places are held against each other.
+    Exits with 7 if they don't. Without a ledger, the stores are only compared with each other.
     """
     from ecomflow.reconciliation import reconcile as equation
 
     settings = settings_of(project)
     endpoints = running_endpoints(settings)
-    only_asked = "Interrupted: the places were only asked, nothing was changed."
+    only_asked = "Interrupted: the stores were only read, nothing was changed."
     with interruptible(only_asked), progress("Waiting until the subscription is empty") as shown:
         if wait:
             wait_until_empty(_counting(settings, endpoints, shown), wait)
-        shown.begin("Asking Pub/Sub, BigQuery and the bucket")
+        shown.begin("Reading Pub/Sub, BigQuery and the bucket")
         outcome = equation.reconcile(settings, endpoints, ledger, on_count=shown.count)
     if as_json:
         show_json(outcome)
@@ -52,7 +52,7 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
 
 
 def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Callable[[], Waiting | None]:
-    """Counts what waits, and shows how much of what waited first has gone since."""
+    """Counts the backlog, and shows how much of the initial backlog is processed."""
     first: list[int] = []
 
     def read() -> Waiting | None:
@@ -74,16 +74,16 @@ def _show(outcome: Any) -> None:
         )
         for line in outcome.lines
     ]
-    numbers = ("published", "facts", "dead letters", "waiting")
-    show_table("Events, each counted once", ("event type", *numbers, "adds up"), rows, right=numbers)
+    numbers = ("published", "facts", "dead letters", "backlog")
+    show_table("Distinct events", ("event type", *numbers, "adds up"), rows, right=numbers)
     if outcome.ledger is None:
-        say("There is no ledger of what was published, so only the places are held against each other.")
+        say("There is no ledger of published events, so the stores are only compared with each other.")
     else:
-        say(f"Published: by the ledger {outcome.ledger}")
+        say(f"Published events are from the ledger {outcome.ledger}")
     if outcome.unconfirmed:
         say(
-            f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed, or had no answer. "
-            "They wait in the subscription, or were never published."
+            f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed or got no answer. "
+            "They are in the subscription, or were never published."
         )
     say(_backlog(outcome.waiting, datetime.now(UTC)))
     if outcome.adds_up:
@@ -96,18 +96,18 @@ def _number(amount: int | None) -> str:
 
 def _backlog(waiting: Any, now: datetime) -> str:
     if waiting is None:
-        return "How many messages wait in the subscription is not known: Cloud Monitoring has no sample of the last ten minutes."
-    sentence = f"Messages that wait in the subscription: {waiting.messages:,}"
+        return "The number of messages in the subscription is unknown: Cloud Monitoring has no sample of the last ten minutes."
+    sentence = f"Messages in the subscription: {waiting.messages:,}"
     if waiting.sampled_at is None:
         return f"{sentence}."
     minutes = round((now - waiting.sampled_at).total_seconds() / 60)
-    return f"{sentence}, {minutes} min ago. Cloud Monitoring samples it once a minute and shows it minutes later."
+    return f"{sentence}, {minutes} min ago. Cloud Monitoring samples it once a minute and publishes it minutes later."
 
 
 def _verdict(outcome: Any) -> str:
     if outcome.missing or outcome.incomplete:
         late = len(outcome.missing) + len(outcome.incomplete)
-        return f"It adds up if all of the {late:,} events that are in no place yet are among those. Wait for them with: --wait 60"
+        return f"It adds up if all {late:,} events that were not found are among those messages. To wait for them, add: --wait 60"
     if outcome.ledger is None:
-        return "No event is incomplete, or both a fact and a dead letter."
-    return "It adds up: every event is in one place."
+        return "No event is incomplete, and none is both a fact and a dead letter."
+    return "It adds up: every event is accounted for exactly once."

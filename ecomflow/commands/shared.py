@@ -1,4 +1,4 @@
-"""What the commands have in common: how they are made, their options, and settings from them."""
+"""Shared by the commands: how they are built, common options, and the settings from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecomflow.errors import ConfigError
 
 
 class CommandGroup(TyperGroup):
-    """Lists its commands with their whole first sentence, which would otherwise be cut off at the end of the line."""
+    """Lists its commands with their whole first sentence, which Click would otherwise truncate."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
@@ -44,7 +44,7 @@ def examples(*lines: str) -> Callable[[F], F]:
 
 
 def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:
-    """A group, or a single command that is a function, as the command line takes it."""
+    """The Click command of a group, or of a function that is a single command."""
     if isinstance(command, typer.Typer):
         command.info.name = name
         return typer.main.get_command(command)
@@ -55,18 +55,18 @@ def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:
 
 Project = Annotated[
     str | None,
-    typer.Option("--project", "-p", help="Google Cloud project. Without one: the local stack.", show_default=False),
+    typer.Option("--project", "-p", help="Google Cloud project. Default: the local stack.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def settings_of(project: str | None) -> Settings:
-    """The settings in force, with the flag before the environment before ecomflow.toml."""
+    """The settings. Precedence: flag, environment variable, ecomflow.toml."""
     return load_settings({"project": project})
 
 
 def target_line(settings: Settings) -> str:
-    """The first line of what changes anything: which target it speaks to."""
+    """The first line of a command that changes something: its target."""
     if settings.is_local:
         return f"Local stack in {settings.state_path}/ (no project is configured)."
     return f"Google Cloud project {settings.project}, {settings.region}."
@@ -76,19 +76,19 @@ DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
 
 def runs_here(settings: Settings, runner: str | None) -> bool:
-    """Whether the pipeline of this machine is meant. Raises ConfigError for a runner that there is not."""
+    """Whether the pipeline runs on this machine. Raises ConfigError for an unknown runner."""
     if runner not in (None, DIRECT, DATAFLOW):
-        raise ConfigError(f"The runner {runner} is unknown; expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
+        raise ConfigError(f"'{runner}' is not a valid runner: expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
     return runner == DIRECT or (runner is None and settings.is_local)
 
 
 def moment_of(since: str | None) -> datetime | None:
-    """The moment so long ago: ``10m``, ``2h``, ``3d``. Raises ConfigError where ``since`` is no length of time."""
+    """The time that long ago: ``10m``, ``2h``, ``3d``. Raises ConfigError if ``since`` is not a valid duration."""
     if since is None:
         return None
     match = re.fullmatch(r"(\d{1,6})([smhd])", since)
     if match is None:
-        raise ConfigError(f"'{since}' is no length of time.", "Write it as 30s, 10m, 2h or 3d.")
+        raise ConfigError(f"'{since}' is not a valid duration.", "Write it as 30s, 10m, 2h or 3d.")
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
     now, epoch = datetime.now(UTC), datetime.fromtimestamp(0, UTC)
     return now - min(timedelta(**{unit: int(match[1])}), now - epoch)

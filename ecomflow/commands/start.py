@@ -1,4 +1,4 @@
-"""``ecomflow init`` and ``ecomflow demo``: the first things that a newcomer runs."""
+"""``ecomflow init`` and ``ecomflow demo``: the first commands that a newcomer runs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from ecomflow.terminal.progress import Progress, interruptible, progress, stoppi
 
 
 @examples("ecomflow init")
-def init(force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False) -> None:
-    """Write a commented ecomflow.toml into this folder."""
+def init(force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False) -> None:
+    """Write a commented ecomflow.toml to this folder."""
     path = Path(CONFIG_FILE)
     if path.exists() and not force:
-        raise ConfigError(f"{path} is there already.", "Write over it with: ecomflow init --force")
+        raise ConfigError(f"{path} already exists.", "To overwrite it, run: ecomflow init --force")
     try:
         path.write_text(COMMENTED_CONFIG, encoding="utf-8")
     except OSError as error:
-        raise AccessError(f"{path} can't be written: {error.strerror}.", "Run it in a folder that you may write to.") from error
-    say(f"Wrote {path}. Every setting in it is commented out: the defaults are in force.")
+        raise AccessError(f"{path} can't be written: {error.strerror}.", "Run it in a folder that you can write to.") from error
+    say(f"Wrote {path}. Every setting in it is commented out, so the defaults apply.")
 
 
 @examples("ecomflow demo --n 500")
 def demo(
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Rounds of events to publish.")] = 100,
-    seed: Annotated[int, typer.Option(help="The shop's seed.")] = 7,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds of events to publish.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the shop.")] = 7,
     as_json: AsJson = False,
 ) -> None:
-    """The whole path on a throw-away local stack: publish, decode, load, count, ask. Fails where it doesn't add up."""
-    all_gone = "Interrupted: all that the demo had started is ended, and its folder is gone."
+    """Run the whole path on a temporary local stack: publish, decode, load, count, query. Fails if the counts don't add up."""
+    all_gone = "Interrupted: everything that the demo started has been stopped, and its folder is deleted."
     with interruptible(all_gone), progress("Starting") as shown:
         from ecomflow import demo as demonstration
 
-        with stopping("Ending the services and the pipeline of the demo…", demonstration.end_processes):
+        with stopping("Stopping the services and the pipeline of the demo…", demonstration.end_processes):
             outcome = demonstration.run(n, seed, lambda text: _step(shown, text), shown.count)
     if as_json:
         show_json(outcome)
@@ -51,7 +51,7 @@ def demo(
 
 def _step(shown: Progress, text: str) -> None:
     note(f"• {text}")
-    shown.begin(re.split("[,:]", text)[0])  # the line has room for little more than the amount
+    shown.begin(re.split("[,:]", text)[0])  # the line has little room besides the count
 
 
 def _show(outcome: Any) -> None:
@@ -61,5 +61,5 @@ def _show(outcome: Any) -> None:
         (line.place, f"{line.expected:,}", f"{line.found:,}", "yes" if line.expected == line.found else "NO")
         for line in outcome.lines
     ]
-    show_table("What landed", ("place", "expected", "found", "adds up"), rows, right=("expected", "found"))
+    show_table("Results", ("table or reason", "expected", "found", "adds up"), rows, right=("expected", "found"))
     show_answer(outcome.answer, most=10)

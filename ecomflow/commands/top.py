@@ -1,4 +1,4 @@
-"""``ecomflow top``: how the pipeline fares, redrawn in the terminal while it runs; or once, for a script."""
+"""``ecomflow top``: the pipeline's metrics, redrawn in the terminal until it is stopped, or printed once for a script."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ecomflow.metrics.history import History, report
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
 from ecomflow.terminal.console import err, out, show_json
 
-# The local pipeline tells its metrics each second, Dataflow its own about twice a minute.
+# The local pipeline reports metrics every second, Dataflow about twice a minute.
 _LOCAL_INTERVAL, _CLOUD_INTERVAL = 1.0, 30.0
 _REDRAW_SECONDS = 0.7
-# On a terminal that can't redraw, each view stays.
+# On a terminal that can't redraw, every view is printed below the last one.
 _PLAIN_INTERVAL = 5.0
-# A reading that takes longer than its turn and this is told of.
+# A reading that is later than this is reported.
 _SLOW_SECONDS = 5.0
 _ANY_HEIGHT = 10_000
 
@@ -41,21 +41,22 @@ _ANY_HEIGHT = 10_000
 )
 def top(
     job: JobName = None,
-    once: Annotated[bool, typer.Option("--once", help="Print one view and end, as where the output is no terminal.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one view and exit, as if the output were not a terminal.")] = False,
     interval: Annotated[
         float | None,
-        typer.Option(min=0.2, help="Seconds between two readings: 1 here, 30 on Dataflow.", show_default=False),
+        typer.Option(min=0.2, help="Seconds between readings. Default: 1 on this machine, 30 on Dataflow.", show_default=False),
     ] = None,
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch the pipeline: what flows, how fast, how late, what was refused, what landed. q or Ctrl-C ends.
+    """Watch the pipeline live: throughput, latency, backlog, refused messages, rows. Quit with q or Ctrl-C.
 
-    A terminal that can't redraw (TERM=dumb) gets a new view below the last one every 5 seconds, or as --interval says.
+    On a terminal that can't redraw (TERM=dumb), a new view is printed every 5 seconds, or every --interval.
 
-    --once and --json read twice, for the rates, and exit with 4 where nothing runs or it has ended badly.
+    --once and --json take two readings, because rates need two. They exit with 4 if no pipeline runs, or if it failed, or was
+    killed or cancelled.
     """
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
@@ -87,7 +88,7 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
 
 
 def _print_repeatedly(reader: Any, seconds: float) -> None:
-    """A view after each reading but the first, below the last one, until Ctrl-C: for a terminal that can't redraw."""
+    """Prints a view after each reading but the first, until Ctrl-C, for a terminal that can't redraw."""
     history = History()
     try:
         history.add(reader.read(), time.time())
@@ -101,7 +102,7 @@ def _print_repeatedly(reader: Any, seconds: float) -> None:
 
 def _watch(readings: _Readings) -> None:
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or it would end with the terminal as it is now
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the terminal is restored on exit
     try:
         with readings, _keys() as keys, Live(console=out, screen=True, auto_refresh=False) as live:
             while True:
@@ -113,7 +114,7 @@ def _watch(readings: _Readings) -> None:
 
 
 class _Readings:
-    """Reads the metrics on a thread of its own, so that a service that does not answer holds up neither the view nor the keys."""
+    """Reads the metrics on a separate thread, so that a service that does not answer blocks neither the view nor the keys."""
 
     def __init__(self, reader: Any, seconds: float) -> None:
         self._reader = reader
@@ -129,12 +130,12 @@ class _Readings:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()  # the thread may be waiting for a service: the process doesn't wait for it
+        self._ended.set()  # without joining the thread, which may be waiting for a service
 
     def view(self, width: int, height: int) -> Any:
         with self._lock:
             late = time.monotonic() - self._begun - self._seconds
-            slow = f"The metrics are not read yet: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
+            slow = f"Waiting for the metrics: no answer for {late:.0f} s." if late > _SLOW_SECONDS else None
             return top_view(self._history, width, height, slow or self._notice)
 
     def _read_on(self) -> None:
@@ -152,7 +153,7 @@ class _Readings:
 
 
 class _Keys:
-    """The keys that are pressed; none where the input is no terminal."""
+    """Key presses; none if the input is not a terminal."""
 
     def __init__(self, is_terminal: bool) -> None:
         self._is_terminal = is_terminal
@@ -168,7 +169,7 @@ class _Keys:
 
 @contextmanager
 def _keys() -> Iterator[_Keys]:
-    """The terminal gives each key as it is pressed and shows none, until it is over."""
+    """Switches the terminal to deliver keys unbuffered and without echo, and restores it at the end."""
     import termios
     import tty
 

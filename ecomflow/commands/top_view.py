@@ -94,7 +94,7 @@ def _troubles(found: Report, notice: str | None, width: int) -> list[Text]:
     lines = [] if notice is None else _wrapped(notice, width, "bold yellow")
     if found.trouble is not None:
         lines += _wrapped(found.trouble, width, "bold red" if found.metrics.state in ENDED_BADLY else "bold yellow")
-    # The last line has the next command.
+    # Keep the last line, which has the next command.
     return lines if len(lines) <= _MOST_TROUBLE else [*lines[: _MOST_TROUBLE - 2], Text("…"), lines[-1]]
 
 
@@ -180,8 +180,8 @@ def _tables(history: History, found: Report, width: int) -> list[Text]:
 def _reasons(metrics: PipelineMetrics, width: int) -> list[Text]:
     """The count of each reason, most frequent first."""
     found = sorted(metrics.refused.items(), key=lambda item: -item[1])
-    told = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
-    lines = textwrap.wrap(told, max(20, width - _NAME), break_on_hyphens=False)
+    words = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
+    lines = textwrap.wrap(words, max(20, width - _NAME), break_on_hyphens=False)
     return [Text.assemble(" " * _NAME, (line, "red")) for line in lines[:_MOST_REASONS]]
 
 
@@ -205,7 +205,7 @@ def _table(
     room = width - lines[0].cell_len
     for line, of in zip(lines[1:], series, strict=True):
         line.append(_spark(history, of, room), "cyan")
-    title = f"{' ' * _GAP}the last {length(history.kept_seconds).removesuffix(' 0 s')}"
+    title = f"{' ' * _GAP}last {length(history.kept_seconds).removesuffix(' 0 s')}"
     if len(title) <= room and len(history) > 2:
         lines[0].append(title, "dim")
     return lines

@@ -1,4 +1,4 @@
-"""``ecomflow ui``: the page in the browser."""
+"""``ecomflow ui``: the web page."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ _PORT = 8377
 )
 def ui(
     job: JobName = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 chooses a free one.")] = _PORT,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address; open no browser.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free port.")] = _PORT,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address without opening a browser.")] = False,
     allow_replay: Annotated[
-        bool, typer.Option("--allow-replay", help="Let the page replay dead letters, after a preview.")
+        bool, typer.Option("--allow-replay", help="Allow replaying dead letters from the page, after a preview.")
     ] = False,
-    max_bytes: Annotated[str, typer.Option(help="What one query of the page may scan in a project: 500MB, 1GB, 2TiB.")] = "1GB",
+    max_bytes: Annotated[
+        str, typer.Option(help="Maximum that one query of the page may scan in a project, such as 500MB, 1GB, 2TiB.")
+    ] = "1GB",
     project: Project = None,
     region: Region = None,
     runner: Runner = None,
 ) -> None:
-    """Serve one page on this machine alone, opened in the browser: the graph with its rates, tables, dead letters, answers.
+    """Serve a web page on this machine: the graph with its rates, tables, dead letters, questions.
 
-    The address holds a token, without which nobody gets in. The page shows; it changes nothing unless --allow-replay is given.
-    Ctrl-C ends it.
+    The page opens in the browser. Its address contains a token that grants access. It is read-only without --allow-replay. Stop
+    it with Ctrl-C.
     """
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError("The page needs starlette and uvicorn.", "Run: pip install 'ecomflow[ui]'")
@@ -52,11 +54,10 @@ def ui(
 
     def tell(address: str) -> None:
         out.print(plain(f"The page is at {address}"), soft_wrap=True)
-        say("Ctrl-C ends it.")
+        say("Stop it with Ctrl-C.")
         sys.stdout.flush()
 
     serve(settings, port, options, tell, opens=not no_open)
-    # What still reads the bucket or the warehouse must not hold up the end. Nothing here writes but a replay, which loses
-    # nothing wherever it ends.
+    # Don't wait for threads that still read the bucket or the warehouse. Only a replay writes, and it can be interrupted safely.
     sys.stdout.flush()
     os._exit(0)

@@ -1,7 +1,6 @@
-"""Settings and endpoints flow in; checks flow out: what a pipeline needs, whether it is there, and what mends it.
+"""Settings and endpoints in; checks out: what a pipeline needs, whether it is in place, and how to fix it.
 
-``preflight`` changes nothing and takes seconds. ``probe`` goes further: it writes into temporary resources of its own and reads
-them back.
+``preflight`` changes nothing and takes seconds. ``probe`` goes further: it writes to temporary resources and reads them back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Settings flow in; whether this account and the job's service account may do what they must flow out, and what can't be told.
+"""Checks of permissions: whether this account and the job's service account have what they need, as far as can be seen.
 
-This account's permissions are asked for as such. The service account's are not shown to others: its roles are looked for in the
-policies of each resource and of the project. Roles that come by a group, a folder or an organisation don't stand there.
+This account's permissions are tested directly. Those of the service account are not visible to others, so its roles are looked up
+in the policies of each resource and of the project, which don't include roles through a group, a folder or an organisation.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ecomflow.infra.services import granted_on_account, granted_on_project, has_
 
 _SECONDS = 10.0
 
-# This account may not look, or the project never enabled the API that shows roles, which no pipeline needs.
+# This account may not read the roles, or the API for them, which no pipeline needs, is not enabled in the project.
 _NOT_SHOWN = (DeniedError, DisabledApiError)
 
-# Which predefined roles hold all that the role of a grant is wanted for: https://cloud.google.com/iam/docs/roles-permissions
-# WRITER and OWNER are BigQuery's own names in a dataset's access list.
+# The predefined roles that include everything a grant's role is needed for: https://cloud.google.com/iam/docs/roles-permissions
+# WRITER and OWNER are BigQuery's names in a dataset's access list.
 _ALL_OF_IT = frozenset({"roles/editor", "roles/owner"})
 _PUBSUB = _ALL_OF_IT | {"roles/pubsub.editor", "roles/pubsub.admin"}
 _SUFFICIENT: dict[str, frozenset[str]] = {
@@ -49,18 +49,18 @@ _SUFFICIENT: dict[str, frozenset[str]] = {
 
 
 class Binding(NamedTuple):
-    """A role and one who holds it, as ``user:``, ``serviceAccount:``, ``group:`` and so on."""
+    """A role and one of its members, as ``user:``, ``serviceAccount:``, ``group:`` and so on."""
 
     role: str
     member: str
 
 
 class _UnknownError(Exception):
-    """It can't be told, for the reason given."""
+    """The check is not possible, for the given reason."""
 
 
 def lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[tuple[str, Callable[[], Check]]]:
-    """The checks of a project at Google; none for the local stack and for emulators, which know no access policies."""
+    """The checks of a Google Cloud project; none for the local stack and emulators, which have no access policies."""
     if not has_project_policy(settings, endpoints):
         return []
     own = _own_permissions(settings, endpoints, for_dataflow)
@@ -72,8 +72,8 @@ def lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[
 
 
 class _Own(NamedTuple):
-    """Permissions that this account needs on ``where``, and what tells those that it has. ``optional``: what it can't do without
-    them, where a pipeline runs all the same.
+    """Permissions that this account needs on ``where``, and a function that returns those it has. ``optional``: what doesn't work
+    without them, if a pipeline runs all the same.
     """
 
     name: str
@@ -84,11 +84,11 @@ class _Own(NamedTuple):
 
 
 def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[_Own]:
-    """What whoever runs this needs: to read what there is, and to start a job, or else to be the pipeline."""
+    """What the caller's account needs: to read the resources, and to start a job or else to run the pipeline itself."""
     start = _to_start_a_job(settings) if for_dataflow else []
     consume, append = ([], []) if for_dataflow else (["pubsub.subscriptions.consume"], ["bigquery.tables.updateData"])
     objects = ("storage.objects.create", "storage.objects.get", "storage.objects.list")
-    backlog = "without it ecomflow top and reconcile --wait can't see what waits"
+    backlog = "without it ecomflow top and reconcile --wait can't see the backlog"
     granted = partial(granted_on_project, settings=settings)
     return [
         *start,
@@ -133,9 +133,9 @@ def _check_own(own: _Own) -> Check:
         return not_checked(own.name, error.message.rstrip("."))
     lacking = [permission for permission in own.permissions if permission not in granted]
     if not lacking:
-        return passed(own.name, f"It has {', '.join(own.permissions)}.")
+        return passed(own.name, f"This account has {', '.join(own.permissions)}.")
     roles = " and ".join(dict.fromkeys(ROLE_OF[permission] for permission in lacking))
-    remedy = f"Have {roles} granted to it on {own.where}."
+    remedy = f"Grant it {roles} on {own.where}."
     if own.optional:
         return passed(own.name, f"This account lacks {', '.join(lacking)}: {own.optional}. {remedy}")
     raise AccessError(f"This account lacks {', '.join(lacking)}.", remedy)
@@ -173,7 +173,7 @@ def _granted_on_bucket(settings: Settings, endpoints: Endpoints, permissions: Se
 
 
 def _granted_on_table(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
-    """On one of the fact tables: they share their dataset's roles."""
+    """Tested on one of the fact tables, because they share the roles of their dataset."""
     client = bigquery_for(settings, endpoints)
     table = f"{settings.dataset_id}.fact_order"
     read = partial(client.test_iam_permissions, table, list(permissions), timeout=_SECONDS, retry=None)
@@ -190,15 +190,15 @@ def _check_grant(grant: Grant, settings: Settings, endpoints: Endpoints) -> Chec
         on_resource = _policy_reader(grant, settings, endpoints)() if not grant.resource.startswith("project ") else []
         bindings = [*on_resource, *_on_project(settings)]
     except _UnknownError as reason:
-        return not_checked(_name(grant), f"{reason}. If the job fails for want of it: {grant.command}")
+        return not_checked(_name(grant), f"{reason}. If the job fails without it, run: {grant.command}")
     return judge(grant, account, bindings)
 
 
 def judge(grant: Grant, account: str, bindings: Sequence[Binding]) -> Check:
-    """Whether ``account`` has the grant by ``bindings``, those of its resource and of the project. Pure.
+    """Whether ``account`` has the grant through ``bindings``, those of its resource and of the project. Pure.
 
-    A custom role of its own, or a group that holds a sufficient role, may give it what is wanted: then it can't be told. Raises
-    AccessError, with the command that grants the role, where nothing seen does.
+    If the account has a custom role, or a group has a sufficient role, the result is unknown. Raises AccessError, with the
+    command that grants the role, if no binding is sufficient.
     """
     sufficient = _SUFFICIENT[grant.role]
     own = [binding.role for binding in bindings if binding.member == f"serviceAccount:{account}"]
@@ -208,9 +208,9 @@ def judge(grant: Grant, account: str, bindings: Sequence[Binding]) -> Check:
     groups = [b.member for b in bindings if b.role in sufficient and b.member.startswith(("group:", "domain:", "principalSet:"))]
     if custom or groups:
         return not_checked(
-            _name(grant), f"{account} may have it by {', '.join([*custom, *groups])}, which is not shown from here"
+            _name(grant), f"{account} may have it through {', '.join([*custom, *groups])}, which can't be resolved from here"
         )
-    seen = f"{account} has no such role there (one by a group, folder or organisation is not seen)"
+    seen = f"{account} does not have this role (roles through a group, folder or organisation are not visible)"
     raise AccessError(f"{seen}; it is needed because: {grant.reason}.", f"Run: {grant.command}")
 
 
@@ -218,7 +218,7 @@ def _default_account(settings: Settings) -> str:
     try:
         return f"{project_number(settings)}-compute@developer.gserviceaccount.com"
     except _NOT_SHOWN as error:
-        raise _UnknownError("no service account is set, and this account may not see the project's own") from error
+        raise _UnknownError("no service account is set, and this account may not see the project's default one") from error
 
 
 def _on_project(settings: Settings) -> list[Binding]:
@@ -250,7 +250,7 @@ def _on_bucket(settings: Settings, endpoints: Endpoints) -> list[Binding]:
 
 
 def _on_dataset(settings: Settings, endpoints: Endpoints) -> list[Binding]:
-    """A dataset's access list names accounts by address, and groups and domains by entries of their own."""
+    """A dataset's access list has separate entry types for accounts, groups and domains."""
     client = bigquery_for(settings, endpoints)
     read = partial(client.get_dataset, settings.dataset_id, timeout=_SECONDS, retry=None)
     entries = _ask(bigquery_service(settings, endpoints), f"dataset {settings.dataset}", read).access_entries
@@ -263,7 +263,7 @@ def _bindings(policy: Sequence[dict[str, Any]]) -> list[Binding]:
 
 
 def _ask(service: Service, resource: str, read: Callable[[], Any]) -> Any:
-    """What ``read`` returns. Raises _UnknownError where this account may not see it, or an emulator has no such thing."""
+    """The result of ``read``. Raises _UnknownError if this account may not read it, or an emulator does not support it."""
     try:
         with google_errors(service, resource):
             return read()
@@ -272,4 +272,4 @@ def _ask(service: Service, resource: str, read: Callable[[], Any]) -> Any:
     except EcomflowError as error:
         if service.endpoint is None:
             raise
-        raise _UnknownError(f"{service.title} at {service.endpoint} knows no roles") from error
+        raise _UnknownError(f"{service.title} at {service.endpoint} has no roles") from error

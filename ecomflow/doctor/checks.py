@@ -1,4 +1,4 @@
-"""Settings and endpoints flow in; a check for each thing that a pipeline needs flows out, within seconds whatever answers."""
+"""Settings and endpoints in; a check for everything that a pipeline needs out, within seconds even if services don't answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundErr
 from ecomflow.infra.differences import Step, plan_step, tell
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 
-# For all the checks together, which run side by side.
+# For all checks together, which run in parallel.
 PREFLIGHT_SECONDS = 12.0
 
 # APIs that only a job on Dataflow needs.
@@ -37,10 +37,10 @@ _KINDS = {
 
 
 def preflight(settings: Settings, endpoints: Endpoints, *, for_dataflow: bool) -> tuple[Check, ...]:
-    """Whether all that a pipeline needs is there and as it should be; changes nothing.
+    """Checks that everything a pipeline needs exists and is configured correctly. Changes nothing.
 
-    ``for_dataflow``: also what only a job on Dataflow needs. Without credentials, where some service is Google's own, nothing
-    else is looked at. Checks that have no answer after ``PREFLIGHT_SECONDS`` fail.
+    ``for_dataflow``: also what only a job on Dataflow needs. If credentials are needed and missing, no other check runs. Checks
+    without an answer after ``PREFLIGHT_SECONDS`` fail.
     """
     credentials = _credentials(settings, endpoints, for_dataflow)
     if any(not check.ok for check in credentials):
@@ -53,18 +53,18 @@ def preflight(settings: Settings, endpoints: Endpoints, *, for_dataflow: bool) -
 
 
 def require(checks: Sequence[Check]) -> None:
-    """Raises the first failure as the error that it stands for, with the names of the others and what mends them all."""
+    """Raises the first failure as its error, with the names of the other failures and all remedies."""
     wrong = [check for check in checks if not check.ok]
     if not wrong:
         return
-    others = "".join(f" Also wrong: {check.name}." for check in wrong[1:])
+    others = "".join(f" Also failed: {check.name}." for check in wrong[1:])
     remedies = dict.fromkeys(check.remedy for check in wrong if check.remedy)
     kind = _KINDS.get(wrong[0].exit_code, EcomflowError)
     raise kind(f"{wrong[0].name}: {wrong[0].message}{others}", "\n".join(remedies) or None)
 
 
 def side_by_side(lines: Sequence[Line], seconds: float) -> tuple[Check, ...]:
-    """What each line finds, in their order; one that has no answer after ``seconds`` fails, and is left to end by itself."""
+    """The result of each line, in order. A line without an answer after ``seconds`` fails, and its thread is abandoned."""
     give_up = time.monotonic() + seconds
     started = [(name, _started(partial(_look, name, look))) for name, look in lines]
     return tuple(_answer(name, future, give_up, seconds) for name, future in started)
@@ -78,13 +78,13 @@ def _look(name: str, look: Callable[[], Check]) -> Check:
 
 
 def _started(look: Callable[[], Check]) -> Future[Check]:
-    """A thread of its own, which the end of the process doesn't wait for, as it would for that of a pool."""
+    """Runs on a daemon thread, because the process would wait for a pool's thread on exit."""
     future: Future[Check] = Future()
 
     def run() -> None:
         try:
             future.set_result(look())
-        except BaseException as error:  # noqa: BLE001  # raised again where the result is asked for
+        except BaseException as error:  # noqa: BLE001  # raised again by future.result()
             future.set_exception(error)
 
     threading.Thread(target=run, name="preflight", daemon=True).start()
@@ -95,7 +95,9 @@ def _answer(name: str, future: Future[Check], give_up: float, seconds: float) ->
     try:
         return future.result(timeout=max(0.0, give_up - time.monotonic()))
     except TimeoutError:
-        return failed(name, UnavailableError(f"No answer within {seconds:.0f} s.", "Check the network, then run the same again."))
+        return failed(
+            name, UnavailableError(f"No answer within {seconds:.0f} s.", "Check the network, then run the command again.")
+        )
 
 
 def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> tuple[Check, ...]:
@@ -107,7 +109,7 @@ def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -
     from ecomflow.gcp.credentials import account_of, find_credentials
 
     try:
-        return (passed("credentials", f"They work: {account_of(find_credentials(settings.project_id))}."),)
+        return (passed("credentials", f"They are valid: {account_of(find_credentials(settings.project_id))}."),)
     except EcomflowError as error:
         return (failed("credentials", error),)
 
@@ -125,7 +127,7 @@ def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
     needed = [api for api in APIS if for_dataflow or api not in _DATAFLOW_APIS]
     enabled = observe_apis(settings).enabled
     if enabled is None:
-        return not_checked("APIs", "this account may not ask which are enabled; roles/serviceusage.serviceUsageViewer lets it")
+        return not_checked("APIs", "this account may not list the enabled APIs; roles/serviceusage.serviceUsageViewer allows it")
     disabled = [api for api in needed if api not in enabled]
     if disabled:
         command = f"Run: gcloud services enable {' '.join(disabled)} --project {settings.project_id}"
@@ -134,7 +136,7 @@ def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
 
 
 def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[Line]:
-    """A line for each resource of ``desired``; the clients are made here, so that threads import nothing at once."""
+    """A line per desired resource. The clients are created here, so that threads don't import modules concurrently."""
     from ecomflow.infra.observe import (
         bigquery_for,
         observe_bucket,
@@ -146,7 +148,7 @@ def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool
     )
 
     try:
-        # Two, for one keeps no more than ten connections, and complains of the eleventh.
+        # Two clients, because one keeps only ten connections, and warns about the eleventh.
         for_tables, for_the_rest = bigquery_for(settings, endpoints), bigquery_for(settings, endpoints)
     except EcomflowError as error:
         return [("BigQuery", partial(failed, "BigQuery", error))]
@@ -180,18 +182,18 @@ def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], fo
     step = plan_step(wanted, observe())
     if step.action == "create":
         raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
-    told = f"{'; '.join(map(tell, step.differences))}."
+    differs = f"{'; '.join(map(tell, step.differences))}."
     if step.action == "change" and _is_harmless(wanted, step, for_dataflow):
-        return passed(_name(wanted), f"It is in reach, though {told}")
+        return passed(_name(wanted), f"It exists, but {differs}")
     if step.action == "keep":
-        return passed(_name(wanted), "It is in reach." if isinstance(wanted, Bucket | Dataset) else "It is as it should be.")
+        return passed(_name(wanted), "It exists." if isinstance(wanted, Bucket | Dataset) else "It is up to date.")
     remedies = dict.fromkeys(difference.remedy for difference in step.differences if difference.remedy)
     kind = SchemaError if isinstance(wanted, Table | View) else ConfigError
-    raise kind(f"{told[0].upper()}{told[1:]}", "\n".join(remedies) or "Run: ecomflow infra up")
+    raise kind(f"{differs[0].upper()}{differs[1:]}", "\n".join(remedies) or "Run: ecomflow infra up")
 
 
 def _is_harmless(wanted: Resource, step: Step, for_dataflow: bool) -> bool:
-    """A bucket that others set up takes dead letters, a topic may keep more, and only Dataflow can't do with a retry policy."""
+    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy."""
     if isinstance(wanted, Subscription):
         return not for_dataflow and {difference.attribute for difference in step.differences} == {"backoff_seconds"}
     return isinstance(wanted, Bucket | Topic)

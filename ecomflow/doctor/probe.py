@@ -1,8 +1,8 @@
-"""Settings and endpoints flow in; what became of rows, a message and an object, written and read back, flows out.
+"""Writes rows, a message and an object, and reads them back: settings and endpoints in, a check for each out.
 
-Everything is written to a table, topic, subscription or object of its own, named ``probe`` and a random part, and removed again
-however it ends. What is left where that fails expires by itself: tables after an hour, the subscription after a day, the object
-after the days that the bucket's lifecycle gives ``temp/``.
+Everything is written to temporary tables, topics, subscriptions and objects, named ``probe`` and a random part, and is removed
+again, also after a failure. If the removal fails, what is left expires: tables after an hour, the subscription after a day, the
+object by the bucket's lifecycle rule for ``temp/``.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ from ecomflow.pipeline.config import pipeline_config
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.bigquery import MaybeMissingError, TableWriter
 
-# How long what was just made or written may take to be found.
+# How long something just created or written may take to appear.
 _APPEAR_SECONDS = 30.0
-# Longer than Pub/Sub holds a pull open: one that is given up earlier may still lease the message, to nobody.
+# Longer than Pub/Sub holds a pull open: a pull that is abandoned earlier may still lease the message.
 # https://github.com/googleapis/google-cloud-python/issues/8087
 _PULL_SECONDS = 90.0
 
-# Values that a wrong type on the way would change: no float holds the numbers, and a time without its zone or microseconds is
-# another.
+# Values that a wrong type would change: a float can't represent the numbers, a timestamp needs its time zone and microseconds.
 _TEXT = 'ecomflow probe: "ä€😀"\n'
 _INTEGER = 2**53 + 1
 _NUMERIC = Decimal("12345678901234567890123456789.123456789")
@@ -50,9 +49,9 @@ _MICROSECONDS = 123_457
 
 
 def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None) -> tuple[Check, ...]:
-    """Writes and reads back a row of every fact table, a message and an object, side by side; a check with its time for each.
+    """Writes and reads back a row of every fact table, a message and an object, in parallel; returns a timed check for each.
 
-    ``now`` is the time of the rows, which must lie in a partition that can be streamed into.
+    ``now`` is the time of the rows, which must be in a partition that accepts streaming.
     """
     unique = uuid.uuid4().hex[:12]
     moment = (now or datetime.now(UTC)).replace(microsecond=_MICROSECONDS)
@@ -66,12 +65,12 @@ def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None)
 
 
 def sample_row(schema: pa.Schema, moment: datetime) -> dict[str, Any]:
-    """A value for each column, as BigQuery's client would read it back: NULL wherever the column takes it. Pure."""
+    """A value for each column, as BigQuery's client would read it back: NULL if the column is nullable. Pure."""
     return {field.name: None if field.nullable else _sample(field.type, moment) for field in schema}
 
 
 def differences(wrote: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
-    """The columns whose values are not the same, in value and in type. Pure."""
+    """The columns whose values differ, in value or type. Pure."""
     columns = dict.fromkeys([*wrote, *read])
     pairs = [(name, wrote.get(name, "no column"), read.get(name, "no column")) for name in columns]
     return [
@@ -90,7 +89,7 @@ def _sample(kind: pa.DataType, moment: datetime) -> Any:
 
 
 def _attempt(name: str, work: Callable[[], str], remove: Mapping[str, Callable[[], object]]) -> Check:
-    """``work``, timed, and then every removal whatever became of it; what could not be removed is a failure too."""
+    """Runs and times ``work``, then every removal, also after a failure. A failed removal fails the check."""
     began = time.monotonic()
     message, error = "", None
     try:
@@ -98,7 +97,7 @@ def _attempt(name: str, work: Callable[[], str], remove: Mapping[str, Callable[[
     except EcomflowError as raised:
         error = raised
     finally:
-        left = [told for what, removal in remove.items() if (told := _left_behind(what, removal))]
+        left = [text for what, removal in remove.items() if (text := _left_behind(what, removal))]
     seconds = round(time.monotonic() - began, 3)
     if error is None and not left:
         return Check(name, True, message, seconds=seconds)
@@ -109,10 +108,10 @@ def _attempt(name: str, work: Callable[[], str], remove: Mapping[str, Callable[[
 def _left_behind(what: str, removal: Callable[[], object]) -> str | None:
     try:
         removal()
-    except NotFoundError:  # it was never made
+    except NotFoundError:  # it was never created
         return None
     except EcomflowError as error:
-        return f"The probe's {what} is left behind: {error.message}"
+        return f"The probe's {what} could not be removed: {error.message}"
     return None
 
 
@@ -127,8 +126,10 @@ def _probe_table(table: str, name: str, moment: datetime, settings: Settings, en
             _append(row, SCHEMAS[table], name, settings, endpoints)
             wrong = differences(row, _read_row(table_id, settings, endpoints))
         if wrong:
-            raise SchemaError(f"What is read is not what was written: {'; '.join(wrong)}.", "Report this as a fault of ecomflow.")
-        return f"A row of {len(row)} columns was appended by the Storage Write API and read back equal."
+            raise SchemaError(
+                f"The row read differs from the row written: {'; '.join(wrong)}.", "Report this as a bug in ecomflow."
+            )
+        return f"A row of {len(row)} columns was appended through the Storage Write API and read back unchanged."
 
     def remove() -> None:
         with google_errors(service, f"table {table_id}"):
@@ -139,7 +140,7 @@ def _probe_table(table: str, name: str, moment: datetime, settings: Settings, en
 
 
 def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endpoints) -> None:
-    """By the table's own DDL under another name, to expire in an hour."""
+    """From the table's own DDL under another name, with an expiration of one hour."""
     client = bigquery_for(settings, endpoints)
     retry = bigquery_retry(bigquery_service(settings, endpoints))
     statement = sql.table_ddl(table, settings.dataset_id).replace(f"`{settings.dataset_id}.{table}`", f"`{table_id}`")
@@ -150,7 +151,7 @@ def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endp
 
 
 def _append(row: Mapping[str, Any], schema: pa.Schema, name: str, settings: Settings, endpoints: Endpoints) -> None:
-    """As the pipeline does. The Storage Write API may take some seconds to learn of a table that was just made."""
+    """Appends as the pipeline does. The Storage Write API may take some seconds to see a new table."""
     rows = pa.RecordBatch.from_pylist([row], schema=schema)
     config = msgspec.structs.replace(pipeline_config(settings), endpoints=endpoints)
     client = bigquery_write_client(endpoints)
@@ -180,13 +181,13 @@ def _read_row(table_id: str, settings: Settings, endpoints: Endpoints) -> dict[s
     retry = bigquery_retry(bigquery_service(settings, endpoints))
     give_up = time.monotonic() + _APPEAR_SECONDS
     while True:
-        job = client.query(f"SELECT * FROM `{table_id}`", retry=retry, timeout=REQUEST_SECONDS)  # noqa: S608  # a name of ours
+        job = client.query(f"SELECT * FROM `{table_id}`", retry=retry, timeout=REQUEST_SECONDS)  # noqa: S608  # a generated name
         rows = [dict(row.items()) for row in job.result(retry=retry, timeout=REQUEST_SECONDS)]
         if len(rows) == 1:
             return rows[0]
         if rows or time.monotonic() > give_up:
             raise PipelineError(
-                f"One row was written and taken, and {len(rows)} are read.", "Report this as a fault of ecomflow."
+                f"One row was written and confirmed, but {len(rows)} were read.", "Report this as a bug in ecomflow."
             )
         time.sleep(0.5)
 
@@ -204,13 +205,13 @@ def _probe_messages(name: str, settings: Settings, endpoints: Endpoints) -> Chec
             try:
                 publisher.create_topic(name=topic, retry=retry, timeout=REQUEST_SECONDS)
                 subscriber.create_subscription(request=_short_lived(subscription, topic), retry=retry, timeout=REQUEST_SECONDS)
-                # pubsub_v1's client replaces the request method that it inherits by one for batches of its own timing.
+                # pubsub_v1's client overrides the inherited request method with one that batches.
                 PublisherClient.publish(publisher, topic=topic, messages=[message], retry=retry, timeout=REQUEST_SECONDS)
             finally:
                 publisher.transport.close()
             read = _pull_one(subscriber, subscription)
         if read.data != message.data or dict(read.attributes) != dict(message.attributes):
-            raise PipelineError(f"The message came back otherwise: {read.data!r}, {dict(read.attributes)}.")
+            raise PipelineError(f"The message read differs from the message written: {read.data!r}, {dict(read.attributes)}.")
         return "A message with attributes was published, pulled and acknowledged."
 
     def remove_subscription() -> None:
@@ -229,7 +230,7 @@ def _probe_messages(name: str, settings: Settings, endpoints: Endpoints) -> Chec
 
 
 def _short_lived(subscription: str, topic: str) -> types.Subscription:
-    """The shortest that a subscription may live without a subscriber is a day."""
+    """A day is the shortest expiration of a subscription."""
     ttl = types.ExpirationPolicy(ttl=duration_pb2.Duration(seconds=86_400))
     return types.Subscription(
         name=subscription,
@@ -244,13 +245,13 @@ def _pull_one(subscriber: Any, subscription: str) -> types.PubsubMessage:
     while time.monotonic() < give_up:
         try:
             response = subscriber.pull(subscription=subscription, max_messages=1, timeout=_PULL_SECONDS)
-        except DeadlineExceeded:  # nothing came so far
+        except DeadlineExceeded:  # no message yet
             continue
         if response.received_messages:
             received = response.received_messages[0]
             subscriber.acknowledge(subscription=subscription, ack_ids=[received.ack_id], timeout=REQUEST_SECONDS)
             return received.message
-    raise PipelineError(f"The message was published and did not come within {_APPEAR_SECONDS:.0f} s.")
+    raise PipelineError(f"The message was published but not delivered within {_APPEAR_SECONDS:.0f} s.")
 
 
 def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check:
@@ -265,10 +266,10 @@ def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check
             written = blob()
             written.upload_from_string(_TEXT, if_generation_match=0, timeout=REQUEST_SECONDS, retry=retry)
             if written.download_as_bytes(timeout=REQUEST_SECONDS, retry=retry) != _TEXT.encode():
-                raise PipelineError("The object is not read as it was written.")
+                raise PipelineError("The object read differs from the object written.")
             if _overwrites(blob(), retry):
-                raise PipelineError("An object that must not be written over was: dead letters could be lost.")
-        return "An object was written, read, not written over, and deleted."
+                raise PipelineError("An object was overwritten in spite of its precondition: dead letters could be lost.")
+        return "An object was written, read, protected from overwriting, and deleted."
 
     def remove() -> None:
         with google_errors(service, f"object {name}"):
@@ -278,7 +279,7 @@ def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check
 
 
 def _overwrites(blob: Any, retry: Any) -> bool:
-    """Tried again where the service says that it is too soon: it takes one write a second to one name.
+    """Whether the object can be overwritten. Retries if the service throttles: it accepts one write per second to an object.
 
     https://cloud.google.com/storage/quotas#objects
     """

@@ -1,4 +1,4 @@
-"""What a look at one thing found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ecomflow.errors import EcomflowError
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line of the doctor's. ``remedy`` is the command or step that mends what is wrong; ``exit_code`` is that of the error.
+    """One line of ``ecomflow doctor``. ``remedy`` is the command or step that fixes the problem; ``exit_code`` is the error's.
 
-    ``checked`` False, and then ``ok``: it can't be told from here, and ``message`` says why. ``seconds`` only where something was
-    tried, not just looked at.
+    ``checked`` False (``ok`` is then True): the check is not possible from here, and ``message`` says why. ``seconds`` only for
+    probes.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Google's own clients, pointed at the endpoints in force. Without an endpoint of ours they use the user's credentials."""
+"""Google's own clients, pointed at the configured endpoints. For Google's endpoints they use the user's credentials."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 C = TypeVar("C", "bigquery.Client", "storage.Client")
 
-# Emulators listen on loopback: a connection is there at once or not at all, so that one which comes back is noticed within two
-# seconds, not after gRPC's usual two minutes; and responses may carry a full pull.
+# Emulators listen on loopback, where a connection succeeds or fails at once: reconnect within two seconds, not after gRPC's usual
+# two minutes. Responses may be as large as a full pull.
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -26,7 +26,7 @@ _CHANNEL_OPTIONS = [
 
 
 def publisher_client(endpoints: Endpoints, **options: object) -> pubsub_v1.PublisherClient:
-    """A publisher; ``options`` go to ``pubsub_v1.PublisherClient`` (batch_settings, publisher_options)."""
+    """A publisher; ``options`` are passed to ``pubsub_v1.PublisherClient`` (batch_settings, publisher_options)."""
     from google.cloud import pubsub_v1
     from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
@@ -78,11 +78,11 @@ def bigquery_write_client(endpoints: Endpoints) -> BigQueryWriteClient:
 def append_rows(
     client: BigQueryWriteClient, write_stream: str, requests: Iterator[AppendRowsRequest]
 ) -> Iterable[AppendRowsResponse]:
-    """AppendRows over one connection: ``requests`` to ``write_stream``, their responses in the same order.
+    """AppendRows over one connection: sends ``requests`` to ``write_stream`` and yields their responses in order.
 
-    With the routing header that the service requires outside the US multi-region, once. ``client.append_rows`` itself can't know
-    the stream and sends the header empty, also beside a caller's own, and such a connection fails now and then with "Cannot route
-    on empty project id ''": https://cloud.google.com/bigquery/docs/write-api
+    Sends the routing header that the service requires outside the US multi-region. ``client.append_rows`` doesn't know the
+    stream and sends an empty header, even next to the caller's, and such a connection sometimes fails with "Cannot route on
+    empty project id ''": https://cloud.google.com/bigquery/docs/write-api
     """
     from google.api_core import gapic_v1
 
@@ -93,9 +93,9 @@ def append_rows(
 
 
 def _without_mtls(client: C) -> C:
-    """``client``, which asks its endpoint even where GOOGLE_API_USE_MTLS_ENDPOINT=always names Google's mTLS host.
+    """``client``, changed to use its endpoint even if GOOGLE_API_USE_MTLS_ENDPOINT=always selects Google's mTLS host.
 
-    google-cloud-core reads that variable at each request and lets an endpoint of the client's own stand only for the other host.
+    google-cloud-core reads that variable on each request and applies a custom endpoint only to the other host.
     """
     connection = client._connection
     connection.API_BASE_MTLS_URL = connection.API_BASE_URL
@@ -103,7 +103,7 @@ def _without_mtls(client: C) -> C:
 
 
 def _signed_in(make: Callable[[], T]) -> T:
-    """A client with the user's credentials. Raises AccessError where there are none."""
+    """A client with the user's credentials. Raises AccessError if there are none."""
     from google.auth.exceptions import DefaultCredentialsError
 
     try:

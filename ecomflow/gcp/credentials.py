@@ -1,4 +1,4 @@
-"""Nothing flows in; the user's Google Cloud credentials, known to work, flow out: or an AccessError within seconds."""
+"""The user's Google Cloud credentials, verified; or an AccessError within seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from google.oauth2.credentials import Credentials as UserCredentials
 
 from ecomflow.errors import AccessError, UnavailableError
 
-# The scope of all that ecomflow does: https://developers.google.com/identity/protocols/oauth2/scopes
+# The scope of everything that ecomflow does: https://developers.google.com/identity/protocols/oauth2/scopes
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _REFRESH_SECONDS = 5.0
 _METADATA_SECONDS = 1.0
@@ -25,11 +25,11 @@ _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
 
 @cache
 def find_credentials(project: str) -> Any:
-    """google.auth's default credentials, refreshed once, with ``project`` as the quota project of a user's login without one.
+    """google.auth's default credentials, refreshed once, with ``project`` as quota project for a user's login without one.
 
-    Client-based APIs refuse a user's login that names no quota project. A service account's is its own, and resource-based APIs
-    (Pub/Sub, Storage, BigQuery) take that of the resource whatever is named, so their clients are left as they are:
-    https://cloud.google.com/docs/quotas/quota-project. Raises as ``default_credentials``.
+    Client-based APIs refuse a user's login without a quota project. Service accounts use their own project, and resource-based
+    APIs (Pub/Sub, Storage, BigQuery) always use that of the resource, so their clients are left unchanged:
+    https://cloud.google.com/docs/quotas/quota-project. Raises the same errors as ``default_credentials``.
     """
     credentials = default_credentials()
     if isinstance(credentials, UserCredentials) and not credentials.quota_project_id:
@@ -39,11 +39,11 @@ def find_credentials(project: str) -> Any:
 
 @cache
 def default_credentials() -> Any:
-    """google.auth's default credentials, refreshed once, so that a login that has lapsed is told here.
+    """google.auth's default credentials, refreshed once, so that an expired login is detected here.
 
-    ``google.auth.default`` asks the metadata server of Compute Engine as the last of its sources, three times over some ten to
-    twenty seconds where there is none. So where no other source is set up, one request of a second tells first whether there is
-    one. Raises AccessError, or UnavailableError where Google's token service doesn't answer.
+    The last source of ``google.auth.default`` is Compute Engine's metadata server. If there is none, it tries three times over
+    ten to twenty seconds. So if no other source is configured, a request with a timeout of one second checks for it first. Raises
+    AccessError, or UnavailableError if Google's token service doesn't answer.
     """
     if not (_other_sources() or _answers_as_metadata_server()):
         raise AccessError("There are no Google Cloud credentials on this machine.", _LOGIN)
@@ -53,12 +53,12 @@ def default_credentials() -> Any:
     except google.auth.exceptions.TransportError as error:
         raise UnavailableError(f"Google's token service does not answer: {_line(error)}", "Check the network.") from error
     except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
-        raise AccessError(f"The Google Cloud credentials do not work: {_line(error)}", _LOGIN_AGAIN) from error
+        raise AccessError(f"The Google Cloud credentials are not valid: {_line(error)}", _LOGIN_AGAIN) from error
     return credentials
 
 
 def account_of(credentials: Any) -> str:
-    """Whose the credentials are, for a person to read: a service account's address, or what kind they are."""
+    """The owner of the credentials, for display: a service account's address, or the type of the credentials."""
     address = getattr(credentials, "service_account_email", None)
     return str(address) if address and address != "default" else f"{type(credentials).__module__.rsplit('.', 1)[-1]} credentials"
 
@@ -72,7 +72,7 @@ def _other_sources() -> bool:
 
 
 def _answers_as_metadata_server() -> bool:
-    """https://cloud.google.com/compute/docs/metadata/querying-metadata: the server says what it is in a header."""
+    """The server identifies itself in a header: https://cloud.google.com/compute/docs/metadata/querying-metadata"""
     if os.environ.get("NO_GCE_CHECK") == "true":
         return False
     host = os.environ.get("GCE_METADATA_HOST", "169.254.169.254")

@@ -1,4 +1,4 @@
-"""Exceptions of Google's clients flow in; ecomflow's own errors, with what to do, flow out. The border of ``ecomflow.infra``."""
+"""Exceptions of Google's clients in; ecomflow's errors, with remedies, out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.permissions import ROLE_OF, named_permission
 
-# How Pub/Sub, Cloud Storage, BigQuery and Dataflow say that a project isn't there, or is not shown to this account. The project
-# must be what is missing: "Topic not found: projects/p/topics/t" and "The job of project p was not found" name something in it.
+# How Pub/Sub, Cloud Storage, BigQuery and Dataflow say that a project doesn't exist, or is hidden from this account. Only the
+# project itself: "Topic not found: projects/p/topics/t" and "The job of project p was not found" are about something in it.
 NO_PROJECT = re.compile(
     r"(?:^|[:;]\s+|\()(?:the )?(?:requested |specified )?project(?: ['\"]?[\w.:/-]+['\"]?)? (?:was )?(?:not found|does not exist)"
     r"|not found: project(?!s/)\b|unknown project\b",
@@ -25,9 +25,9 @@ NO_PROJECT = re.compile(
 _DISABLED = re.compile(r"SERVICE_DISABLED|has not been used in project|API .{0,40}is disabled|accessNotConfigured", re.IGNORECASE)
 _DISABLED_PROJECT = re.compile(r"in project ['\"]?([\w.:-]+)", re.IGNORECASE)
 _DISABLED_API = re.compile(r"\b([a-z]+\.googleapis\.com)/overview")
-# https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds; the second is the older form.
+# https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds; the second is the older message.
 _NO_QUOTA_PROJECT = re.compile(r"requires a quota project|end user credentials from the Google Cloud SDK", re.IGNORECASE)
-# The projects of gcloud's own OAuth clients: named where a request carried no quota project.
+# The projects of gcloud's own OAuth clients, which Google names if a request has no quota project.
 _GCLOUD_PROJECTS = ("764086051850", "32555940559")
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 _LOGIN = "Run: gcloud auth application-default login"
@@ -35,17 +35,17 @@ _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
 
 
 class DeniedError(AccessError):
-    """A service knows this account and lets it not do what it asks."""
+    """A service denies this account a permission."""
 
 
 class DisabledApiError(AccessError):
-    """A service's API is not enabled in the project, or was so just now."""
+    """A service's API is not enabled in the project, or was enabled only a moment ago."""
 
 
 class Service(msgspec.Struct, frozen=True):
-    """A Google Cloud service, the role that lets an account make and change its resources, and where it listens.
+    """A Google Cloud service, the role that lets an account create and change its resources, and its endpoint.
 
-    ``endpoint`` None: at Google.
+    ``endpoint`` None: Google's own.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Service(msgspec.Struct, frozen=True):
 
     @property
     def patience_seconds(self) -> float:
-        """For how long a transient failure is tried again. An emulator is there at once or not at all."""
+        """How long to retry a transient failure. An emulator answers at once or not at all."""
         return 60.0 if self.endpoint is None else 3.0
 
 
@@ -75,9 +75,9 @@ def bigquery_service(settings: Settings, endpoints: Endpoints) -> Service:
 
 @contextmanager
 def google_errors(service: Service, resource: str, permission: str | None = None) -> Iterator[None]:
-    """Raises what Google's clients raise while they work on ``resource`` ("topic projects/p/topics/t") as an EcomflowError.
+    """Raises the exceptions of Google's clients for ``resource`` ("topic projects/p/topics/t") as EcomflowErrors.
 
-    ``permission`` is what the work takes, for a service that does not name what is missing.
+    ``permission`` is the one that the call needs, for services that don't name the missing permission.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def google_errors(service: Service, resource: str, permission: str | None = None
 
 
 def translate(error: Exception, service: Service, resource: str, permission: str | None = None) -> EcomflowError:
-    """``error``, or the last failure behind an exhausted retry, in the user's terms."""
+    """The EcomflowError for ``error``, or for the last failure behind an exhausted retry."""
     cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
     text = getattr(cause, "message", None) or str(cause)
     if isinstance(cause, auth.GoogleAuthError) and not isinstance(cause, auth.TransportError):
@@ -95,7 +95,7 @@ def translate(error: Exception, service: Service, resource: str, permission: str
         return AccessError(f"{service.title} does not accept the credentials: {_sentence(text)}", _LOGIN_AGAIN)
     if isinstance(cause, google.ClientError) and NO_PROJECT.search(text):
         sentence = f"Project '{service.project}' does not exist, or this account has no access to it."
-        return NotFoundError(sentence, "List yours with: gcloud projects list")
+        return NotFoundError(sentence, "List your projects with: gcloud projects list")
     if isinstance(cause, google.Forbidden):
         return _denied(text, service, resource, permission)
     if isinstance(cause, google.NotFound):
@@ -114,35 +114,35 @@ def _denied(text: str, service: Service, resource: str, permission: str | None) 
     role = ROLE_OF.get(missing or "", service.role)
     remedy = f"Grant this account {role} on project {service.project}. Google says: {_sentence(text)}"
     if resource.startswith("bucket "):
-        remedy += " Bucket names are shared by all of Google Cloud: if another project has this one, set another bucket."
+        remedy += " Bucket names are globally unique: if another project owns this bucket, set another name."
     lacks = f": this account lacks {missing}" if missing else ""
     return DeniedError(f"Access to {resource} is denied{lacks}.", remedy)
 
 
 def _disabled(text: str, service: Service) -> AccessError:
-    """The project that Google names may be another than ours: that of the credentials' quota."""
+    """Google may name another project than the configured one: the quota project of the credentials."""
     named, api = _DISABLED_PROJECT.search(text), _DISABLED_API.search(text)
     project = named[1].rstrip(".") if named else service.project
     if project in _GCLOUD_PROJECTS:
-        return _no_quota_project(f"{service.title} was asked on the quota of gcloud's own project {project}", service)
+        return _no_quota_project(f"{service.title} was called with the quota of gcloud's own project {project}", service)
     remedy = f"Run: gcloud services enable {api[1] if api else service.api} --project {project}"
     return DisabledApiError(f"{service.title} is not enabled in project {project}.", remedy)
 
 
 def _no_quota_project(sentence: str, service: Service) -> AccessError:
-    return AccessError(f"{sentence}.", f"Name one: gcloud auth application-default set-quota-project {service.project}")
+    return AccessError(f"{sentence}.", f"Set one: gcloud auth application-default set-quota-project {service.project}")
 
 
 def _unavailable(text: str, service: Service) -> UnavailableError:
     if service.endpoint is None:
         return UnavailableError(
-            f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the same again."
+            f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the command again."
         )
     sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
-    return UnavailableError(sentence, "Bring the local stack up with: ecomflow infra up")
+    return UnavailableError(sentence, "Start the local stack with: ecomflow infra up")
 
 
 def _sentence(text: str) -> str:
-    """The first line of a foreign message, at most 300 characters, with a full stop."""
+    """The first line of Google's message, at most 300 characters, with a full stop."""
     line = _REQUEST.sub("", text.strip().splitlines()[0]) if text.strip() else "no reason given"
     return f"{line[:300].rstrip('. ')}."

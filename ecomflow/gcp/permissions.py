@@ -1,4 +1,4 @@
-"""Permissions in, the smallest predefined role that holds each out. Pure.
+"""The smallest predefined role that includes each permission. Pure.
 
 By method: https://cloud.google.com/pubsub/docs/access-control, https://cloud.google.com/storage/docs/access-control/iam-json,
 https://cloud.google.com/bigquery/docs/access-control. By role: https://cloud.google.com/iam/docs/roles-permissions.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-# What it takes to read the resources that ``infra`` makes.
+# The permissions to read the resources that ``infra`` creates.
 READ_TOPIC = "pubsub.topics.get"
 READ_SUBSCRIPTION = "pubsub.subscriptions.get"
 READ_BUCKET = "storage.buckets.get"
@@ -48,6 +48,6 @@ _PERMISSION = re.compile(
 
 
 def named_permission(text: str) -> str | None:
-    """The permission that a service says is missing; Pub/Sub names none."""
+    """The permission that an error says is missing. Pub/Sub doesn't name it."""
     found = _PERMISSION.search(text)
     return found[0] if found else None

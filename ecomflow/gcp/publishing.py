@@ -1,7 +1,7 @@
-"""Whole publish requests out to the topic, message ids, or errors of ours, back. Shared by whatever publishes.
+"""Publishing in whole requests: messages in; message ids, or ecomflow's errors, out.
 
-Google's own batching of single messages is left aside: with a future and two locks for each message it takes 70 to 90
-microseconds a message; whole requests take 4 to 7, count and ledger included (``python -m benchmarks.publishing``).
+The client's batching of single messages is not used: with a future and two locks per message it takes 70 to 90 microseconds per
+message; whole requests take 4 to 7, including count and ledger (``python -m benchmarks.publishing``).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
 
-# Seconds. Something on loopback answers or is not there; Google may take its time.
+# Seconds. A service on loopback answers at once or is down; Google may take longer.
 _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
 _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 _FULL_DISK = "No space left on device"
-# How long a Ctrl-C waits for what is under way. A service that is well answers within milliseconds.
+# How long Ctrl-C waits for requests in flight. A healthy service answers within milliseconds.
 _SETTLE_SECONDS = 0.5
 
 
 class RequestSender:
-    """Publishes to the topic of ``settings``, a request a call. Safe for several threads. ``topic_sender`` makes one."""
+    """Publishes to the configured topic, one request per call. Thread-safe. Created by ``topic_sender``."""
 
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         from google.api_core.retry import Retry, if_exception_type
@@ -33,21 +33,21 @@ class RequestSender:
 
         attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if endpoints.pubsub is None else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
         self._client, self._topic = publisher_client(endpoints), settings.topic_path
-        # pubsub_v1's client replaces the request method that it inherits by one for single messages.
+        # pubsub_v1's client overrides the inherited request method with one for single messages.
         self._publish = PublisherClient.publish
         self._request, self._raw_request = PublishRequest.wrap, PublishRequest.pb()
         self._timeout = ConstantTimeout(attempt)
-        # Pauses are short enough for a Ctrl-C to be obeyed soon: a thread can't be woken from one.
+        # Short pauses, because Ctrl-C can't wake a thread from one.
         self._retry = Retry(if_exception_type(*_transient()), initial=0.1, multiplier=2.0, maximum=1.0, timeout=give_up)
 
     def send(self, messages: Iterable[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        """Publish ``messages``, (data, attributes) each, at most 1,000 and 10 MB; their ids once Pub/Sub has confirmed them.
+        """Publish ``messages`` of (data, attributes), at most 1,000 and 10 MB; returns their ids when Pub/Sub has confirmed them.
 
-        At least once: a request whose answer was lost is sent again. Raises Google's own errors (``publish_error`` translates).
+        At least once: a request whose answer is lost is retried. Raises Google's own errors (``publish_error`` translates them).
         """
         raw = self._raw_request(topic=self._topic)
         add = raw.messages.add
-        for data, attributes in messages:  # put together in place: a third of the time of messages that are made first
+        for data, attributes in messages:  # built in place, which takes a third of the time
             message_attributes = add(data=data).attributes
             for name, value in attributes.items():
                 message_attributes[name] = value
@@ -59,7 +59,7 @@ class RequestSender:
 
 
 class InHand:
-    """What threads are at just now, so that a Ctrl-C can wait for it, but not for ever."""
+    """The work in flight on threads, so that Ctrl-C can wait for it for a limited time."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -68,7 +68,7 @@ class InHand:
 
     @contextmanager
     def piece(self) -> Iterator[None]:
-        """A piece of work, in a thread of its own. Raises CancelledError, before anything is done, where all is called off."""
+        """A piece of work on a thread. Raises CancelledError before it begins if ``call_off`` was called."""
         with self._changed:
             if self._is_off:
                 raise CancelledError
@@ -81,7 +81,7 @@ class InHand:
                 self._changed.notify_all()
 
     def call_off(self) -> None:
-        """Let no piece begin any more, and wait for those that have, _SETTLE_SECONDS at most."""
+        """Let no new piece begin, and wait at most _SETTLE_SECONDS for those in flight."""
         with self._changed:
             self._is_off = True
             self._changed.wait_for(lambda: not self._count, _SETTLE_SECONDS)
@@ -89,7 +89,7 @@ class InHand:
 
 @contextmanager
 def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHand]]:
-    """A pool whose end is waited for; after a Ctrl-C only so long as ``call_off`` does, for a service may never answer."""
+    """A pool that is joined at the end; after Ctrl-C only as long as ``call_off`` waits, because a service may never answer."""
     pool, in_hand, is_interrupted = ThreadPoolExecutor(threads), InHand(), False
     try:
         yield pool, in_hand
@@ -103,7 +103,7 @@ def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHan
 
 @contextmanager
 def topic_sender(settings: Settings, endpoints: Endpoints) -> Iterator[RequestSender]:
-    """A RequestSender, closed at the end."""
+    """A RequestSender, which is closed at the end."""
     sender = RequestSender(settings, endpoints)
     try:
         yield sender
@@ -112,7 +112,7 @@ def topic_sender(settings: Settings, endpoints: Endpoints) -> Iterator[RequestSe
 
 
 def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, confirmed: int) -> EcomflowError:
-    """The error of ours that stands for one of Google's, and tells how many events were confirmed before it."""
+    """The EcomflowError for one of Google's errors, with the number of events that were confirmed before it."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
@@ -125,12 +125,13 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
         message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
         return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
     if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
-        message = f"Google's credentials do not work: {_detail(cause)}.{told}"
+        message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{told}"
         return AccessError(message, "Log in again: gcloud auth application-default login")
     if isinstance(cause, _transient()):
         if _FULL_DISK in _detail(cause):
             return UnavailableError(
-                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}", "Make room there, then publish again."
+                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}",
+                "Free up disk space there, then publish again.",
             )
         remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
         return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
@@ -138,8 +139,8 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
 
 
 def told_so_far(confirmed: int) -> str:
-    """The end of a sentence about a failure."""
-    return f" {confirmed:,} events had been published before." if confirmed else ""
+    """The number of published events, to append to an error message."""
+    return f" {confirmed:,} events were published before." if confirmed else ""
 
 
 def _transient() -> tuple[type[Exception], ...]:

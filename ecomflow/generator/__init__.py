@@ -1,1 +1,1 @@
-"""A coherent shop's events, valid and faulty, and their publisher."""
+"""Events of a simulated shop, valid and invalid, and their publisher."""

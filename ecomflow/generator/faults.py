@@ -1,7 +1,7 @@
-"""The catalogue of faults: a valid event body goes in, the bytes of an event that the pipeline must refuse come out.
+"""The catalogue of faults: a valid event body in; the bytes of an event that the pipeline must refuse out.
 
-Each fault says what the dead letter must hold: the reason, the stream, and the path with which the error begins (None: the bytes
-are no JSON, so that no path is promised). A message whose type cannot be told is of the stream ``unknown``.
+Each fault says what the dead letter must contain: the reason, the stream, and the path with which the error begins (None: the
+bytes are not JSON, so there is no path). A message without a recognisable type belongs to the stream ``unknown``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _TIMED = ("inventory", "user_activity")
 class Fault(msgspec.Struct, frozen=True):
     """One way for an event to be wrong.
 
-    ``applies_to`` are the event types whose bodies ``corrupt`` takes; it leaves the body as it was. ``unreadable`` faults leave
-    nothing that tells the type: their stream is ``unknown``.
+    ``applies_to`` are the event types whose bodies ``corrupt`` accepts; it doesn't modify the body. After an ``unreadable`` fault
+    the type can't be recognised: its stream is ``unknown``.
     """
 
     name: str
@@ -44,7 +44,7 @@ def expected_stream(fault: Fault, event_type: str) -> str:
 
 
 def replaced(body: Any, keys: tuple[_Key, ...], value: object) -> Any:
-    """``body`` with another value at ``keys``; only the containers on the way are copied."""
+    """``body`` with another value at ``keys``; only the containers along the path are copied."""
     head, *rest = keys
     changed = body.copy()
     changed[head] = replaced(body[head], tuple(rest), value) if rest else value
@@ -52,7 +52,7 @@ def replaced(body: Any, keys: tuple[_Key, ...], value: object) -> Any:
 
 
 def without(body: Any, keys: tuple[_Key, ...]) -> Any:
-    """``body`` without the field at ``keys``; only the containers on the way are copied."""
+    """``body`` without the field at ``keys``; only the containers along the path are copied."""
     head, *rest = keys
     changed = body.copy()
     if rest:
@@ -91,18 +91,18 @@ def _truncated(body: Body) -> bytes:
 
 
 def _latin1(body: Body) -> bytes:
-    """The text in ISO 8859-1: what a producer sends that never heard of UTF-8."""
+    """The text in ISO 8859-1, as from a producer that doesn't use UTF-8."""
     before, quotes, after = encode(body).rpartition(b'":"')
     return before + quotes + b"\xfc" + after
 
 
 def _encoded_twice(body: Body) -> bytes:
-    """The object as a JSON string that holds JSON."""
+    """The object as a JSON string that contains JSON."""
     return encode(encode(body).decode())
 
 
 def _digits(text: str) -> msgspec.Raw:
-    """A JSON number written with exactly these characters."""
+    """A JSON number with exactly these digits."""
     return msgspec.Raw(text.encode())
 
 

@@ -1,6 +1,6 @@
-"""Publishes generated events: an iterator of messages goes in, a summary of what Pub/Sub has confirmed comes out.
+"""Publishes generated events: an iterator of messages in; a summary of what Pub/Sub has confirmed out.
 
-Whole publish requests travel, several at a time.
+Several whole publish requests are in flight at a time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, p
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 
-# Pub/Sub takes 1,000 messages and 10 MB a request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has about
-# 500 bytes.
+# Pub/Sub accepts 1,000 messages and 10 MB per request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has
+# about 500 bytes.
 BATCH_EVENTS = 1000
 _IN_FLIGHT = 3
-# With a rate, this many requests a second at most: small steps rather than bursts.
+# With a rate, at most this many requests per second, to avoid bursts.
 _REQUESTS_PER_SECOND = 10
 
 
 class PublishSummary(msgspec.Struct, frozen=True):
-    """What Pub/Sub has confirmed, and nothing else.
+    """Counts of what Pub/Sub has confirmed.
 
-    ``valid`` and ``invalid`` count by event type of the slot, ``faults`` by fault, ``reasons`` and ``streams`` by what the dead
-    letters must say. ``order_items`` is the number of rows that the valid orders make in each of the item tables.
-    ``unanswered``: events that were under way when Ctrl-C came, and whose answer did not come soon: published or not.
+    ``valid`` and ``invalid`` are by event type of the slot, ``faults`` by fault, ``reasons`` and ``streams`` by what the dead
+    letters must say. ``order_items`` is the number of rows of the valid orders in each of the item tables. ``unanswered``: events
+    in flight at Ctrl-C without an answer soon after, which may or may not be published.
     """
 
     total: int
@@ -61,12 +61,12 @@ def publish(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PublishSummary:
-    """Publish ``events`` to the topic, at most ``rate`` a second, and wait until all are confirmed.
+    """Publish ``events`` to the topic, at most ``rate`` per second, and wait until all are confirmed.
 
-    ``on_progress`` gets the number of events confirmed so far. ``ledger`` has each event before it is sent, and then what
-    was confirmed. Ctrl-C gives what is in flight half a second to arrive, then returns the summary with ``interrupted``. Delivery
-    is at least once: a request that is tried again may publish its events twice, with the same ``event_id``. Raises NotFoundError
-    (topic), UnavailableError and AccessError: the message says how many events had been confirmed.
+    ``on_progress`` is called with the number of events confirmed so far. Each event is written to ``ledger`` before it is sent,
+    and again when it is confirmed. Ctrl-C waits half a second for requests in flight, then returns the summary with
+    ``interrupted``. Delivery is at least once: a retried request may publish its events twice, with the same ``event_id``. Raises
+    NotFoundError (topic), UnavailableError and AccessError, with the number of confirmed events in the message.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
@@ -86,17 +86,17 @@ def publish(
 
 
 class _Tally:
-    """Counts confirmed events and writes the ledger. Workers call it, so that a Ctrl-C in the main thread can't come between."""
+    """Counts confirmed events and writes the ledger. Called on worker threads, so that Ctrl-C can't interrupt it."""
 
     def __init__(self, ledger: LedgerWriter | None) -> None:
         self._ledger = ledger
         self._lock = Lock()
         self._kinds: Counter[tuple[str, str | None, str | None, str]] = Counter()
         self._order_items = 0
-        self.sent = self.total = 0  # events of the requests that were begun, and of those that were confirmed
+        self.sent = self.total = 0  # events of requests that were started, and of those confirmed
 
     def begin(self, batch: list[GeneratedEvent]) -> None:
-        """``batch`` is about to be sent. Raises AccessError where the ledger can't take it: then it must not be sent."""
+        """Call before sending ``batch``. Raises AccessError if the ledger can't be written: then it must not be sent."""
         if self._ledger is not None:
             with self._told_how_far():
                 self._ledger.intend(_entries(batch))
@@ -115,7 +115,7 @@ class _Tally:
 
     @contextmanager
     def _told_how_far(self) -> Iterator[None]:
-        """A ledger that can't be written ends the publishing: its error also says how many events were published."""
+        """If the ledger can't be written, publishing ends, and the error also says how many events were published."""
         try:
             yield
         except AccessError as error:
@@ -137,7 +137,7 @@ class _Tally:
 
 
 class _Sender:
-    """Sends one batch as one publish request and tells the tally once it is confirmed."""
+    """Sends one batch as one publish request, and adds it to the tally when it is confirmed."""
 
     def __init__(self, requests: RequestSender, tally: _Tally, in_hand: InHand) -> None:
         self._requests, self.tally, self._in_hand = requests, tally, in_hand
@@ -151,7 +151,7 @@ class _Sender:
 def _send_all(
     sender: _Sender, pool: ThreadPoolExecutor, batches: Iterable[list[GeneratedEvent]], report: Callable[[int], None]
 ) -> None:
-    """Keep _IN_FLIGHT batches under way; the first failure is raised and nothing is sent after it."""
+    """Keep _IN_FLIGHT batches in flight; the first failure is raised, and nothing is sent after it."""
     pending: deque[Future[None]] = deque()
     for batch in batches:
         pending.append(pool.submit(sender.send, batch))
@@ -166,7 +166,7 @@ def _send_all(
 def _paced(
     events: Iterable[GeneratedEvent], rate: float | None, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Iterator[list[GeneratedEvent]]:
-    """Batches of ``events``, each no earlier than ``rate`` events a second allow; without a rate full ones at once."""
+    """Batches of ``events``, delayed to ``rate`` events per second; without a rate, full batches without delay."""
     size = BATCH_EVENTS if rate is None else max(1, min(BATCH_EVENTS, round(rate / _REQUESTS_PER_SECOND)))
     source, started, count = iter(events), clock(), 0
     while batch := list(islice(source, size)):
@@ -185,7 +185,7 @@ def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:
 
 @contextmanager
 def _written(path: Path | None) -> Iterator[LedgerWriter | None]:
-    """The writer of the ledger ``path``; None for None."""
+    """The writer of the ledger ``path``, or None."""
     if path is None:
         yield None
         return

@@ -1,6 +1,6 @@
-"""Rounds of events: a seed, a moment and a number go in, a lazy stream of messages ready to be published comes out.
+"""Rounds of events: a seed, a time and a number in; a lazy stream of messages ready to publish out.
 
-A round is one valid and one invalid event of each type. What becomes of each is known beforehand, so that it can be checked.
+A round is one valid and one invalid event of each type. The expected result of each is known, so that it can be checked.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ecomflow.generator.shop import Body, Shop, Window, draw_vocabulary, window_
 
 
 class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
-    """A message and what the pipeline must make of it.
+    """A message and the expected result of the pipeline.
 
-    ``event_type`` is the type of the slot in the round, whatever the body says. ``items`` is the number of rows in the item
-    tables (0 unless it is a valid order). ``fault`` and ``expected_reason`` are None for a valid event.
+    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``items`` is the
+    number of rows in the item tables (0 unless it is a valid order). Valid events have no ``fault`` and ``expected_reason``.
     """
 
     data: bytes
@@ -36,7 +36,7 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 def fresh_seed() -> int:
-    """A seed of 63 bits that no other run has."""
+    """A random seed of 63 bits."""
     return secrets.randbits(63)
 
 
@@ -49,24 +49,24 @@ def generate(
     valid_only: bool = False,
     event_date: date | None = None,
 ) -> Iterator[GeneratedEvent]:
-    """``rounds`` rounds of events of ``types``, made as they are asked for.
+    """``rounds`` rounds of events of ``types``, generated lazily.
 
-    They happen in the days before ``now`` or, where ``event_date`` is given, on that UTC date. The same arguments give the same
-    bytes; fewer rounds give the beginning of more. Ids follow from the seed and the time: with a fixed ``event_date`` a second
-    run repeats the events of the first with their ids, without one it makes new events. Raises ConfigError for an unknown type.
+    Their times are in the days before ``now`` or, if ``event_date`` is given, on that UTC date. The same arguments give the same
+    bytes; fewer rounds give a prefix of more. Ids depend on the seed and the time: with a fixed ``event_date`` a second run
+    repeats the events of the first with their ids, without one it generates new events. Raises ConfigError for an unknown type.
     """
     chosen = _checked_types(types)
     window = window_of(event_date) if event_date is not None else window_before(now)
     identity = f"{seed} {window.end.isoformat()} {window.days} {','.join(chosen)}"
     valid = _valid_slots(chosen, window, seed, identity)
     invalid = [] if valid_only else _invalid_slots(chosen, window, seed, identity)
-    # A slot's valid event comes just before its invalid one.
+    # A slot's valid event comes right before its invalid one.
     slots = [slot for pair in zip(valid, invalid, strict=True) for slot in pair] if invalid else valid
     return (next(slot) for _ in range(rounds) for slot in slots)
 
 
 def dry_run_line(event: GeneratedEvent) -> str:
-    """The event as one JSON object: the data as text where it is UTF-8, else in base64, and ``data_encoding`` says which."""
+    """The event as one JSON object: the data as text if it is UTF-8, else in base64, according to ``data_encoding``."""
     try:
         data, encoding = event.data.decode(), "utf-8"
     except UnicodeDecodeError:
@@ -91,7 +91,7 @@ def _valid_slots(types: list[str], window: Window, seed: int, identity: str) -> 
 
 
 def _invalid_slots(types: list[str], window: Window, seed: int, identity: str) -> list[Iterator[GeneratedEvent]]:
-    """Faults strike a shop of their own: the valid events stay whole stories, and are the same with and without invalid ones."""
+    """Invalid events come from a separate shop, so that the valid ones stay consistent and don't depend on them."""
     shop = Shop(draw_vocabulary(), window, seed=f"{seed} invalid", identity=f"{identity} invalid")
     ids = Random(f"event ids {identity} invalid")
     return [_invalid_events(name, _maker(shop, name), ids, _shuffled(faults_of(name), seed)) for name in types]

@@ -1,7 +1,7 @@
-"""A coherent shop: a fixed vocabulary and a seed go in, valid event bodies (plain dicts) of the data contract come out.
+"""A simulated shop: a fixed vocabulary and a seed in; valid event bodies (plain dicts) of the contract out.
 
-Faker gives the words only, once a process and always the same ones, so that every run tells of the same customers and products;
-what happens to them comes from a seeded source. Stock moves follow orders, and the steps of a session follow one another.
+Faker provides only the vocabulary, once per process and always the same, so that every run has the same customers and products;
+the events come from a seeded source. Stock moves follow orders, and the steps of a session follow one another.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import msgspec
 if TYPE_CHECKING:
     from faker import Faker
 
-# An event's body before it is encoded; money is msgspec.Raw, the very digits of a JSON number.
+# An event's body before encoding; money is msgspec.Raw, the exact digits of a JSON number.
 Body = dict[str, Any]
 
 WINDOW_DAYS = 7
-# Orders and sessions begin this long before a window ends, so that the stock moves and steps that follow them lie in it too.
+# Orders and sessions begin at least this long before a window ends, so that the stock moves and steps that follow are in it too.
 _TAIL = timedelta(hours=3)
 _VOCABULARY_SEED = 20251201
 _CUSTOMERS, _PRODUCTS, _OPEN_SESSIONS, _OPEN_MOVES = 300, 60, 12, 60
 _SESSION_STEPS_MAX = 30
 
-# Locale of the names, country as it is shipped to, share of the customers.
+# Locale of the names, country of the address, share of the customers.
 _COUNTRIES = (
     ("de_DE", "Germany", 30),
     ("en_US", "United States", 20),
@@ -40,9 +40,9 @@ _COUNTRIES = (
     ("sv_SE", "Sweden", 6),
     ("pt_BR", "Brazil", 4),
 )
-# Those of Faker's parts that are used here: all of them would take three times as long to load.
+# The providers of Faker that are used: loading all of them takes three times as long.
 _PROVIDERS = [f"faker.providers.{name}" for name in ("address", "color", "internet", "person", "user_agent")]
-# Kind of product, lowest and highest price in whole units of money.
+# Kind of product, minimum and maximum price in whole currency units.
 _KINDS = (
     ("espresso cups", 12, 48),
     ("desk lamp", 25, 140),
@@ -61,7 +61,7 @@ _STATUS_WEIGHTS = tuple(accumulate((55, 15, 10, 8, 7, 5)))
 _LINES_WEIGHTS = tuple(accumulate((45, 25, 15, 10, 5)))
 _PLATFORMS = ("web", "mobile", "tablet")
 _PLATFORM_WEIGHTS = tuple(accumulate((50, 40, 10)))
-# What may follow an activity; a repeated entry is likelier. A session ends with logout.
+# What may follow an activity; a repeated entry is more likely. A session ends with logout.
 _NEXT_ACTIVITY = {
     "login": ("view_product",),
     "view_product": ("view_product",) * 4 + ("add_to_cart",) * 4 + ("logout",) * 2,
@@ -73,7 +73,7 @@ _OFFSETS = tuple(timezone(timedelta(minutes=minutes)) for minutes in (120, -300,
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """Someone who orders and browses. ``agents`` holds a user agent for each platform."""
+    """A customer, with a user agent for each platform in ``agents``."""
 
     customer_id: str
     name: str
@@ -85,7 +85,7 @@ class Customer(msgspec.Struct, frozen=True):
 
 
 class Product(msgspec.Struct, frozen=True):
-    """Something on sale at ``price_cents``; ``price`` is the same as the digits of a JSON number (1990: ``19.90``)."""
+    """A product; ``price`` is ``price_cents`` as the digits of a JSON number (1990: ``19.90``)."""
 
     product_id: str
     name: str
@@ -100,7 +100,7 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The span of UTC time in which events happen: ``days`` whole days that end at ``end``, exclusive."""
+    """The UTC time range of the events: ``days`` whole days that end at ``end``, exclusive."""
 
     end: datetime
     days: int
@@ -135,13 +135,13 @@ def window_of(day: date) -> Window:
 
 
 def money(cents: int) -> msgspec.Raw:
-    """A JSON number with two decimal places, made from its digits: no binary float on the way."""
+    """A JSON number with two decimal places, built from its digits, without a binary float."""
     return msgspec.Raw(b"%d.%02d" % divmod(cents, 100))
 
 
 @cache
 def draw_vocabulary() -> Vocabulary:
-    """The customers and products, the same in every process that has the same version of Faker."""
+    """The customers and products, the same in every process with the same version of Faker."""
     from faker import Faker
 
     source = Random(_VOCABULARY_SEED)
@@ -156,16 +156,16 @@ def draw_vocabulary() -> Vocabulary:
 
 
 class Shop:
-    """Makes one event body a call. The same ``seed``, ``identity`` and window give the same bodies in the same order of calls.
+    """Generates one event body per call. The same ``seed``, ``identity`` and window give the same bodies in the same call order.
 
-    ``seed`` decides what happens, ``identity`` the ids of orders, stock moves and sessions: bodies that differ in any way (in
-    their window, say) want another identity, so that no two events share an id.
+    ``seed`` determines the events, ``identity`` the ids of orders, stock moves and sessions. Shops whose bodies differ in any
+    way, such as in their window, need different identities, so that no two events share an id.
     """
 
     def __init__(self, vocabulary: Vocabulary, window: Window, *, seed: str, identity: str) -> None:
         self._customers = vocabulary.customers
         self._products = vocabulary.products
-        # Moments are kept in UTC without a zone, which halves the time that it takes to write them.
+        # Naive datetimes in UTC, which take half the time to format.
         self._first_day = window.end.replace(tzinfo=None) - timedelta(days=window.days)
         self._days = window.days
         self._day_seconds = (timedelta(days=1) - _TAIL).total_seconds()
@@ -175,7 +175,7 @@ class Shop:
         self._sessions = [self._open_session() for _ in range(_OPEN_SESSIONS)]
 
     def order(self) -> Body:
-        """A new order by a customer who comes again; its total is the sum of quantity times price."""
+        """A new order by a recurring customer; its total is the sum of quantity times price."""
         draw = self._source.random
         customer, moment, status = self._pick_customer(), self._pick_moment(), self._pick(_STATUSES, _STATUS_WEIGHTS)
         lines = self._pick_lines()
@@ -199,7 +199,7 @@ class Shop:
         return body
 
     def inventory(self) -> Body:
-        """A stock move: mostly one that an earlier order asked for, else a restock or damaged goods."""
+        """A stock move: usually one caused by an earlier order, else a restock or damaged goods."""
         move = self._moves.popleft() if self._moves and self._source.random() < 0.8 else self._unasked_move()
         return {
             "event_type": "inventory",
@@ -212,7 +212,7 @@ class Shop:
         }
 
     def user_activity(self) -> Body:
-        """The next step of one of the open sessions; a session that ended makes room for a new one."""
+        """The next step of one of the open sessions; a session that has ended is replaced by a new one."""
         place = int(self._source.random() * _OPEN_SESSIONS)
         if self._sessions[place].activity == "logout":
             self._sessions[place] = self._open_session()
@@ -258,7 +258,7 @@ class Shop:
         session.moment = self._later(session.moment, 3, 180)
 
     def _pick_lines(self) -> list[tuple[Product, int]]:
-        """Different products, each with its quantity: seldom more than a few."""
+        """Distinct products, usually few, each with its quantity."""
         draw = self._source.random
         count = self._pick((1, 2, 3, 4, 5), _LINES_WEIGHTS)
         products = dict.fromkeys(int(draw() ** 1.5 * _PRODUCTS) for _ in range(count))
@@ -271,17 +271,17 @@ class Shop:
         return self._products[int(self._source.random() ** 1.5 * _PRODUCTS)]
 
     def _pick(self, options: tuple[Any, ...], cumulated_weights: tuple[int, ...]) -> Any:
-        # What Random.choices does, without its list: the same draw, in a fourth of the time.
+        # The same draw as Random.choices, without its list, in a quarter of the time.
         return options[bisect(cumulated_weights, self._source.random() * cumulated_weights[-1], 0, len(options) - 1)]
 
     def _pick_moment(self) -> datetime:
-        """A second in the window, before its tail; the middle of a day is busier than its ends."""
+        """A second in the window, before its tail; the middle of a day is busier than its start and end."""
         draw = self._source.random
         seconds = int(draw() * self._days) * 86_400 + int((draw() + draw()) / 2 * self._day_seconds)
         return self._first_day + timedelta(seconds=seconds)
 
     def _later(self, moment: datetime, shortest: int, longest: int) -> datetime:
-        """A moment after ``moment`` by ``shortest`` seconds or more and less than ``longest``."""
+        """A time after ``moment``, by at least ``shortest`` and less than ``longest`` seconds."""
         return moment + timedelta(seconds=shortest + int(self._source.random() * (longest - shortest)))
 
     def _format(self, moment: datetime) -> str:
@@ -295,7 +295,7 @@ class Shop:
 
 
 def _draw_customer(number: int, faker: Faker, country: str) -> Customer:
-    # Not faker.user_agent() or firefox(): they hold dates up to today, so that tomorrow's vocabulary would be another.
+    # Not faker.user_agent() or firefox(): they contain dates up to today, so the vocabulary would change every day.
     agents = {
         "web": f"Mozilla/5.0 ({faker.windows_platform_token()}; rv:128.0) Gecko/20100101 Firefox/128.0",
         "mobile": f"Mozilla/5.0 (Linux; {faker.android_platform_token()}; Mobile) Chrome/126.0.0.0 Mobile Safari/537.36",

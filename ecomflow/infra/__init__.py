@@ -1,8 +1,7 @@
-"""Topic, subscription, bucket, dataset, tables and views: what exists, what should, and the steps between.
+"""Provisioning of topic, subscription, bucket, dataset, tables and views: plan, apply, status, down.
 
-Settings and endpoints flow in, records flow out; nothing is printed. Google's clients are imported when a function is called, so
-that importing this package is cheap. Every function raises AccessError, UnavailableError, ConfigError, or NotFoundError for a
-project that does not exist.
+Functions return records and print nothing. They import Google's clients when called, so that importing this package is cheap. All
+raise AccessError, UnavailableError, ConfigError, or NotFoundError for a project that does not exist.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ _STATES: dict[str, Literal["missing", "drifted", "exists"]] = {
 
 
 class ResourceStatus(msgspec.Struct, frozen=True):
-    """One resource as it stands. ``rows`` only for a table that exists; ``detail`` says how it drifted, else it is empty."""
+    """The state of one resource. ``rows`` only for an existing table; ``detail`` describes the drift, else it is empty."""
 
     kind: Kind
     name: str
@@ -70,7 +69,7 @@ class ResourceStatus(msgspec.Struct, frozen=True):
 
 
 def plan(settings: Settings, endpoints: Endpoints) -> Plan:
-    """What ``apply`` would do, a step for each resource, in a project at Google after one for its APIs. Changes nothing."""
+    """What ``apply`` would do: a step for each resource, preceded on Google Cloud by a step for the APIs. Changes nothing."""
     from ecomflow.infra.observe import observe
     from ecomflow.infra.services import has_apis, observe_apis
 
@@ -91,12 +90,12 @@ def apply(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """Carries ``plan`` out and returns the steps that did something: none when everything was there.
+    """Carries out ``plan`` and returns the steps that changed something.
 
-    ``on_progress`` is called after each step, also one with nothing to do. A resource that another run made meanwhile counts as
-    made. Where APIs had to be enabled, the rest is planned again, for what a disabled service holds can't be seen; and each step
-    is tried again for minutes while Google still says that an API is disabled, for one that can be read may not take changes yet.
-    Raises SchemaError, before anything else is changed, where the plan has a step that can't be made.
+    ``on_progress`` is called after each step, also if it had nothing to do. A resource that another run has created meanwhile
+    counts as created. If APIs had to be enabled, the rest is planned again, because the resources of a disabled service can't be
+    seen; and each step is retried for minutes while Google still reports an API as disabled, because a service that can be read
+    may not accept changes yet. Raises SchemaError, before anything else is changed, if a step of the plan is not possible.
     """
     from ecomflow.infra.changes import carry_out
 
@@ -118,15 +117,15 @@ def apply(
 
 
 def status(settings: Settings, endpoints: Endpoints) -> tuple[ResourceStatus, ...]:
-    """Every resource, in the order in which they are made."""
+    """The state of every resource, in the order of creation."""
     return tuple(_status(step, settings, endpoints) for step in plan(settings, endpoints).steps)
 
 
 def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[Removal, ...]:
-    """Deletes the pipeline's subscription and the topic with the messages in them; all else only ``with_data``.
+    """Deletes the pipeline's subscription and topic, with their messages; everything else only ``with_data``.
 
-    Dead-lettered messages count as data. A dataset or bucket that holds something that is not ecomflow's is kept, and its Removal
-    says so. APIs stay enabled: others may use them.
+    Messages on the dead-letter topic count as data. A dataset or bucket that contains anything that is not ecomflow's is kept,
+    and its Removal says so. APIs stay enabled, because others may use them.
     """
     from ecomflow.infra.changes import Removal, remove_bucket, remove_subscription, remove_topic, remove_warehouse
     from ecomflow.infra.observe import observe
@@ -143,7 +142,7 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
             for step in plan_steps(_wanted(settings, endpoints), {}).steps
             if step.name not in {gone.name for gone in removals}
         ]
-        return (*removals, *(Removal(step.kind, step.name, "kept", "it holds data") for step in data if step.name in present))
+        return (*removals, *(Removal(step.kind, step.name, "kept", "it contains data") for step in data if step.name in present))
     return (
         *removals,
         remove_subscription(dead_letter_subscription(settings), settings, endpoints),
@@ -154,7 +153,7 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
 
 
 def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """That the bucket is not another project's, before anything is written to it. Raises AccessError."""
+    """Raises AccessError if the bucket belongs to another project. Call it before writing to the bucket."""
     from ecomflow.infra.changes import check_bucket as check
     from ecomflow.infra.services import has_project_policy
 
@@ -163,10 +162,10 @@ def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
 
 
 def check_tables(settings: Settings, endpoints: Endpoints) -> None:
-    """That every fact table is there with the columns that its DDL gives; an extra nullable column does no harm.
+    """Checks that every fact table exists with the columns of its DDL; extra nullable columns are harmless.
 
-    Five requests at once: cheap enough to ask before a pipeline starts, and again when an append fails. Raises NotFoundError that
-    names the missing tables, or SchemaError that names each column that differs, as it is and as it should be.
+    Five parallel requests: cheap enough before a pipeline starts, and again when an append fails. Raises NotFoundError with the
+    missing tables, or SchemaError with each differing column, as it is and as expected.
     """
     from ecomflow.infra.observe import observe_tables
 
@@ -181,7 +180,7 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
         f"{name}: {tell(difference)}" for name, differences in found for difference in differences if difference.how != "note"
     ]:
         raise SchemaError(
-            f"The tables are not as their DDL has them. {'; '.join(wrong)}.", "See what can be done with: ecomflow infra plan"
+            f"The tables differ from their DDL. {'; '.join(wrong)}.", "To see what can be changed, run: ecomflow infra plan"
         )
 
 
@@ -191,18 +190,18 @@ def _wanted(settings: Settings, endpoints: Endpoints) -> tuple[Resource, ...]:
 
 
 def _require_target(settings: Settings, *used: str | None) -> None:
-    """That there is something to speak to at the endpoints used: the local stack, or Google with credentials that work."""
+    """Checks that the endpoints can be used: the local stack runs, or Google's credentials are valid."""
     if None not in used:
         return
     if settings.is_local:
-        raise UnavailableError("The local stack does not run.", "Run: ecomflow infra up")
+        raise UnavailableError("The local stack is not running.", "Run: ecomflow infra up")
     from ecomflow.gcp.credentials import find_credentials
 
     find_credentials(settings.project_id)
 
 
 def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Step, ...]:
-    """The steps for all but the APIs."""
+    """The steps for everything but the APIs."""
     from ecomflow.infra.observe import observe
 
     rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
@@ -211,7 +210,7 @@ def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Ste
 
 
 def _once_enabled(work: Callable[[], T], give_up: float | None, sleep: Callable[[float], None], clock: Callable[[], float]) -> T:
-    """What ``work`` returns, tried again until ``give_up`` while Google says that an API just enabled is not; None: none was."""
+    """The result of ``work``, retried until ``give_up`` (None: no retry) while Google reports a just enabled API as disabled."""
     from ecomflow.gcp.errors import DisabledApiError
 
     while True:
@@ -228,7 +227,7 @@ def _raise_refusals(plan: Plan) -> None:
     if refused:
         sentences = "; ".join(f"{step.kind} {step.name}: {tell(difference)}" for step, difference in refused)
         remedies = dict.fromkeys(difference.remedy for _, difference in refused if difference.remedy)
-        raise SchemaError(f"Nothing was changed, for this can't be: {sentences}.", "\n".join(remedies))
+        raise SchemaError(f"Nothing was changed, because this change is not possible: {sentences}.", "\n".join(remedies))
 
 
 def _status(step: Step, settings: Settings, endpoints: Endpoints) -> ResourceStatus:

@@ -1,4 +1,4 @@
-"""A plan's steps flow in; resources are made, changed and deleted. What is there already is left as it is."""
+"""Carries out a plan's steps: creates, changes and deletes resources. Existing resources are left as they are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SUBSCRIPTION_FIELDS = {
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """What ``down`` did to one resource; ``reason`` why it was kept, or what stays of it."""
+    """What ``down`` did to one resource; ``reason`` says why it was kept, or what remains."""
 
     kind: Kind
     name: str
@@ -66,13 +66,13 @@ class Removal(msgspec.Struct, frozen=True):
 
 
 def carry_out(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    """Makes or changes one resource; a ``keep`` is nothing to do."""
+    """Creates or changes one resource; does nothing for ``keep``."""
     if step.action in ("create", "change"):
         _MAKERS[step.kind](step, settings, endpoints)
 
 
 def remove_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
-    """Deletes the subscription with what it holds."""
+    """Deletes the subscription and its messages."""
     service = pubsub_service(settings, endpoints)
     retry = pubsub_retry(service)
     with google_errors(service, f"subscription {name}"), subscriber_client(endpoints) as client:
@@ -82,7 +82,7 @@ def remove_subscription(name: str, settings: Settings, endpoints: Endpoints) -> 
 
 
 def remove_topic(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
-    """Deletes the topic; other subscriptions to it are left without one."""
+    """Deletes the topic; its other subscriptions receive nothing more."""
     service = pubsub_service(settings, endpoints)
     with google_errors(service, f"topic {name}"):
         client = publisher_client(endpoints)
@@ -95,7 +95,7 @@ def remove_topic(name: str, settings: Settings, endpoints: Endpoints) -> Removal
 
 
 def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
-    """Drops our views and tables of those that are ``present``, by name, then the dataset unless it holds something else."""
+    """Drops ecomflow's views and tables that are ``present``, by name, then the dataset unless it contains anything else."""
     service = bigquery_service(settings, endpoints)
     resources = [f"{settings.dataset_id}.{name}" for name in sql.TABLES]
     removals: list[Removal] = []
@@ -103,7 +103,7 @@ def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints
     for kind, names in ours:
         for name in names:
             if name in present:
-                # A view is dropped by its own statement: the local BigQuery fails on deleting one by REST.
+                # By DDL, because the local BigQuery can't delete a view by REST.
                 _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", settings, endpoints)
             removals.append(Removal(kind, name, "deleted" if name in present else "absent"))
     external = _remove_dead_letters_table(present, settings, endpoints)
@@ -112,7 +112,7 @@ def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints
 
 
 def _remove_dead_letters_table(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
-    """Where the warehouse has external tables. The dead letters themselves are the bucket's."""
+    """Only in BigQuery itself: the emulator has no external tables. The dead letters stay in the bucket."""
     name = dead_letters_table(settings).name
     if endpoints.bigquery is not None:
         return ()
@@ -123,7 +123,7 @@ def _remove_dead_letters_table(present: set[str], settings: Settings, endpoints:
 
 
 def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
-    """Deletes the objects under our own prefixes, then the bucket unless it holds something else."""
+    """Deletes the objects under ecomflow's prefixes, then the bucket unless it contains anything else."""
     service = storage_service(settings, endpoints)
     with google_errors(service, f"bucket {settings.bucket_name}"):
         client = storage_client(settings.project_id, endpoints)
@@ -137,14 +137,14 @@ def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
         left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
         restorable = _restorable(soft_delete_days(bucket))
         if left:
-            reason = f"it holds objects that are not ecomflow's, such as {left[0]}"
+            reason = f"it contains objects that are not ecomflow's, such as {left[0]}"
             return Removal("bucket", bucket.name, "kept", "; ".join(filter(None, (reason, restorable))))
         gone = _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
         return msgspec.structs.replace(gone, reason=restorable)
 
 
 def _restorable(days: int) -> str | None:
-    return f"its deleted objects can be restored, and are billed, for {days} more days" if days else None
+    return f"its deleted objects can be restored, and are charged for, for {days} more days" if days else None
 
 
 def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
@@ -195,7 +195,7 @@ def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> 
 
 
 def _subscription_of(wanted: Subscription) -> types.Subscription:
-    """The request that makes ``wanted``; what is left out of it (filter, delivery, dead-letter policy) means none."""
+    """The request that creates ``wanted``. Fields that are not set (filter, delivery, dead-letter policy) mean none."""
     backoff = [duration_pb2.Duration(seconds=seconds) for seconds in wanted.backoff_seconds]
     return types.Subscription(
         name=wanted.name,
@@ -224,15 +224,15 @@ def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         try:
             client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
         except Conflict:
-            # Made just now, by another run or in another project: then this look may be refused, and its owner is told apart.
+            # Just created, by another run or by another project, in which case get_bucket may be denied.
             made = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
             _require_own(step.name, owner_of(made, settings, endpoints))
 
 
 def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """That the bucket, if it is there, is not another project's. Ask before anything is written to it.
+    """Checks that an existing bucket does not belong to another project. Call it before writing to the bucket.
 
-    Raises AccessError. Nothing is asked where no project at Google is meant.
+    Raises AccessError. Does nothing for the local stack.
     """
     if has_project_policy(settings, endpoints) and (bucket := observe_bucket(settings, endpoints)) is not None:
         _require_own(bucket.name, bucket.owner)
@@ -241,8 +241,8 @@ def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
 def _require_own(name: str, owner: str | None) -> None:
     if owner not in (None, OWN_PROJECT):
         raise AccessError(
-            f"The bucket {name} belongs to {owner}, expected {OWN_PROJECT}: nothing is written to it.",
-            "Names of buckets are globally unique. Set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another one.",
+            f"Bucket {name} belongs to {owner}, expected {OWN_PROJECT}. Nothing is written to it.",
+            "Bucket names are globally unique. Set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name.",
         )
 
 
@@ -291,7 +291,7 @@ def _make_external_table(step: Step, settings: Settings, endpoints: Endpoints) -
 
 
 def _label_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
-    """Give a table or view the labels of the settings, beside its own. Its DDL has none: it is the same for everybody."""
+    """Adds the configured labels to a table or view. Its DDL has none, because it is the same for everybody."""
     if not settings.labels:
         return
     service = bigquery_service(settings, endpoints)
@@ -329,7 +329,7 @@ def _run_ddl(statement: str, resource: str, settings: Settings, endpoints: Endpo
 
 
 def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpoints: Endpoints) -> None:
-    """Adds nullable ``columns``, one statement each: the local BigQuery takes no more at once."""
+    """Adds nullable ``columns``, one statement each: the local BigQuery accepts only one at a time."""
     for column in columns:
         description = column.description.replace('"', '\\"')
         options = f'{column.name} {column.type} OPTIONS (description = "{description}")'
@@ -341,13 +341,13 @@ def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpo
         shown = {field.name for field in table.schema}
         hidden = [column for column in columns if column.name not in shown]
         if hidden:
-            # The local BigQuery's table resource does not learn of a new column from the statement, only from this call.
+            # In the local BigQuery the statement doesn't update the table resource; this call does.
             table.schema = [*table.schema, *(bigquery.SchemaField(c.name, c.type, description=c.description) for c in hidden)]
             client.update_table(table, ["schema"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
 
 def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoints: Endpoints) -> None:
-    """Changes how new rows are clustered; BigQuery sorts the old ones by and by."""
+    """Changes the clustering of new rows; BigQuery reclusters old rows in the background."""
     service = bigquery_service(settings, endpoints)
     with google_errors(service, f"table {table_id}"):
         client = bigquery_client(settings.project_id, endpoints, settings.location)
@@ -378,14 +378,14 @@ def _remove_dataset(settings: Settings, endpoints: Endpoints) -> Removal:
     except NotFound:
         return Removal("dataset", settings.dataset_id, "absent")
     if left:
-        return Removal("dataset", settings.dataset_id, "kept", f"it holds tables that are not ecomflow's, such as {left[0]}")
+        return Removal("dataset", settings.dataset_id, "kept", f"it contains tables that are not ecomflow's, such as {left[0]}")
     return _removed(
         "dataset", settings.dataset_id, lambda: client.delete_dataset(settings.dataset_id, retry=retry, timeout=REQUEST_SECONDS)
     )
 
 
 def _delete_objects(client: storage.Client, bucket: storage.Bucket, prefix: str) -> None:
-    """One call an object: the local storage has no batch requests."""
+    """One call per object: the local storage has no batch requests."""
 
     def delete(blob: storage.Blob) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What should exist and what does flow in; the steps between them flow out. Pure."""
+"""Desired and existing resources in; the steps from one to the other out. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ecomflow.sql import Column
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One attribute or column that is not as it should be.
+    """One attribute or column that differs.
 
-    ``how``: ``add`` and ``change`` can be made; ``note`` is harmless and left as it is; ``refuse`` can't be made, and ``remedy``
-    says what to do instead. ``live`` None: not there; ``wanted`` None: not asked for.
+    ``how``: ``add`` and ``change`` are carried out; ``note`` is harmless and left alone; ``refuse`` is not possible, and
+    ``remedy`` says what to do instead. ``live`` None: it doesn't exist; ``wanted`` None: it isn't in the DDL.
     """
 
     attribute: str
@@ -26,7 +26,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What ``up`` does, or would do, to one resource, and why. The differences of a ``create`` are all that it gets."""
+    """What ``up`` does to one resource, and why. The differences of a ``create`` list everything that it will have."""
 
     kind: Kind
     name: str
@@ -35,18 +35,18 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One step for each resource, in the order in which they are carried out."""
+    """One step per resource, in the order in which they are carried out."""
 
     steps: tuple[Step, ...]
 
 
 def plan_steps(wanted: tuple[Resource, ...], live: Mapping[str, Resource]) -> Plan:
-    """The steps from ``live``, by name, to ``wanted``."""
+    """The steps from ``live`` (by name) to ``wanted``."""
     return Plan(tuple(plan_step(resource, live.get(resource.name)) for resource in wanted))
 
 
 def plan_step(wanted: Resource, live: Resource | None) -> Step:
-    """The step for one resource; ``live`` None: it isn't there."""
+    """The step for one resource; ``live`` None: it doesn't exist."""
     kind = KINDS[type(wanted)]
     if live is None:
         return Step(kind, wanted.name, "create", _additions(wanted))
@@ -71,7 +71,7 @@ def _disabled_apis(wanted: Apis, live: Apis) -> tuple[Difference, ...]:
 
 
 def _additions(wanted: Resource) -> tuple[Difference, ...]:
-    """Every attribute and column that says anything of a resource that isn't there; a view's columns are those of its table."""
+    """The attributes and columns of a resource that doesn't exist. A view's columns are omitted: they are those of its table."""
     attributes = [name for name in wanted.__struct_fields__ if name not in ("name", "columns", "query", "owner")]
     values = [(name, getattr(wanted, name)) for name in attributes]
     columns = wanted.columns if isinstance(wanted, Table) else ()
@@ -82,7 +82,7 @@ def _additions(wanted: Resource) -> tuple[Difference, ...]:
 
 
 def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """The attributes, columns apart, that the service reports and that differ."""
+    """The attributes, except columns, that the service reports and that differ."""
     attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns", "labels")]
     pairs = [(attribute, getattr(live, attribute), getattr(wanted, attribute)) for attribute in attributes]
     return tuple(
@@ -93,14 +93,14 @@ def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ..
 
 
 def _missing_labels(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """Labels of others are left alone."""
+    """Other labels are left alone."""
     if isinstance(wanted, Apis) or isinstance(live, Apis) or live.labels is None or set(wanted.labels or ()) <= set(live.labels):
         return ()
     return (Difference("labels", _show(live.labels), _show(wanted.labels), "change"),)
 
 
 def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> tuple[Difference, ...]:
-    """The columns of ``table`` that differ, by name: BigQuery puts an added column last, wherever the DDL has it."""
+    """The columns of ``table`` that differ, compared by name: BigQuery puts an added column last, wherever it is in the DDL."""
     lives = {column.name: column for column in live}
     wanteds = {column.name: column for column in wanted}
     both = [(lives[name], column) for name, column in wanteds.items() if name in lives]
@@ -111,13 +111,13 @@ def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, 
 
 
 def _stale_columns(wanted: View, live: View) -> tuple[Difference, ...]:
-    """BigQuery goes on showing the columns that a view was made with, until it is made again."""
+    """BigQuery shows the columns from when the view was created, until it is created again."""
     missing = sorted(set(wanted.columns) - set(live.columns))
     return tuple(Difference(f"column {name}", None, "as in its table", "add") for name in missing)
 
 
 def describe(column: Column) -> str:
-    """A column's type and mode as its DDL has them: ``INT64 NOT NULL``."""
+    """A column's type and mode as in DDL: ``INT64 NOT NULL``."""
     return f"{column.type} NOT NULL" if column.required else column.type
 
 
@@ -133,20 +133,20 @@ def _difference(wanted: Resource, attribute: str, before: Any, after: Any) -> Di
 
 
 def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
-    """What to do about an attribute that is fixed when the resource is made; None for one that can be changed."""
+    """What to do about an attribute that is fixed on creation; None for one that can be changed."""
     if attribute == "location":
-        return f"A location is fixed for good: set location to {live}, or name another {KINDS[type(wanted)]} in the settings."
+        return f"A location can't be changed: set location to {live}, or another {KINDS[type(wanted)]} in the settings."
     if attribute == "owner":
-        return "Somebody else may read what is written to it: set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name."
+        return "Its owner could read your data: set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name."
     if attribute == "partition":
-        return f"Partitioning is fixed for good: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
+        return f"Partitioning can't be changed: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
     if isinstance(wanted, ExternalTable) and live == "none":
-        return f"{wanted.name} is a table of another kind: give it another name, or drop it, and run: ecomflow infra up"
+        return f"{wanted.name} is not an external table: rename or drop it, and run: ecomflow infra up"
     if isinstance(wanted, Subscription) and attribute in ("topic", "filter", "delivery"):
-        fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} is fixed for good"
+        fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} can't be changed"
         return (
-            f"A subscription's {fixed}: name another subscription in the settings, or delete this one with"
-            f" what it holds: gcloud pubsub subscriptions delete {wanted.name}"
+            f"A subscription's {fixed}: set another subscription in the settings, or delete this one and its"
+            f" messages: gcloud pubsub subscriptions delete {wanted.name}"
         )
     return None
 
@@ -161,7 +161,7 @@ def _missing_column(table: str, column: Column) -> Difference:
     if not column.required:
         return Difference(f"column {column.name}", None, describe(column), "add")
     remedy = (
-        "BigQuery adds no NOT NULL column to a table that exists: leave NOT NULL out in its DDL, or copy the rows of"
+        "BigQuery can't add a NOT NULL column to an existing table: remove NOT NULL from its DDL, or copy the rows of"
         f" {table} elsewhere, drop it, and run: ecomflow infra up"
     )
     return Difference(f"column {column.name}", None, describe(column), "refuse", remedy)
@@ -171,15 +171,13 @@ def _changed_column(table: str, before: Column, after: Column) -> Difference:
     if before.type == after.type and before.required:
         remedy = f"Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {after.name} DROP NOT NULL"
     else:
-        remedy = f"BigQuery can't make that change: copy the rows of {table} elsewhere, drop it, and run: ecomflow infra up"
+        remedy = f"BigQuery can't change this: copy the rows of {table} elsewhere, drop it, and run: ecomflow infra up"
     return Difference(f"column {after.name}", describe(before), describe(after), "refuse", remedy)
 
 
 def _extra_column(table: str, column: Column) -> Difference:
-    """A nullable column that the DDL doesn't name stays empty in new rows, and its values are the user's: it is left alone."""
+    """A nullable column that is not in the DDL is left alone: it is NULL in new rows, and its values belong to the user."""
     if not column.required:
         return Difference(f"column {column.name}", describe(column), None, "note")
-    remedy = (
-        f"No row could be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
-    )
+    remedy = f"No rows can be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
     return Difference(f"column {column.name}", describe(column), None, "refuse", remedy)

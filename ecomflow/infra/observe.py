@@ -1,4 +1,4 @@
-"""Endpoints flow in; what exists there flows out, in the same records as what should."""
+"""Settings and endpoints in; the existing resources out, in the same records as the desired ones."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from ecomflow.infra.resources import (
 from ecomflow.infra.services import has_project_policy, project_number
 from ecomflow.sql import Column
 
-# One request to a service that hangs, in seconds.
+# Timeout of one request, in seconds.
 REQUEST_SECONDS = 30.0
 
-# The REST API's names of the types that GoogleSQL calls otherwise.
+# The REST API's type names that differ from GoogleSQL's.
 _SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 
 Observation = Callable[[], Resource | None]
@@ -52,9 +52,9 @@ T = TypeVar("T")
 
 
 def observe(settings: Settings, endpoints: Endpoints, disabled: frozenset[str] = frozenset()) -> dict[str, Resource]:
-    """Every resource of ours that exists, by name. Raises AccessError, UnavailableError, or NotFoundError for the project.
+    """Every existing resource of ecomflow, by name. Raises AccessError, UnavailableError, or NotFoundError for the project.
 
-    Services whose API is among the ``disabled`` ("pubsub.googleapis.com") show nothing and are not asked.
+    Skips services whose API is ``disabled`` ("pubsub.googleapis.com").
     """
     observations: list[Observation] = []
     if pubsub_service(settings, endpoints).api not in disabled:
@@ -85,14 +85,14 @@ def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
 
 
 def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
-    """The fact tables that exist, by name."""
+    """The existing fact tables, by name."""
     client = bigquery_for(settings, endpoints)
     found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES])
     return {table.name: table for table in found if isinstance(table, Table)}
 
 
 def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
-    """How many rows ``table`` holds, those still in BigQuery's streaming buffer by its own estimate."""
+    """The number of rows in ``table``, including BigQuery's estimate of those in its streaming buffer."""
     service = bigquery_service(settings, endpoints)
     client = bigquery_for(settings, endpoints)
     with google_errors(service, f"table {table}", READ_TABLE):
@@ -114,7 +114,7 @@ def bigquery_retry(service: Service) -> Any:
 
 
 def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Table | None:
-    """Fact table ``name`` as it is; None where there is none."""
+    """The existing fact table ``name``, or None."""
     table_id = f"{settings.dataset_id}.{name}"
     live = _get_table(table_id, settings, endpoints, client)
     if live is None:
@@ -132,7 +132,7 @@ def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: b
 
 
 def column_of(field: bigquery.SchemaField) -> Column:
-    """A column of the REST API by its GoogleSQL type: INTEGER is INT64, a precision belongs to the type."""
+    """A column of the REST API with its GoogleSQL type: INTEGER is INT64, and a precision is part of the type."""
     column_type = _SQL_TYPES.get(field.field_type, field.field_type)
     if field.precision is not None:
         column_type += f"({field.precision}, {field.scale or 0})"
@@ -142,7 +142,7 @@ def column_of(field: bigquery.SchemaField) -> Column:
 
 
 def rules_by_prefix(bucket: storage.Bucket) -> dict[str, int]:
-    """The days of the lifecycle rules that delete by age under one prefix; other rules are the user's own."""
+    """The days of the lifecycle rules that delete by age under one prefix. Other rules are the user's."""
     rules = [rule for rule in bucket.lifecycle_rules if is_prefix_rule(rule)]
     return {rule["condition"]["matchesPrefix"][0]: rule["condition"]["age"] for rule in rules}
 
@@ -160,7 +160,7 @@ def bigquery_for(settings: Settings, endpoints: Endpoints) -> bigquery.Client:
 
 
 def _all_of(observations: list[Observation]) -> list[Resource | None]:
-    """What the observations return, in order, made side by side; the first failure cancels those not begun."""
+    """The results of the observations, in order. They run in parallel; the first failure cancels those that haven't begun."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         futures = [pool.submit(observation) for observation in observations]
         try:
@@ -170,7 +170,7 @@ def _all_of(observations: list[Observation]) -> list[Resource | None]:
 
 
 def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic | None:
-    """Topic ``projects/P/topics/T`` as it is; None where there is none."""
+    """The existing topic ``projects/P/topics/T``, or None."""
     service = pubsub_service(settings, endpoints)
     with google_errors(service, f"topic {name}", READ_TOPIC):
         client = publisher_client(endpoints)
@@ -184,7 +184,7 @@ def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic 
 
 
 def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
-    """Subscription ``projects/P/subscriptions/S`` as it is; None where there is none."""
+    """The existing subscription ``projects/P/subscriptions/S``, or None."""
     service = pubsub_service(settings, endpoints)
     with google_errors(service, f"subscription {name}", READ_SUBSCRIPTION), subscriber_client(endpoints) as client:
         live = _if_there(
@@ -216,15 +216,15 @@ def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
     if bucket is None:
         return None
     if service.endpoint is not None:
-        # The local storage has one location, and applies neither access settings nor lifecycle rules nor soft delete.
+        # The local storage has one location, and no access settings, lifecycle rules or soft delete.
         return Bucket(settings.bucket_name, None, None, None, None, None, owner_of(bucket, settings, endpoints))
     return bucket_of(bucket, owner_of(bucket, settings, endpoints))
 
 
 def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> str | None:
-    """``OWN_PROJECT``, or the number of the other project that ``bucket`` belongs to; None where that can't be told.
+    """``OWN_PROJECT``, or the number of the other project that ``bucket`` belongs to; None if it is unknown.
 
-    It can't where this account may not ask for its own project's number (resourcemanager.projects.get).
+    It is unknown if this account may not read its own project's number (resourcemanager.projects.get).
     """
     if bucket.project_number is None or not has_project_policy(settings, endpoints):
         return None
@@ -236,7 +236,7 @@ def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -
 
 
 def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
-    """Our record of a bucket as Google reports it."""
+    """The record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
         name=bucket.name,
@@ -251,14 +251,14 @@ def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
 
 
 def soft_delete_days(bucket: storage.Bucket) -> int:
-    """For how many days objects deleted from the bucket can be restored, and are billed; 0 where they are gone at once."""
+    """For how many days deleted objects can be restored, and are charged for; 0 if soft delete is off."""
     return int(bucket.soft_delete_policy.retention_duration_seconds or 0) // DAY_SECONDS
 
 
 def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
     service = bigquery_service(settings, endpoints)
     with google_errors(service, f"dataset {settings.dataset_id}", READ_DATASET):
-        # All of a dataset, its access list included, would take datasets.getIamPolicy as well.
+        # The full dataset, with its access list, would also need datasets.getIamPolicy.
         options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS, "dataset_view": DatasetView.METADATA}
         live = _if_there(partial(client.get_dataset, settings.dataset_id, **options))
     if live is None:
@@ -276,7 +276,7 @@ def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bi
 
 
 def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> ExternalTable | None:
-    """The external table as it is; without ``uris`` where another table has its name."""
+    """The existing external table, or None; without ``uris`` if it is another kind of table."""
     name = dead_letters_table(settings).name
     live = _get_table(name, settings, endpoints, client)
     if live is None:
@@ -292,7 +292,7 @@ def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: 
 
 
 def _if_there(get: Callable[[], T]) -> T | None:
-    """What ``get`` returns; None where it isn't there. A missing project, which no ``up`` can make, is raised as it is."""
+    """The result of ``get``; None if it doesn't exist. A missing project is raised, because ``up`` can't create it."""
     try:
         return get()
     except NotFound as error:
@@ -302,7 +302,7 @@ def _if_there(get: Callable[[], T]) -> T | None:
 
 
 def _partition(table: bigquery.Table) -> str:
-    """The column of daily partitions, with any other granularity named."""
+    """The partition column, with the granularity unless it is daily."""
     partitioning = table.time_partitioning
     if partitioning is None:
         return ""
@@ -314,7 +314,7 @@ _EXPORTS = {"bigquery_config": "bigquery", "cloud_storage_config": "cloud storag
 
 
 def _delivery(raw: Any) -> str:
-    """How a subscription delivers: to whoever pulls, or by itself to somewhere."""
+    """A subscription's delivery: pull, or the kind of push or export."""
     if raw.detached:
         return "detached"
     if raw.push_config.push_endpoint:
@@ -326,14 +326,14 @@ def _backoff(raw: Any) -> tuple[int, ...]:
     if not raw.HasField("retry_policy"):
         return ()
     policy = raw.retry_policy
-    # What is not set is Pub/Sub's own choice: https://cloud.google.com/pubsub/docs/handling-failures
+    # Pub/Sub's defaults: https://cloud.google.com/pubsub/docs/handling-failures
     shortest = policy.minimum_backoff.seconds if policy.HasField("minimum_backoff") else 10
     longest = policy.maximum_backoff.seconds if policy.HasField("maximum_backoff") else 600
     return int(shortest), int(longest)
 
 
 def _days(duration: Any, service: Service) -> int | None:
-    """A protobuf duration in days; not set, an emulator reports nothing and Google Cloud means none."""
+    """A protobuf duration in days. If it is not set, an emulator doesn't report it, and Google Cloud means 0."""
     if not duration.seconds and service.endpoint is not None:
         return None
     return int(duration.seconds // DAY_SECONDS)

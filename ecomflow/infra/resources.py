@@ -1,7 +1,7 @@
-"""Settings and DDL flow in; the resources that should exist flow out, in the order in which they can be made. Pure.
+"""Settings and DDL in; the desired resources out, in the order in which they can be created. Pure.
 
-The same records describe what is there. An attribute that is None was not reported by the service and is compared with nothing:
-the emulators leave out much of what Google Cloud reports. ``labels`` are written ``key=value``; a resource may have others too.
+The same records describe existing resources. An attribute that is None was not reported by the service and is not compared: the
+emulators omit much of what Google Cloud reports. ``labels`` have the form ``key=value``; a resource may have others too.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ecomflow.sql import Column
 
 DAY_SECONDS = 86_400
 
-# How long the subscription keeps what is not acknowledged: a pipeline may be down over a weekend. Pub/Sub charges only for what
-# waits longer than 24 hours: https://cloud.google.com/pubsub/docs/subscription-properties
+# How long the subscription keeps unacknowledged messages: a pipeline may be down over a weekend. Pub/Sub charges only for
+# messages older than 24 hours: https://cloud.google.com/pubsub/docs/subscription-properties
 RETENTION_DAYS = 7
 
-# The longest that a subscription keeps a message: https://cloud.google.com/pubsub/docs/subscription-properties
+# The maximum retention of a subscription: https://cloud.google.com/pubsub/docs/subscription-properties
 DEAD_LETTER_DAYS = 31
 
-# The shortest and the longest wait, in seconds, before a message that was not acknowledged comes again: soon after a restart, and
-# at most a minute after what was broken works again. Only on this machine: see docs/adr/0016.
+# Minimum and maximum backoff, in seconds, before an unacknowledged message is redelivered: soon after a restart, and at most a
+# minute after a failed service has recovered. Only on this machine: see docs/adr/0016.
 LOCAL_BACKOFF_SECONDS = (1, 60)
 
-# What the job uses, beside what `ecomflow infra` itself does: Dataflow's workers are machines of Compute Engine, and write logs;
-# Cloud Monitoring is asked for the backlog.
+# The APIs of ecomflow and of the job: Dataflow's workers are Compute Engine machines and write logs; Cloud Monitoring has the
+# backlog.
 APIS = (
     "pubsub.googleapis.com",
     "dataflow.googleapis.com",
@@ -43,13 +43,13 @@ APIS = (
     "logging.googleapis.com",
 )
 
-# Days after which objects are deleted, by prefix: what a job staged, and dead letters that nobody replayed.
+# Days after which objects are deleted, by prefix: temporary files of jobs, and dead letters that nobody has replayed.
 OBJECT_DAYS = (("temp/", 7), (f"{ROOT}/", 90))
 
-# Every prefix under which ecomflow writes objects.
+# All prefixes under which ecomflow writes objects.
 OBJECT_PREFIXES = (f"{ROOT}/", f"{REPLAYED}/", "temp/", "staging/")
 
-# The owner of a bucket that is the project's own. Names of buckets are globally unique: another project may have ours.
+# The owner of a bucket of the configured project. Bucket names are globally unique, so another project may own the name.
 OWN_PROJECT = "this project"
 
 _COMMENT = re.compile(r"--[^\n]*")
@@ -58,14 +58,14 @@ Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "v
 
 
 class Apis(msgspec.Struct, frozen=True):
-    """The APIs enabled in ``projects/<project>``, of those that ecomflow needs; None where this account may not ask."""
+    """The enabled APIs in ``projects/<project>``, of those that ecomflow needs; None if this account may not list them."""
 
     name: str
     enabled: tuple[str, ...] | None
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``; ``retention_days`` 0: it keeps nothing for later subscriptions."""
+    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``; ``retention_days`` 0: it retains nothing."""
 
     name: str
     retention_days: int | None
@@ -73,11 +73,10 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """A subscription. ``filter`` '' lets every message through; ``expires`` False: never for want of a subscriber.
+    """A subscription. ``filter`` '': no filter; ``expires`` False: never, even without subscribers.
 
-    ``delivery`` is pull, push, bigquery, cloud storage, bigtable or detached. ``backoff_seconds`` holds the shortest and the
-    longest wait before a message comes again, () none. ``dead_letter_topic`` '' means that every message comes again until it is
-    acknowledged.
+    ``delivery`` is pull, push, bigquery, cloud storage, bigtable or detached. ``backoff_seconds`` is the minimum and maximum
+    backoff before redelivery, () for none. ``dead_letter_topic`` '': every message is redelivered until it is acknowledged.
     """
 
     name: str
@@ -94,9 +93,9 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A Cloud Storage bucket. ``delete_after_days`` holds (prefix, days) of its lifecycle rules; ``soft_delete_days`` is for how
-    long a deleted object can be restored, 0: not at all. ``owner`` is the project that it belongs to: ``OWN_PROJECT``, or the
-    number of another.
+    """A Cloud Storage bucket. ``delete_after_days``: (prefix, days) of its lifecycle rules; ``soft_delete_days``: how long
+    deleted objects can be restored, 0: not at all; ``owner``: the project that it belongs to, ``OWN_PROJECT`` or the number of
+    another.
     """
 
     name: str
@@ -128,7 +127,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """The view that shows a fact table's rows once: the names of its columns, sorted, and its SELECT."""
+    """The view that deduplicates a fact table: the names of its columns, sorted, and its SELECT."""
 
     name: str
     columns: tuple[str, ...]
@@ -159,12 +158,12 @@ KINDS: dict[type, Kind] = {
 
 
 def apis(settings: Settings) -> Apis:
-    """The APIs that must be enabled, on Google Cloud, before anything else can be made."""
+    """The APIs that must be enabled on Google Cloud before anything else can be created."""
     return Apis(f"projects/{settings.project_id}", APIS)
 
 
 def desired(settings: Settings) -> tuple[Resource, ...]:
-    """What should exist: each before those that need it."""
+    """The desired resources, each before those that depend on it."""
     tables = tuple(_table(name, settings) for name in sql.TABLES)
     views = tuple(_view(name, settings) for name in sql.TABLES)
     return (
@@ -189,12 +188,12 @@ def as_labels(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def dead_letters_table(settings: Settings) -> ExternalTable:
-    """What should exist besides in BigQuery itself: the emulator takes the DDL, and makes an ordinary, empty table of it."""
+    """An additional resource in BigQuery itself: the emulator accepts the DDL, but creates an ordinary, empty table."""
     return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/{ROOT}/*",), labels_of(settings))
 
 
 def dead_letter_topic(settings: Settings) -> str:
-    """The topic for what another subscription to our topic (a BigQuery subscription, a push endpoint) can't deliver.
+    """The topic for messages that other subscriptions of the topic (a BigQuery subscription, a push endpoint) can't deliver.
 
     The pipeline's own subscription does not use it: see docs/adr.
     """
@@ -202,7 +201,7 @@ def dead_letter_topic(settings: Settings) -> str:
 
 
 def dead_letter_subscription(settings: Settings) -> str:
-    """The subscription that keeps what is sent to the dead-letter topic: without one it would be lost."""
+    """The subscription that keeps the messages of the dead-letter topic, which would be lost without one."""
     return f"projects/{settings.project_id}/subscriptions/{settings.topic}-dead-letter"
 
 
@@ -264,5 +263,5 @@ def _view(name: str, settings: Settings) -> View:
 
 
 def canonical_query(query: str) -> str:
-    """``query`` as BigQuery may give it back, made alike: one line, without comments, backticks and closing semicolon."""
+    """``query`` normalized for comparison: one line, without comments, backticks and final semicolon."""
     return " ".join(_COMMENT.sub("", query).replace("`", "").split()).rstrip("; ")

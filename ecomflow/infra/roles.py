@@ -1,4 +1,4 @@
-"""Settings flow in; the least roles that the job's service account needs, and the commands that grant them, flow out. Pure."""
+"""Settings in; the minimal roles that the job's service account needs, and the commands that grant them, out. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ecomflow.config import Settings
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A role on one resource, what it is needed for, and the shell command that gives it."""
+    """A role on one resource, what it is needed for, and the shell command that grants it."""
 
     role: str
     resource: str
@@ -17,27 +17,29 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 def job_account(settings: Settings) -> str:
-    """The job's service account. Without one configured Dataflow takes Compute Engine's own, told here by a shell expression."""
+    """The job's service account. Default: Compute Engine's default account, as a shell expression."""
     number = f"$(gcloud projects describe {settings.project_id} --format='value(projectNumber)')"
     return settings.dataflow.service_account or f"{number}-compute@developer.gserviceaccount.com"
 
 
 def job_grants(settings: Settings) -> tuple[Grant, ...]:
-    """The roles that a Dataflow job needs to run and to read and write what ``infra up`` makes, each on the least resource.
+    """The roles that a Dataflow job needs to run and to read and write what ``infra up`` creates, each on the smallest resource.
 
     https://cloud.google.com/dataflow/docs/concepts/security-and-permissions
     """
     grants = [
         _on_subscription("roles/pubsub.subscriber", "pulls and acknowledges messages", settings),
         _on_subscription(
-            "roles/pubsub.viewer", "Dataflow reads the subscription's ack deadline, which subscriber can't", settings
+            "roles/pubsub.viewer",
+            "Dataflow reads the subscription's ack deadline, which roles/pubsub.subscriber does not allow",
+            settings,
         ),
         _on_dataset(settings),
         _on_bucket(settings),
-        _on_project("roles/dataflow.worker", "the workers take work from Dataflow, and write logs and metrics", settings),
+        _on_project("roles/dataflow.worker", "the workers receive work from Dataflow, and write logs and metrics", settings),
     ]
     if settings.dataflow.timestamp_attribute is not None:
-        reason = "Dataflow makes a second subscription to track the time of timestamp_attribute"
+        reason = "Dataflow creates a second subscription to track the time of timestamp_attribute"
         grants.append(_on_project("roles/pubsub.editor", reason, settings))
     return tuple(grants)
 
@@ -51,7 +53,7 @@ def _on_subscription(role: str, reason: str, settings: Settings) -> Grant:
 
 
 def _on_dataset(settings: Settings) -> Grant:
-    """gcloud can't grant on a dataset; BigQuery's own statement can."""
+    """gcloud can't grant roles on a dataset; SQL can."""
     role = "roles/bigquery.dataEditor"
     schema, account = f"\\`{settings.project_id}\\`.{settings.dataset}", f'\\"serviceAccount:{job_account(settings)}\\"'
     statement = f"GRANT \\`{role}\\` ON SCHEMA {schema} TO {account}"

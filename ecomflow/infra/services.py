@@ -1,7 +1,7 @@
-"""Projects flow in; the APIs enabled in them, and who holds which role on them, flow out, by Google's REST APIs.
+"""The enabled APIs, roles and permissions of a project, from Google's REST APIs.
 
-None has an emulator: where every service is one, nothing is asked. SERVICEUSAGE_EMULATOR_HOST, CLOUDRESOURCEMANAGER_EMULATOR_HOST
-and IAM_EMULATOR_HOST name other endpoints, as the emulator variables of the other services do.
+These services have no emulators: if all others are emulated, nothing is requested. SERVICEUSAGE_EMULATOR_HOST,
+CLOUDRESOURCEMANAGER_EMULATOR_HOST and IAM_EMULATOR_HOST override the endpoints, as for the other services.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ _ROLES = {
 
 
 def has_apis(settings: Settings, endpoints: Endpoints) -> bool:
-    """Whether there is a project at Google whose APIs can be asked for."""
+    """Whether there is a Google Cloud project whose APIs can be listed."""
     return not settings.is_local and (at_google(endpoints) or _endpoint(_SERVICE_USAGE) is not None)
 
 
 def has_project_policy(settings: Settings, endpoints: Endpoints) -> bool:
-    """Whether there is a project at Google whose roles can be asked for."""
+    """Whether there is a Google Cloud project whose roles can be read."""
     return not settings.is_local and (at_google(endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
 
 
 def at_google(endpoints: Endpoints) -> bool:
-    """Whether some service that provisioning speaks to is Google's own."""
+    """Whether any service used for provisioning is Google's own."""
     return None in (endpoints.pubsub, endpoints.storage, endpoints.bigquery)
 
 
 def observe_apis(settings: Settings) -> Apis:
-    """Which of ``APIS`` are enabled in the project. Raises AccessError, UnavailableError, or NotFoundError for the project.
+    """The enabled ``APIS`` of the project. Raises AccessError, UnavailableError, or NotFoundError for the project.
 
-    Where this account may not ask, ``enabled`` is None: what else it does will show what is missing.
+    If this account may not list them, ``enabled`` is None: later calls will show what is missing.
     """
     names = [("names", f"projects/{settings.project_id}/services/{api}") for api in APIS]
     try:
@@ -69,46 +69,46 @@ def enable_apis(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Enables ``apis`` and waits until that is done. Raises as ``observe_apis``, also for what Google refuses to enable."""
+    """Enables ``apis`` and waits until they are enabled. Raises as ``observe_apis``, also if Google refuses."""
     body = {"serviceIds": list(apis)}
     path = f"v1/projects/{settings.project_id}/services:batchEnable"
     operation = _call(_SERVICE_USAGE, "POST", path, settings, body=body)
     give_up = clock() + _ENABLE_SECONDS
     while not operation.get("done"):
         if clock() > give_up:
-            raise UnavailableError(f"Google has not enabled the APIs within {_ENABLE_SECONDS:.0f} s.", "Run the same again.")
+            raise UnavailableError(f"Google has not enabled the APIs within {_ENABLE_SECONDS:.0f} s.", "Run the command again.")
         sleep(1.0)
         operation = _call(_SERVICE_USAGE, "GET", f"v1/{operation['name']}", settings)
     if "error" in operation:
         reason = str(operation["error"].get("message", "no reason given")).rstrip(". ")
         raise AccessError(
-            f"Google does not enable the APIs in project {settings.project_id}: {reason}.",
+            f"Google refuses to enable the APIs in project {settings.project_id}: {reason}.",
             f"Enable them yourself: gcloud services enable {' '.join(apis)} --project {settings.project_id}",
         )
 
 
 def project_number(settings: Settings) -> str:
-    """The project's number, which names its default service accounts."""
+    """The project's number, which is part of the names of its default service accounts."""
     answer = _call(_RESOURCE_MANAGER, "GET", f"v1/projects/{settings.project_id}", settings)
     return str(answer["projectNumber"])
 
 
 def project_policy(settings: Settings) -> list[dict[str, Any]]:
-    """The bindings (role, members, condition) on the project itself; those on its folder or organisation are not among them."""
+    """The bindings (role, members, condition) on the project itself, without those on its folder or organisation."""
     path = f"v1/projects/{settings.project_id}:getIamPolicy"
     body = {"options": {"requestedPolicyVersion": 3}}
     return list(_call(_RESOURCE_MANAGER, "POST", path, settings, body=body).get("bindings", []))
 
 
 def granted_on_project(permissions: Sequence[str], settings: Settings) -> set[str]:
-    """Those of ``permissions`` that this account has on the project, however it came by them."""
+    """The ``permissions`` that this account has on the project, however they were granted."""
     path = f"v1/projects/{settings.project_id}:testIamPermissions"
     answer = _call(_RESOURCE_MANAGER, "POST", path, settings, body={"permissions": list(permissions)})
     return set(answer.get("permissions", []))
 
 
 def granted_on_account(account: str, permissions: Sequence[str], settings: Settings) -> set[str]:
-    """Those of ``permissions`` that this account has on the service account ``account``, of whatever project that is.
+    """The ``permissions`` that this account has on the service account ``account`` of any project.
 
     https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/testIamPermissions
     """

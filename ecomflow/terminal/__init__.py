@@ -1,1 +1,1 @@
-"""What a person sees in the terminal: tables, sentences, progress and sparklines."""
+"""Terminal output: tables, sentences, progress and sparklines."""

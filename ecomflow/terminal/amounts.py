@@ -1,4 +1,4 @@
-"""Numbers, sizes, lengths of time and moments in; short text for a person, in the terminal and on the page, out. Pure."""
+"""Formats numbers, sizes, durations and times as short text, for the terminal and the page. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def counted(amount: int, what: str) -> str:
 
 
 def rate_text(rate: float | None, unit: str = "/s") -> str:
-    """A rate with a decimal where it is small; a dash where it is not known."""
+    """A rate, with a decimal if it is small; a dash if unknown."""
     if rate is None:
         return UNKNOWN
     return f"{rate:,.0f}{unit}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}{unit}"
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A length of time in its largest unit or two: "85 ms", "1.2 s", "3 min 10 s", "2 h 5 min"; a dash where not known."""
+    """A duration in its largest unit or two: "85 ms", "1.2 s", "3 min 10 s", "2 h 5 min"; a dash if unknown."""
     if seconds is None:
         return UNKNOWN
     if seconds < 1:
@@ -35,7 +35,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def length(seconds: float | None) -> str:
-    """A length of time in whole seconds, or its two largest units: "40 s", "3 min 10 s", "2 d 5 h"; nothing where not known."""
+    """A duration in whole seconds, or in its two largest units: "40 s", "3 min 10 s", "2 d 5 h"; empty if unknown."""
     if seconds is None:
         return ""
     if seconds < 60:
@@ -47,7 +47,7 @@ def length(seconds: float | None) -> str:
 
 
 def bytes_text(amount: int | None) -> str:
-    """1234567 as "1.2 MB"; a dash where not known."""
+    """1234567 as "1.2 MB"; a dash if unknown."""
     if amount is None:
         return UNKNOWN
     size, unit = float(amount), 0
@@ -57,15 +57,15 @@ def bytes_text(amount: int | None) -> str:
 
 
 def moment_text(moment: datetime) -> str:
-    """A moment to the second, in UTC."""
+    """A time to the second, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def clock_text(at: float) -> str:
-    """Seconds since the epoch as the hour of the day, in UTC."""
+    """Seconds since the epoch as the time of day, in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}"
 
 
 def day_text(at: float) -> str:
-    """Seconds since the epoch as the day, in UTC."""
+    """Seconds since the epoch as the date, in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"

@@ -1,7 +1,7 @@
-"""What commands print: tables, sentences and errors for a person, JSON for a program.
+"""Output of the commands: tables, sentences and errors for a person, JSON for a program.
 
-Everything that comes from a message, a warehouse or a service passes through ``plain``: it is shown as text, never read as
-markup, and its control characters can't move the cursor.
+Everything that comes from a message, a warehouse or a service passes through ``plain``: it is shown as text, never interpreted
+as markup, and its control characters are escaped.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from ecomflow.errors import EcomflowError
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
-# Control characters move the cursor; line separators and bidirectional marks reorder what stands around them; invisible
-# characters (soft hyphen, zero-width space, byte order mark, tags) make unlike texts look alike. Joiners stay: emoji need them.
+# Control characters move the cursor; line separators and bidirectional marks reorder the text around them; invisible characters
+# (soft hyphen, zero-width space, byte order mark, tags) make different texts look alike. Joiners are kept: emoji need them.
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _INVISIBLE = (0x00AD, 0x180E, 0x200B, *range(0x2060, 0x2065), 0xFEFF, *range(0xE0000, 0xE0080))
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
     code: f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}" for code in (*_TURNING, *_INVISIBLE)
 }
 _CONTROL_WITHIN_LINES = {code: shown for code, shown in _CONTROL.items() if code != ord("\n")}
-# JSON escapes those below 32 by itself, and line feeds between its values stand for themselves.
+# JSON already escapes characters below 32. Line feeds between its values are kept.
 _NOT_PRINTABLE_ASCII = re.compile("[^\n -~]")
 
 
 def plain(value: Any, width: int | None = None) -> Text:
-    """``value`` as inert text, cut to ``width`` characters with an ellipsis."""
+    """``value`` as text with control characters escaped, truncated to ``width`` characters with an ellipsis."""
     text = "" if value is None else str(value)
     shown = _inert(text[: None if width is None else width + 1], _CONTROL)
     return Text(shown if width is None or len(shown) <= width else f"{shown[: width - 1]}…")
 
 
 def plain_lines(value: str) -> Text:
-    """``value`` as inert text of several lines."""
+    """``value`` as text of several lines, with other control characters escaped."""
     return Text(_inert(value, _CONTROL_WITHIN_LINES))
 
 
@@ -51,34 +51,34 @@ def _inert(text: str, control: dict[int, str]) -> str:
 
 
 def say(sentence: str) -> None:
-    """A sentence of ours on standard output. What it quotes is shown as text."""
+    """Prints a sentence to standard output, with control characters escaped."""
     out.print(plain_lines(sentence))
 
 
 def note(sentence: str) -> None:
-    """A sentence of ours on standard error, where it does not disturb what a program reads. What it quotes is shown as text."""
+    """Prints a sentence to standard error, so that standard output stays machine-readable. Control characters are escaped."""
     err.print(plain_lines(sentence))
 
 
 def show_json(value: Any) -> None:
-    """``value`` as one indented JSON document, in ASCII."""
+    """Prints ``value`` as one indented JSON document, in ASCII."""
     encoded = msgspec.json.encode(value, enc_hook=str)
     sys.stdout.write(inert_json(msgspec.json.format(encoded, indent=2)) + "\n")
 
 
 def inert_json(encoded: bytes) -> str:
-    """The same JSON document in printable ASCII: any terminal and any encoding takes it, and nothing in it moves a cursor."""
+    """The same JSON document in printable ASCII, which is safe in any terminal and encoding."""
     return _NOT_PRINTABLE_ASCII.sub(_json_escape, encoded.decode())
 
 
 def _json_escape(match: re.Match[str]) -> str:
-    """``\\u`` and four digits for each of the character's UTF-16 code units, which is all that JSON has (RFC 8259, section 7)."""
+    """``\\u`` and four digits for each of the character's UTF-16 code units, as in RFC 8259, section 7."""
     units = match[0].encode("utf-16-be")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """A table; the columns named in ``right`` are aligned to the right, columns that are empty throughout are left out."""
+    """Prints a table. Columns named in ``right`` are right-aligned; empty columns are omitted."""
     kept = [[value if isinstance(value, Text) else plain(value) for value in row] for row in rows]
     filled = [index for index in range(len(columns)) if not kept or any(len(row[index]) for row in kept)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -92,12 +92,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
-    """A table of names and numbers."""
-    show_table(title, ("what", "count"), [(name, f"{amount:,}") for name, amount in counts.items()], right=("count",))
+    """Prints a table of names and numbers."""
+    show_table(title, ("name", "count"), [(name, f"{amount:,}") for name, amount in counts.items()], right=("count",))
 
 
 def show_error(error: EcomflowError) -> None:
-    """The sentence, and what to do, on standard error."""
+    """Prints the error's message and remedy to standard error."""
     first, *more = error.message.splitlines() or [""]
     err.print(Text.assemble(("Error: ", "bold red"), plain(first)), soft_wrap=True)
     for line in (*more, *(error.remedy or "").splitlines()):

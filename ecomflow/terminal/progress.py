@@ -1,6 +1,4 @@
-"""Work that takes its time in; one line of the terminal that tells how far it is and how fast, and a soon and honest end at
-Ctrl-C, out. Where standard error is no terminal the line is left out.
-"""
+"""A progress line with amount and rate, and a prompt end on Ctrl-C. The line is shown if standard error is a terminal."""
 
 from __future__ import annotations
 
@@ -19,24 +17,24 @@ from rich.text import Text
 
 from ecomflow.terminal import console
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class Progress:
-    """What is being done, and how much of it; ``progress`` makes one. Safe for several threads."""
+    """The current step and its progress; created by ``progress``. Thread-safe."""
 
     def __init__(self, bar: Bar, what: str) -> None:
         self._bar, self._what, self._unit, self._lock = bar, what, "", Lock()
         self._task = self._added(None)
 
     def begin(self, what: str) -> None:
-        """``what`` is done from now on; its amount and rate count from zero."""
+        """Start the step ``what``: its amount and rate count from zero."""
         with self._lock:
             self._what, self._unit = what, ""
             self._start_anew(None)
 
     def count(self, unit: str, done: int, total: int | None = None) -> None:
-        """``done`` so far, in ``unit`` (``events``), of ``total`` where that is known. Another unit is another rate."""
+        """Report ``done`` so far, in ``unit`` (``events``), of ``total`` if known. Another unit restarts the rate."""
         with self._lock:
             if unit != self._unit:
                 self._unit = unit
@@ -44,7 +42,7 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total)
 
     def _start_anew(self, total: int | None) -> None:
-        before, self._task = self._task, self._added(total)  # a task of Rich's can't forget its total
+        before, self._task = self._task, self._added(total)  # the total of a Rich task can't be reset
         self._bar.remove_task(before)
 
     def _added(self, total: int | None) -> TaskID:
@@ -68,7 +66,7 @@ class _Amount(ProgressColumn):
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """Shows ``what``, then whatever the Progress is told, while the block runs; the line is gone afterwards."""
+    """Shows ``what`` and the reported progress while the block runs, then clears the line."""
     words = TextColumn("{task.description}", markup=False)
     columns = (SpinnerColumn(), words, BarColumn(bar_width=12), _Amount(), TimeElapsedColumn())
     with Bar(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
@@ -77,7 +75,7 @@ def progress(what: str) -> Iterator[Progress]:
 
 @contextmanager
 def interruptible(sentence: str) -> Iterator[None]:
-    """Ctrl-C in the block ends the process with 130, after ``sentence``, which says what was done until then."""
+    """Ctrl-C in the block prints ``sentence``, which says what was done so far, and ends the process with 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -87,8 +85,8 @@ def interruptible(sentence: str) -> Iterator[None]:
 
 @contextmanager
 def stopping(sentence: str, stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C in the block says ``sentence`` at once, calls ``stop`` and interrupts the block. Later ones are let be, so
-    that nothing which the block has started is left behind.
+    """The first Ctrl-C in the block prints ``sentence`` at once, calls ``stop`` and interrupts the block. Later ones are ignored,
+    so that everything the block has started is stopped.
     """
 
     def interrupt(_: int, __: FrameType | None) -> None:
@@ -105,7 +103,7 @@ def stopping(sentence: str, stop: Callable[[], None]) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """End the process now. An ordinary exit would wait for threads, and those for a service that may not answer."""
+    """End the process now. A normal exit would wait for threads, which may wait for a service that does not answer."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

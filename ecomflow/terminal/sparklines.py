@@ -1,4 +1,4 @@
-"""A series of numbers flows in; a line of block characters, one a number, flows out. Pure."""
+"""A series of numbers in; a line of block characters, one per number, out. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(series: Sequence[float | None]) -> str:
-    """A character a number, on a scale from 0 to the highest: the lowest block for 0 alone, a blank for None."""
+    """One character per number, scaled from 0 to the maximum: the lowest block only for 0, a blank for None."""
     highest = max((number for number in series if number is not None), default=0.0)
     return "".join(" " if number is None else _block(number, highest) for number in series)
 

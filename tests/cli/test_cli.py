@@ -99,7 +99,7 @@ class TestInit:
         (tmp_path / "ecomflow.toml").write_text('topic = "mine"\n')
         result = ecomflow("init", folder=tmp_path)
         assert result.returncode == 2
-        assert result.stderr == "Error: ecomflow.toml is there already.\nWrite over it with: ecomflow init --force\n"
+        assert result.stderr == "Error: ecomflow.toml already exists.\nTo overwrite it, run: ecomflow init --force\n"
         assert (tmp_path / "ecomflow.toml").read_text() == 'topic = "mine"\n'
 
 
@@ -117,10 +117,10 @@ class TestErrors:
         ],
     )
     def test_without_a_stack(self, arguments: tuple[str, ...], tmp_path: Path) -> None:
-        """A command that needs the local stack says that it does not run, and how to start it."""
+        """A command that needs the local stack says that it is not running, and how to start it."""
         result = ecomflow(*arguments, folder=tmp_path)
         assert result.returncode == 4
-        assert result.stderr == "Error: The local stack in .ecomflow/ does not run.\nRun: ecomflow infra up\n"
+        assert result.stderr == "Error: The local stack in .ecomflow/ is not running.\nRun: ecomflow infra up\n"
 
     def test_status_without_a_stack(self, tmp_path: Path) -> None:
         """infra status says plainly that nothing runs."""
@@ -137,16 +137,16 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
         [
-            (("infra", "up", "--project", "X"), 2, "'X' is no project id"),
-            (("deploy", "--runner", "SparkRunner"), 2, "The runner SparkRunner is unknown"),
+            (("infra", "up", "--project", "X"), 2, "'X' is not a valid project id"),
+            (("deploy", "--runner", "SparkRunner"), 2, "'SparkRunner' is not a valid runner"),
             (("publish", "--types", "order,refund", "--dry-run"), 2, "found 'refund'"),
-            (("publish", "--date", "1 May", "--dry-run"), 2, "'1 May' is no date"),
+            (("publish", "--date", "1 May", "--dry-run"), 2, "'1 May' is not a valid date"),
             (("publish", "--n", "0"), 2, "Invalid value for '--n'"),
             (("publish", "--rate", "0"), 2, "Invalid value for '--rate'"),
-            (("dlq", "inspect", "--stream", "refund"), 2, "There is no stream 'refund'"),
-            (("dlq", "inspect", "--reason", "mood"), 2, "There is no reason 'mood'"),
-            (("dlq", "inspect", "--since", "yesterday"), 2, "'yesterday' is no length of time"),
-            (("query",), 2, "There is no question to ask"),
+            (("dlq", "inspect", "--stream", "refund"), 2, "'refund' is not a valid stream"),
+            (("dlq", "inspect", "--reason", "mood"), 2, "'mood' is not a valid reason"),
+            (("dlq", "inspect", "--since", "yesterday"), 2, "'yesterday' is not a valid duration"),
+            (("query",), 2, "Expected a question's name or GoogleSQL"),
             (("frobnicate",), 2, "No such command 'frobnicate'"),
         ],
     )
@@ -209,5 +209,5 @@ class TestErrors:
     def test_debug_shows_the_traceback(self, tmp_path: Path) -> None:
         """--debug adds the traceback to the same sentence."""
         result = ecomflow("--debug", "dlq", "inspect", folder=tmp_path)
-        assert "does not run" in result.stderr
+        assert "is not running" in result.stderr
         assert "Traceback (most recent call last)" in result.stderr

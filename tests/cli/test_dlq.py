@@ -94,7 +94,7 @@ class TestStats:
         status = PipelineStatus("drained", counters=counters)
         (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(status))
         shown = ecomflow("dlq", "stats", settings=settings).stdout
-        assert "There are no dead letters of that kind." in shown
+        assert "No dead letters match." in shown
         lines = [line.split() for line in shown.splitlines()]
         assert [line for line in lines if line[:1] == ["order"]] == [
             ["order", "$.items[].gift", "7"],
@@ -116,7 +116,7 @@ class TestStats:
         with dataflow_beside(stack) as (_, endpoints):
             result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
         assert result.returncode == 0, result.stderr
-        assert result.stderr.startswith("Fields that the contract does not name can't be shown: There is no job named ecomflow")
+        assert result.stderr.startswith("Fields that are not in the contract can't be shown: There is no job named ecomflow")
         assert json.loads(result.stdout)["groups"]["total"] == 5
 
 

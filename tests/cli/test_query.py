@@ -126,12 +126,12 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (("--param", "a"), "'a' is no parameter."),
-            (("--param", "1a=2"), "'1a=2' is no parameter."),
+            (("--param", "a"), "'a' is not a valid parameter."),
+            (("--param", "1a=2"), "'1a=2' is not a valid parameter."),
             (("--param", "a=1", "--param", "A:INT64=1"), "The parameter 'a' is given twice."),
             (("--date", "2025-12-01", "--param", "date=2025-12-01"), "The parameter 'date' is given twice."),
-            (("--max-bytes", "much"), "'much' is no amount of bytes."),
-            (("--csv", "--json"), "--csv, --chart and --json exclude each other."),
+            (("--max-bytes", "much"), "'much' is not a valid number of bytes."),
+            (("--csv", "--json"), "--csv, --chart and --json are mutually exclusive."),
         ],
     )
     def test_options_that_do_not_fit(self, arguments: tuple[str, ...], sentence: str) -> None:
@@ -203,7 +203,7 @@ class TestList:
         shown = " ".join(invoke("--list").stdout.split())
         for question in questions():
             assert all(text in shown for text in (question.name, question.asks, f"Reads {question.reads}"))
-        assert "@date: DATE, by default today: order_date of the delivered event, UTC" in shown
+        assert "@date: DATE, default today: order_date of the delivered event, UTC" in shown
         assert "$ ecomflow query delivered-orders-per-country --date 2025-12-01 --chart" in shown
 
     def test_as_json(self) -> None:
@@ -273,7 +273,7 @@ class TestLocalAnswers:
         sql = "SELECT n FROM UNNEST(GENERATE_ARRAY(1, 1500)) AS n ORDER BY n"
         short = invoke(sql, settings=warehouse).stdout.split()
         assert ("200" in short, "201" in short) == (True, False)
-        assert " ".join(short).endswith("1,500 rows, of which the first 200. All: --csv or --json; more: --limit.")
+        assert " ".join(short).endswith("1,500 rows, first 200 shown. For all: --csv or --json; for more: --limit.")
         assert "1,500 rows." in invoke(sql, "--limit", "2000", settings=warehouse).stdout
         assert len(json.loads(invoke(sql, "--json", settings=warehouse).stdout)) == 1500
         assert len(invoke(sql, "--csv", settings=warehouse).stdout.splitlines()) == 1501
@@ -309,7 +309,7 @@ class TestLocalAnswers:
         """On the local stack it says whether the query is valid; there are no bytes to count."""
         result = invoke("sales-per-product", "--dry-run", "--json", settings=warehouse)
         assert json.loads(result.stdout) == {"bytes": 0}
-        assert "The local warehouse charges nothing and counts no bytes." in result.stderr
+        assert "The local BigQuery does not report bytes, and charges nothing." in result.stderr
 
     def test_the_examples_run(self, warehouse: Settings) -> None:
         """Each example of the help, but the one for a project, does what it shows."""

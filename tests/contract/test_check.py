@@ -104,7 +104,7 @@ class TestCommand:
         result = ecomflow("contract", "check", "events.jsonl", folder=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.splitlines() == [
-            "note: order $.coupon: not in the contract, let through and dropped (1 times)",
+            "note: order $.coupon: not in the contract; the event passes, the field is dropped (1 times)",
             "3 events: 3 pass (inventory 1, order 1, user_activity 1), 0 refused.",
         ]
 
@@ -153,7 +153,7 @@ class TestCommand:
         ("arguments", "code", "sentence"),
         [
             (("missing.jsonl",), 2, "missing.jsonl can't be read: No such file or directory."),
-            (("empty.jsonl",), 10, "There was no event to check."),
+            (("empty.jsonl",), 10, "There are no events to check."),
             ((), 2, "Missing argument"),
         ],
     )

@@ -235,7 +235,7 @@ class TestCommand:
         """A file that contract show wrote, against what it would write now."""
         (tmp_path / "old.json").write_text(to_text(whole_schema()))
         result = ecomflow("contract", "diff", "old.json", folder=tmp_path)
-        assert (result.returncode, result.stdout) == (0, "Nothing changed that a message could tell.\n")
+        assert (result.returncode, result.stdout) == (0, "No changes.\n")
 
     def test_a_breaking_change(self, tmp_path: Path) -> None:
         """A table of all changes, exit code 10, and what to do."""

@@ -55,4 +55,4 @@ class TestLocally:
     def test_up_says_so(self, provisioned: Settings, tmp_path: Path) -> None:
         """One line, before the summary."""
         shown = ecomflow("infra", "up", settings=provisioned, folder=tmp_path).stdout
-        assert "The table dead_letters is left out, for the local BigQuery has no external tables." in shown
+        assert "Skipped the table dead_letters: the local BigQuery has no external tables." in shown

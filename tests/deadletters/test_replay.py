@@ -216,7 +216,7 @@ class TestReplayed:
         assert killed.returncode == -9
         assert ids_in(provisioned, stack) == ["E-1", "E-2"]
         again = ecomflow(*command, settings=provisioned)
-        assert "2 published, 2 moved aside" in again.stdout, again.stderr
+        assert "2 published, 2 moved to" in again.stdout, again.stderr
         assert ids_in(provisioned, stack) == []
         assert sum(len(lines_of(one, provisioned, stack)) for one in names(provisioned, stack, "replayed/")) == 2
         messages = arrived(provisioned, stack, 4)
@@ -280,7 +280,7 @@ class TestTheStory:
         with self.running(settings, **fixed):
             moved = replayed(**fixed)
             assert moved[0] == "8 of 11 now pass, 3 fail on $.total_amount."
-            assert moved[-1] == f"8 published, 8 moved aside to gs://{settings.bucket_name}/replayed/."
+            assert moved[-1] == f"8 published, 8 moved to gs://{settings.bucket_name}/replayed/."
             wait_until(lambda: backlog(settings, stack) == 0)
             assert reconciled() == {"published": 21, "facts": 18, "dead_letters": 3, "waiting": 0, "adds_up": True}
 

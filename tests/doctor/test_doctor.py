@@ -67,7 +67,7 @@ class TestRequire:
         ]
         with pytest.raises(NotFoundError) as caught:
             require(wrong)
-        assert caught.value.message == "topic t: It does not exist. Also wrong: view v. Also wrong: APIs."
+        assert caught.value.message == "topic t: It does not exist. Also failed: view v. Also failed: APIs."
         assert caught.value.remedy == "Run: ecomflow infra up\nRun: gcloud services enable x"
 
     @pytest.mark.parametrize("kind", [AccessError, SchemaError, UnavailableError, NotFoundError])
@@ -265,9 +265,9 @@ class TestAccess:
         topic, subscription, tables, bucket, monitoring = access_of(endpoints, for_dataflow=False)
         assert (topic.ok, subscription.ok, monitoring.ok) == (True, True, True)
         assert tables.message == "This account lacks bigquery.tables.updateData."
-        assert tables.remedy == "Have roles/bigquery.dataEditor granted to it on dataset ecomflow."
+        assert tables.remedy == "Grant it roles/bigquery.dataEditor on dataset ecomflow."
         assert bucket.message == "This account lacks storage.objects.list, storage.buckets.get."
-        expected = "Have roles/storage.objectUser and roles/storage.bucketViewer granted to it on bucket test-project-ecomflow."
+        expected = "Grant it roles/storage.objectUser and roles/storage.bucketViewer on bucket test-project-ecomflow."
         assert bucket.remedy == expected
 
     def test_a_service_account_that_is_not_there(self, google: tuple[Google, Endpoints]) -> None:
@@ -433,7 +433,7 @@ class TestProbe:
             front.close()
         assert (only.ok, only.message, len(refusals)) == (
             True,
-            "A row of 9 columns was appended by the Storage Write API and read back equal.",
+            "A row of 9 columns was appended through the Storage Write API and read back unchanged.",
             0,
         )
 
@@ -447,7 +447,7 @@ class TestProbe:
             patched.setattr(bigquery.Client, "delete_table", refuse)
             found = probe._probe_table("fact_order", "probe_stuck", TestSample.NOW, provisioned, stack)
         assert not found.ok
-        assert "The probe's table probe_stuck is left behind: BigQuery" in found.message
+        assert "The probe's table probe_stuck could not be removed: BigQuery" in found.message
         assert leftovers(provisioned, stack) == ["probe_stuck"]
 
 

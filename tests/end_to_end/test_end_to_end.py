@@ -145,7 +145,7 @@ class TestCommandsOnTheStack:
         """With everything there, infra up keeps it."""
         result = ecomflow("infra", "up", settings=provisioned, folder=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[-1] == "All 16 resources are as they should be; nothing was changed."
+        assert result.stdout.splitlines()[-1] == "All 16 resources are up to date; nothing was changed."
 
     def test_a_missing_table_stops_the_deploy_before_it_starts(
         self, settings: Settings, stack: Endpoints, tmp_path: Path

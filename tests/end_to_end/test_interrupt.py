@@ -210,8 +210,8 @@ class TestOnTheStack:
 
         ended = soon(attempt)
         assert ended.code == 130
-        assert "0 published, 0 moved aside" in ended.said
-        assert "Interrupted: the others lie where they were" in ended.said
+        assert "0 published, 0 moved to" in ended.said
+        assert "Interrupted: the others were not moved" in ended.said
         assert (len(names(provisioned, stack, "dlq/")), names(provisioned, stack, "replayed/")) == (8, [])
         assert ended.seconds < SOON
 
@@ -227,8 +227,8 @@ class TestDemo:
 
         ended = soon(attempt)
         assert ended.code == 130
-        assert "Ending the services and the pipeline of the demo…" in ended.said
-        assert "all that the demo had started is ended" in ended.said
+        assert "Stopping the services and the pipeline of the demo…" in ended.said
+        assert "everything that the demo started has been stopped" in ended.said
         assert _processes_of(tmp_path) == []
         assert list(tmp_path.glob("ecomflow-demo-*")) == []
         assert ended.seconds < SOON

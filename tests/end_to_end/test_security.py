@@ -90,7 +90,7 @@ class TestSql:
         """A dataset or project with a backtick, a blank or a semicolon never becomes a setting."""
         result = ecomflow("query", "SELECT 1", folder=tmp_path, **{f"ECOMFLOW_{name}": "x`; DROP TABLE y; --"})
         assert result.returncode == 2
-        assert "is no " in result.stderr
+        assert "is not a valid " in result.stderr
 
     @pytest.mark.stack
     def test_texts_are_values(self, provisioned: Settings, stack: Endpoints) -> None:

@@ -109,7 +109,7 @@ def test_two_infra_ups_at_once(tmp_path: Path) -> None:
             results = [told.result() for told in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
         assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
         third = ecomflow("infra", "up", settings=settings)
-        assert re.search(r"All \d+ resources are as they should be; nothing was changed", third.stdout)
+        assert re.search(r"All \d+ resources are up to date; nothing was changed", third.stdout)
         assert supervisor.status(settings.state_path).ready
     finally:
         supervisor.down(settings.state_path)
@@ -147,7 +147,7 @@ def test_a_full_disk_under_the_whole_stack(tmp_path: Path, ledger: Path) -> None
                 result = ecomflow("publish", "--n", "5000", "--ledger", str(ledger), settings=settings)
                 assert result.returncode == 4
                 assert "The disk of the Pub/Sub at" in result.stderr
-                assert "Make room there, then publish again." in result.stderr
+                assert "Free up disk space there, then publish again." in result.stderr
                 pipeline.says("The disk of the local BigQuery is full")
                 (disk / "fill").unlink()
                 equation_holds(settings, endpoints, ledger)

@@ -124,7 +124,7 @@ class TestDenied:
         found = {check.name: check for check in preflight(SETTINGS, endpoints, for_dataflow=True)}
         line = found["acting as the job's service account"]
         assert line.message == "This account lacks iam.serviceAccounts.actAs."
-        assert line.remedy == f"Have roles/iam.serviceAccountUser granted to it on {ACCOUNT}."
+        assert line.remedy == f"Grant it roles/iam.serviceAccountUser on {ACCOUNT}."
         asked = (
             "POST",
             f"/v1/projects/-/serviceAccounts/{ACCOUNT}:testIamPermissions",
@@ -140,8 +140,8 @@ class TestDenied:
         lines = dict(access.lines(SETTINGS, endpoints, True))
         assert lines["your access to Cloud Monitoring"]().ok
         assert lines["your access to Cloud Monitoring"]().message == (
-            "This account lacks monitoring.timeSeries.list: without it ecomflow top and reconcile --wait can't see what waits."
-            " Have roles/monitoring.viewer granted to it on project test-project."
+            "This account lacks monitoring.timeSeries.list: without it ecomflow top and reconcile --wait can't see the backlog."
+            " Grant it roles/monitoring.viewer on project test-project."
         )
 
 
@@ -154,7 +154,7 @@ class TestOtherwiseSetUp:
         project.there[SETTINGS.topic_path] = Topic(SETTINGS.topic_path, 7)
         found = {check.name: check for check in preflight(SETTINGS, served(project), for_dataflow=True)}
         line = found["topic ecomflow-events"]
-        assert (line.ok, line.message) == (True, "It is in reach, though retention_days is 7, expected 0.")
+        assert (line.ok, line.message) == (True, "It exists, but retention_days is 7, expected 0.")
 
     @pytest.mark.parametrize(("for_dataflow", "roles"), [(True, DEPLOYER), (False, ENGINE)])
     def test_a_retry_policy(self, for_dataflow: bool, roles: set[str], served: Any) -> None:
@@ -203,7 +203,7 @@ class TestEnabling:
 class TestSoftDelete:
     def test_what_down_leaves(self, served: Any) -> None:
         """A bucket that is deleted says for how long what was in it can be restored; with soft delete off it says nothing."""
-        for days, reason in ((7, "its deleted objects can be restored, and are billed, for 7 more days"), (0, None)):
+        for days, reason in ((7, "its deleted objects can be restored, and are charged for, for 7 more days"), (0, None)):
             settings = Settings(project="test-project", soft_delete_days=days)
             project = Project(settings, MAKER)
             project.objects = {"dlq/a.jsonl"}
@@ -217,15 +217,15 @@ class TestSoftDelete:
         project.objects = {"mine.txt"}
         removal = remove_bucket(SETTINGS, served(project))
         assert removal.reason == (
-            "it holds objects that are not ecomflow's, such as mine.txt;"
-            " its deleted objects can be restored, and are billed, for 7 more days"
+            "it contains objects that are not ecomflow's, such as mine.txt;"
+            " its deleted objects can be restored, and are charged for, for 7 more days"
         )
 
 
 class TestForeignBucket:
     """The bucket's name is taken by another project, which lets this account write to it."""
 
-    SENTENCE = "belongs to project 666, expected this project: nothing is written to it."
+    SENTENCE = "belongs to project 666, expected this project. Nothing is written to it."
 
     @pytest.fixture
     def endpoints(self, served: Any) -> Endpoints:

@@ -80,7 +80,7 @@ def test_a_client_of_dataflow_names_the_project(login: None) -> None:
     told = translate(caught.value, Service("Dataflow", "dataflow.googleapis.com", "r", "ecom-test", None), "the jobs")
     assert isinstance(told, AccessError)
     assert told.message == "Dataflow does not know which project's quota to use for this login."
-    assert told.remedy == "Name one: gcloud auth application-default set-quota-project ecom-test"
+    assert told.remedy == "Set one: gcloud auth application-default set-quota-project ecom-test"
 
 
 def client_at(stub: DataflowStub, login: Any) -> Any:

@@ -273,7 +273,7 @@ class TestFailures:
     def test_a_failure_in_the_middle_says_how_many_were_published(self) -> None:
         """The count of confirmed events stands in the message, and only what was in flight follows a failed request."""
         recorder = Recorder(codes=dict.fromkeys(range(4, 1000), grpc.StatusCode.NOT_FOUND))
-        with pytest.raises(NotFoundError, match=r"does not exist\. 3,000 events had been published before\."):
+        with pytest.raises(NotFoundError, match=r"does not exist\. 3,000 events were published before\."):
             run(recorder, some(10_000))
         assert recorder.calls <= 7
 

@@ -93,7 +93,7 @@ class TestApis:
     def test_refused(self, google: Google) -> None:
         """Google's reason is told, with the command that would do the same."""
         google.refused = "Billing account for project is not found."
-        with pytest.raises(AccessError, match=r"does not enable .*: Billing account for project is not found\.") as caught:
+        with pytest.raises(AccessError, match=r"refuses to enable .*: Billing account for project is not found\.") as caught:
             enable_apis(["pubsub.googleapis.com"], PROJECT, sleep=lambda _: None)
         assert "gcloud services enable pubsub.googleapis.com --project test-project" in str(caught.value.remedy)
 
@@ -172,7 +172,7 @@ class TestUp:
         second = json.loads(invoke("infra", "up", "--json"))
         assert second["steps"] == []
         assert len(second["grants"]) == 5
-        assert "Delete topic and subscription, with the messages in them, of test-project?" in invoke(
+        assert "Delete topic and subscription, including their messages, of test-project?" in invoke(
             "infra", "down", answer="n\n"
         )
         assert infra.plan(in_project, stack).steps[1].action == "keep"

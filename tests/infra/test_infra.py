@@ -111,12 +111,12 @@ class TestPlan:
                 "_deleted-topic_",
                 "gcloud pubsub subscriptions delete projects/ecomflow-local/subscriptions/",
             ),
-            (Subscription, "filter", 'attributes.a = "b"', "name another subscription in the settings"),
-            (Subscription, "delivery", "push", "delivery may be in use by others: name another subscription in the settings"),
-            (Bucket, "location", "US", "set location to US, or name another bucket in the settings"),
-            (Dataset, "location", "US", "set location to US, or name another dataset in the settings"),
-            (Table, "partition", "order_date by MONTH", "Partitioning is fixed for good"),
-            (Table, "partition", "", "Partitioning is fixed for good"),
+            (Subscription, "filter", 'attributes.a = "b"', "set another subscription in the settings"),
+            (Subscription, "delivery", "push", "delivery may be in use by others: set another subscription in the settings"),
+            (Bucket, "location", "US", "set location to US, or another bucket in the settings"),
+            (Dataset, "location", "US", "set location to US, or another dataset in the settings"),
+            (Table, "partition", "order_date by MONTH", "Partitioning can't be changed"),
+            (Table, "partition", "", "Partitioning can't be changed"),
         ],
     )
     def test_refused(self, kind: type[Resource], attribute: str, live: object, remedy: str) -> None:
@@ -233,7 +233,7 @@ class TestColumns:
             ("column note", "STRING NOT NULL", "STRING", "refuse"),
         ]
         remedies = [difference.remedy for difference in compare_columns("p.d.t", (self.ID, self.NOTE), live)]
-        assert str(remedies[0]).startswith("BigQuery can't make that change: copy the rows of p.d.t elsewhere")
+        assert str(remedies[0]).startswith("BigQuery can't change this: copy the rows of p.d.t elsewhere")
         assert remedies[1] == "Run in BigQuery: ALTER TABLE `p.d.t` ALTER COLUMN note DROP NOT NULL"
 
     @pytest.mark.parametrize(
@@ -308,8 +308,8 @@ class TestTranslate:
             (
                 google.Forbidden("BigQuery API has not been used in project 764086051850 before or it is disabled."),
                 AccessError,
-                "BigQuery was asked on the quota of gcloud's own project 764086051850.",
-                "Name one: gcloud auth application-default set-quota-project my-project",
+                "BigQuery was called with the quota of gcloud's own project 764086051850.",
+                "Set one: gcloud auth application-default set-quota-project my-project",
             ),
             (
                 google.Forbidden(
@@ -318,7 +318,7 @@ class TestTranslate:
                 ),
                 AccessError,
                 "BigQuery does not know which project's quota to use for this login.",
-                "Name one: gcloud auth application-default set-quota-project my-project",
+                "Set one: gcloud auth application-default set-quota-project my-project",
             ),
             (
                 google.Forbidden(
@@ -668,8 +668,8 @@ class TestDown:
         client.bucket(provisioned.bucket_name).blob("dlq/a").upload_from_string("x")
         removals = infra.down(provisioned, stack, with_data=True)
         assert [(r.kind, r.reason) for r in removals if r.outcome == "kept"] == [
-            ("dataset", "it holds tables that are not ecomflow's, such as mine"),
-            ("bucket", "it holds objects that are not ecomflow's, such as mine.txt"),
+            ("dataset", "it contains tables that are not ecomflow's, such as mine"),
+            ("bucket", "it contains objects that are not ecomflow's, such as mine.txt"),
         ]
         assert [blob.name for blob in client.list_blobs(provisioned.bucket_name)] == ["mine.txt"]
 
@@ -760,12 +760,12 @@ class TestFailures:
         begun = time.monotonic()
         with pytest.raises(UnavailableError, match=r"at (http://)?127.0.0.1:1 does not answer") as caught:
             infra.plan(Settings(), nowhere)
-        assert caught.value.remedy == "Bring the local stack up with: ecomflow infra up"
+        assert caught.value.remedy == "Start the local stack with: ecomflow infra up"
         assert time.monotonic() - begun < 12
 
     def test_no_stack(self) -> None:
         """Without a project and without a stack nothing is asked of Google."""
-        with pytest.raises(UnavailableError, match="The local stack does not run"):
+        with pytest.raises(UnavailableError, match="The local stack is not running"):
             infra.plan(Settings(), Endpoints())
 
 

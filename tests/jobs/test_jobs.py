@@ -497,7 +497,7 @@ class TestReplacement:
         assert result.returncode == 0, result.stderr
         newest = list(stub.jobs)[-1]
         assert "No mapping is sent." in result.stdout
-        assert result.stdout.splitlines()[-1] == f"Job {newest} takes over. Look at it with: ecomflow job status {newest}"
+        assert result.stdout.splitlines()[-1] == f"Job {newest} takes over. See how it runs: ecomflow job status {newest}"
 
 
 def job(stub: DataflowStub, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -531,7 +531,7 @@ class TestCommands:
         text = " ".join(shown.stdout.split())
         assert shown.returncode == 4
         assert f"Job ecomflow ({job_id}) in europe-west1 is failed" in text
-        for fact in ("workers 2 of 3 wanted", "data freshness not told yet", "received 1,234", "boom \\x1b[31m[red]"):
+        for fact in ("workers 2 of 3", "data freshness not reported yet", "received 1,234", "boom \\x1b[31m[red]"):
             assert fact in text
 
     def test_status_of_a_name_as_json(self, stub: DataflowStub, tmp_path: Path) -> None:
@@ -602,15 +602,15 @@ class TestCommands:
         [
             (
                 ("status", "ecomflow"),
-                "'ecomflow' is not the pipeline of this machine (none has run), and no project is configured",
+                "'ecomflow' is not the pipeline on this machine (none has run), and no project is configured",
             ),
-            (("logs", "x", "--project", "my-project", "--runner", "DirectRunner"), "'x' is not the pipeline of this machine"),
-            (("status", "--runner", "DataflowRunner"), "No project is configured"),
-            (("status", "--runner", "Spark"), "The runner Spark is unknown"),
-            (("logs", "--level", "loud", "--project", "my-project"), "There is no level 'loud'"),
+            (("logs", "x", "--project", "my-project", "--runner", "DirectRunner"), "'x' is not the pipeline on this machine"),
+            (("status", "--runner", "DataflowRunner"), "Dataflow needs a project"),
+            (("status", "--runner", "Spark"), "'Spark' is not a valid runner"),
+            (("logs", "--level", "loud", "--project", "my-project"), "'loud' is not a valid level"),
             (("update", "--map", "a=b"), "--map: only for a job on Dataflow"),
-            (("update", "--map", "a", "--project", "my-project"), "'a' maps no step to another"),
-            (("update", "--drain-and-replace", "--dry-run", "--project", "my-project"), "no step is mapped"),
+            (("update", "--map", "a", "--project", "my-project"), "'a' is not a valid mapping of steps"),
+            (("update", "--drain-and-replace", "--dry-run", "--project", "my-project"), "no steps are mapped"),
         ],
     )
     def test_arguments_that_do_not_fit(
@@ -695,7 +695,7 @@ class TestLocal:
         two, three = map(json.loads, as_json.stdout.splitlines())
         assert (two["message"], three["message"], three["process"]) == ("\x1b[2Jtwo\x9b", "three", 7)
         assert cancelled.returncode == 0
-        assert "was killed; what it had not acknowledged comes again" in " ".join(cancelled.stdout.split())
+        assert "was killed; its unacknowledged messages are delivered again" in " ".join(cancelled.stdout.split())
 
     def test_following_a_log_ends_with_the_pipeline(self, here: Settings) -> None:
         """Lines come as they are written, also where the log begins anew meanwhile; the last ones come with the end."""
@@ -774,7 +774,7 @@ class TestLocal:
             second = launch.read_status(tmp_path)
             assert (second.state, second.pid != first.pid) == ("running", True)
             assert (second.processes.wanted, second.metrics_port) == (2, first.metrics_port)
-            assert updated.stdout == f"The pipeline runs again, as process {second.pid}.\n"
+            assert updated.stdout == f"The pipeline has restarted as process {second.pid}.\n"
             said = ecomflow("job", "logs", settings=settings, folder=tmp_path).stdout
             assert "The pipeline is drained." in said
         finally:

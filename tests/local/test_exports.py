@@ -82,7 +82,7 @@ class TestNotRunning:
         """Exit code 4 and nothing to evaluate, even where the variables of another stack are set."""
         result = ecomflow("infra", "env", folder=tmp_path, PUBSUB_EMULATOR_HOST="127.0.0.1:9")
         assert (result.returncode, result.stdout) == (4, "")
-        assert "The local stack in .ecomflow/ does not run." in result.stderr
+        assert "The local stack in .ecomflow/ is not running." in result.stderr
         assert "Run: ecomflow infra up" in result.stderr
 
     def test_a_stack_that_has_died_does_not_run(self, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ class TestOnTheStack:
         shown = ecomflow("reconcile", "--wait", "30", settings=settings)
         assert shown.returncode == 0, shown.stderr
         assert cells(shown, "order") == ["20", "10", "10", "0", "yes"]
-        assert shown.stdout.splitlines()[-1] == "It adds up: every event is in one place."
+        assert shown.stdout.splitlines()[-1] == "It adds up: every event is accounted for exactly once."
 
         orders, moves = self._valid(ledger, "order"), self._valid(ledger, "inventory")
         lost = self._lose_a_letter(settings, stack)
@@ -331,9 +331,9 @@ class TestOnTheStack:
         shown = ecomflow("reconcile", "--wait", "0.5", settings=provisioned)
         assert shown.returncode == 0, shown.stderr
         assert cells(shown, "order") == ["4", "0", "0", "4", "yes"]
-        assert "Messages that wait in the subscription: 12." in shown.stdout
+        assert "Messages in the subscription: 12." in shown.stdout
         assert shown.stdout.splitlines()[-1] == (
-            "It adds up if all of the 12 events that are in no place yet are among those. Wait for them with: --wait 60"
+            "It adds up if all 12 events that were not found are among those messages. To wait for them, add: --wait 60"
         )
 
     def test_it_adds_up_at_any_moment(self, provisioned: Settings, stack: Endpoints) -> None:
@@ -355,9 +355,9 @@ class TestOnTheStack:
         with deployed(provisioned):
             shown = ecomflow("reconcile", "--wait", "30", settings=provisioned)
         assert shown.returncode == 0, shown.stderr
-        assert "There is no ledger of what was published" in shown.stdout
+        assert "There is no ledger of published events" in shown.stdout
         assert (cells(shown, "event"), cells(shown, "inventory")[0]) == (["type", "facts", "dead", "letters"], "2")
-        assert shown.stdout.splitlines()[-1] == "No event is incomplete, or both a fact and a dead letter."
+        assert shown.stdout.splitlines()[-1] == "No event is incomplete, and none is both a fact and a dead letter."
 
     @staticmethod
     def _valid(ledger: Path, event_type: str) -> list[str]:

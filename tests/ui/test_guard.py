@@ -175,7 +175,7 @@ class TestWithoutAStack:
         browser, _ = page_of(nowhere)
         answer = browser.get(path)
         assert answer.status_code == 200
-        assert "does not run" in answer.text
+        assert "The local stack in " in answer.text
         assert "Run: ecomflow infra up" in answer.text
 
     def test_a_question_says_so_in_its_place(self, nowhere: Settings) -> None:

@@ -163,10 +163,10 @@ class TestOptions:
             ({"job_name": "a" * 64}, "is no job name"),
             ({"workers": 0}, "workers is 0: expected 1 or more"),
             ({"workers": 5, "max_workers": 4}, "workers is 5, and max_workers only 4"),
-            ({"labels": {"Team": "shop"}}, "'Team' is no label"),
-            ({"labels": {"1team": "shop"}}, "'1team' is no label"),
-            ({"labels": {"team": "The Shop"}}, "'The Shop' is no value for the label team"),
-            ({"labels": {"team": "x" * 64}}, "is no value for the label team"),
+            ({"labels": {"Team": "shop"}}, "'Team' is not a valid label key"),
+            ({"labels": {"1team": "shop"}}, "'1team' is not a valid label key"),
+            ({"labels": {"team": "The Shop"}}, "'The Shop' is not a valid value of the label team"),
+            ({"labels": {"team": "x" * 64}}, "is not a valid value of the label team"),
             ({"labels": {"ecomflow-version": "1"}}, "The label ecomflow-version is set by ecomflow"),
             ({"labels": {f"l{number}": "" for number in range(64)}}, "The job has 64 labels"),
         ],
@@ -245,9 +245,9 @@ class TestDryRun:
             (("--runner", "DirectRunner", "--project", "my-project", "--max-workers", "3"), "--max-workers is for Dataflow"),
             (("--", "--disk_size_gb=30"), "Beam options is for Dataflow"),
             (("--runner", "DataflowRunner"), "No project is configured"),
-            (("--runner", "Flink"), "The runner Flink is unknown"),
+            (("--runner", "Flink"), "'Flink' is not a valid runner"),
             (("--project", "my-project", "--detach"), "--detach is for a pipeline on this machine"),
-            (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is no label: expected key=value"),
+            (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is not a valid label: expected key=value"),
             (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is no job name"),
         ],
     )
@@ -565,7 +565,7 @@ class TestTheCommand:
             "Google Cloud project ecom-test, europe-west1.",
             f"Dataflow has taken the job shop ({job_id}); it is pending.",
             f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{job_id}?project=ecom-test",
-            "Look at it with: ecomflow job status. Its errors: ecomflow job logs. End it well with: ecomflow job drain",
+            "See how it runs: ecomflow job status. See its errors: ecomflow job logs. Drain it: ecomflow job drain",
         ]
         assert result.stderr == ""
 

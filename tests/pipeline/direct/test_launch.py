@@ -281,4 +281,4 @@ class TestDetached:
         """Without a command of its own it is `ecomflow deploy` with the same state folder: here, one without a stack."""
         with pytest.raises(PipelineError) as caught:
             start_detached(settings, folder=tmp_path)
-        assert f"The local stack in {settings.state_path}/ does not run" in "".join(caught.value.message.split("\n"))
+        assert f"The local stack in {settings.state_path}/ is not running" in "".join(caught.value.message.split("\n"))
