@@ -15,8 +15,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
-from tests.faults.support import Pipeline, settings_in, wait_until
 from tests.support.cli import start
+from tests.support.running import Pipeline, settings_in
+from tests.support.waiting import wait_until
 
 CHROMIUM = shutil.which("chromium")
 # Nothing of it may speak to anyone but the page.

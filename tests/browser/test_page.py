@@ -17,11 +17,12 @@ from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import read_ledger
 from ecomflow.warehouse import queries
 from tests.browser.conftest import Server, Watched
-from tests.end_to_end.test_security import HOSTILE
-from tests.faults.support import Pipeline, wait_until
 from tests.support.cli import ecomflow, start
 from tests.support.contract import encoded, order
 from tests.support.dead_letters import STATUS_ERROR, letter, still, store, today
+from tests.support.hostile import HOSTILE
+from tests.support.running import Pipeline
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -97,7 +98,7 @@ class TestTheRunningPipeline:
         page.wait_for_timeout(2500)
         assert asked == []
         page.evaluate(turn, "visible")
-        wait_until(lambda: page.evaluate("1") and len(asked) > 0, "the page asks again", 3)
+        wait_until(lambda: page.evaluate("1") and len(asked) > 0, "the page asks again", seconds=3)
 
     def test_a_server_that_ends(self, chromium: Browser, shop: Settings, tmp_path: Path) -> None:
         """The page stays, and says what has become of its server."""

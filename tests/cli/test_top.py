@@ -34,9 +34,10 @@ from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
 from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
-from tests.end_to_end.test_end_to_end import backlog, deployed, own_state, wait_until
 from tests.support.cli import ecomflow, environment, start
 from tests.support.dataflow_stub import running_stub
+from tests.support.running import count_waiting, running, settings_in
+from tests.support.waiting import wait_until
 
 START = 1_764_547_200.0
 
@@ -276,7 +277,7 @@ class TestInATerminal:
             else:
                 terminal.process.send_signal(signal.SIGINT if how == "ctrl-c" else signal.SIGTERM)
             assert terminal.process.wait(timeout=5) == 0
-            wait_until(lambda: terminal.written.endswith(b"\x1b[?25h") or b"\x1b[?1049l" in terminal.written, 5)
+            wait_until(lambda: terminal.written.endswith(b"\x1b[?25h") or b"\x1b[?1049l" in terminal.written, seconds=5)
             assert terminal.settings_of_terminal == terminal.before
 
     def test_it_is_redrawn_each_second_without_flicker(self, tmp_path: Path) -> None:
@@ -320,12 +321,12 @@ def metrics_of(settings: Settings) -> dict[str, Any]:
 class TestBesideAPipeline:
     def test_it_agrees_with_reconcile_to_the_event(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """At the end of a run its totals are what was published and what reconcile finds; the live view shows the same."""
-        settings, ledger = own_state(provisioned, stack, tmp_path), str(tmp_path / "ledger.jsonl")
-        with deployed(settings, tmp_path), watching(settings) as terminal:
+        settings, ledger = settings_in(tmp_path, provisioned, stack), str(tmp_path / "ledger.jsonl")
+        with running(settings), watching(settings) as terminal:
             command = ("publish", "--n", "60", "--rate", "200", "--seed", "3", "--ledger", ledger, "--json")
             published = ecomflow(*command, settings=settings)
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
@@ -345,7 +346,7 @@ class TestBesideAPipeline:
 
     def test_it_goes_on_over_restarts_and_a_kill(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """One view the whole time: a table is missing and the engine restarts; it is made again; then a new pipeline."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         table = f"{settings.dataset_id}.fact_inventory"
         pipeline = start("deploy", settings=settings, log=tmp_path / "pipeline.log")
         with watching(settings) as terminal:
@@ -355,13 +356,13 @@ class TestBesideAPipeline:
                 publisher.publish(settings, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
                 infra.apply(settings, stack, infra.plan(settings, stack))
-                wait_until(lambda: backlog(settings, stack) == 0)
+                wait_until(lambda: count_waiting(settings, stack) == 0)
                 wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
                 pipeline.wait()
             wait_until(lambda: terminal.shows(r"● gone") and terminal.shows("ecomflow deploy --detach"))
-            with deployed(settings, tmp_path) as anew:
+            with running(settings) as anew:
                 wait_until(lambda: terminal.shows(rf"● running +process {anew.pid}") and terminal.shows("received .* 0 events"))
                 publisher.publish(settings, stack, rounds.generate(3, seed=2, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"received .* 18 events"))

@@ -21,10 +21,11 @@ from ecomflow.deadletters.store import ANY, DeadLetterFilter, bucket_of
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator import publisher
 from ecomflow.warehouse.queries import select
-from tests.end_to_end.test_end_to_end import backlog, own_state, wait_until
 from tests.support.cli import ecomflow
 from tests.support.contract import NOW, number, order
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, published_order, still, store
+from tests.support.running import count_waiting, settings_in
+from tests.support.waiting import wait_until
 
 # The contract with one more status, in every process that is started with this as its sitecustomize.
 FIXED = """\
@@ -251,7 +252,7 @@ class TestTheStory:
 
     def test_refused_fixed_replayed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """In the end each event is a fact once, or a dead letter; a second replay of the same adds nothing."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         fixed = customised(tmp_path / "site", FIXED)
         (tmp_path / "patch.json").write_text('{"total_amount": 44.80}')
         events = [published_order(n) for n in range(10)]
@@ -271,7 +272,7 @@ class TestTheStory:
 
         with self.running(settings):
             publisher.publish(settings, stack, events, ledger=tmp_path / "ledger")
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
         assert reconciled() == {"published": 21, "facts": 10, "dead_letters": 11, "waiting": 0, "adds_up": True}
         before = replayed("--dry-run")
         assert before[0] == "0 of 11 now pass, 11 fail: 8 on $.status, 3 on $.total_amount."
@@ -281,19 +282,19 @@ class TestTheStory:
             moved = replayed(**fixed)
             assert moved[0] == "8 of 11 now pass, 3 fail on $.total_amount."
             assert moved[-1] == f"8 published, 8 moved to gs://{settings.bucket_name}/replayed/."
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
             assert reconciled() == {"published": 21, "facts": 18, "dead_letters": 3, "waiting": 0, "adds_up": True}
 
             patched = replayed("--patch", str(tmp_path / "patch.json"), **fixed)
             assert patched[0] == "3 of 3 now pass."
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
             whole = {"published": 21, "facts": 21, "dead_letters": 0, "waiting": 0, "adds_up": True}
             assert reconciled() == whole
             rows = self.rows(settings, stack)
 
             self.put_back(settings, stack)
             assert replayed("--patch", str(tmp_path / "patch.json"), **fixed)[0] == "11 of 11 now pass."
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
         assert reconciled() == whole
         assert self.rows(settings, stack) == rows
         (written,) = select(settings, stack, "SELECT COUNT(*) FROM ecomflow.fact_order_header")

@@ -25,8 +25,8 @@ from ecomflow.doctor import Check, access, checks, preflight, probe, require
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.infra.roles import job_grants
-from tests.faults.fronts import GrpcFront, HttpFront, Refuse
 from tests.support.cli import ecomflow
+from tests.support.fronts import GrpcFront, HttpFront, Refuse
 from tests.support.infra import Google
 
 ACCOUNT = "job@test-project.iam.gserviceaccount.com"

@@ -7,13 +7,9 @@ import os
 import re
 import shlex
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,41 +18,12 @@ from ecomflow.deadletters import store
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub.server import read_backlog
 from tests.support import ROOT
-from tests.support.cli import ecomflow, start, write_stack_file
+from tests.support.cli import ecomflow, start
 from tests.support.reference import assert_landed, expected_rows, rows_of, sort_key
+from tests.support.running import count_waiting, running, settings_in
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Poll until ``condition`` holds; fail after ``seconds``."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "the condition did not come true in time"
-        time.sleep(0.05)
-
-
-@contextmanager
-def deployed(settings: Settings, folder: Path) -> Iterator[Any]:
-    """``ecomflow deploy`` in the background, with a state folder of its own; drained by SIGTERM at the end."""
-    process = start("deploy", settings=settings, log=folder / "pipeline.log")
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0, (folder / "pipeline.log").read_text()
-
-
-def backlog(settings: Settings, stack: Endpoints) -> int:
-    return read_backlog(str(stack.pubsub), settings.subscription_path).num_undelivered_messages
-
-
-def own_state(settings: Settings, stack: Endpoints, folder: Path) -> Settings:
-    """``settings`` with a state folder of its own, so that pipelines of different tests don't share a lock."""
-    import msgspec
-
-    write_stack_file(folder, stack)
-    return msgspec.structs.replace(settings, state_dir=str(folder))
 
 
 class TestAThousandRounds:
@@ -64,14 +31,14 @@ class TestAThousandRounds:
 
     def test_every_event_is_where_it_belongs(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """All rows and dead letters equal, value by value, what an independent reading of the published events gives."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        with deployed(settings, tmp_path):
+        with running(settings):
             published = ecomflow(
                 "publish", "--n", "1000", "--seed", "7", "--date", str(yesterday), "--json", settings=settings, folder=tmp_path
             )
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
         events = list(rounds.generate(1000, seed=7, now=datetime.now(UTC), event_date=yesterday))
         assert json.loads(published.stdout)["summary"]["total"] == len(events) == 6000
         assert_landed(settings, stack, events)
@@ -80,13 +47,13 @@ class TestAThousandRounds:
 class TestKilledInMidStream:
     def test_no_event_is_lost_and_each_is_seen_once(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """Killed three times under load and started again, the pipeline loses nothing; the unique views show each event once."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         events = list(rounds.generate(3000, seed=11, now=datetime.now(UTC)))
         publisher.publish(settings, stack, events)
         for _ in range(3):
             self.kill_at_work(settings, stack, tmp_path)
-        with deployed(settings, tmp_path):
-            wait_until(lambda: backlog(settings, stack) == 0, 90)
+        with running(settings):
+            wait_until(lambda: count_waiting(settings, stack) == 0, seconds=90)
 
         for table, expected in expected_rows(events).items():
             found = rows_of(settings, stack, f"{table}_unique")
@@ -98,7 +65,7 @@ class TestKilledInMidStream:
     def kill_at_work(settings: Settings, stack: Endpoints, folder: Path) -> None:
         """Start the pipeline and kill it as soon as it holds messages that it has not acknowledged."""
         process = start("deploy", settings=settings, log=folder / "pipeline.log")
-        wait_until(lambda: read_backlog(str(stack.pubsub), settings.subscription_path).num_outstanding_messages > 0, 30)
+        wait_until(lambda: read_backlog(str(stack.pubsub), settings.subscription_path).num_outstanding_messages > 0, seconds=30)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
 
@@ -151,7 +118,7 @@ class TestCommandsOnTheStack:
         self, settings: Settings, stack: Endpoints, tmp_path: Path
     ) -> None:
         """deploy names the tables that are missing and the command that makes them."""
-        result = ecomflow("deploy", settings=own_state(settings, stack, tmp_path), folder=tmp_path)
+        result = ecomflow("deploy", settings=settings_in(tmp_path, settings, stack), folder=tmp_path)
         assert result.returncode == 3
         assert "fact_order_header" in result.stderr
         assert result.stderr.splitlines()[-1] == "Run: ecomflow infra up"
@@ -165,8 +132,8 @@ class TestCommandsOnTheStack:
 
     def test_a_second_pipeline_is_refused(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """While one pipeline runs under a state folder, deploy refuses to start another; job status shows the first."""
-        settings = own_state(provisioned, stack, tmp_path)
-        with deployed(settings, tmp_path) as first:
+        settings = settings_in(tmp_path, provisioned, stack)
+        with running(settings) as first:
             wait_until(lambda: (tmp_path / "pipeline.json").exists())
             second = ecomflow("deploy", settings=settings, folder=tmp_path)
             shown = json.loads(ecomflow("job", "status", "--json", settings=settings, folder=tmp_path).stdout)
@@ -176,11 +143,11 @@ class TestCommandsOnTheStack:
 
     def test_drain_ends_a_detached_pipeline(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """deploy --detach returns once it runs; job drain ends it well, with its counters shown."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         started = ecomflow("deploy", "--detach", settings=settings, folder=tmp_path)
         assert started.returncode == 0, started.stderr
         publisher.publish(settings, stack, rounds.generate(5, seed=1, now=datetime.now(UTC)))
-        wait_until(lambda: backlog(settings, stack) == 0)
+        wait_until(lambda: count_waiting(settings, stack) == 0)
         drained = ecomflow("job", "drain", settings=settings, folder=tmp_path)
         assert drained.returncode == 0, drained.stderr
         assert re.search(r"received\s+30", drained.stdout)
@@ -188,12 +155,12 @@ class TestCommandsOnTheStack:
 
     def test_dead_letters_and_a_question_as_json(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """dlq inspect filters by stream and reason, newest first; query answers for a date."""
-        settings = own_state(provisioned, stack, tmp_path)
+        settings = settings_in(tmp_path, provisioned, stack)
         day = date(2025, 12, 1)
-        with deployed(settings, tmp_path):
+        with running(settings):
             events = list(rounds.generate(40, seed=3, now=datetime.now(UTC), event_date=day))
             publisher.publish(settings, stack, events)
-            wait_until(lambda: backlog(settings, stack) == 0)
+            wait_until(lambda: count_waiting(settings, stack) == 0)
         shown = ecomflow(
             "dlq", "inspect", "--stream", "order", "--reason", "contract_violation", "--limit", "100", "--json", settings=settings
         )

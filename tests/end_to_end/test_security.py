@@ -38,16 +38,9 @@ from ecomflow.terminal import console
 from ecomflow.terminal.console import show_json
 from ecomflow.warehouse import queries
 from tests.support.cli import ecomflow, environment
+from tests.support.hostile import CONTROL, HOSTILE
 from tests.support.pipeline import inventory
 
-# What a terminal, a markup reader, a shell, a path and SQL would each take for more than text.
-HOSTILE = (
-    "\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\click\x9b31m\x90q\x9c\r\b\x7f\x00"
-    "[red]x[/red][link=http://evil.example]y[/link][/]\u202egnp.exe\u2066\u2028\u200f"
-    "../../etc/passwd $(touch pwned) `id`; DROP TABLE fact_inventory;-- ' \" \\ {0} %s é 💶"
-)
-# No output may hold them. Line feeds are the output's own.
-CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # of rich's own: colours, the cursor of its spinner
 NOW = datetime.now(UTC).replace(microsecond=0)
 

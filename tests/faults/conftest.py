@@ -11,7 +11,7 @@ import pytest
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
-from tests.faults.support import Fronts, Pipeline, settings_in
+from tests.support.running import Fronts, Pipeline, settings_in
 
 
 def provisioned_settings(stack: Endpoints, stack_folder: Path) -> Settings:

@@ -23,7 +23,8 @@ import psutil
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
-from tests.faults.support import Load, Pipeline, count_waiting, equation_holds, wait_until
+from tests.support.running import Load, Pipeline, count_waiting, equation_holds
+from tests.support.waiting import wait_until
 
 KILL_EVERY = float(os.environ.get("SOAK_KILL_EVERY", "30"))
 SAMPLE_EVERY = 2.0

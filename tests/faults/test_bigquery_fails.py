@@ -17,10 +17,11 @@ from ecomflow.deadletters import store
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.warehouse.queries import select
-from tests.faults.fronts import Answer, Close, Fault, LoseAnswer, Refuse
-from tests.faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
 from tests.support.cli import ecomflow
+from tests.support.fronts import Answer, Close, Fault, LoseAnswer, Refuse
 from tests.support.pipeline import rows_of
+from tests.support.running import Fronts, Pipeline, count_waiting, equation_holds, events, publish
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack]
 

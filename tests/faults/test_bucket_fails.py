@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ecomflow.config import Endpoints, Settings
-from tests.faults.fronts import Hold, HttpHold
-from tests.faults.support import Fronts, Pipeline, count_waiting, equation_holds, events, publish, wait_until
+from tests.support.fronts import Hold, HttpHold
+from tests.support.running import Fronts, Pipeline, count_waiting, equation_holds, events, publish
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack]
 

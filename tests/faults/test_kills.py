@@ -12,8 +12,9 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.reconciliation.reconcile import Reconciliation
-from tests.faults.fronts import Hold, HttpHold
-from tests.faults.support import Fronts, Load, Pipeline, equation_holds, running, settings_in, wait_until
+from tests.support.fronts import Hold, HttpHold
+from tests.support.running import Fronts, Load, Pipeline, equation_holds, running, settings_in
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

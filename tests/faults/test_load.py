@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from ecomflow.config import Endpoints, Settings
-from tests.faults.support import Fronts, drained_dry, equation_holds, events, publish, running, settings_in
+from tests.support.running import Fronts, drained_dry, equation_holds, events, publish, running, settings_in
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -10,8 +10,9 @@ from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.warehouse.queries import select
-from tests.faults.fronts import Answer, Fault, Instead
-from tests.faults.support import Fronts, Pipeline, equation_holds, events, publish, running, settings_in, wait_until
+from tests.support.fronts import Answer, Fault, Instead
+from tests.support.running import Fronts, Pipeline, equation_holds, events, publish, running, settings_in
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack]
 

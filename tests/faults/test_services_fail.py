@@ -17,8 +17,9 @@ from ecomflow.errors import EcomflowError
 from ecomflow.generator import publisher
 from ecomflow.local import supervisor
 from ecomflow.local.supervisor import SERVICES
-from tests.faults.support import Load, Pipeline, equation_holds, events, publish, wait_until
 from tests.support.cli import ecomflow
+from tests.support.running import Load, Pipeline, equation_holds, events, publish
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 

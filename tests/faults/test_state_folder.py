@@ -16,8 +16,9 @@ import pytest
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.local import supervisor
-from tests.faults.support import Pipeline, equation_holds, events, publish, running, settings_in, wait_until
 from tests.support.cli import ecomflow, ecomflow_that_obeys
+from tests.support.running import Pipeline, equation_holds, events, publish, running, settings_in
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack]
 

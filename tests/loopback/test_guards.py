@@ -23,7 +23,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.loopback.peers import OwnUser
 from ecomflow.loopback.web_guard import UserGuard, body_refusal, is_loopback_name, is_own_origin, page_refusal
 from ecomflow.metrics.prometheus import served
-from tests.metrics.test_prometheus import METRICS
+from tests.support.metrics import METRICS
 from tests.support.storage import storage_server
 from tests.support.ui import page_of
 

@@ -14,7 +14,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.processes.lifeline import tied_to
 from tests.support.cli import environment, write_stack_file
-from tests.support.local_pubsub import wait_until
+from tests.support.waiting import wait_until
 
 
 def test_it_tells_of_a_deletion_and_of_nothing_else(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_pipeline_ends_with_its_state_folder(provisioned: Settings, stack: End
         command, env=environment(provisioned, ECOMFLOW_STATE_DIR=str(state)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as pipeline:
         try:
-            wait_until(lambda: read_status(state).state == "running", 60)
+            wait_until(lambda: read_status(state).state == "running", seconds=60)
             shutil.rmtree(state)
             pipeline.wait(60)
         finally:

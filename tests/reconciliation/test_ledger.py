@@ -18,7 +18,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter, read_ledger
 from tests.support.cli import ecomflow, environment
-from tests.support.local_pubsub import wait_until
+from tests.support.waiting import wait_until
 
 
 def entry(event_id: str, message_id: str | None = None) -> LedgerEntry:
@@ -129,7 +129,7 @@ class TestKilled:
         path = tmp_path / "ledger.jsonl"
         command = [sys.executable, "-m", "ecomflow", "publish", "--n", "50000", "--ledger", str(path)]
         publisher = subprocess.Popen(command, env=environment(provisioned), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: path.exists() and path.stat().st_size > 3_000_000, 60)
+        wait_until(lambda: path.exists() and path.stat().st_size > 3_000_000, seconds=60)
         publisher.send_signal(signal.SIGKILL)
         publisher.wait()
         assert ecomflow("deploy", "--detach", settings=provisioned).returncode == 0

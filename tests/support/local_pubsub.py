@@ -7,7 +7,6 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,11 +158,3 @@ class ServerProcess:
         self.process.terminate()
         self.process.communicate(timeout=10)
         return self.process.returncode
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Return as soon as ``condition`` holds; fail after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.005)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -380,13 +379,3 @@ def rows_of(request: Any) -> list[dict[str, Any]]:
     arrow = request.arrow_rows
     schema = pa.ipc.read_schema(pa.py_buffer(arrow.writer_schema.serialized_schema))
     return list(pa.ipc.read_record_batch(pa.py_buffer(arrow.rows.serialized_record_batch), schema).to_pylist())
-
-
-def holds(condition: Callable[[], bool], seconds: float = 0.2) -> bool:
-    """Whether ``condition`` stays true for ``seconds``: for what must not happen, which nothing announces."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not condition():
-            return False
-        time.sleep(0.01)
-    return True

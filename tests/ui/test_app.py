@@ -23,11 +23,11 @@ from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.jobs.backlog import count_waiting
 from ecomflow.ui.data.steps import read_steps
-from tests.end_to_end.test_security import HOSTILE
 from tests.support.cli import environment
 from tests.support.contract import order
 from tests.support.dataflow import as_variables, dataflow_beside
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, still, store, today
+from tests.support.hostile import HOSTILE
 from tests.support.ui import page_of, post, until
 
 pytestmark = pytest.mark.stack

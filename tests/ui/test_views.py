@@ -35,7 +35,7 @@ from ecomflow.ui.views.html import Exact, Html, tag
 from ecomflow.ui.views.layout import View, page
 from ecomflow.ui.views.svg import Curve, bar, columns_chart, line_chart, sparkline
 from ecomflow.warehouse.queries import Answer
-from tests.end_to_end.test_security import CONTROL, HOSTILE
+from tests.support.hostile import CONTROL, HOSTILE
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>\"' onload=alert(1) x='"

@@ -28,7 +28,8 @@ from ecomflow.gcp.clients import publisher_client
 from ecomflow.local.pubsub import broker
 from ecomflow.local.pubsub.queue import Backlog, Options
 from ecomflow.local.pubsub.server import read_backlog, read_damage
-from tests.support.local_pubsub import SUBSCRIPTION, TOPIC, Clients, ManualClock, ServerProcess, clients_of_server, wait_until
+from tests.support.local_pubsub import SUBSCRIPTION, TOPIC, Clients, ManualClock, ServerProcess, clients_of_server
+from tests.support.waiting import wait_until
 
 # The flag asks for what is there now, which is what most tests want to know.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
@@ -364,7 +365,7 @@ class TestOrderingKeys:
             message.ack()
 
         with clients.subscribed(note):
-            wait_until(lambda: len(seen) == 300, 10)
+            wait_until(lambda: len(seen) == 300, seconds=10)
         assert seen == list(range(300))
 
     def test_a_failed_message_comes_before_the_later_ones_of_its_key(self, clients: Clients, clock: ManualClock) -> None:
@@ -422,7 +423,7 @@ class TestStreamingPull:
             with clients.subscribed(note):
                 for n in range(10_000):
                     clients.publisher.publish(TOPIC, b"%d" % n)
-                wait_until(lambda: len(seen) == 10_000, 60)
+                wait_until(lambda: len(seen) == 10_000, seconds=60)
                 wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_undelivered_messages == 0)
         assert seen == {b"%d" % n: 1 for n in range(10_000)}
 
@@ -1023,7 +1024,7 @@ class TestProcess:
                 assert server.terminate() == 0
                 stack.enter_context(ServerProcess(tmp_path, int(server.host.rpartition(":")[2])))
                 clients.publisher.publish(TOPIC, b"after").result(60)
-                wait_until(lambda: b"after" in seen, 60)
+                wait_until(lambda: b"after" in seen, seconds=60)
 
     def test_it_says_where_it_listens_and_stops_within_a_second(self, tmp_path: Path) -> None:
         """The first line is the address; SIGTERM ends it well although a stream is waiting."""

@@ -21,7 +21,7 @@ from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.direct import launch
 from ecomflow.pipeline.direct.launch import Engine, PipelineStatus, drain_detached, read_status, run_here, start_detached
 from ecomflow.pipeline.runtime import Runtime
-from tests.support.local_pubsub import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.pace import MOST_PULLS
 from ecomflow.pipeline.direct.puller import BOUNDS, PulledBatch, Puller
-from tests.support.local_pubsub import SUBSCRIPTION, Clients, ManualClock, ServerProcess, clients_of_server, wait_until
-from tests.support.pipeline import PUBLISHED, config_for, holds
+from tests.support.local_pubsub import SUBSCRIPTION, Clients, ManualClock, ServerProcess, clients_of_server
+from tests.support.pipeline import PUBLISHED, config_for
+from tests.support.waiting import holds, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
 

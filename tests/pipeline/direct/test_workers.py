@@ -24,8 +24,9 @@ from ecomflow.errors import ConfigError, PipelineError, SchemaError
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
 from ecomflow.pipeline.direct.restarts import Restarts
-from tests.faults.support import Load, equation_holds, running, settings_in, wait_until
 from tests.support.cli import environment
+from tests.support.running import Load, equation_holds, running, settings_in
+from tests.support.waiting import wait_until
 
 # A worker without Beam: the real process around an engine that the test gives, as the body of a function of runtime and drain.
 WORKER = """

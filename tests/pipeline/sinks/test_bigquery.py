@@ -30,7 +30,6 @@ from ecomflow.pipeline.sinks.bigquery import (
     TableWriters,
     with_ingestion_time,
 )
-from tests.support.local_pubsub import wait_until
 from tests.support.pipeline import (
     AnswersError,
     AnswersRowErrors,
@@ -43,6 +42,7 @@ from tests.support.pipeline import (
     inventory,
     message,
 )
+from tests.support.waiting import wait_until
 
 TABLE = "fact_inventory"
 STREAM = f"projects/test-project/datasets/shop/tables/{TABLE}/streams/_default"

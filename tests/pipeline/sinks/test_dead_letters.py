@@ -26,9 +26,9 @@ from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter, object_name
 from ecomflow.pipeline.sinks.patience import Patience
 from ecomflow.processes.detached import free_port
-from tests.support.local_pubsub import wait_until
 from tests.support.pipeline import config_for, message
 from tests.support.storage import SERVERS, storage_server
+from tests.support.waiting import wait_until
 
 NOON = datetime(2026, 2, 1, 12, 0, 5, 678, UTC)
 SHORT = Patience(answer=30.0, give_up=0.5, first_pause=0.01, longest_pause=0.05)

@@ -1,4 +1,4 @@
-"""What the fault tests share: the pipeline as a process behind fronts, load that goes on through faults, and the equation."""
+"""The whole on this machine: the pipeline as a process behind fronts, load that goes on through faults, and the equation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -24,20 +24,9 @@ from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
 from ecomflow.reconciliation.ledger import read_ledger
 from ecomflow.reconciliation.reconcile import Reconciliation, reconcile
-from tests.faults.fronts import GrpcFront, HttpFront
 from tests.support.cli import start, write_stack_file
-
-# Generous, for a machine that others share; a condition that holds ends the wait at once.
-PATIENCE = 90.0
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """What ``condition`` gives once it is true. Fails, saying ``what`` did not come true, after ``seconds``."""
-    give_up = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"within {seconds:.0f} s: {what}"
-        time.sleep(0.05)
-    return found
+from tests.support.fronts import GrpcFront, HttpFront
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Fronts:
