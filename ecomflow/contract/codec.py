@@ -265,13 +265,20 @@ class _Pass:
         for part in list(self.batch.streams.values()):
             if part.kind is not None and part.kind.keep is not None:
                 self._keep_learned(part, part.kind.keep)
-        for index, unknown in self._unknown.items():
-            part = self._stream(str(type(events[index]).__struct_config__.tag))
-            part.kept = part.kept or [None] * len(part.events)
-            part.kept[next(at for at, event in enumerate(part.events) if event is events[index])] = unknown
+        if self._unknown:
+            self._keep_slow(events)
         for part in self.batch.streams.values():
             if part.kind is not None and part.kind.contract.unknown_fields != "keep":
                 part.kept = []
+
+    def _keep_slow(self, events: list[Any]) -> None:
+        """What the slow path found, at its event's place in its stream."""
+        found = {id(events[index]): unknown for index, unknown in self._unknown.items()}
+        for part in self.batch.streams.values():
+            for at, event in enumerate(part.events):
+                if (unknown := found.get(id(event))) is not None:
+                    part.kept = part.kept or [None] * len(part.events)
+                    part.kept[at] = unknown
 
     def _keep_learned(self, part: TypedBatch, keep: Keeper) -> None:
         found = keep(part.events)

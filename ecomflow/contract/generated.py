@@ -13,8 +13,8 @@ from typing import Any
 
 from ecomflow.contract.tree import Node
 
-_WORDS = re.compile(r"lambda|for|in|if|else|is|not|and|or|None|event|events|line|lines|whole|some|[fu]\d+|default")
-_SOURCE = re.compile(r"[\w .,:%()\[\]]*", re.ASCII)
+_WORDS = re.compile(r"lambda|for|in|if|else|is|not|and|or|None|event|events|line|lines|join|end|some|[fku]\d+|default")
+_SOURCE = re.compile(r"[\w .,:()\[\]]*", re.ASCII)
 
 
 def compiled(source: str, **names: Any) -> Callable[..., Any]:

@@ -118,21 +118,18 @@ def keeper_of(root: Node, learned: Learned) -> Keeper | None:
 def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
     """For fields of the event itself, as a producer mostly adds them: the text of each is put behind its key.
 
-    An event with all of them costs one formatting; one with some, a call.
+    An event with all of them costs one joining; one with some, a call.
     """
     names = [f"u{index}" for index in range(len(keys))]
     starts = [_encode(key) + b":" for key in keys]
-    whole = b"{" + b",".join(start.replace(b"%", b"%%") + b"%b" for start in starts) + b"}"
+    pieces = {f"k{index}": (b"{" if index == 0 else b",") + start for index, start in enumerate(starts)} | {"end": b"}"}
     paths = [f"$.{key[:MAX_NAME_SHOWN]}" for key in keys]
     members = list(zip(names, starts, paths, strict=True))
-    values = "".join(f"event.{name}, " for name in names)
+    whole = "".join(f"k{index}, event.u{index}, " for index in range(len(keys)))
     having_all = " and ".join(f"event.{name} is not None" for name in names)
     having_none = " and ".join(f"event.{name} is None" for name in names)
-    read = compiled(
-        f"lambda events, some: [whole % ({values}) if {having_all} else None if {having_none} else some(event)"
-        " for event in events]",
-        whole=whole,
-    )
+    either = f"join(({whole}end)) if {having_all} else None if {having_none} else some(event)"
+    read = compiled(f"lambda events, some: [{either} for event in events]", join=b"".join, **pieces)
 
     def keep(events: list[Any]) -> Found:
         counted: list[str] = []
