@@ -180,8 +180,8 @@ def _tables(history: History, found: Report, width: int) -> list[Text]:
 def _reasons(metrics: PipelineMetrics, width: int) -> list[Text]:
     """The count of each reason, most frequent first."""
     found = sorted(metrics.refused.items(), key=lambda item: -item[1])
-    words = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
-    lines = textwrap.wrap(words, max(20, width - _NAME), break_on_hyphens=False)
+    reasons = "  ".join(f"{plain(reason).plain.replace(' ', '_')}\N{NO-BREAK SPACE}{amount:,}" for reason, amount in found)
+    lines = textwrap.wrap(reasons, max(20, width - _NAME), break_on_hyphens=False)
     return [Text.assemble(" " * _NAME, (line, "red")) for line in lines[:_MOST_REASONS]]
 
 

@@ -282,7 +282,7 @@ def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tu
         form("/questions/{name}", pages.ask_question),
         _show("/static/{name}", _static),
     ]
-    handlers = {EcomflowError: _told(pages), HTTPException: _told(pages), Exception: _told(pages)}
+    handlers = {EcomflowError: _show_errors(pages), HTTPException: _show_errors(pages), Exception: _show_errors(pages)}
     return Guard(Starlette(routes=routes, exception_handlers=handlers), gate), pages
 
 
@@ -299,7 +299,7 @@ async def _static(request: Request) -> Response:
     return Response(known[name].read_bytes(), media_type=_TYPES[name.rpartition(".")[2]])
 
 
-def _told(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _show_errors(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Show an error as a page, or as the live part of a page if that was requested."""
 
     async def tell(request: Request, error: Exception) -> Response:

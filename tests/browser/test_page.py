@@ -153,7 +153,7 @@ class TestQuestions:
     def test_a_question_is_answered(
         self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
     ) -> None:
-        """A click on the question, one on Ask: bars, and the same numbers in a table."""
+        """A click on the question, one on Run: bars, and the same numbers in a table."""
         publisher.publish(shop, stack, [an_order("asked")])
         wait_until(lambda: _count(shop, stack, "asked") == 1, "the order is a row")
         page.get_by_role("link", name="Questions").click()

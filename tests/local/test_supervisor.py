@@ -131,7 +131,7 @@ class TestWithoutStack:
         (tmp_path / "logs" / "bigquery.log").write_text("of an earlier start\n")
         (tmp_path / "bigquery").mkdir()
         (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("no database")
-        with pytest.raises(UnavailableError, match="bigquery ended while it started") as caught:
+        with pytest.raises(UnavailableError, match="bigquery ended during its start") as caught:
             supervisor.up(tmp_path)
         assert "bqemulator.duckdb" in caught.value.message
         assert "of an earlier start" not in caught.value.message

@@ -67,7 +67,7 @@ class TestTables:
         assert SCRIPT not in text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
         assert f'<td>{datetime.now(UTC).date()}</td><td class="number">3</td>' in text
-        assert "Rows a minute, last 60 minutes (UTC): at most 3 rows." in text
+        assert "Rows per minute, last 60 minutes (UTC): at most 3 rows." in text
 
     def test_an_empty_table_says_so(self, provisioned: Settings) -> None:
         """A fresh table has no rows and no partitions."""
@@ -94,7 +94,7 @@ class TestDeadLetters:
     def test_they_are_read_again_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
         """A form of the page has the bucket read at once; by itself that is seldom done."""
         browser, gate = page_of(provisioned)
-        until(lambda: browser.get("/live/dead-letters"), "nothing was refused")
+        until(lambda: browser.get("/live/dead-letters"), "no message was refused")
         store(provisioned, stack, [held(1)])
         assert post(browser, gate, "/dead-letters").headers["location"] == "/dead-letters"
         until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
@@ -135,7 +135,7 @@ class TestDeadLetters:
         bucket_of(provisioned, stack).blob(name).upload_from_string(b"<html>")
         browser, _ = page_of(provisioned)
         text = until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
-        assert "1 object under dlq/ of another kind" in text
+        assert "Unreadable under dlq/: 1 object." in text
 
 
 class TestReplay:
@@ -158,7 +158,7 @@ class TestReplay:
         before = names(provisioned, stack, "")
         browser, _, where = self.preview(provisioned, fixed)
         text = until(lambda: browser.get(f"/live{where}"), "now pass")
-        assert "2 of 3 now pass. The other 1 would fail again, and stay where they are." in text
+        assert "2 of 3 now pass. The other 1 would fail again; they stay in dlq/." in text
         assert "Publish 2 again" in text
         assert names(provisioned, stack, "") == before
         waiting = count_waiting(provisioned, stack)

@@ -1,5 +1,5 @@
--- The dead letters in the bucket, read where they lie: nothing is copied, and a query reads every object. What was replayed lies under
--- replayed/ and is not here. Who asks needs roles/storage.objectViewer on the bucket.
+-- The dead letters in the bucket, as an external table: nothing is copied, and a query reads every object. Replayed dead letters are under
+-- replayed/ and not included. Users need roles/storage.objectViewer on the bucket.
 CREATE OR REPLACE EXTERNAL TABLE ecomflow.dead_letters (
   reason STRING,
   error STRING,

@@ -4,7 +4,7 @@
 SELECT
   user_id,
   session_id,
-  -- Activities of the same microsecond are told apart by event_id, so that the answer is the same each time.
+  -- Activities in the same microsecond are ordered by event_id, so that the result is deterministic.
   ROW_NUMBER() OVER (PARTITION BY user_id, session_id ORDER BY event_timestamp, event_id) AS step,
   activity_type,
   platform,

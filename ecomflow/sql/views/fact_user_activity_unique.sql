@@ -1,6 +1,6 @@
--- Each event's rows once, the first that was written: Pub/Sub delivers at least once, and a crash between writing and acknowledging
--- writes rows again. event_date stands in PARTITION BY though event_id alone would identify the event: a filter on event_date of a query
--- over this view can then pass the window, so that BigQuery reads only the partitions that it asks for.
+-- Shows each event's rows once, as first written. Pub/Sub delivers at least once, and a crash between writing and acknowledging
+-- writes rows again. PARTITION BY includes event_date, although event_id alone identifies the event: a filter on event_date in a query on
+-- this view can then be pushed below the window, so that BigQuery reads only the requested partitions.
 CREATE OR REPLACE VIEW ecomflow.fact_user_activity_unique
 OPTIONS (description = "One row for each thing that a user did in the shop, each once when a message was delivered twice.")
 AS

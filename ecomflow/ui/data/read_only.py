@@ -45,7 +45,7 @@ def rewritten(sql: str) -> str:
 
 
 def _written(sql: str) -> str:
-    with _told():
+    with _parser_errors():
         import sqlglot
 
         logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about anything that it parses as a command
@@ -55,12 +55,12 @@ def _written(sql: str) -> str:
     if len(statements) > 1:
         raise ConfigError(f"Expected one statement, got {len(statements)}.", _REMEDY)
     _check(statements[0])
-    with _told():
+    with _parser_errors():
         return str(statements[0].sql(dialect="bigquery", comments=False))
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _parser_errors() -> Iterator[None]:
     """Translate the parser's errors. For some input (``FROM b'x'``) it raises built-in exceptions."""
     try:
         from sqlglot.errors import SqlglotError

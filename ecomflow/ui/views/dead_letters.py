@@ -50,7 +50,7 @@ def _total(found: Overview) -> str:
     if not found.is_whole:
         total = f"Only the newest {count_text(found.groups.total)} dead letters are grouped. To group all: ecomflow dlq stats."
     if found.unreadable:
-        total += f" {counted(found.unreadable, 'object')} under dlq/ can't be read; to list them: ecomflow dlq inspect."
+        total += f" Unreadable under dlq/: {counted(found.unreadable, 'object')}. To list them: ecomflow dlq inspect."
     return total
 
 
@@ -58,8 +58,8 @@ def _group(one: Group) -> Html:
     cause = one.fingerprint
     link = tag("a", tag("code", shown(cause.path, 60)), " ", shown(cause.rule, 160), href=group_address(one))
     kind = [f"event type {shown(cause.event_type, 40)}"] if _is_other(one) else []
-    told = " \u00b7 ".join([one.stream, one.reason, *kind, f"last {moment_text(one.last_seen)} UTC"])
-    return tag("li", tag("span", count_text(one.count), class_="count"), tag("p", link), tag("p", told, class_="quiet"))
+    facts = " \u00b7 ".join([one.stream, one.reason, *kind, f"last {moment_text(one.last_seen)} UTC"])
+    return tag("li", tag("span", count_text(one.count), class_="count"), tag("p", link), tag("p", facts, class_="quiet"))
 
 
 def _is_other(one: Group) -> bool:
@@ -126,9 +126,9 @@ def _letter(stored: StoredDeadLetter, is_open: bool) -> Html:
         ("object", tag("code", shown(stored.object_name, 300))),
         ("pipeline", shown(letter.pipeline_version, 40)),
     ]
-    told = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
+    fact_list = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
     trace = [tag("h3", "Traceback"), tag("pre", lines(letter.traceback[:8000]), tabindex="0")] if letter.traceback else None
-    return tag("details", head, told, _payload(letter), _attributes(letter), trace, class_="letter", open=is_open)
+    return tag("details", head, fact_list, _payload(letter), _attributes(letter), trace, class_="letter", open=is_open)
 
 
 def _payload(letter: DeadLetter) -> Html:
@@ -183,12 +183,14 @@ def _plan(replay: Replay) -> Html:
     if not plan.chosen:
         return notice("There are no such dead letters.")
     failing = plan.chosen - plan.passing - plan.too_recent
-    told = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
+    sentence = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
     if failing:
-        told += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again; they stay in dlq/."
+        sentence += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again; they stay in dlq/."
     if plan.too_recent:
-        told += f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
-    parts = [tag("p", told, class_="sentence", role="status")]
+        sentence += (
+            f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
+        )
+    parts = [tag("p", sentence, class_="sentence", role="status")]
     if plan.failing:
         parts.append(_failing(list(plan.failing.items())[:20], plan.examples))
     return join(parts)
@@ -202,6 +204,6 @@ def _failing(failing: Sequence[tuple[str, int]], examples: dict[str, str]) -> Ht
 def _summary(replay: Replay) -> Html:
     summary = replay.summary
     assert summary is not None
-    told = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} to replayed/."
-    told += f" {count_text(summary.left)} stay in dlq/: their objects changed meanwhile." if summary.left else ""
-    return tag("div", tag("p", told, class_="sentence"), class_="notice", data_tone="good", role="status")
+    sentence = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} to replayed/."
+    sentence += f" {count_text(summary.left)} stay in dlq/: their objects changed meanwhile." if summary.left else ""
+    return tag("div", tag("p", sentence, class_="sentence"), class_="notice", data_tone="good", role="status")

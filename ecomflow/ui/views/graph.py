@@ -80,16 +80,16 @@ def _metrics(found: Report, sample: Sample) -> Html:
     rows = None if rates is None else sum(one.rows for one in rates.tables)
     return tag(
         "dl",
-        _figure("Events per second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
-        _figure("Rows per second", rate_text(rows, ""), _spark(sample.rows)),
-        _figure("Received", count_text(metrics.received)),
-        _figure("Refused", count_text(refused), tone="bad" if refused else None),
-        _figure("Backlog", UNKNOWN if waiting is None else count_text(waiting), told=metrics.backlog_unknown),
-        _figure("Oldest message", seconds_text(metrics.oldest_unacked_seconds) if waiting else UNKNOWN),
-        _figure("Latency, p50", seconds_text(latency.p50), told=f"From publish to append, {over}."),
-        _figure("Latency, p99", seconds_text(latency.p99), told=f"From publish to append, {over}."),
-        _figure("Memory", bytes_text(metrics.memory_bytes)),
-        _figure("Restarts", count_text(metrics.restarts), tone="bad" if metrics.restarts else None, told=metrics.last_failure),
+        _metric("Events per second", rate_text(None if rates is None else rates.received, ""), _spark(sample.received)),
+        _metric("Rows per second", rate_text(rows, ""), _spark(sample.rows)),
+        _metric("Received", count_text(metrics.received)),
+        _metric("Refused", count_text(refused), tone="bad" if refused else None),
+        _metric("Backlog", UNKNOWN if waiting is None else count_text(waiting), hint=metrics.backlog_unknown),
+        _metric("Oldest message", seconds_text(metrics.oldest_unacked_seconds) if waiting else UNKNOWN),
+        _metric("Latency, p50", seconds_text(latency.p50), hint=f"From publish to append, {over}."),
+        _metric("Latency, p99", seconds_text(latency.p99), hint=f"From publish to append, {over}."),
+        _metric("Memory", bytes_text(metrics.memory_bytes)),
+        _metric("Restarts", count_text(metrics.restarts), tone="bad" if metrics.restarts else None, hint=metrics.last_failure),
         class_="metrics",
     )
 
@@ -99,9 +99,9 @@ def _spark(series: Series) -> Html | None:
     return sparkline(series[-len(series) // 5 :])
 
 
-def _figure(name: str, value: str, drawing: Html | None = None, tone: str | None = None, told: str | None = None) -> Html:
+def _metric(name: str, value: str, drawing: Html | None = None, tone: str | None = None, hint: str | None = None) -> Html:
     shown = tag("dd", tag("span", value, class_="value"), drawing)
-    return tag("div", tag("dt", name), shown, data_tone=tone, title=told)
+    return tag("div", tag("dt", name), shown, data_tone=tone, title=hint)
 
 
 def _graph(found: Report, steps: Reading[tuple[Step, ...]]) -> Html:

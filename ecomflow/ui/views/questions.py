@@ -80,12 +80,12 @@ def sql_view(sql: str, form_token: str, answer: Html) -> Html:
 
 def weighed(scanned: int, most: int, form_token: str, action: str, fields: Mapping[str, str]) -> Html:
     """In a project, before the query runs: the bytes that BigQuery would scan, and the button that runs it."""
-    told = f"BigQuery would scan {bytes_text(scanned)} ({count_text(scanned)} bytes)."
+    estimate = f"BigQuery would scan {bytes_text(scanned)} ({count_text(scanned)} bytes)."
     if scanned > most:
         more = f" That exceeds the limit of this page ({bytes_text(most)}): start it with a higher --max-bytes."
-        return section("Before the query runs", notice(told + more))
+        return section("Before the query runs", notice(estimate + more))
     return section(
-        "Before the query runs", tag("p", told), button("Run it", form_token, action, kind="primary", sure="yes", **fields)
+        "Before the query runs", tag("p", estimate), button("Run it", form_token, action, kind="primary", sure="yes", **fields)
     )
 
 

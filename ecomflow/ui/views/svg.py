@@ -72,8 +72,8 @@ def columns_chart(title: str, values: Sequence[tuple[datetime, int]], unit: str)
         for number, (moment, amount) in enumerate(values)
         for tall in [max(_HEIGHT * amount / high, 1.0) if amount else 0.0]
     ]
-    told = f"{title}: at most {high:,} {unit}."
-    drawing = tag("svg", tag("title", told), bars, class_="columns", **_frame(), role="img", aria_label=told)
+    label = f"{title}: at most {high:,} {unit}."
+    drawing = tag("svg", tag("title", label), bars, class_="columns", **_frame(), role="img", aria_label=label)
     ends = [tag("span", f"{moment.astimezone(UTC):%H:%M}") for moment, _ in values[:: max(len(values) - 1, 1)]]
     return tag(
         "figure",
@@ -95,10 +95,10 @@ def bar(amount: float, low: float, high: float) -> Html:
     return tag("svg", drawn, class_="bar", **_frame(), aria_hidden="true", focusable="false")
 
 
-def _plot(lines: Sequence[Curve], span: tuple[float, float], high: float, kind: str, told: str | None = None) -> Html:
+def _plot(lines: Sequence[Curve], span: tuple[float, float], high: float, kind: str, label: str | None = None) -> Html:
     drawn = [_stroke(line, span, high) for line in lines if len(line.points) > 1]
-    words = {"role": "img", "aria_label": told} if told else {"aria_hidden": "true"}
-    return tag("svg", tag("title", told) if told else None, drawn, class_=kind, **_frame(), **words, focusable="false")
+    words = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
+    return tag("svg", tag("title", label) if label else None, drawn, class_=kind, **_frame(), **words, focusable="false")
 
 
 def _highest(line: Curve) -> float | None:

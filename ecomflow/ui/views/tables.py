@@ -55,8 +55,8 @@ def weighed_view(name: str, scanned: int | None, form_token: str) -> Html:
     if scanned is None:
         offer = button("Show what it would scan", form_token, f"/tables/{name}", step="weigh")
         return tag("div", tag("p", "Newest rows and partitions are queries, which BigQuery charges for."), offer)
-    told = tag("p", f"BigQuery would scan {bytes_text(scanned)} of the last two days' partitions, and 10 MB to list them.")
-    return tag("div", told, button("Read it", form_token, f"/tables/{name}", kind="primary", step="read"))
+    estimate = tag("p", f"BigQuery would scan {bytes_text(scanned)} of the last two days' partitions, and 10 MB to list them.")
+    return tag("div", estimate, button("Read it", form_token, f"/tables/{name}", kind="primary", step="read"))
 
 
 def cell(value: Any, width: int | None = _CELL_CHARACTERS) -> str:
