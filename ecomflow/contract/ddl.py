@@ -25,9 +25,9 @@ ARROW_TYPES = {
 }
 
 _VIEW = """\
--- Each event's rows once, the first that was written: Pub/Sub delivers at least once, and a crash between writing and acknowledging
--- writes rows again. {date} stands in PARTITION BY though event_id alone would identify the event: a filter on {date} of a query
--- over this view can then pass the window, so that BigQuery reads only the partitions that it asks for.
+-- Shows each event's rows once, as first written. Pub/Sub delivers at least once, and a crash between writing and acknowledging
+-- writes rows again. PARTITION BY includes {date}, although event_id alone identifies the event: a filter on {date} in a query on
+-- this view can then be pushed below the window, so that BigQuery reads only the requested partitions.
 CREATE OR REPLACE VIEW ecomflow.{table}_unique
 OPTIONS (description = "{description}, each once when a message was delivered twice.")
 AS
