@@ -35,7 +35,7 @@ SELECT *
 FROM ecomflow.{table}
 WHERE TRUE
 QUALIFY ROW_NUMBER() OVER (PARTITION BY {identity} ORDER BY ingestion_timestamp) = 1;
-"""  # noqa: E501
+"""
 
 
 def table_of(contract: Contract, name: str) -> Table:
