@@ -134,7 +134,7 @@ def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
     flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
     if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
         raise ConfigError(
-            f"{strangers[0]} is only for Dataflow, but the pipeline would run on this machine.",
+            f"{strangers[0]} can only be used on Dataflow, but the pipeline would run on this machine.",
             f"Omit it, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",
         )
 
@@ -143,7 +143,7 @@ def _check_there(given: dict[str, bool]) -> None:
     for name, is_given in given.items():
         if is_given:
             raise ConfigError(
-                f"{name} is only for a pipeline on this machine, but it would run on Dataflow, where it is always detached.",
+                f"{name} can only be used on this machine, but the pipeline would run on Dataflow, where it is always detached.",
                 f"Omit it, or run: ecomflow deploy --runner {DIRECT}",
             )
 

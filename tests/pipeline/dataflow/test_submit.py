@@ -240,13 +240,16 @@ class TestDryRun:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("--label", "a=b"), "--label is for Dataflow"),
-            (("--dry-run",), "--dry-run is for Dataflow"),
-            (("--runner", "DirectRunner", "--project", "my-project", "--max-workers", "3"), "--max-workers is for Dataflow"),
-            (("--", "--disk_size_gb=30"), "Beam options is for Dataflow"),
+            (("--label", "a=b"), "--label can only be used on Dataflow"),
+            (("--dry-run",), "--dry-run can only be used on Dataflow"),
+            (
+                ("--runner", "DirectRunner", "--project", "my-project", "--max-workers", "3"),
+                "--max-workers can only be used on Dataflow",
+            ),
+            (("--", "--disk_size_gb=30"), "Beam options can only be used on Dataflow"),
             (("--runner", "DataflowRunner"), "No project is configured"),
             (("--runner", "Flink"), "'Flink' is not a valid runner"),
-            (("--project", "my-project", "--detach"), "--detach is for a pipeline on this machine"),
+            (("--project", "my-project", "--detach"), "--detach can only be used on this machine"),
             (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is not a valid label: expected key=value"),
             (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is no job name"),
         ],
@@ -563,7 +566,7 @@ class TestTheCommand:
         assert stub.jobs[job_id]["labels"]["team"] == "shop"
         assert result.stdout.splitlines() == [
             "Google Cloud project ecom-test, europe-west1.",
-            f"Dataflow has taken the job shop ({job_id}); it is pending.",
+            f"Dataflow has accepted job shop ({job_id}); it is pending.",
             f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{job_id}?project=ecom-test",
             "See how it runs: ecomflow job status. See its errors: ecomflow job logs. Drain it: ecomflow job drain",
         ]

@@ -321,7 +321,7 @@ class TestFlags:
         monkeypatch.chdir(tmp_path)
         arguments = ["deploy", flag, "--project", "my-project", "--dry-run"]
         error = CliRunner().invoke(app, arguments).exception
-        assert (type(error), str(error).startswith(f"{flag.split('=')[0]} is only for a pipeline on this machine")) == (
+        assert (type(error), str(error).startswith(f"{flag.split('=')[0]} can only be used on this machine")) == (
             ConfigError,
             True,
         )
