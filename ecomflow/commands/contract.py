@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands.shared import AsJson, group_of_commands, settings_of
+from ecomflow.commands.shared import AsJson, example_lines, group_of_commands, settings_of
 from ecomflow.contract.check import Tally, check_lines
 from ecomflow.contract.diff import compare, current_contract, read_contract
 from ecomflow.contract.markdown import markdown
@@ -38,15 +38,7 @@ class Format(StrEnum):
     EXAMPLE = "example"
 
 
-_SHOW = "Examples:\n\n  ecomflow contract show\n\n  ecomflow contract show order --format markdown"
-_CHECK = (
-    "Examples:\n\n  ecomflow contract check events.jsonl\n\n"
-    "  ecomflow publish --n 10 --valid-only --dry-run | jq -r .data | ecomflow contract check -"
-)
-_DIFF = "Examples:\n\n  ecomflow contract diff order.v1.json\n\n  ecomflow contract diff old.json new.json --json"
-
-
-@contract.command(epilog=_SHOW)
+@contract.command(epilog=example_lines("ecomflow contract show", "ecomflow contract show order --format markdown"))
 def show(
     event_type: Annotated[
         EventType | None, typer.Argument(help="The event type. Default: all types.", show_default=False)
@@ -65,7 +57,12 @@ def show(
         typer.echo("\n".join(example_of(name).decode() for name in names))
 
 
-@contract.command(epilog=_CHECK)
+@contract.command(
+    epilog=example_lines(
+        "ecomflow contract check events.jsonl",
+        "ecomflow publish --n 10 --valid-only --dry-run | jq -r .data | ecomflow contract check -",
+    )
+)
 def check(
     files: Annotated[list[Path], typer.Argument(help="Files of JSON lines, one event per line; - for standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one per refused event, then a summary.")] = False,
@@ -84,7 +81,12 @@ def check(
     _end_check(tally)
 
 
-@contract.command(epilog=_DIFF)
+@contract.command(
+    epilog=example_lines(
+        "ecomflow contract diff order.v1.json",
+        "ecomflow contract diff old.json new.json --json",
+    )
+)
 def diff(
     old: Annotated[Path, typer.Argument(help="The old schema, as contract show prints it.")],
     new: Annotated[

@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, group_of_commands, moment_of, settings_of, target_line
+from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
 from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.contract.dead_letter import STREAMS, stream_of, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
@@ -45,8 +45,11 @@ _MOST_FIELDS = 50
 
 
 @dlq.command(
-    epilog="Examples:\n\n  ecomflow dlq inspect\n\n  ecomflow dlq inspect --follow\n\n"
-    "  ecomflow dlq inspect --stream order --reason out_of_range --since 2h --full"
+    epilog=example_lines(
+        "ecomflow dlq inspect",
+        "ecomflow dlq inspect --follow",
+        "ecomflow dlq inspect --stream order --reason out_of_range --since 2h --full",
+    )
 )
 def inspect(
     stream: Stream = None,
@@ -79,7 +82,7 @@ def inspect(
     _refuse_unreadable(unreadable)
 
 
-@dlq.command(epilog="Examples:\n\n  ecomflow dlq stats\n\n  ecomflow dlq stats --stream order --since 1d")
+@dlq.command(epilog=example_lines("ecomflow dlq stats", "ecomflow dlq stats --stream order --since 1d"))
 def stats(
     stream: Stream = None, reason: Reason = None, since: Since = None, project: Project = None, as_json: AsJson = False
 ) -> None:
@@ -101,8 +104,11 @@ def stats(
 
 
 @dlq.command(
-    epilog="Examples:\n\n  ecomflow dlq replay --dry-run\n\n  ecomflow dlq replay --stream order --reason contract_violation\n\n"
-    "  ecomflow dlq replay --fingerprint 0b6ff4c86e --patch returned.json"
+    epilog=example_lines(
+        "ecomflow dlq replay --dry-run",
+        "ecomflow dlq replay --stream order --reason contract_violation",
+        "ecomflow dlq replay --fingerprint 0b6ff4c86e --patch returned.json",
+    )
 )
 def replay(
     stream: Stream = None,
@@ -150,7 +156,7 @@ def replay(
     _refuse_unreadable(plan.unreadable)
 
 
-@dlq.command(epilog="Examples:\n\n  ecomflow dlq export refused.jsonl\n\n  ecomflow dlq export - --stream order --since 1d")
+@dlq.command(epilog=example_lines("ecomflow dlq export refused.jsonl", "ecomflow dlq export - --stream order --since 1d"))
 def export(
     file: Annotated[str, typer.Argument(help="The file to write, which is overwritten if it exists; - for standard output.")],
     stream: Stream = None,

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from ecomflow import infra
-from ecomflow.commands.shared import AsJson, Project, group_of_commands, settings_of, target_line
+from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.local import exports, supervisor
@@ -18,10 +18,8 @@ from ecomflow.terminal.console import err, note, out, plain, say, show_json, sho
 
 app = group_of_commands("Create, compare, show and delete topic, subscription, bucket, dataset, tables and views.")
 
-_UP_EXAMPLES = "Examples:\n\n  ecomflow infra up\n\n  ecomflow infra up --project my-project"
 
-
-@app.command(epilog=_UP_EXAMPLES)
+@app.command(epilog=example_lines("ecomflow infra up", "ecomflow infra up --project my-project"))
 def up(project: Project = None, as_json: AsJson = False) -> None:
     """Create missing resources and correct those that differ. Without a project, start the local stack first.
 
@@ -52,7 +50,7 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
         _show_grants(grants)
 
 
-@app.command(epilog="Examples:\n\n  ecomflow infra plan\n\n  ecomflow infra plan --project my-project")
+@app.command(epilog=example_lines("ecomflow infra plan", "ecomflow infra plan --project my-project"))
 def plan(project: Project = None, as_json: AsJson = False) -> None:
     """Show what infra up would create (+), change (~), keep (=) and refuse (!), by resource and column.
 
@@ -67,7 +65,7 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
     _show_diff(planned)
 
 
-@app.command(epilog="Examples:\n\n  ecomflow infra status\n\n  ecomflow infra status --json")
+@app.command(epilog=example_lines("ecomflow infra status", "ecomflow infra status --json"))
 def status(project: Project = None, as_json: AsJson = False) -> None:
     """Show the state of the local stack's services, the pipeline, and every resource."""
     settings = settings_of(project)
@@ -98,10 +96,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
         raise typer.Exit(4)
 
 
-_ENV_EXAMPLES = 'Examples:\n\n  eval "$(ecomflow infra env)"\n\n  ecomflow infra env --shell fish | source'
-
-
-@app.command(epilog=_ENV_EXAMPLES)
+@app.command(epilog=example_lines('eval "$(ecomflow infra env)"', "ecomflow infra env --shell fish | source"))
 def env(
     shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Syntax of the output.")] = "sh",
     as_json: AsJson = False,
@@ -123,7 +118,7 @@ def env(
         typer.echo(exports.export_line(shell, name, value))
 
 
-@app.command(epilog="Examples:\n\n  ecomflow infra down\n\n  ecomflow infra down --with-data --yes")
+@app.command(epilog=example_lines("ecomflow infra down", "ecomflow infra down --with-data --yes"))
 def down(
     project: Project = None,
     with_data: Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from ecomflow.commands import job_view as tables
 from ecomflow.commands.job_view import print_lines, show_local, show_plan
-from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, group_of_commands, moment_of, runs_here
+from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, example_lines, group_of_commands, moment_of, runs_here
 from ecomflow.config import Settings, load_settings, resolve_endpoints, running_endpoints
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
@@ -36,7 +36,7 @@ Timeout = Annotated[float, typer.Option(min=0, help="Maximum wait in seconds.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
 
-@jobs.command("list", epilog="Examples:\n\n  ecomflow job list\n\n  ecomflow job list --all --project my-project")
+@jobs.command("list", epilog=example_lines("ecomflow job list", "ecomflow job list --all --project my-project"))
 def list_jobs(
     everything: Annotated[bool, typer.Option("--all", help="All jobs in the region, not only ecomflow's.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
@@ -62,7 +62,7 @@ def list_jobs(
         show_table("", ("name", "id", "state", "age", "kind", "region"), rows, right=("age",))
 
 
-@jobs.command(epilog="Examples:\n\n  ecomflow job status\n\n  ecomflow job status --over 60 --json")
+@jobs.command(epilog=example_lines("ecomflow job status", "ecomflow job status --over 60 --json"))
 def status(
     job: JobName = None,
     over: Annotated[float, typer.Option(min=0, help="Seconds over which to measure throughput.")] = 0.0,
@@ -95,7 +95,7 @@ def status(
         raise typer.Exit(4)
 
 
-@jobs.command(epilog="Examples:\n\n  ecomflow job logs --follow\n\n  ecomflow job logs --level warning --since 2h")
+@jobs.command(epilog=example_lines("ecomflow job logs --follow", "ecomflow job logs --level warning --since 2h"))
 def logs(
     job: JobName = None,
     level: Annotated[str, typer.Option(help="Minimum level: debug, detailed, basic, warning or error.")] = "basic",
@@ -121,7 +121,7 @@ def logs(
     print_lines((msgspec.structs.asdict(message) for message in said), as_json)
 
 
-@jobs.command(epilog="Example:\n\n  ecomflow job metrics")
+@jobs.command(epilog=example_lines("ecomflow job metrics"))
 def metrics(
     job: JobName = None, project: Project = None, region: Region = None, runner: Runner = None, as_json: AsJson = False
 ) -> None:
@@ -146,7 +146,7 @@ def metrics(
         show_table("Dataflow's metrics", ("metric", "value"), rows, right=("value",))
 
 
-@jobs.command(epilog="Examples:\n\n  ecomflow job drain\n\n  ecomflow job drain --wait --timeout 600")
+@jobs.command(epilog=example_lines("ecomflow job drain", "ecomflow job drain --wait --timeout 600"))
 def drain(
     job: JobName = None,
     wait: Wait = False,
@@ -170,7 +170,7 @@ def drain(
     _show_end(api, asked, "drained", wait, timeout, as_json)
 
 
-@jobs.command(epilog="Examples:\n\n  ecomflow job cancel\n\n  ecomflow job cancel 2025-12-01_00_00_00-123 --wait --yes")
+@jobs.command(epilog=example_lines("ecomflow job cancel", "ecomflow job cancel 2025-12-01_00_00_00-123 --wait --yes"))
 def cancel(
     job: JobName = None,
     wait: Wait = False,
@@ -197,8 +197,11 @@ def cancel(
 
 
 @jobs.command(
-    epilog="Examples:\n\n  ecomflow job update --dry-run\n\n  ecomflow job update --map 'Decode=Decode events'\n\n"
-    "  ecomflow job update --drain-and-replace"
+    epilog=example_lines(
+        "ecomflow job update --dry-run",
+        "ecomflow job update --map 'Decode=Decode events'",
+        "ecomflow job update --drain-and-replace",
+    )
 )
 def update(
     job: JobName = None,

@@ -19,6 +19,7 @@ from ecomflow.commands.shared import AsJson, Project, examples, settings_of
 from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import ConfigError
 from ecomflow.sql import Question, questions
+from ecomflow.terminal.amounts import bytes_text, counted
 from ecomflow.terminal.console import err, note, out, plain, plain_lines, say, show_json, show_table
 from ecomflow.warehouse import queries
 from ecomflow.warehouse.charts import amount_text, chart
@@ -204,9 +205,8 @@ def bytes_of(text: str) -> int:
 
 def _size(amount: int) -> str:
     """1234567 as "1.2 MB (1,234,567 bytes)"."""
-    exact = f"{amount:,} byte{'' if amount == 1 else 's'}"
-    unit = next((unit for unit in ("TB", "GB", "MB", "KB") if amount >= _UNITS[unit]), None)
-    return exact if unit is None else f"{amount / _UNITS[unit]:,.1f} {unit} ({exact})"
+    exact = counted(amount, "byte")
+    return exact if amount < 1000 else f"{bytes_text(amount)} ({exact})"
 
 
 def _show_questions(as_json: bool) -> None:

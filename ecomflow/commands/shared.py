@@ -34,13 +34,18 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def examples(*lines: str) -> Callable[[F], F]:
-    """Show ``lines`` at the end of a command's help."""
+    """Show ``lines`` at the end of the help of a command that is in no group."""
 
     def mark(command: F) -> F:
-        command.__dict__["epilog"] = "\n\n  ".join(("Examples:" if len(lines) > 1 else "Example:", *lines))
+        command.__dict__["epilog"] = example_lines(*lines)
         return command
 
     return mark
+
+
+def example_lines(*lines: str) -> str:
+    """``lines`` as the end of a help text."""
+    return "\n\n  ".join(("Examples:" if len(lines) > 1 else "Example:", *lines))
 
 
 def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:

@@ -40,7 +40,7 @@ from ecomflow.infra.resources import (
     dead_letters_table,
     desired,
 )
-from ecomflow.infra.services import enable_apis, has_project_policy
+from ecomflow.infra.services import enable_apis
 from ecomflow.sql import Column
 
 T = TypeVar("T", Topic, Subscription)
@@ -232,9 +232,9 @@ def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
     """Checks that an existing bucket does not belong to another project. Call it before writing to the bucket.
 
-    Raises AccessError. Does nothing for the local stack.
+    Raises AccessError.
     """
-    if has_project_policy(settings, endpoints) and (bucket := observe_bucket(settings, endpoints)) is not None:
+    if (bucket := observe_bucket(settings, endpoints)) is not None:
         _require_own(bucket.name, bucket.owner)
 
 
