@@ -38,7 +38,7 @@ from ecomflow.contract.reading_tables import Declared, read_tables, scalar_place
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
-_KEYS = (
+KEYS = (
     "event",
     "version",
     "description",
@@ -52,7 +52,7 @@ _KEYS = (
     "tables",
 )
 _EVENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
-_REMEDY = "Correct the file; docs/contracts.md describes the language."
+_REMEDY = "Correct the file. For examples, see the built-in files in ecomflow/contract/shop/."
 # The folder of dead letters whose type is not known.
 _RESERVED_EVENTS = ("unknown",)
 MAX_FILE_BYTES = 10 * 2**20
@@ -148,7 +148,7 @@ def _number(text: str) -> Decimal | float:
 
 
 def _contract(root: Section) -> Contract:
-    root.known_keys(_KEYS)
+    root.known_keys(KEYS)
     raw_records = root.values.get("records", {})
     by_name = raw_records if isinstance(raw_records, dict) else {}
     fields = read_fields(root.mistakes, "fields", root.values.get("fields"), by_name)

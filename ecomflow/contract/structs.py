@@ -41,7 +41,7 @@ def _struct(node: Node, learned: Learned, **tag: str) -> type[msgspec.Struct]:
         gc=False,
         kw_only=True,
         forbid_unknown_fields=True,
-        **tag,  # type: ignore[arg-type]
+        **tag,  # type: ignore[arg-type]  # defstruct's types have no place for a part of its options
     )
 
 
@@ -61,7 +61,7 @@ def _type(node: Node, learned: Learned) -> Any:
         field = node.field
         assert field is not None  # a list is always a field
         bounds = _given(min_length=field.min_items or None, max_length=field.max_items)
-        return _with(list[_type(node.children[0], learned)], bounds)  # type: ignore[misc]
+        return _with(list[_type(node.children[0], learned)], bounds)  # type: ignore[misc]  # a type made at run time
     assert node.field is not None  # so is a value
     return _scalar(node.field)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ecomflow.contract.language import Constant, Operation, Sum
 from ecomflow.contract.language import Path as FieldPath
-from ecomflow.contract.loading import load_file, load_folder, load_text, read_contract
+from ecomflow.contract.loading import KEYS, load_file, load_folder, load_text, read_contract
 from ecomflow.errors import ConfigError, NotFoundError
 from tests.support.compiled import contract_of, to_toml
 from tests.support.contract import property_test
@@ -422,25 +422,12 @@ VALUES: Any = st.recursive(
     ),
     max_leaves=15,
 )
-KEYS = (
-    "event",
-    "version",
-    "description",
-    "time",
-    "time_prefix",
-    "unknown_fields",
-    "key",
-    "fields",
-    "records",
-    "rules",
-    "tables",
-    "other",
-)
+ANY_KEYS = (*KEYS, "other")
 
 
 class TestAnyFile:
     @property_test(300)
-    @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8))
+    @given(st.dictionaries(st.sampled_from(ANY_KEYS), VALUES, max_size=8))
     def test_any_toml_is_a_contract_or_sentences(self, values: dict[str, Any]) -> None:
         """Whatever stands under the keys of the language."""
         text = "\n".join(f"{key} = {to_toml(part)}" for key, part in values.items())

@@ -12,7 +12,7 @@ from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import load_text, shop_contracts
 from ecomflow.contract.modelling import Facts, model
-from tests.support.contract import NOW, Body
+from tests.support.contract import NOW, Body, add_facts
 
 SHOP = shop_contracts()
 
@@ -36,11 +36,7 @@ def compiled(messages: Sequence[Message], codec: Codec | None = None, contracts:
     for batch in decoded.streams.values():
         facts = model(batch, NOW)
         outcome.facts[batch.stream] = facts
-        outcome.letters.extend(facts.refused)
-        for part in facts.tables:
-            part.rows.validate(full=True)
-            outcome.rows[part.table] = part.rows.to_pylist()
-            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+        add_facts(outcome, facts)
     return outcome
 
 

@@ -103,17 +103,22 @@ class Outcome(NamedTuple):
     drift: Counter[tuple[str, str]]
 
 
+def add_facts(outcome: Any, facts: Any) -> None:
+    """The rows, sources and dead letters of one stream to an outcome."""
+    outcome.letters.extend(facts.refused)
+    for part in facts.tables:
+        part.rows.validate(full=True)
+        outcome.rows[part.table] = part.rows.to_pylist()
+        outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+
+
 def outcome_of(messages: Iterable[Message], now: datetime = NOW) -> Outcome:
     """What ``messages`` become: decoded in one batch, modelled stream by stream."""
     decoded = decode_messages(messages, now)
     outcome = Outcome({}, [], {}, decoded.drift)
     for batch in decoded.streams.values():
         facts = model_facts(batch, now)
-        outcome.letters.extend(facts.refused)
-        for part in facts.tables:
-            part.rows.validate(full=True)
-            outcome.rows[part.table] = part.rows.to_pylist()
-            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+        add_facts(outcome, facts)
     return outcome
 
 

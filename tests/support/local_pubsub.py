@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 from google import pubsub_v1 as gapic
 from google.cloud import pubsub_v1
+from google.pubsub_v1 import types
 
 from ecomflow.config import Endpoints
 from ecomflow.gcp.clients import publisher_client, subscriber_client
@@ -158,3 +160,25 @@ class ServerProcess:
         self.process.terminate()
         self.process.communicate(timeout=10)
         return self.process.returncode
+
+
+class StreamUser:
+    """A StreamingPull spoken by hand, where the tests need what Google's manager hides."""
+
+    def __init__(self, clients: Clients, **first: Any) -> None:
+        self._requests: queue.Queue[types.StreamingPullRequest | None] = queue.Queue()
+        self.send(subscription=SUBSCRIPTION, **({"stream_ack_deadline_seconds": 10} | first))
+        self.responses = clients.subscriber.streaming_pull(iter(self._requests.get, None))
+
+    def send(self, **request: Any) -> None:
+        self._requests.put(types.StreamingPullRequest(**request))
+
+    def half_close(self) -> None:
+        self._requests.put(None)
+
+    def receive(self) -> list[Any]:
+        return list(next(iter(self.responses)).received_messages)
+
+    def close(self) -> None:
+        self.responses.cancel()
+        self.half_close()

@@ -44,7 +44,7 @@ _BUNDLES = beam.DoFn.RestrictionParam(_Bundles())
 
 
 class _PullFn(StepFn):
-    # The finalizer stands before the tracker: after it, Beam passes the tracker in its place.
+    # The finalizer comes before the tracker: in the other order Beam passes the tracker for both.
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
         self,
