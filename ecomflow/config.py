@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from ecomflow.contract.language import Contract
+from ecomflow.contract.loading import SHOP, contracts_in_force
 from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.loopback.peers import OtherUsers
@@ -81,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: dict[str, str] = {}
     # Engine processes of the pipeline on this machine, all on one subscription.
     processes: int = 1
+    # The folder of the user's contracts, and which of the built-in ones are in force beside them.
+    contracts: str = "contracts"
+    builtin_events: tuple[str, ...] = SHOP
     state_dir: str = ".ecomflow"
     # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
@@ -113,6 +118,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def state_path(self) -> Path:
         return Path(self.state_dir)
+
+
+def contracts_of(settings: Settings) -> tuple[Contract, ...]:
+    """The event types of ``settings``, built in or the user's own. Raises ConfigError with every mistake in their files."""
+    return contracts_in_force(Path(settings.contracts), settings.builtin_events)
 
 
 class _StackFile(msgspec.Struct, frozen=True):
@@ -152,6 +162,11 @@ COMMENTED_CONFIG = """\
 # What to do with orders whose total_amount differs from the sum of quantity x price of their lines: "refuse" them (dead
 # letters), "count" them (counter order_totals_differ) or "ignore" it. Refuse only if totals never include shipping or discounts.
 # order_totals = "count"
+
+# The folder of your own event types, one TOML file each, and which built-in ones to use. A file for the same event replaces the
+# built-in one. See docs/contracts.md.
+# contracts = "contracts"
+# builtin_events = ["order", "inventory", "user_activity"]
 
 # Number of engine processes of the pipeline on this machine; each can use one core.
 # processes = 1
@@ -277,9 +292,13 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy) from error
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     names = [name for name in Settings.__struct_fields__ if name not in ("dataflow", "labels")]
-    return {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
+    return {
+        name: value.replace(" ", "").split(",") if name == "builtin_events" else value
+        for name in names
+        if (value := environ.get(f"ECOMFLOW_{name.upper()}"))
+    }
 
 
 def _as_url(host: str | None) -> str | None:

@@ -61,6 +61,13 @@ class TestPrecedence:
         assert getattr(load_settings({name: values[2]}, environ, tmp_path), name) == values[2]
         assert getattr(load_settings({name: None}, environ, tmp_path), name) == values[1]
 
+    def test_a_list_in_the_environment(self, tmp_path: Path) -> None:
+        """builtin_events is a list in the file, and separated by commas in a variable."""
+        write_config(tmp_path, 'builtin_events = ["order"]')
+        assert load_settings({}, {}, tmp_path).builtin_events == ("order",)
+        environ = {"ECOMFLOW_BUILTIN_EVENTS": "inventory, order"}
+        assert load_settings({}, environ, tmp_path).builtin_events == ("inventory", "order")
+
     def test_layers_are_merged_by_setting(self, tmp_path: Path) -> None:
         """A flag for one setting leaves the file's others in force."""
         write_config(tmp_path, 'topic = "t"\nregion = "r"')
