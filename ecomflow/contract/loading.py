@@ -152,13 +152,13 @@ def _read_file(path: FilePath) -> tuple[Contract | None, list[str]]:
     except FileNotFoundError:
         raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
     except OSError as error:
-        return None, [f"{path.name}: expected a file that can be read, found: {error.strerror}"]
+        return None, [f"{path}: expected a file that can be read, found: {error.strerror}"]
     if len(data) > MAX_FILE_BYTES:
-        return None, [f"{path.name}: expected at most {MAX_FILE_BYTES // 2**20} MiB, found {len(data)} bytes"]
+        return None, [f"{path}: expected at most {MAX_FILE_BYTES // 2**20} MiB, found {len(data)} bytes"]
     try:
-        return read_contract(data.decode("utf-8"), path.name)
+        return read_contract(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
-        return None, [f"{path.name}: expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}"]
+        return None, [f"{path}: expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}"]
 
 
 def _number(text: str) -> Decimal | float:
