@@ -17,7 +17,6 @@ import msgspec
 
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import SHOP, contracts_in_force
-from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.loopback.peers import OtherUsers
 from ecomflow.processes.state_folder import access_error, check_own, folder_mark
@@ -78,7 +77,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ack_deadline_seconds: int = 30
     topic_retention_days: int = 0
     soft_delete_days: int = 7
-    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
     # For every resource that infra up creates, and for the Dataflow job.
     labels: dict[str, str] = {}
     # Engine processes of the pipeline on this machine, all on one subscription.
@@ -158,10 +156,6 @@ COMMENTED_CONFIG = """\
 
 # Days for which objects deleted from the bucket can be restored, and are charged for: 7 to 90, or 0 to turn it off.
 # soft_delete_days = 7
-
-# What to do with orders whose total_amount differs from the sum of quantity x price of their lines: "refuse" them (dead
-# letters), "count" them (counter order_totals_differ) or "ignore" it. Refuse only if totals never include shipping or discounts.
-# order_totals = "count"
 
 # The folder of your own event types, one TOML file each, and which built-in ones to use. A file for the same event replaces the
 # built-in one. See docs/contracts.md.

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
 from ecomflow.config import Endpoints, Settings, running_endpoints
-from ecomflow.contract.dead_letter import STREAMS, stream_of, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
+from ecomflow.contract.dead_letter import to_lines
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.deadletters.groups import group, unknown_fields
@@ -237,7 +237,7 @@ def _print_line(item: StoredDeadLetter) -> None:
 def _show_line(item: StoredDeadLetter) -> None:
 
     letter = item.letter
-    head = f"{letter.failed_at:%m-%d %H:%M:%S} {stream_of(letter)} {letter.reason} "
+    head = f"{letter.failed_at:%m-%d %H:%M:%S} {item.stream} {letter.reason} "
     words = (plain(letter.event_id or letter.message_id, 40), " ", plain(letter.error, 120), " ", plain(letter.payload, 70))
     out.print(Text.assemble(head, *words), soft_wrap=True)
 
@@ -281,7 +281,7 @@ def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
     path, _, rule = letter.error.partition(": ")
     head = Text(" ").join([plain(letter.reason), plain(path, 60)])
     why = Text("\n").join([head, plain(rule, 200), plain(letter.payload, 70)])
-    return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
+    return f"{letter.failed_at:%m-%d %H:%M:%S}", item.stream, why, plain(letter.event_id or letter.message_id, 13)
 
 
 def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:

@@ -16,7 +16,7 @@ import msgspec
 from ecomflow.contract.dead_letter import Reason
 from ecomflow.contract.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS, PORTION_BYTES, StreamBatch, decode_messages
 from ecomflow.contract.events import Event, Message, Order, event_id_of
-from ecomflow.contract.rules import (
+from ecomflow.contract.limits import (
     DEFAULT_ORDER_TOTALS,
     DateRange,
     OrderTotals,

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from ecomflow.contract.events import EVENT_TYPES, Address, Event, Inventory, Item, Order, Session, UserActivity
-from ecomflow.contract.rules import MAX_REPEATED_BYTES, NUMERIC_LIMIT, NUMERIC_SCALE, YEARS_AHEAD, YEARS_BACK
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, NUMERIC_LIMIT, NUMERIC_SCALE, YEARS_AHEAD, YEARS_BACK
 
 # Raised with a change that ``diff`` calls breaking. The version stands in the id alone: strict validators (Ajv) refuse a schema
 # with keywords of its author's own.

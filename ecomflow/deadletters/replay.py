@@ -18,19 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Endpoints, Settings, contracts_of
+from ecomflow.contract.codec import Codec, portions
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
-from ecomflow.contract.decode import decode_messages, portions
 from ecomflow.contract.events import Message
-from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
 from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
-from ecomflow.pipeline.model import model_facts
-from ecomflow.pipeline.quarantine import halves_of_events, halves_of_messages, isolate, refuse_events, refuse_messages
+from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -102,7 +100,7 @@ def plan_replay(
     Changes nothing. Raises the same errors as ``store.objects``.
     """
     moment = now or datetime.now(UTC)
-    before = _dropped_after(settings, moment)
+    before, codec = _dropped_after(settings, moment), Codec(contracts_of(settings))
     plan = ReplayPlan(0, 0, {}, {}, 0, [], [])
     found = store.objects(settings, endpoints, selected, unreadable=plan.unreadable, on_progress=on_progress)
     for stored in found:
@@ -110,7 +108,7 @@ def plan_replay(
         if limit is not None:
             chosen = sorted(chosen, key=lambda one: one[1].failed_at, reverse=True)[: limit - plan.chosen]
         old = [(number, letter) for number, letter in chosen if before is None or letter.failed_at < before]
-        errors = refusals([letter for _, letter in old], moment, patch, settings.order_totals)
+        errors = refusals([letter for _, letter in old], codec, moment, patch)
         passing = frozenset(_digest(stored.lines[number]) for at, (number, _) in enumerate(old) if at not in errors)
         plan = _counted(plan, len(chosen), len(chosen) - len(old), len(old) - len(errors), errors.values())
         if passing:
@@ -121,12 +119,9 @@ def plan_replay(
 
 
 def refusals(
-    letters: list[DeadLetter],
-    now: datetime,
-    patch: Mapping[str, Any] | None = None,
-    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS,
+    letters: list[DeadLetter], codec: Codec, now: datetime, patch: Mapping[str, Any] | None = None
 ) -> dict[int, tuple[str, str]]:
-    """The dead letters that the pipeline would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
+    """The dead letters that a pipeline with ``codec`` would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
     refused: dict[int, tuple[str, str]] = {}
     messages = []
     for at, letter in enumerate(letters):
@@ -136,7 +131,7 @@ def refusals(
         else:  # the index replaces the message id, to identify the message in the result
             messages.append(msgspec.structs.replace(message, message_id=str(at)))
     for part in portions(messages):
-        for again in _refused_by_steps(part, now, order_totals):
+        for again in _refused_by_steps(part, codec, now):
             refused[int(again.message_id or 0)] = (path_of(again), again.error)
     return refused
 
@@ -295,21 +290,11 @@ def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
     return now - REMEMBERED
 
 
-def _refused_by_steps(messages: list[Message], now: datetime, order_totals: OrderTotals) -> Iterator[DeadLetter]:
+def _refused_by_steps(messages: list[Message], codec: Codec, now: datetime) -> Iterator[DeadLetter]:
     """The dead letters that the pipeline's steps before the write would make of ``messages``."""
-    for decoded in isolate(
-        messages,
-        lambda part: decode_messages(part, now),
-        halves_of_messages,
-        lambda part, failure: refuse_messages(part, failure, now),
-    ):
+    for decoded in decoded_parts(codec, messages, now):
         for batch in decoded.streams.values():
-            for facts in isolate(
-                batch,
-                lambda part: model_facts(part, now, order_totals),
-                halves_of_events,
-                lambda part, failure: refuse_events(part, failure, now),
-            ):
+            for facts in modelled_parts(batch, now):
                 yield from facts.refused
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import ROOT, STREAMS, DeadLetter, from_line, stream_of
+from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import storage_client
@@ -43,11 +43,11 @@ OnProgress = Callable[[int], None]
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):
-    """Which dead letters to select; None matches all. ``event_id``: the id that the event has, or would have, in the tables;
+    """Which dead letters to select; None matches all, as () does of ``streams``. ``event_id``: the id that the event has, or would have, in the tables;
     ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
     """
 
-    streams: tuple[str, ...] = STREAMS
+    streams: tuple[str, ...] = ()
     reason: str | None = None
     since: datetime | None = None
     event_id: str | None = None
@@ -71,6 +71,11 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
 
     letter: DeadLetter
     object_name: str
+
+    @property
+    def stream(self) -> str:
+        """The stream in whose folder the object is: the event type, or ``unknown``."""
+        return self.object_name.split("/", 2)[1]
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -178,13 +183,13 @@ def follow(
     """
     bucket = bucket_of(settings, endpoints)
     with reading(settings, endpoints):
-        seen = {listed.name for listed in _since(bucket, selected.streams, now() - _LATE)}
+        seen = {listed.name for listed in _since(bucket, selected, now() - _LATE)}
     first = newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
         with reading(settings, endpoints):
-            recent = list(_since(bucket, selected.streams, now() - _LATE))
+            recent = list(_since(bucket, selected, now() - _LATE))
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}
@@ -197,7 +202,7 @@ def follow(
 
 def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
     """The number of dead letters in the bucket by (stream, reason). Reads every object."""
-    return dict(Counter((stream_of(stored.letter), stored.letter.reason) for stored in every(settings, endpoints)))
+    return dict(Counter((stored.stream, stored.letter.reason) for stored in every(settings, endpoints)))
 
 
 def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
@@ -222,7 +227,7 @@ class _Listed(NamedTuple):
 def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
     # A filter by reason, event id or fingerprint may have to read many objects.
     depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
-    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", selected.since, depth) for stream in selected.streams]
+    by_stream = [_newest_objects(bucket, folder, selected.since, depth) for folder in _folders(bucket, selected)]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
     try:
@@ -233,10 +238,20 @@ def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[
         pool.shutdown(wait=False, cancel_futures=True)  # the caller has enough, or was interrupted
 
 
-def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:
-    """The objects of ``streams`` from the minute of ``moment`` on."""
-    for stream in streams:
-        yield from _list(bucket, f"{ROOT}/{stream}/", moment)
+def _folders(bucket: Bucket, selected: DeadLetterFilter) -> list[str]:
+    """The folders of the selected streams: ``dlq/order/``. Of all, those that exist: also of types without a contract today."""
+    if selected.streams:
+        return [f"{ROOT}/{stream}/" for stream in selected.streams]
+    listing = bucket.list_blobs(prefix=f"{ROOT}/", delimiter="/", timeout=30)
+    for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
+        pass
+    return sorted(listing.prefixes)
+
+
+def _since(bucket: Bucket, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
+    """The objects of the selected streams from the minute of ``moment`` on."""
+    for folder in _folders(bucket, selected):
+        yield from _list(bucket, folder, moment)
 
 
 def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:

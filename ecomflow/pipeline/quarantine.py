@@ -25,11 +25,12 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 from grpc import RpcError
 
+from ecomflow.contract.codec import Codec, DecodedBatch, TypedBatch, halves
+from ecomflow.contract.columns import TableRows
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter, original
-from ecomflow.contract.decode import DecodedBatch, StreamBatch
 from ecomflow.contract.events import Message
+from ecomflow.contract.modelling import Facts, model
 from ecomflow.errors import EcomflowError
-from ecomflow.pipeline.model import FactBatch, TableRows
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +64,23 @@ def isolate(
     A batch of n messages with one that raises is worked on in some 2 log2(n) parts. Raises what speaks of a service
     (EcomflowError and Google's own errors), and whatever is no Exception.
     """
-    parts = halves(batch)
     failure = None
-    for _ in range(ATTEMPTS if parts is None else 1):
+    for _ in range(ATTEMPTS):
         try:
             result = work(batch)
         except _NOT_THE_MESSAGE:
             raise
         except Exception as error:  # noqa: BLE001  # the one place that does: a bug must not stop the stream for ever
-            failure = _failure(error) if parts is None else None
+            parts = halves(batch)  # only now: batches that work are never halved
+            if parts is not None:
+                for part in parts:
+                    yield from isolate(part, work, halves, refuse)
+                return
+            failure = _failure(error)
         else:
             yield result
             return
-    if parts is not None:
-        for part in parts:
-            yield from isolate(part, work, halves, refuse)
-    elif failure is not None:
+    if failure is not None:
         kind, frames = failure.error.partition(":")[0], failure.traceback.rpartition("\n")[0]
         # Without the exception's words, which may quote the message: no log has a value of one.
         log.error("A message is refused as a processing_error: %s; its dead letter says more.\n%s", kind, frames)
@@ -88,35 +90,40 @@ def isolate(
 # Decode: a list of messages becomes a DecodedBatch.
 
 
-def halves_of_messages(messages: list[Message]) -> tuple[list[Message], list[Message]] | None:
-    """``messages`` in two parts; None where there is but one."""
-    return _halves(messages)
-
-
-def refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
-    """Of stream unknown: a message that can't be decoded has no type."""
-    letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
-    return DecodedBatch({UNKNOWN_STREAM: StreamBatch(UNKNOWN_STREAM, [], [], [], letters)}, Counter())
-
-
-# Model: a StreamBatch becomes a FactBatch.
-
-
-def halves_of_events(batch: StreamBatch) -> tuple[StreamBatch, StreamBatch] | None:
-    """``batch`` in two parts, what was refused with the first; None where it has but one event."""
-    middle = len(batch.events) // 2
-    if not middle:
-        return None
-    left, right = slice(None, middle), slice(middle, None)
-    return (
-        StreamBatch(batch.stream, batch.events[left], batch.event_ids[left], batch.messages[left], batch.refused),
-        StreamBatch(batch.stream, batch.events[right], batch.event_ids[right], batch.messages[right], []),
+def decoded_parts(codec: Codec, messages: list[Message], now: datetime) -> Iterator[DecodedBatch]:
+    """``messages`` decoded, in as few parts as it takes for one that makes ``codec`` raise to be refused alone."""
+    return isolate(
+        messages, lambda part: codec.decode(part, now), _halves, lambda part, failure: _refuse_messages(part, failure, now)
     )
 
 
-def refuse_events(batch: StreamBatch, failure: Failure, now: datetime) -> FactBatch:
+def _refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
+    """Of stream unknown: a message that can't be decoded has no type."""
+    letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
+    return DecodedBatch({UNKNOWN_STREAM: TypedBatch(UNKNOWN_STREAM, None, [], [], [], letters, [])}, Counter())
+
+
+# Model: a TypedBatch becomes Facts.
+
+
+def modelled_parts(batch: TypedBatch, now: datetime) -> Iterator[Facts]:
+    """The facts of ``batch``, in as few parts as it takes for an event that makes the model raise to be refused alone."""
+    return isolate(
+        batch, lambda part: model(part, now), _halves_of_events, lambda part, failure: _refuse_events(part, failure, now)
+    )
+
+
+def _halves_of_events(batch: TypedBatch) -> tuple[TypedBatch, TypedBatch] | None:
+    """``batch`` in two parts, what was refused with the first; None where it has but one event."""
+    if len(batch.events) < 2:
+        return None
+    left, right = halves(batch)
+    return left, right
+
+
+def _refuse_events(batch: TypedBatch, failure: Failure, now: datetime) -> Facts:
     letters = [failed_letter(message, "model", failure, batch.stream, now) for message in batch.messages]
-    return FactBatch(batch.stream, [], [], [*batch.refused, *letters])
+    return Facts(batch.stream, [], [], [*batch.refused, *letters], Counter())
 
 
 # Write: rows of a table become appends, letters become uploads.

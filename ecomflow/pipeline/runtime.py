@@ -12,6 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from ecomflow.contract.codec import Codec
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters, utc_now
 from ecomflow.pipeline.direct.puller import Puller
@@ -42,6 +43,7 @@ class Runtime:
         self.counters = Counters(now)
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
+        self.codec = Codec(config.contracts)
         self._puller = _OnDemand(lambda: puller(config, self.counters))
         self._table_writers = _OnDemand(lambda: table_writers(config, self.counters))
         self._dead_letter_writer = _OnDemand(lambda: dead_letter_writer(config, self.counters))

@@ -21,6 +21,7 @@ from google.cloud.bigquery_storage_v1 import types
 from ecomflow.config import Endpoints
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
+from ecomflow.contract.loading import shop_contracts
 from ecomflow.local.bigquery.appends import Refusal, check_routing
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
@@ -34,7 +35,7 @@ PUBLISHED = 1_764_547_200_000_000  # 2025-12-01T00:00:00Z
 
 def config_for(deadline: int = 30, **endpoints: str) -> PipelineConfig:
     subscription = "projects/test-project/subscriptions/pipeline"
-    return PipelineConfig("test-project", subscription, "test-bucket", "shop", Endpoints(**endpoints), deadline)
+    return PipelineConfig("test-project", subscription, "test-bucket", "shop", Endpoints(**endpoints), deadline, shop_contracts())
 
 
 def order(number: int, **changes: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRows
 from requests.exceptions import RequestException
 
 from ecomflow import __version__
-from ecomflow.contract.facts import SCHEMAS, TIMESTAMP
+from ecomflow.contract.ddl import INGESTION
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import append_rows, bigquery_client, bigquery_write_client
 from ecomflow.pipeline.config import PipelineConfig
@@ -302,11 +302,10 @@ class TableWriter:
         return UnavailableError(f"BigQuery took no rows of {table}: {words}")
 
 
-def with_ingestion_time(rows: pa.RecordBatch, table: str, now: datetime) -> pa.RecordBatch:
+def with_ingestion_time(rows: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
     """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
-    moment = pa.scalar(now.astimezone(UTC), TIMESTAMP)
-    column = pa.repeat(moment, rows.num_rows)
-    return pa.RecordBatch.from_arrays([*rows.columns, column], schema=SCHEMAS[table])
+    moment = pa.scalar(now.astimezone(UTC), INGESTION.type)
+    return rows.append_column(INGESTION, pa.repeat(moment, rows.num_rows))
 
 
 def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBatch]]:
