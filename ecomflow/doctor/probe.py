@@ -7,6 +7,7 @@ object by the bucket's lifecycle rule for ``temp/``.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,12 +26,14 @@ from google.pubsub_v1 import PublisherClient, types
 
 from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.facts import NUMERIC, SCHEMAS
+from ecomflow.contract.ddl import table_schema
+from ecomflow.contract.language import Table
 from ecomflow.doctor.records import Check
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaError
 from ecomflow.gcp.clients import bigquery_write_client, publisher_client, storage_client, subscriber_client
 from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
+from ecomflow.infra.resources import fact_tables
 from ecomflow.pipeline.config import pipeline_config
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.bigquery import MaybeMissingError, TableWriter
@@ -46,6 +49,7 @@ _TEXT = 'ecomflow probe: "ä€😀"\n'
 _INTEGER = 2**53 + 1
 _NUMERIC = Decimal("12345678901234567890123456789.123456789")
 _MICROSECONDS = 123_457
+_SAMPLES: dict[str, Any] = {"STRING": _TEXT, "INT64": _INTEGER, "NUMERIC": _NUMERIC, "BOOL": True, "FLOAT64": 0.1, "JSON": {"a": [1]}}
 
 
 def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None) -> tuple[Check, ...]:
@@ -55,7 +59,8 @@ def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None)
     """
     unique = uuid.uuid4().hex[:12]
     moment = (now or datetime.now(UTC)).replace(microsecond=_MICROSECONDS)
-    probes = [partial(_probe_table, table, f"probe_{unique}_{table}", moment, settings, endpoints) for table in sql.TABLES]
+    tables = fact_tables(settings).values()
+    probes = [partial(_probe_table, table, f"probe_{unique}_{table.name}", moment, settings, endpoints) for table in tables]
     probes += [
         partial(_probe_messages, f"probe-{unique}", settings, endpoints),
         partial(_probe_objects, f"temp/probe-{unique}", settings, endpoints),
@@ -64,9 +69,10 @@ def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None)
         return tuple(future.result() for future in [pool.submit(probe) for probe in probes])
 
 
-def sample_row(schema: pa.Schema, moment: datetime) -> dict[str, Any]:
+def sample_row(table: Table, moment: datetime) -> dict[str, Any]:
     """A value for each column, as BigQuery's client would read it back: NULL if the column is nullable. Pure."""
-    return {field.name: None if field.nullable else _sample(field.type, moment) for field in schema}
+    samples = _SAMPLES | {"TIMESTAMP": moment, "DATE": moment.date()}
+    return {column.name: samples[column.type] if column.required else None for column in table.columns}
 
 
 def differences(wrote: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
@@ -78,14 +84,6 @@ def differences(wrote: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
         for name, before, after in pairs
         if type(before) is not type(after) or before != after
     ]
-
-
-def _sample(kind: pa.DataType, moment: datetime) -> Any:
-    if pa.types.is_timestamp(kind):
-        return moment
-    if pa.types.is_date(kind):
-        return moment.date()
-    return _NUMERIC if kind == NUMERIC else _INTEGER if pa.types.is_integer(kind) else _TEXT
 
 
 def _attempt(name: str, work: Callable[[], str], remove: Mapping[str, Callable[[], object]]) -> Check:
@@ -115,15 +113,15 @@ def _left_behind(what: str, removal: Callable[[], object]) -> str | None:
     return None
 
 
-def _probe_table(table: str, name: str, moment: datetime, settings: Settings, endpoints: Endpoints) -> Check:
+def _probe_table(table: Table, name: str, moment: datetime, settings: Settings, endpoints: Endpoints) -> Check:
     service = bigquery_service(settings, endpoints)
     table_id = f"{settings.dataset_id}.{name}"
 
     def work() -> str:
         with google_errors(service, f"table {table_id}"):
             _create_table(table, table_id, settings, endpoints)
-            row = sample_row(SCHEMAS[table], moment)
-            _append(row, SCHEMAS[table], name, settings, endpoints)
+            row = sample_row(table, moment)
+            _append(row, table_schema(table), name, settings, endpoints)
             wrong = differences(row, _read_row(table_id, settings, endpoints))
         if wrong:
             raise SchemaError(
@@ -136,14 +134,14 @@ def _probe_table(table: str, name: str, moment: datetime, settings: Settings, en
             client = bigquery_for(settings, endpoints)
             client.delete_table(table_id, not_found_ok=True, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
-    return _attempt(f"rows of {table}", work, {f"table {name}": remove})
+    return _attempt(f"rows of {table.name}", work, {f"table {name}": remove})
 
 
-def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endpoints) -> None:
+def _create_table(table: Table, table_id: str, settings: Settings, endpoints: Endpoints) -> None:
     """From the table's own DDL under another name, with an expiration of one hour."""
     client = bigquery_for(settings, endpoints)
     retry = bigquery_retry(bigquery_service(settings, endpoints))
-    statement = sql.table_ddl(table, settings.dataset_id).replace(f"`{settings.dataset_id}.{table}`", f"`{table_id}`")
+    statement = sql.table_ddl(table, settings.dataset_id).replace(f"`{settings.dataset_id}.{table.name}`", f"`{table_id}`")
     client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(retry=retry, timeout=REQUEST_SECONDS)
     created = client.get_table(table_id, retry=retry, timeout=REQUEST_SECONDS)
     created.expires = datetime.now(UTC) + timedelta(hours=1)
@@ -152,7 +150,8 @@ def _create_table(table: str, table_id: str, settings: Settings, endpoints: Endp
 
 def _append(row: Mapping[str, Any], schema: pa.Schema, name: str, settings: Settings, endpoints: Endpoints) -> None:
     """Appends as the pipeline does. The Storage Write API may take some seconds to see a new table."""
-    rows = pa.RecordBatch.from_pylist([row], schema=schema)
+    written = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()}
+    rows = pa.RecordBatch.from_pylist([written], schema=schema)
     config = msgspec.structs.replace(pipeline_config(settings), endpoints=endpoints)
     client = bigquery_write_client(endpoints)
     writer = TableWriter(config, name, client, Counters())

@@ -39,6 +39,7 @@ from ecomflow.infra.resources import (
     Topic,
     dead_letters_table,
     desired,
+    fact_tables,
 )
 from ecomflow.infra.services import enable_apis
 from ecomflow.sql import Column
@@ -97,7 +98,7 @@ def remove_topic(name: str, settings: Settings, endpoints: Endpoints) -> Removal
 def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
     """Drops ecomflow's views and tables that are ``present``, by name, then the dataset unless it contains anything else."""
     service = bigquery_service(settings, endpoints)
-    resources = [f"{settings.dataset_id}.{name}" for name in sql.TABLES]
+    resources = [f"{settings.dataset_id}.{name}" for name in fact_tables(settings)]
     removals: list[Removal] = []
     ours: list[tuple[Kind, list[str]]] = [("view", [f"{name}_unique" for name in resources]), ("table", resources)]
     for kind, names in ours:
@@ -264,12 +265,12 @@ def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 
 
 def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    name = step.name.rsplit(".", 1)[1]
+    table = fact_tables(settings)[step.name.rsplit(".", 1)[1]]
     if step.action == "create":
-        _run_ddl(sql.table_ddl(name, settings.dataset_id), f"table {step.name}", settings, endpoints)
+        _run_ddl(sql.table_ddl(table, settings.dataset_id), f"table {step.name}", settings, endpoints)
         _label_table(step.name, settings, endpoints)
         return
-    definition = sql.table_definition(name)
+    definition = sql.definition_of(table)
     added = {difference.attribute.removeprefix("column ") for difference in step.differences if difference.how == "add"}
     if added:
         _add_columns(step.name, [column for column in definition.columns if column.name in added], settings, endpoints)
@@ -279,8 +280,8 @@ def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 
 
 def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    name = step.name.rsplit(".", 1)[1].removesuffix("_unique")
-    _run_ddl(sql.view_ddl(name, settings.dataset_id), f"view {step.name}", settings, endpoints)
+    table = fact_tables(settings)[step.name.rsplit(".", 1)[1].removesuffix("_unique")]
+    _run_ddl(sql.view_ddl(table, settings.dataset_id), f"view {step.name}", settings, endpoints)
     _label_table(step.name, settings, endpoints)
 
 

@@ -15,7 +15,6 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
 
-from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.gcp.errors import NO_PROJECT, DeniedError, Service, bigquery_service, google_errors, pubsub_service, storage_service
@@ -37,6 +36,7 @@ from ecomflow.infra.resources import (
     dead_letter_subscription,
     dead_letter_topic,
     dead_letters_table,
+    fact_tables,
 )
 from ecomflow.infra.services import has_project_policy, project_number
 from ecomflow.sql import Column
@@ -78,8 +78,8 @@ def _messaging(settings: Settings, endpoints: Endpoints) -> list[Observation]:
 
 def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
     client = bigquery_for(settings, endpoints)
-    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
-    views: list[Observation] = [partial(observe_view, name, settings, endpoints, client) for name in sql.TABLES]
+    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in fact_tables(settings)]
+    views: list[Observation] = [partial(observe_view, name, settings, endpoints, client) for name in fact_tables(settings)]
     external = [partial(observe_dead_letters, settings, endpoints, client)] if endpoints.bigquery is None else []
     return [partial(observe_dataset, settings, endpoints, client), *tables, *views, *external]
 
@@ -87,7 +87,7 @@ def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
 def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
     """The existing fact tables, by name."""
     client = bigquery_for(settings, endpoints)
-    found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES])
+    found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in fact_tables(settings)])
     return {table.name: table for table in found if isinstance(table, Table)}
 
 

@@ -13,8 +13,10 @@ from typing import Literal
 import msgspec
 
 from ecomflow import sql
-from ecomflow.config import Settings
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.dead_letter import REPLAYED, ROOT
+from ecomflow.contract.language import Table as FactTable
+from ecomflow.contract.tables import tables_of
 from ecomflow.sql import Column
 
 DAY_SECONDS = 86_400
@@ -164,8 +166,7 @@ def apis(settings: Settings) -> Apis:
 
 def desired(settings: Settings) -> tuple[Resource, ...]:
     """The desired resources, each before those that depend on it."""
-    tables = tuple(_table(name, settings) for name in sql.TABLES)
-    views = tuple(_view(name, settings) for name in sql.TABLES)
+    facts = fact_tables(settings)
     return (
         Topic(settings.topic_path, settings.topic_retention_days, labels_of(settings)),
         _subscription(settings),
@@ -173,9 +174,14 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
         _dead_letter_subscription(settings),
         _bucket(settings),
         Dataset(settings.dataset_id, settings.location.upper(), labels_of(settings)),
-        *tables,
-        *views,
+        *(_table(table, settings) for table in facts.values()),
+        *(_view(table, settings) for table in facts.values()),
     )
+
+
+def fact_tables(settings: Settings) -> dict[str, FactTable]:
+    """The tables of the contracts in force, by name."""
+    return {table.name: table for table in tables_of(contracts_of(settings))}
 
 
 def labels_of(settings: Settings) -> tuple[str, ...]:
@@ -250,16 +256,16 @@ def _bucket(settings: Settings) -> Bucket:
     )
 
 
-def _table(name: str, settings: Settings) -> Table:
-    definition = sql.table_definition(name)
+def _table(table: FactTable, settings: Settings) -> Table:
+    definition = sql.definition_of(table)
     labels = labels_of(settings)
-    return Table(f"{settings.dataset_id}.{name}", definition.columns, definition.partition, definition.clustering, labels)
+    return Table(f"{settings.dataset_id}.{table.name}", definition.columns, definition.partition, definition.clustering, labels)
 
 
-def _view(name: str, settings: Settings) -> View:
-    columns = tuple(sorted(column.name for column in sql.table_definition(name).columns))
-    query = canonical_query(sql.view_ddl(name, settings.dataset_id).split("\nAS\n", 1)[1])
-    return View(f"{settings.dataset_id}.{name}_unique", columns, query, labels_of(settings))
+def _view(table: FactTable, settings: Settings) -> View:
+    columns = tuple(sorted(column.name for column in table.columns))
+    query = canonical_query(sql.view_ddl(table, settings.dataset_id).split("\nAS\n", 1)[1])
+    return View(f"{settings.dataset_id}.{table.name}_unique", columns, query, labels_of(settings))
 
 
 def canonical_query(query: str) -> str:

@@ -21,9 +21,10 @@ from starlette.types import ASGIApp
 from ecomflow.config import Settings, resolve_endpoints, running_endpoints
 from ecomflow.deadletters.store import replay_command
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.infra.resources import fact_tables
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.pipeline.tree import Step
-from ecomflow.sql import TABLES, question, questions
+from ecomflow.sql import definition_of, question, questions
 from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
@@ -72,9 +73,10 @@ class Pages:
         self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
         self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
+        self.tables = {name: definition_of(table) for name, table in fact_tables(settings).items()}
         self.details: dict[str, Reading[TableDetail]] = {
             name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
-            for name in TABLES
+            for name in self.tables
         }
         self.letters: Reading[Overview] = Reading(
             lambda: read_overview(settings, lambda count: setattr(self.letters, "progress", count)), self._least(_LETTERS_SECONDS)
@@ -95,6 +97,12 @@ class Pages:
 
     def live(self, title: str, path: str, content: Html, live_at: str) -> Response:
         return self.answer(View(title, path, Html(""), content, live_at))
+
+    def _table_name(self, request: Request) -> str:
+        name = str(request.path_params["table"])
+        if name not in self.tables:
+            raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(self.tables)}.")
+        return name
 
     async def _first_look(self, reading: Reading[Any] | None) -> None:
         """Start the reads for a view, and wait briefly, so that most views are complete at once."""
@@ -119,28 +127,28 @@ class Pages:
     async def tables(self, _: Request) -> Response:
         await self._first_look(self.counts)
         return self.live(
-            "Tables", "/tables", tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()), "/live/tables"
+            "Tables", "/tables", tables_view(self.sampler.look(), self.sampler.tables(self.tables), self.counts.look()), "/live/tables"
         )
 
     async def live_tables(self, _: Request) -> Response:
-        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()))
+        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(self.tables), self.counts.look()))
 
     async def table(self, request: Request) -> Response:
-        name = _table_name(request)
+        name = self._table_name(request)
         if self.settings.is_local:
             await self._first_look(self.details[name])
-            content = table_view(self.sampler.look(), name, self.details[name].look())
+            content = table_view(self.sampler.look(), self.tables[name], self.details[name].look())
             return self.live(name, "/tables", content, f"/live/tables/{name}")
         return self._table_of_project(name, weighed_view(name, None, self.gate.form_token))
 
     async def live_table(self, request: Request) -> Response:
-        name = _table_name(request)
+        name = self._table_name(request)
         if not self.settings.is_local:
             raise NotFoundError("In a project a table is read only on request.", f"Open: /tables/{name}")
-        return HTMLResponse(table_view(self.sampler.look(), name, self.details[name].look()))
+        return HTMLResponse(table_view(self.sampler.look(), self.tables[name], self.details[name].look()))
 
     async def read_table(self, request: Request, form: dict[str, str]) -> Response:
-        name = _table_name(request)
+        name = self._table_name(request)
         amount = await in_thread(lambda: scanned(self.settings, name))
         if form.get("step") != "read":
             return self._table_of_project(name, weighed_view(name, amount, self.gate.form_token))
@@ -153,7 +161,7 @@ class Pages:
         return self._table_of_project(name, detail_view(detail))
 
     def _table_of_project(self, name: str, below: Html) -> Response:
-        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), name, None), below])))
+        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), self.tables[name], None), below])))
 
     # Dead letters
 
@@ -326,13 +334,6 @@ def _status(error: Exception) -> tuple[int, EcomflowError]:
             words = "There is no such page." if error.detail == "Not Found" else error.detail
             return error.status_code, EcomflowError(words)
     return 500, unexpected(error)
-
-
-def _table_name(request: Request) -> str:
-    name = str(request.path_params["table"])
-    if name not in TABLES:
-        raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(TABLES)}.")
-    return name
 
 
 def _number(text: str, default: int, limit: int) -> int:

@@ -15,7 +15,8 @@ import msgspec
 from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.gcp.clients import bigquery_client
-from ecomflow.sql import TABLES, table_definition
+from ecomflow.infra.resources import fact_tables
+from ecomflow.sql import definition_of
 from ecomflow.warehouse import queries
 
 NEWEST_ROWS = 10
@@ -53,14 +54,14 @@ def read_counts(settings: Settings) -> tuple[TableCount, ...]:
         return _from_metadata(settings, endpoints)
     selects = [
         f"SELECT '{table}' AS place, COUNT(*) AS amount, MAX(ingestion_timestamp) AS newest FROM ecomflow.{table}"  # noqa: S608  # fixed names
-        for table in TABLES
+        for table in fact_tables(settings)
     ]
     found = {row[0]: row for row in queries.ask(settings, endpoints, " UNION ALL ".join(selects), {}).rows}
-    return tuple(TableCount(table, int(found[table][1]), found[table][2]) for table in TABLES)
+    return tuple(TableCount(table, int(found[table][1]), found[table][2]) for table in fact_tables(settings))
 
 
 def read_detail(settings: Settings, table: str) -> TableDetail:
-    """The details of ``table``, one of ``TABLES``. Raises the same errors as ``queries.send``."""
+    """The details of the fact table ``table``. Raises the same errors as ``queries.send``."""
     endpoints, now = running_endpoints(settings), datetime.now(UTC)
     newest, minutes = (queries.taken(queries.send(settings, endpoints, query)) for query in _row_queries(settings, table, now))
     return TableDetail(
@@ -85,7 +86,7 @@ def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount
 
     client = bigquery_client(settings.project_id, endpoints, settings.location)
     counts = []
-    for table in TABLES:
+    for table in fact_tables(settings):
         with google_errors(bigquery_service(settings, endpoints), f"table {table}"):
             found = client.get_table(f"{settings.dataset_id}.{table}", timeout=_METADATA_SECONDS)
         buffered = found.streaming_buffer.estimated_rows if found.streaming_buffer else 0
@@ -95,7 +96,7 @@ def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount
 
 def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries.Query, queries.Query]:
     """Queries of the newest rows and of the rows per minute; in a project only over the last two days."""
-    day = table_definition(table).partition
+    day = definition_of(fact_tables(settings)[table]).partition
     recent = "TRUE" if settings.is_local else f"{day} >= DATE_SUB(CURRENT_DATE(), INTERVAL 1 DAY)"
     newest = f"SELECT * FROM ecomflow.{table} WHERE {recent} ORDER BY ingestion_timestamp DESC LIMIT {NEWEST_ROWS}"  # noqa: S608
     minutes = (
@@ -109,7 +110,7 @@ def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries
 def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
     """From the rows themselves, or, in a project, from BigQuery's metadata."""
     if settings.is_local:
-        day = table_definition(table).partition
+        day = definition_of(fact_tables(settings)[table]).partition
         what, where = f"{day} AS day, COUNT(*) AS amount", f"ecomflow.{table} GROUP BY day"
     else:
         what = "partition_id AS day, total_rows AS amount"
