@@ -65,7 +65,8 @@ def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Call
     return read
 
 
-def _show(outcome: Any) -> None:
+def show_equation(outcome: Any) -> None:
+    """Print the equation as a table with a row per event type."""
     rows = [
         (
             line.event_type,
@@ -76,6 +77,10 @@ def _show(outcome: Any) -> None:
     ]
     numbers = ("published", "facts", "dead letters", "backlog")
     show_table("Distinct events", ("event type", *numbers, "adds up"), rows, right=numbers)
+
+
+def _show(outcome: Any) -> None:
+    show_equation(outcome)
     if outcome.ledger is None:
         say("There is no ledger of published events, so the stores are only compared with each other.")
     else:

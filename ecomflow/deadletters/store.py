@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -112,15 +111,10 @@ def newest(
     return list(islice(found, limit))
 
 
-def every(settings: Settings, endpoints: Endpoints) -> Iterator[StoredDeadLetter]:
-    """Every dead letter in the bucket, newest first. Raises the same errors as ``letters``, so that a count can't miss any."""
-    return letters(settings, endpoints, ANY)
-
-
 def letters(
     settings: Settings,
     endpoints: Endpoints,
-    selected: DeadLetterFilter,
+    selected: DeadLetterFilter = ANY,
     *,
     few: bool = False,
     unreadable: list[Unreadable] | None = None,
@@ -198,11 +192,6 @@ def follow(
                 unreadable.append(Unreadable(stored.name, stored.error))
             yield from (StoredDeadLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, selected))
         sleep(_POLL_SECONDS)
-
-
-def count_by_stream_and_reason(settings: Settings, endpoints: Endpoints) -> dict[tuple[str, str], int]:
-    """The number of dead letters in the bucket by (stream, reason). Reads every object."""
-    return dict(Counter((stored.stream, stored.letter.reason) for stored in every(settings, endpoints)))
 
 
 def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:

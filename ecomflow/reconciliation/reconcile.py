@@ -256,7 +256,7 @@ def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> se
 def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that the event would have in the tables."""
     found: dict[str, str] = {}
-    stored_letters = store.letters(settings, endpoints, store.ANY, unreadable=unreadable)
+    stored_letters = store.letters(settings, endpoints, unreadable=unreadable)
     for number, stored in enumerate(stored_letters, start=1):
         found[str(stored.letter.event_id or stored.letter.message_id)] = stream_of(stored.letter)
         if number % _LETTERS_A_REPORT == 0:

@@ -21,7 +21,7 @@ from ecomflow.deadletters.store import ANY, DeadLetterFilter, bucket_of
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator import publisher
 from ecomflow.warehouse.queries import select
-from tests.support.cli import ecomflow
+from tests.support.cli import customised, ecomflow
 from tests.support.contract import NOW, number, order
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, published_order, still, store
 from tests.support.running import count_waiting, settings_in
@@ -39,13 +39,6 @@ exec(compile(source.replace(known, known[:-1] + ', "on_hold"]'), spec.origin, "e
 """
 # Killed in the middle: as soon as the replay reaches one of its steps.
 KILLED_AT = "import os, ecomflow.deadletters.replay as r; r._Mover.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
-
-
-def customised(folder: Path, text: str) -> dict[str, str]:
-    """The variables of a process that runs ``text`` when it starts."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(text)
-    return {"PYTHONPATH": str(folder)}
 
 
 class TestMessageOf:
@@ -226,7 +219,7 @@ class TestReplayed:
 
 
 def ids_in(settings: Settings, stack: Endpoints) -> list[str]:
-    return sorted(str(stored.letter.event_id) for stored in deadletters.every(settings, stack))
+    return sorted(str(stored.letter.event_id) for stored in deadletters.letters(settings, stack))
 
 
 def lines_of(name: str, settings: Settings, stack: Endpoints) -> list[bytes]:

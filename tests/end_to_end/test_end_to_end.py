@@ -99,10 +99,9 @@ class TestDemo:
         result = ecomflow("demo", "--n", "20", "--json", folder=tmp_path)
         assert result.returncode == 0, result.stderr
         outcome = json.loads(result.stdout)
-        places = {line["place"]: (line["expected"], line["found"]) for line in outcome["lines"]}
-        assert places["fact_order_header"] == places["fact_inventory"] == places["fact_user_activity"] == (20, 20)
-        assert sum(found for place, (_, found) in places.items() if place.startswith("dead letters")) == 60
-        assert all(expected == found for expected, found in places.values())
+        lines = {line["event_type"]: (line["facts"], line["dead_letters"]) for line in outcome["equation"]["lines"]}
+        assert lines == dict.fromkeys(("order", "inventory", "user_activity"), (20, 20))
+        assert outcome["equation"]["adds_up"] is True
         assert outcome["answer"]["columns"][0] == "product_id"
         assert list(tmp_path.iterdir()) == []
 

@@ -53,7 +53,7 @@ class TestProxies:
         assert result.returncode == 0, result.stderr
         outcome = json.loads(result.stdout)
         assert sum(outcome["published"]["valid"].values()) == 15
-        assert [line for line in outcome["lines"] if line["expected"] != line["found"]] == []
+        assert outcome["equation"]["adds_up"] is True
 
     @pytest.mark.stack
     def test_each_command_that_reads(self, provisioned: Settings, stack: Endpoints) -> None:

@@ -100,7 +100,7 @@ def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: F
     fronts.bigquery.plan = refusing(refused)
     publish(shop, stack, [_as_refused(event, refused) for event in batch], ledger)
     equation_holds(shop, stack, ledger)
-    letters = {stored.letter.event_id: stored.letter for stored in store.every(shop, stack)}
+    letters = {stored.letter.event_id: stored.letter for stored in store.letters(shop, stack)}
     told = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
     assert told == {("rejected_by_bigquery", "$: fact_inventory: told to refuse this row")}
 

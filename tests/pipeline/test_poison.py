@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from ecomflow.gcp.clients import publisher_client
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline import quarantine, transforms
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
-from tests.support.cli import ecomflow, environment, write_stack_file
+from tests.support.cli import customised, ecomflow, environment, write_stack_file
 from tests.support.pipeline import MemoryWarehouse, activity, inventory, memory_runtime, message, order, run_graph
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
@@ -337,7 +336,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
     """Poison of two steps in the real process, from Pub/Sub to the bucket: no restart, the rest loaded, all acknowledged."""
     import msgspec
 
-    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    bugs = customised(tmp_path / "site", SITECUSTOMIZE)
     write_stack_file(tmp_path, stack)
     settings = msgspec.structs.replace(provisioned, state_dir=str(tmp_path))
     today = f"{datetime.now(UTC):%Y-%m-%dT00:00:00Z}"
@@ -353,7 +352,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
             [sys.executable, "-m", "ecomflow", "deploy"],
             stdout=output,
             stderr=output,
-            env=environment(settings, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])),
+            env=environment(settings, **bugs),
         )
     try:
         give_up = time.monotonic() + 60

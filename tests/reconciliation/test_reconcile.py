@@ -366,11 +366,11 @@ class TestOnTheStack:
     @staticmethod
     def _lose_a_letter(settings: Settings, stack: Endpoints) -> set[str]:
         """Delete the objects that hold one event's dead letter; the ids of all that are lost with it."""
-        before = list(store.every(settings, stack))
+        before = list(store.letters(settings, stack))
         bucket = storage_client(settings.project_id, stack).bucket(settings.bucket_name)
         for name in {stored.object_name for stored in before if stored.letter.event_id == before[0].letter.event_id}:
             bucket.blob(name).delete()
-        after = {stored.letter.event_id for stored in store.every(settings, stack)}
+        after = {stored.letter.event_id for stored in store.letters(settings, stack)}
         return {str(stored.letter.event_id) for stored in before} - after
 
     @staticmethod

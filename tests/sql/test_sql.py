@@ -93,7 +93,7 @@ class TestParse:
 
     def test_columns(self) -> None:
         """Names, types, modes and descriptions come in the order of the DDL."""
-        assert sql.parse_columns(DDL) == (
+        assert sql.parse_table(DDL).columns == (
             Column("id", "STRING", True, "The id, e.g. 'a'."),
             Column("day", "DATE", True, "ecomflow.t of the day"),
             Column("at", "TIMESTAMP", False, ""),

@@ -26,6 +26,13 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
 
 
+def customised(folder: Path, text: str) -> dict[str, str]:
+    """The variables of a process that runs ``text`` when it starts, before whatever else it is told by PYTHONPATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
 #: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
 #: ``preexec_fn``: that would fork this process, whose gRPC threads can abort it before its exec.
 _OBEY_PERMISSIONS = """
