@@ -151,6 +151,12 @@ def objects(
                 on_progress(number)
 
 
+def streams(settings: Settings, endpoints: Endpoints) -> tuple[str, ...]:
+    """The streams that have dead letters. Raises the same errors as ``letters``."""
+    with reading(settings, endpoints):
+        return tuple(folder.split("/")[1] for folder in _folders(bucket_of(settings, endpoints), ANY))
+
+
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
     """Whether ``letter``, found in one of the selected streams, matches ``selected``."""
     return (

@@ -49,7 +49,14 @@ _TEXT = 'ecomflow probe: "ä€😀"\n'
 _INTEGER = 2**53 + 1
 _NUMERIC = Decimal("12345678901234567890123456789.123456789")
 _MICROSECONDS = 123_457
-_SAMPLES: dict[str, Any] = {"STRING": _TEXT, "INT64": _INTEGER, "NUMERIC": _NUMERIC, "BOOL": True, "FLOAT64": 0.1, "JSON": {"a": [1]}}
+_SAMPLES: dict[str, Any] = {
+    "STRING": _TEXT,
+    "INT64": _INTEGER,
+    "NUMERIC": _NUMERIC,
+    "BOOL": True,
+    "FLOAT64": 0.1,
+    "JSON": {"a": [1]},
+}
 
 
 def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None) -> tuple[Check, ...]:
