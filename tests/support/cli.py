@@ -19,11 +19,15 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     named = {}
     if settings is not None:
         named = {
-            f"ECOMFLOW_{name.upper()}": str(value)
+            f"ECOMFLOW_{name.upper()}": _as_variable(value)
             for name in settings.__struct_fields__
-            if (value := getattr(settings, name)) not in (None, "")
+            if (value := getattr(settings, name)) not in (None, "", {})
         }
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
+
+
+def _as_variable(value: object) -> str:
+    return ",".join(f"{key}={text}" for key, text in value.items()) if isinstance(value, dict) else str(value)
 
 
 #: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
