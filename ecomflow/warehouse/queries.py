@@ -219,7 +219,7 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
         for one in query.parameters
     ]
     client = bigquery_client(settings.project_id, endpoints, settings.location)
-    config = bigquery.QueryJobConfig(query_parameters=bound, **options)
+    config = bigquery.QueryJobConfig(query_parameters=bound, labels=settings.labels, **options)
     # An emulator responds at once or is not running.
     retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
     return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)

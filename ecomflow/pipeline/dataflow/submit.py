@@ -36,7 +36,7 @@ from ecomflow.gcp.clients import storage_client
 from ecomflow.gcp.credentials import find_credentials
 from ecomflow.gcp.errors import NO_PROJECT, Service, google_errors, storage_service, translate
 from ecomflow.gcp.permissions import READ_BUCKET
-from ecomflow.infra import check_bucket
+from ecomflow.infra.ownership import check_owner_of
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
 from ecomflow.pipeline.dataflow.source import ReadMessages
@@ -158,11 +158,11 @@ def _jobs_client(settings: Settings, endpoints: Endpoints) -> api.JobsV1Beta3Cli
 
 
 def _check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Beam would retry an upload to a missing bucket for minutes; and upload to another project's without a word."""
+    """Beam would retry an upload to a missing bucket for minutes; and the owner of the bucket could replace what workers run."""
     with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", READ_BUCKET):
         client = storage_client(settings.project_id, endpoints)
-        client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
-    check_bucket(settings, endpoints)
+        bucket = client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
+    check_owner_of(bucket, settings, endpoints)
 
 
 def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:

@@ -365,9 +365,9 @@ def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]
 
 
 def check_ready(settings: Settings) -> None:
-    """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
-    from ecomflow.infra import check_bucket, check_tables
+    """Fails before anything starts if the pipeline could not run: no stack, wrong tables, another project's bucket."""
+    from ecomflow.infra import check_owner, check_tables
 
     endpoints = running_endpoints(settings)
     check_tables(settings, endpoints)
-    check_bucket(settings, endpoints)
+    check_owner(settings, endpoints)

@@ -100,7 +100,7 @@ class TestOptions:
             service_account="job@my-project.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
@@ -112,7 +112,7 @@ class TestOptions:
             "--service_account_email=job@my-project.iam.gserviceaccount.com",
             "--network=shop",
             "--subnetwork=regions/europe-west1/subnetworks/shop",
-            "--dataflow_kms_key=projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            "--dataflow_kms_key=projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             "--dataflow_service_options=min_num_workers=2",
             "--dataflow_service_options=streaming_mode_at_least_once",
         }
@@ -311,7 +311,7 @@ class TestSubmission:
             service_account="job@ecom-test.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
