@@ -82,9 +82,9 @@ class TestView:
         """The state and where; what comes in, is refused, waits and how late; each step and each table with its rate."""
         text = "\n".join(drawn(busy()))
         assert "● running  process 4711 on this machine since 00:00:00 UTC (2 min 0 s)" in text
-        assert "memory 170 MiB  bundles 120  restarts 0  retries 0" in text
+        assert "memory 178 MB  bundles 120  restarts 0  retries 0" in text
         assert re.search(r"received +200/s +24,000 events +[▁-█ ]+\n", text)
-        assert re.search(r"refused +75\.0/s +9,000 events", text)
+        assert re.search(r"refused +75/s +9,000 events", text)
         assert "contract_violation\xa06,000  malformed_json\xa03,000" in text
         assert "backlog   12 messages, the oldest 0 s old" in text
         assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  over the last 1 min 0 s", text)
