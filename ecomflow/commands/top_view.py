@@ -137,7 +137,7 @@ def _all_refused(metrics: PipelineMetrics) -> int:
 
 def _backlog(metrics: PipelineMetrics, now: float) -> Text:
     if metrics.backlog is None:
-        return plain(f"not known: {' '.join((metrics.backlog_unknown or '').split())}")
+        return plain(f"unknown: {' '.join((metrics.backlog_unknown or '').split())}")
     oldest = "" if metrics.oldest_unacked_seconds is None else f", the oldest {length(metrics.oldest_unacked_seconds)} old"
     age = now - (metrics.backlog_at or now)
     return Text(f"{metrics.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))

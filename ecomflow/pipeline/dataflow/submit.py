@@ -168,19 +168,21 @@ def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
     name = settings.dataflow.job_name
     if job is None:
         if update:
-            raise PipelineError(f"No job named {name} runs in {settings.region} to be updated.", "Start one: ecomflow deploy")
+            raise PipelineError(
+                f"There is no running job named {name} in {settings.region} to update.", "Start one with: ecomflow deploy"
+            )
     elif not update:
         raise _name_taken(name, job.id)
     elif job.current_state != api.JobState.JOB_STATE_RUNNING:
         raise PipelineError(
-            f"The job {name} ({job.id}) is {_state(job)}: only a running job can be updated.", "Look at it: ecomflow job status"
+            f"The job {name} ({job.id}) is {_state(job)}: only a running job can be updated.", "See: ecomflow job status"
         )
 
 
 def _name_taken(name: str, job_id: str) -> PipelineError:
     return PipelineError(
-        f"A job named {name} runs already ({job_id}).",
-        "Replace it: ecomflow job update. End it: ecomflow job drain. Or start another beside it: ecomflow deploy --job-name …",
+        f"A job named {name} is already running ({job_id}).",
+        "Replace it: ecomflow job update. End it: ecomflow job drain. Or start another one: ecomflow deploy --job-name …",
     )
 
 
