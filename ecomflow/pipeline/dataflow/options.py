@@ -94,18 +94,18 @@ def check_settings(settings: Settings) -> None:
     """Raise ConfigError where a setting of the job breaks one of Google's rules."""
     job = settings.dataflow
     if settings.project is None:
-        raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it: ecomflow deploy --project my-project")
+        raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
     if not _JOB_NAME.fullmatch(job.job_name):
         raise ConfigError(
-            f"'{job.job_name}' is no job name: expected 1 to 63 lowercase letters, digits and hyphens, first a letter, last no "
-            "hyphen.",
+            f"'{job.job_name}' is not a valid job name: expected 1 to 63 lowercase letters, digits and hyphens, starting with a "
+            "letter, not ending with a hyphen.",
             "Choose another with --job-name.",
         )
     for name, number in (("workers", job.workers), ("max_workers", job.max_workers)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}: expected 1 or more.", f"Correct --{name.replace('_', '-')}.")
     if job.workers is not None and job.max_workers is not None and job.workers > job.max_workers:
-        raise ConfigError(f"workers is {job.workers}, and max_workers only {job.max_workers}.", "Raise --max-workers.")
+        raise ConfigError(f"workers is {job.workers}: expected at most max_workers, {job.max_workers}.", "Raise --max-workers.")
     _check_labels(_labels(settings))
     _check_key(settings)
 
@@ -194,7 +194,7 @@ def _given(values: Mapping[str, Any]) -> list[str]:
 def _check_labels(labels: Mapping[str, str]) -> None:
     """One more label is ecomflow's own."""
     if len(labels) >= MOST_LABELS:
-        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {MOST_LABELS}.", "Leave some out.")
+        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {MOST_LABELS}.", "Remove some.")
     if VERSION_LABEL in labels:
         raise ConfigError(f"The label {VERSION_LABEL} is set by ecomflow.", "Choose another key.")
     check_labels(labels, "--label, or labels under [dataflow]")
@@ -218,15 +218,15 @@ def _check_extra(extra: Iterable[str]) -> None:
     for option in extra:
         found = _OPTION.fullmatch(option)
         if found is None:
-            raise ConfigError(f"'{option}' is no Beam option.", "Write Beam options after -- as --name=value.")
+            raise ConfigError(f"'{option}' is not a Beam option.", "Write Beam options after -- as --name=value.")
         name = found["name"]
         if name in _FROM_SETTINGS:
             raise ConfigError(f"--{name} is set by ecomflow.", f"Use {_FROM_SETTINGS[name]} instead.")
         if name in _FIXED:
-            raise ConfigError(f"--{name} is set by ecomflow: {_FIXED[name]}.", "Leave it out.")
+            raise ConfigError(f"--{name} is set by ecomflow: {_FIXED[name]}.", "Omit it.")
         known = known or _known_names()
         if name not in known:
-            raise ConfigError(f"Beam knows no option --{name}.", _suggestion(name, known))
+            raise ConfigError(f"Beam has no option --{name}.", _suggestion(name, known))
 
 
 def _known_names() -> set[str]:
@@ -260,6 +260,6 @@ def _check_with_beam(options: list[str]) -> None:
             errors = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
     except SystemExit as error:
         words = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
-        raise ConfigError(f"Beam can't read the options: {words}.", "Write Beam options after -- as --name=value.") from error
+        raise ConfigError(f"Beam can't parse the options: {words}.", "Write Beam options after -- as --name=value.") from error
     if errors:
         raise ConfigError(f"Beam refuses the options: {errors[0]}", "Correct the option or the setting that it names.")
