@@ -135,7 +135,7 @@ def _wait_until_empty(settings: Settings, endpoints: Endpoints, total: int, on_c
 
     if not wait_until_empty(read, _SETTLE_SECONDS):
         raise UnavailableError(
-            f"The subscription still holds messages after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
+            f"The subscription still has messages after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
         )
 
 

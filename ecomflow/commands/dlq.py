@@ -25,7 +25,6 @@ from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
 from ecomflow.deadletters.replay import replay as publish_again
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
-from ecomflow.infra import check_bucket
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
@@ -182,7 +181,6 @@ def export(
 
 
 def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
-    check_bucket(settings, endpoints)
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
             settings,

@@ -42,8 +42,8 @@ OnProgress = Callable[[int], None]
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):
-    """Which dead letters to select; None matches all, as () does of ``streams``. ``event_id``: the id that the event has, or would have, in the tables;
-    ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
+    """Which dead letters to select; None matches all, and so does ``()`` of ``streams``. ``event_id``: the id that the event has,
+    or would have, in the tables; ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
     """
 
     streams: tuple[str, ...] = ()

@@ -22,8 +22,9 @@ from ecomflow.generator.shop import Body, Shop, Window, draw_vocabulary, window_
 class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     """A message and the expected result of the pipeline.
 
-    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``lists``: how
-    many elements each of its lists has that has a table of its own, by the path of the list. Valid events have no ``fault`` and ``expected_reason``.
+    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``lists``: the number
+    of elements of each list that has a table of its own, by the list's path (``items``). Valid events have no ``fault`` and
+    ``expected_reason``.
     """
 
     data: bytes

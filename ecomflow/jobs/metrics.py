@@ -130,7 +130,7 @@ class MetricsReader:
             endpoints = self._endpoints()
             if endpoints.pubsub is None and self._settings.is_local:
                 return UnavailableError(
-                    f"The local stack in {self._settings.state_path}/ does not run.", "Run: ecomflow infra up"
+                    f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
             self._backlog_due = 0.0 if endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
             return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
