@@ -88,7 +88,10 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
                 rows,
                 right=("rows",),
             )
-        say(f"Local pipeline: {pipeline.state}" + (f", process {pipeline.pid}." if pipeline.state == "running" else "."))
+        process = f", process {pipeline.pid}" if pipeline.state == "running" and pipeline.pid is not None else ""
+        say(f"Local pipeline: {pipeline.state}{process}.")
+        if pipeline.pid is None and pipeline.last_failure:
+            say(pipeline.last_failure)
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
     if not ready:

@@ -103,6 +103,7 @@ def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress
         kept = _ready_services(state_path, before)
         _stop_all_but(kept, state_path)
         if len(kept) == len(SERVICES):
+            _write(state_path, kept)  # The endpoints in it may be damaged, although the processes are not.
             return status(state_path)
         started = _start(state_path, kept, before, say, others)
         return msgspec.structs.replace(status(state_path), started=tuple(started))
@@ -319,7 +320,7 @@ def _read(state_path: Path) -> dict[str, Service]:
     """The services of stack.json; none if it is missing, invalid, or of another version or folder."""
     try:
         stack = msgspec.json.decode((state_path / STACK_FILE).read_bytes(), type=Stack)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
         return {}
     except OSError as error:
         raise access_error(state_path / STACK_FILE, error, "read") from error

@@ -159,7 +159,8 @@ def start_detached(
     Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
     """
     if (found := read_status(settings.state_path)).state == "running":
-        raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
+        which = "" if found.pid is None else f" (process {found.pid})"
+        raise PipelineError(f"A pipeline runs already{which}.", "Drain it first: ecomflow job drain")
     output_path = settings.state_path / OUTPUT_FILE
     with _open_output(output_path) as output:
         began = output_path.stat().st_size
@@ -188,8 +189,7 @@ def start_detached(
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
     """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
     status = read_status(settings.state_path)
-    if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+    check_running(status)
     signal_pipeline(status, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
@@ -197,6 +197,14 @@ def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> Pipel
             raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
         time.sleep(0.05)
     return now
+
+
+def check_running(status: PipelineStatus) -> None:
+    """Raises PipelineError if no pipeline is running, or if one is whose process is unknown because its status is damaged."""
+    if status.state != "running":
+        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
+    if status.pid is None:
+        raise PipelineError(f"A local pipeline is running. {status.last_failure}", "Find its process with: pgrep -af ecomflow")
 
 
 def signal_pipeline(status: PipelineStatus, number: int) -> None:
@@ -208,8 +216,16 @@ def signal_pipeline(status: PipelineStatus, number: int) -> None:
 
 
 def read_status(state_path: Path) -> PipelineStatus:
-    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
+    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more.
+
+    If the status file is damaged, ``pid`` is None and ``last_failure`` says so. A running pipeline replaces the file within a
+    second, which this waits for.
+    """
     status = _last_told(state_path)
+    give_up = time.monotonic() + 2 * REPORT_SECONDS
+    while _is_damaged(status) and _is_locked(state_path) and time.monotonic() < give_up:
+        time.sleep(0.05)  # the pipeline replaces its status file without a notification
+        status = _last_told(state_path)
     if status.state == "running" and not _is_locked(state_path):
         status = _last_told(state_path)  # it may have told its end in between
         return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
@@ -224,8 +240,13 @@ def _last_told(state_path: Path) -> PipelineStatus:
         return PipelineStatus("none")
     except OSError as error:
         raise access_error(state_path / STATUS_FILE, error, "read") from error
-    except msgspec.MsgspecError as error:
-        raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        sentence = f"Its last report is lost, because {state_path / STATUS_FILE} is damaged: {error}."
+        return PipelineStatus("running", last_failure=sentence)
+
+
+def _is_damaged(status: PipelineStatus) -> bool:
+    return status.state == "running" and status.pid is None
 
 
 class Reporter:

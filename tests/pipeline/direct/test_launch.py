@@ -176,12 +176,37 @@ class TestHere:
         assert read_status(settings.state_path).state == "drained"
         draining.join()
 
-    def test_a_broken_status_file_is_told(self, settings: Settings) -> None:
-        """A status file that is none is a sentence with its path."""
+    @pytest.mark.parametrize("content", [b"", b"{", bytes(300), b'{"state": "\xff"}', b'{"state": "running", "pid": "x"}'])
+    def test_a_damaged_status_file_is_told_and_stops_nothing(self, content: bytes, settings: Settings) -> None:
+        """What it told is lost, as a sentence with its path says; the next pipeline starts and tells anew."""
         settings.state_path.mkdir()
-        (settings.state_path / launch.STATUS_FILE).write_text("{")
-        with pytest.raises(PipelineError, match=r"pipeline\.json can't be read"):
-            read_status(settings.state_path)
+        (settings.state_path / launch.STATUS_FILE).write_bytes(content)
+        status = read_status(settings.state_path)
+        assert (status.state, status.pid) == ("gone", None)
+        assert f"{settings.state_path / launch.STATUS_FILE} is damaged: " in str(status.last_failure)
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
+            drain_detached(settings)
+        assert run(settings, lambda *_: None).state == "drained"
+
+    def test_a_status_file_that_is_damaged_while_a_pipeline_runs_is_written_anew(self, settings: Settings) -> None:
+        """Who reads it waits for the next report, and so knows the process."""
+
+        def work(*_: Any) -> None:
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            assert read_status(settings.state_path).pid == os.getpid()
+
+        assert run(settings, work).state == "drained"
+
+    def test_a_pipeline_whose_status_stays_damaged_runs_all_the_same(self, settings: Settings) -> None:
+        """It holds its lock; which process it is nobody knows, and a drain says so."""
+        with launch.locked(settings.state_path):
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            status = read_status(settings.state_path)
+            assert (status.state, status.pid) == ("running", None)
+            with pytest.raises(
+                PipelineError, match=r"A local pipeline is running\. Its last report is lost, because .* is damaged"
+            ):
+                drain_detached(settings)
 
     @pytest.mark.parametrize("start", [run, lambda settings: start_detached(settings, ["true"])], ids=["here", "detached"])
     def test_a_folder_that_can_not_be_written_is_told(self, start: Callable[[Settings], Any], tmp_path: Path) -> None:
@@ -246,7 +271,7 @@ class TestDetached:
         wait_until(lambda: read_status(settings.state_path).state != "running")
         status = read_status(settings.state_path)
         assert (status.state, status.pid, status.counters) == ("gone", started.pid, {"received": 7})
-        with pytest.raises(PipelineError, match="No local pipeline runs"):
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
             drain_detached(settings)
         assert start_detached(settings, command(CHILD)).state == "running"
         assert drain_detached(settings, timeout=20).state == "drained"
