@@ -23,6 +23,8 @@ import msgspec
 
 from ecomflow.config import Settings, running_endpoints
 from ecomflow.errors import EcomflowError, PipelineError
+from ecomflow.metrics.moments import Moment, moment, step_between
+from ecomflow.metrics.snapshot import LAST_APPEND
 from ecomflow.pipeline.direct import logs
 from ecomflow.processes.detached import Identity, find, identity_of
 from ecomflow.processes.lifeline import tied_to
@@ -59,7 +61,8 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
     lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
     since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
-    sentence. ``metrics_port``: where Prometheus reads, on loopback.
+    sentence. ``metrics_port``: where Prometheus reads, on loopback. ``updated_steady`` is ``updated`` by the monotonic clock: all
+    other times are those of the wall clock as it was set then.
     """
 
     state: State
@@ -75,6 +78,19 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     processes: Processes = Processes()
     metrics_port: int | None = None
     mark: str | None = None
+    updated_steady: float | None = None
+
+
+def retimed(status: PipelineStatus, now: Moment) -> PipelineStatus:
+    """``status`` by the wall clock as it is set ``now``, which may have been set since the status was reported."""
+    if status.updated is None or status.updated_steady is None:
+        return status
+    step = step_between(Moment(status.updated, status.updated_steady), now)
+    if not step:
+        return status
+    appends = {name: at + step for name, at in status.gauges.items() if name.startswith(LAST_APPEND)}
+    started = None if status.started is None else status.started + step
+    return msgspec.structs.replace(status, started=started, updated=status.updated + step, gauges={**status.gauges, **appends})
 
 
 def run_here(
@@ -115,15 +131,17 @@ def run_here(
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
     """What this process, which runs the pipeline from now on, tells before it has counted anything."""
-    this = identity_of(os.getpid())
+    this, now = identity_of(os.getpid()), moment()
     return PipelineStatus(
         "running",
         this.pid,
         settings.subscription_path,
-        started=time.time(),
+        started=now.wall,
+        updated=now.wall,
         processes=processes,
         metrics_port=metrics_port,
         mark=this.mark,
+        updated_steady=now.steady,
     )
 
 
@@ -291,7 +309,10 @@ class Reporter:
             self._now()
 
     def _now(self) -> PipelineStatus:
-        status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
+        now = moment()
+        known = retimed(self._status, now)
+        self._status = msgspec.structs.replace(known, updated=now.wall, updated_steady=now.steady)
+        status = msgspec.structs.replace(self._status, **self._counted())
         self._tell(status)
         return status
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ class TestHere:
         assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {})
         assert status.processes == launch.Processes(1, (os.getpid(),))
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
+
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_what_it_tells_follows_a_step_of_the_wall_clock(
+        self, step: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its beginning and its appends are told by the clock as it is set now, and do not move again until the next step."""
+        real, steps = time.time, [0.0]
+        monkeypatch.setattr(time, "time", lambda: real() + steps[0])
+        told: list[PipelineStatus] = []
+
+        def tell_anew() -> None:
+            since = time.monotonic()
+            wait_until(lambda: (read_status(settings.state_path).updated_steady or 0.0) > since)
+            told.append(read_status(settings.state_path))
+
+        def work(runtime: Runtime, *_: Any) -> None:
+            runtime.counters.appended("fact_order", 1)
+            tell_anew()
+            steps[0] = step
+            tell_anew()
+            tell_anew()
+
+        run(settings, work)
+        before, *after = told
+        for status in after:
+            assert status.updated == pytest.approx(real() + step, abs=60)
+            assert status.started == pytest.approx((before.started or 0.0) + step, abs=5)
+            assert status.gauges["last_append/fact_order"] == pytest.approx(before.gauges["last_append/fact_order"] + step, abs=5)
+        assert after[0].started == after[1].started
 
     def test_it_tells_that_it_is_drained(self, settings: Settings) -> None:
         """What run_here returns stands in the folder, and the settings reached the engine."""
