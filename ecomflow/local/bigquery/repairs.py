@@ -224,8 +224,8 @@ def _stop_copying_tables(snapshots: Any) -> None:
 def _report_the_whole_ddl() -> None:
     """tables.get reports clustering, labels, column descriptions, defaults and the type JSON of a CREATE TABLE.
 
-    bqemulator parses and then drops them, and reads JSON as the STRING that stores it, so a table never matches its DDL. CREATE TABLE IF NOT EXISTS on an existing table keeps
-    its metadata, which bqemulator would overwrite.
+    bqemulator parses and then drops them, and reads JSON as the STRING that stores it, so a table never matches its DDL. CREATE
+    TABLE IF NOT EXISTS on an existing table keeps its metadata, which bqemulator would overwrite.
     """
     from bqemulator.api.routes import tables
     from bqemulator.catalog import ddl_sync
