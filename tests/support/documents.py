@@ -1,4 +1,4 @@
-"""Strategies of events of the shop: valid and invalid values of every kind, overwritten documents, strange values at any place."""
+"""Strategies of the shop's events: valid and invalid values of every kind, overwritten documents, strange values anywhere."""
 
 from __future__ import annotations
 
