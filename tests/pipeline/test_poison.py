@@ -200,7 +200,8 @@ class TestFailures:
         letter = quarantine.failed_letter(sent, "model", Failure("X: y", "Traceback"), "inventory", NOW)
         assert json.loads(to_lines([letter]))["traceback"] == "Traceback"
         assert from_line(to_lines([letter])) == letter
-        (decoded,) = quarantine.decoded_parts(PoisonedCodec(SHOP), [message(inventory(1, product_id=MARK), "e-1")], NOW)
+        sent = message(inventory(1, product_id=MARK), "e-1")
+        (decoded,) = quarantine.decoded_parts(PoisonedCodec(SHOP), [sent], NOW)
         (other,) = decoded.streams["unknown"].refused
         assert (other.reason, other.event_type, original(other)) == ("processing_error", None, (sent.data, {"event_id": "e-1"}))
         plain = to_lines([DeadLetter("out_of_range", "$: x", None, None, None, None, {}, "", "utf-8", NOW, "1")])

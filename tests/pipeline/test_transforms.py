@@ -300,7 +300,10 @@ class TestCounters:
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
-        steps = {step.step: (step.messages_in, step.messages_out, step.refused) for step in snapshot.step_metrics(counts)}
+        steps = {
+            step.step: (step.messages_in, step.messages_out, step.refused)
+            for step in snapshot.step_metrics(counts, snapshot.steps_of(config_for().contracts))
+        }
         assert {name: found for name, found in steps.items() if any(found)} == {
             "Decode events": (6, 5, 1),
             "Model order facts": (2, 2, 0),
@@ -364,11 +367,13 @@ class TestCounters:
 
 class TestGraph:
     def test_the_metrics_name_its_steps(self) -> None:
-        """``metrics.STEPS`` are the labels of the graph, all of them."""
+        """``snapshot.steps_of`` the contracts are the labels of the graph, all of them."""
         proto = graph_of(PullMessages(config_for())).to_runner_api()
         (root,) = proto.root_transform_ids
         components = proto.components.transforms
-        assert sorted(components[name].unique_name for name in components[root].subtransforms) == sorted(snapshot.STEPS)
+        assert sorted(components[name].unique_name for name in components[root].subtransforms) == sorted(
+            snapshot.steps_of(config_for().contracts)
+        )
 
     def test_it_is_one_fused_stage(self) -> None:
         """From the pull to the last upload there is one stage: no shuffle and no Flatten, so nothing is acknowledged early."""
