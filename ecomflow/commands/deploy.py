@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from ecomflow.commands.job_view import show_local
 from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, examples, runs_here, target_line
-from ecomflow.config import Settings, load_settings, resolve_endpoints
+from ecomflow.config import Settings, labels_of, load_settings, resolve_endpoints
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
 from ecomflow.jobs.metrics import MetricsReader
@@ -117,7 +117,7 @@ def deploy(
         "subnetwork": subnetwork,
         "kms_key": kms_key,
         "at_least_once": at_least_once,
-        "labels": {**settings.dataflow.labels, **_labels(label)} if label else None,
+        "labels": {**settings.dataflow.labels, **labels_of(label)} if label else None,
         "timestamp_attribute": timestamp_attribute,
     }
     given = {name: value for name, value in flags.items() if value is not None}
@@ -146,13 +146,6 @@ def _check_there(given: dict[str, bool]) -> None:
                 f"{name} can only be used on this machine, but the pipeline would run on Dataflow, where it is always detached.",
                 f"Omit it, or run: ecomflow deploy --runner {DIRECT}",
             )
-
-
-def _labels(pairs: list[str] | None) -> dict[str, str]:
-    for pair in pairs or []:
-        if "=" not in pair:
-            raise ConfigError(f"'{pair}' is not a valid label: expected key=value.", "Write: --label team=shop")
-    return dict(pair.split("=", 1) for pair in pairs or [])
 
 
 def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:

@@ -13,9 +13,10 @@ import typer
 from rich.text import Text
 
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
-from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.config import Endpoints, Settings, contracts_of, running_endpoints
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
-from ecomflow.contract.dead_letter import to_lines
+from ecomflow.contract.tables import event_streams
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.deadletters.groups import group, unknown_fields
@@ -24,14 +25,13 @@ from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
 from ecomflow.deadletters.replay import replay as publish_again
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
-from ecomflow.infra import check_bucket
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 dlq = group_of_commands("Inspect, group, replay and export dead letters: the messages that were refused.")
 
-Stream = Annotated[str | None, typer.Option(help="order, inventory, user_activity or unknown.", show_default=False)]
+Stream = Annotated[str | None, typer.Option(help="An event type, or unknown.", show_default=False)]
 Reason = Annotated[str | None, typer.Option(help="Reason of the refusal, such as contract_violation.", show_default=False)]
 Since = Annotated[str | None, typer.Option(help="Maximum age, such as 10m, 2h, 3d.", show_default=False)]
 EventId = Annotated[str | None, typer.Option(help="The event's id, as in the fact tables.", show_default=False)]
@@ -66,7 +66,8 @@ def inspect(
     """Show dead letters, newest first: time, stream, reason, error and payload. If an object under dlq/ can't be read, the
     command shows the others, then fails.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
+    settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     if follow:
         _follow(store.follow(settings, endpoints, selected, limit=limit, unreadable=unreadable), full, as_json)
@@ -89,7 +90,8 @@ def stats(
     """Group dead letters by stream, reason and fingerprint (event type, path, rule), with the command that replays each group.
     Also counts fields of valid events that are not in the contract.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
+    settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, None, None)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
         found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
@@ -128,7 +130,8 @@ def replay(
     """Publish again the dead letters that pass the contract now, with their bytes, attributes and event_id, and move them to
     replayed/. The others stay where they are.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
+    settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
     endpoints = running_endpoints(settings)
     if not as_json:
@@ -167,7 +170,8 @@ def export(
     project: Project = None,
 ) -> None:
     """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
+    settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
     with _reading() as report:
         found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
@@ -177,7 +181,6 @@ def export(
 
 
 def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
-    check_bucket(settings, endpoints)
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
             settings,
@@ -189,14 +192,23 @@ def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, p
 
 
 def _filter(
-    stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
+    settings: Settings, stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
 ) -> DeadLetterFilter:
-
-    if stream is not None and stream not in STREAMS:
-        raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(STREAMS)}.")
+    if stream is not None:
+        _check_stream(settings, stream)
     if reason is not None and reason not in get_args(Known):
         raise ConfigError(f"'{reason}' is not a valid reason.", f"Use one of: {', '.join(get_args(Known))}.")
-    return DeadLetterFilter(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+    return DeadLetterFilter(() if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+
+
+def _check_stream(settings: Settings, stream: str) -> None:
+    """A stream is an event type in force, ``unknown``, or a type that has dead letters from when it was in force."""
+    known = (*event_streams(contracts_of(settings)), UNKNOWN_STREAM)
+    if stream in known:
+        return
+    stored = store.streams(settings, running_endpoints(settings))
+    if stream not in stored:
+        raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(dict.fromkeys((*known, *stored)))}.")
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
     names = [name.partition(":")[0].lower() for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"The parameter '{name}' is given twice.", "Give it once.")
+            raise ConfigError(f"The parameter '{name}' is set twice.", "Set it once.")
     return dict(pairs)
 
 

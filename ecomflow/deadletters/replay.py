@@ -28,6 +28,7 @@ from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
 from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.infra import check_owner
 from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
 if TYPE_CHECKING:
@@ -169,12 +170,13 @@ def replay(
 
     Nothing is deleted before it has a copy. ``on_progress`` gets the number of events published so far. After Ctrl-C the current
     objects have half a second to finish, and the summary has ``interrupted``; whatever is still in ``dlq/`` can be replayed
-    again. Raises NotFoundError (topic or bucket), AccessError, UnavailableError and EcomflowError, whose message says how many
-    events were published.
+    again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
+    and EcomflowError, whose message says how many events were published.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
+    check_owner(settings, endpoints)
     with topic_sender(settings, endpoints) as sender, store.reading(settings, endpoints):
         mover = _Mover(store.bucket_of(settings, endpoints), sender, patch, on_progress or (lambda _: None))
         is_interrupted = False

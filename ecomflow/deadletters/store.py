@@ -42,8 +42,8 @@ OnProgress = Callable[[int], None]
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):
-    """Which dead letters to select; None matches all, as () does of ``streams``. ``event_id``: the id that the event has, or would have, in the tables;
-    ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
+    """Which dead letters to select; None matches all, and so does ``()`` of ``streams``. ``event_id``: the id that the event has,
+    or would have, in the tables; ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
     """
 
     streams: tuple[str, ...] = ()
@@ -149,6 +149,12 @@ def objects(
             yield stored
             if on_progress is not None:
                 on_progress(number)
+
+
+def streams(settings: Settings, endpoints: Endpoints) -> tuple[str, ...]:
+    """The streams that have dead letters. Raises the same errors as ``letters``."""
+    with reading(settings, endpoints):
+        return tuple(folder.split("/")[1] for folder in _folders(bucket_of(settings, endpoints), ANY))
 
 
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:

@@ -13,6 +13,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.doctor.records import Check, failed, not_checked, passed
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.infra.differences import Step, plan_step, tell
+from ecomflow.infra.ownership import with_owner
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 
 # For all checks together, which run in parallel.
@@ -170,7 +171,8 @@ def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool
                 return observe_view(table.removesuffix("_unique"), settings, endpoints, for_the_rest)
 
     return [
-        (_name(wanted), partial(_check_resource, wanted, partial(observe, wanted), for_dataflow)) for wanted in desired(settings)
+        (_name(wanted), partial(_check_resource, wanted, partial(observe, wanted), settings, for_dataflow))
+        for wanted in desired(settings)
     ]
 
 
@@ -178,8 +180,9 @@ def _name(wanted: Resource) -> str:
     return f"{KINDS[type(wanted)]} {wanted.name.rsplit('/', 1)[-1].rsplit('.', 1)[-1]}"
 
 
-def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], for_dataflow: bool) -> Check:
-    step = plan_step(wanted, observe())
+def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], settings: Settings, for_dataflow: bool) -> Check:
+    live = observe()
+    step = plan_step(with_owner(wanted, live, settings), live)
     if step.action == "create":
         raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
     differs = f"{'; '.join(map(tell, step.differences))}."
@@ -193,7 +196,11 @@ def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], fo
 
 
 def _is_harmless(wanted: Resource, step: Step, for_dataflow: bool) -> bool:
-    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy."""
+    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy.
+
+    A pipeline also runs without labels, but not without the configured key.
+    """
+    changed = {difference.attribute for difference in step.differences} - {"labels"}
     if isinstance(wanted, Subscription):
-        return not for_dataflow and {difference.attribute for difference in step.differences} == {"backoff_seconds"}
-    return isinstance(wanted, Bucket | Topic)
+        return not changed or (not for_dataflow and changed == {"backoff_seconds"})
+    return not changed or ("kms_key" not in changed and isinstance(wanted, Bucket | Topic))

@@ -28,10 +28,11 @@ from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.ddl import table_schema
 from ecomflow.contract.language import Table
-from ecomflow.doctor.records import Check
+from ecomflow.doctor.records import Check, failed
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaError
 from ecomflow.gcp.clients import bigquery_write_client, publisher_client, storage_client, subscriber_client
 from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.infra import check_owner
 from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_for, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.infra.resources import fact_tables
 from ecomflow.pipeline.config import pipeline_config
@@ -49,7 +50,14 @@ _TEXT = 'ecomflow probe: "ä€😀"\n'
 _INTEGER = 2**53 + 1
 _NUMERIC = Decimal("12345678901234567890123456789.123456789")
 _MICROSECONDS = 123_457
-_SAMPLES: dict[str, Any] = {"STRING": _TEXT, "INT64": _INTEGER, "NUMERIC": _NUMERIC, "BOOL": True, "FLOAT64": 0.1, "JSON": {"a": [1]}}
+_SAMPLES: dict[str, Any] = {
+    "STRING": _TEXT,
+    "INT64": _INTEGER,
+    "NUMERIC": _NUMERIC,
+    "BOOL": True,
+    "FLOAT64": 0.1,
+    "JSON": {"a": [1]},
+}
 
 
 def probe(settings: Settings, endpoints: Endpoints, now: datetime | None = None) -> tuple[Check, ...]:
@@ -142,7 +150,9 @@ def _create_table(table: Table, table_id: str, settings: Settings, endpoints: En
     client = bigquery_for(settings, endpoints)
     retry = bigquery_retry(bigquery_service(settings, endpoints))
     statement = sql.table_ddl(table, settings.dataset_id).replace(f"`{settings.dataset_id}.{table.name}`", f"`{table_id}`")
-    client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(retry=retry, timeout=REQUEST_SECONDS)
+    config = bigquery.QueryJobConfig(labels=settings.labels)
+    job = client.query(statement, config, retry=retry, timeout=REQUEST_SECONDS, job_retry=None)
+    job.result(retry=retry, timeout=REQUEST_SECONDS)
     created = client.get_table(table_id, retry=retry, timeout=REQUEST_SECONDS)
     created.expires = datetime.now(UTC) + timedelta(hours=1)
     client.update_table(created, ["expires"], retry=retry, timeout=REQUEST_SECONDS)
@@ -180,7 +190,8 @@ def _read_row(table_id: str, settings: Settings, endpoints: Endpoints) -> dict[s
     retry = bigquery_retry(bigquery_service(settings, endpoints))
     give_up = time.monotonic() + _APPEAR_SECONDS
     while True:
-        job = client.query(f"SELECT * FROM `{table_id}`", retry=retry, timeout=REQUEST_SECONDS)  # noqa: S608  # a generated name
+        config = bigquery.QueryJobConfig(labels=settings.labels)
+        job = client.query(f"SELECT * FROM `{table_id}`", config, retry=retry, timeout=REQUEST_SECONDS)  # noqa: S608  # a generated name
         rows = [dict(row.items()) for row in job.result(retry=retry, timeout=REQUEST_SECONDS)]
         if len(rows) == 1:
             return rows[0]
@@ -196,14 +207,17 @@ def _probe_messages(name: str, settings: Settings, endpoints: Endpoints) -> Chec
     retry = pubsub_retry(service)
     topic = f"projects/{settings.project_id}/topics/{name}"
     subscription = f"projects/{settings.project_id}/subscriptions/{name}"
+    # An organisation's policy may require a key and labels on every topic.
+    key = "" if settings.is_local else settings.kms_key or ""
+    probed = types.Topic(name=topic, kms_key_name=key, labels=settings.labels)
     message = types.PubsubMessage(data=_TEXT.encode(), attributes={"event_id": name, "text": _TEXT})
 
     def work() -> str:
         with google_errors(service, f"topic {topic}"), subscriber_client(endpoints) as subscriber:
             publisher = publisher_client(endpoints)
             try:
-                publisher.create_topic(name=topic, retry=retry, timeout=REQUEST_SECONDS)
-                subscriber.create_subscription(request=_short_lived(subscription, topic), retry=retry, timeout=REQUEST_SECONDS)
+                publisher.create_topic(request=probed, retry=retry, timeout=REQUEST_SECONDS)
+                subscriber.create_subscription(request=_short_lived(subscription, probed), retry=retry, timeout=REQUEST_SECONDS)
                 # pubsub_v1's client overrides the inherited request method with one that batches.
                 PublisherClient.publish(publisher, topic=topic, messages=[message], retry=retry, timeout=REQUEST_SECONDS)
             finally:
@@ -228,12 +242,13 @@ def _probe_messages(name: str, settings: Settings, endpoints: Endpoints) -> Chec
     return _attempt("a message", work, {f"subscription {name}": remove_subscription, f"topic {name}": remove_topic})
 
 
-def _short_lived(subscription: str, topic: str) -> types.Subscription:
+def _short_lived(subscription: str, topic: types.Topic) -> types.Subscription:
     """A day is the shortest expiration of a subscription."""
     ttl = types.ExpirationPolicy(ttl=duration_pb2.Duration(seconds=86_400))
     return types.Subscription(
         name=subscription,
-        topic=topic,
+        topic=topic.name,
+        labels=topic.labels,
         expiration_policy=ttl,
         message_retention_duration=duration_pb2.Duration(seconds=3_600),
     )
@@ -254,6 +269,10 @@ def _pull_one(subscriber: Any, subscription: str) -> types.PubsubMessage:
 
 
 def _probe_objects(name: str, settings: Settings, endpoints: Endpoints) -> Check:
+    try:
+        check_owner(settings, endpoints)
+    except EcomflowError as error:
+        return failed("an object", error)
     service = storage_service(settings, endpoints)
     retry = storage_retry(service)
 

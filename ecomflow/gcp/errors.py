@@ -29,6 +29,7 @@ _DISABLED_API = re.compile(r"\b([a-z]+\.googleapis\.com)/overview")
 _NO_QUOTA_PROJECT = re.compile(r"requires a quota project|end user credentials from the Google Cloud SDK", re.IGNORECASE)
 # The projects of gcloud's own OAuth clients, which Google names if a request has no quota project.
 _GCLOUD_PROJECTS = ("764086051850", "32555940559")
+# The REST transport puts the request before the service's message.
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 _LOGIN = "Run: gcloud auth application-default login"
 _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
@@ -45,7 +46,7 @@ class DisabledApiError(AccessError):
 class Service(msgspec.Struct, frozen=True):
     """A Google Cloud service, the role that lets an account create and change its resources, and its endpoint.
 
-    ``endpoint`` None: Google's own.
+    ``endpoint`` None: Google's own; ``no_answer``: what to do if another one does not answer.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Service(msgspec.Struct, frozen=True):
     role: str
     project: str
     endpoint: str | None
+    no_answer: str = "Start the local stack with: ecomflow infra up"
 
     @property
     def patience_seconds(self) -> float:
@@ -73,6 +75,11 @@ def bigquery_service(settings: Settings, endpoints: Endpoints) -> Service:
     return Service("BigQuery", "bigquery.googleapis.com", role, settings.project_id, endpoints.bigquery)
 
 
+def dataflow_service(settings: Settings, endpoints: Endpoints) -> Service:
+    role, remedy = "roles/dataflow.developer", "Check DATAFLOW_EMULATOR_HOST."
+    return Service("Dataflow", "dataflow.googleapis.com", role, settings.project_id, endpoints.dataflow, remedy)
+
+
 @contextmanager
 def google_errors(service: Service, resource: str, permission: str | None = None) -> Iterator[None]:
     """Raises the exceptions of Google's clients for ``resource`` ("topic projects/p/topics/t") as EcomflowErrors.
@@ -87,8 +94,8 @@ def google_errors(service: Service, resource: str, permission: str | None = None
 
 def translate(error: Exception, service: Service, resource: str, permission: str | None = None) -> EcomflowError:
     """The EcomflowError for ``error``, or for the last failure behind an exhausted retry."""
-    cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
-    text = getattr(cause, "message", None) or str(cause)
+    cause = cause_of(error)
+    text = message_of(cause)
     if isinstance(cause, auth.GoogleAuthError) and not isinstance(cause, auth.TransportError):
         return AccessError(f"There are no usable Google Cloud credentials: {_sentence(text)}", _LOGIN)
     if isinstance(cause, google.Unauthorized):
@@ -103,6 +110,16 @@ def translate(error: Exception, service: Service, resource: str, permission: str
     if isinstance(cause, google.ClientError) and not isinstance(cause, google.TooManyRequests):
         return ConfigError(f"{service.title} refuses {resource}: {_sentence(text)}", "Correct the setting that names it.")
     return _unavailable(text, service)
+
+
+def cause_of(error: Exception) -> Exception:
+    """The last failure behind an exhausted retry; otherwise ``error``."""
+    return error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
+
+
+def message_of(error: Exception) -> str:
+    """What the service says, without the request."""
+    return _REQUEST.sub("", getattr(error, "message", None) or str(error))
 
 
 def _denied(text: str, service: Service, resource: str, permission: str | None) -> AccessError:
@@ -139,10 +156,10 @@ def _unavailable(text: str, service: Service) -> UnavailableError:
             f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the command again."
         )
     sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
-    return UnavailableError(sentence, "Start the local stack with: ecomflow infra up")
+    return UnavailableError(sentence, service.no_answer)
 
 
 def _sentence(text: str) -> str:
     """The first line of Google's message, at most 300 characters, with a full stop."""
-    line = _REQUEST.sub("", text.strip().splitlines()[0]) if text.strip() else "no reason given"
+    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
     return f"{line[:300].rstrip('. ')}."

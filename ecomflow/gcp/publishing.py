@@ -116,8 +116,10 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
+    from ecomflow.gcp.errors import cause_of
+
     told = told_so_far(confirmed)
-    cause = error.cause if isinstance(error, exceptions.RetryError) and error.cause is not None else error
+    cause = cause_of(error)
     where = endpoints.pubsub or "pubsub.googleapis.com"
     if isinstance(cause, exceptions.NotFound):
         return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")

@@ -107,7 +107,7 @@ class _Tally:
         kinds = Counter([(event.event_type, event.fault, event.expected_reason, event.expected_stream) for event in batch])
         with self._lock:
             self._kinds.update(kinds)
-            self._order_items += sum([event.items for event in batch])
+            self._order_items += sum([event.lists.get("items", 0) for event in batch])
             self.total += len(batch)
         if self._ledger is not None:
             with self._told_how_far():
@@ -178,7 +178,7 @@ def _paced(
 
 def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:
     return [
-        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.items, event.fault, event.expected_reason)
+        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.fault, event.expected_reason, event.lists)
         for event in batch
     ]
 

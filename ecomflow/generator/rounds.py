@@ -22,14 +22,15 @@ from ecomflow.generator.shop import Body, Shop, Window, draw_vocabulary, window_
 class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     """A message and the expected result of the pipeline.
 
-    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``items`` is the
-    number of rows in the item tables (0 unless it is a valid order). Valid events have no ``fault`` and ``expected_reason``.
+    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``lists``: the number
+    of elements of each list that has a table of its own, by the list's path (``items``). Valid events have no ``fault`` and
+    ``expected_reason``.
     """
 
     data: bytes
     attributes: dict[str, str]
     event_type: str
-    items: int
+    lists: dict[str, int]
     fault: str | None
     expected_reason: str | None
     expected_stream: str
@@ -100,8 +101,8 @@ def _invalid_slots(types: list[str], window: Window, seed: int, identity: str) -
 def _valid_events(event_type: str, make: Callable[[], Body], ids: Random) -> Iterator[GeneratedEvent]:
     while True:
         body = make()
-        items = len(body["items"]) if event_type == "order" else 0
-        yield GeneratedEvent(encode(body), _attributes(body, ids), event_type, items, None, None, event_type)
+        lists = {"items": len(body["items"])} if event_type == "order" else {}
+        yield GeneratedEvent(encode(body), _attributes(body, ids), event_type, lists, None, None, event_type)
 
 
 def _invalid_events(event_type: str, make: Callable[[], Body], ids: Random, faults: Iterable[Fault]) -> Iterator[GeneratedEvent]:
@@ -109,7 +110,7 @@ def _invalid_events(event_type: str, make: Callable[[], Body], ids: Random, faul
         body = make()
         attributes = _attributes(body, ids)
         stream = expected_stream(fault, event_type)
-        yield GeneratedEvent(fault.corrupt(body), attributes, event_type, 0, fault.name, fault.reason, stream)
+        yield GeneratedEvent(fault.corrupt(body), attributes, event_type, {}, fault.name, fault.reason, stream)
 
 
 def _maker(shop: Shop, event_type: str) -> Callable[[], Body]:

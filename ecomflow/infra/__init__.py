@@ -7,7 +7,7 @@ raise AccessError, UnavailableError, ConfigError, or NotFoundError for a project
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
 from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
+from ecomflow.infra.ownership import check_owner, with_owner
 from ecomflow.infra.resources import (
     Kind,
     Resource,
@@ -38,7 +39,7 @@ __all__ = [
     "ResourceStatus",
     "Step",
     "apply",
-    "check_bucket",
+    "check_owner",
     "check_tables",
     "down",
     "job_grants",
@@ -75,10 +76,10 @@ def plan(settings: Settings, endpoints: Endpoints) -> Plan:
 
     _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
     if not has_apis(settings, endpoints):
-        return plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
+        return _steps(settings, endpoints, observe(settings, endpoints))
     step = plan_step(apis(settings), observe_apis(settings))
     live = observe(settings, endpoints, frozenset(difference.attribute for difference in step.differences))
-    return Plan((step, *plan_steps(_wanted(settings, endpoints), live).steps))
+    return Plan((step, *_steps(settings, endpoints, live).steps))
 
 
 def apply(
@@ -152,15 +153,6 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
     )
 
 
-def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Raises AccessError if the bucket belongs to another project. Call it before writing to the bucket."""
-    from ecomflow.infra.changes import check_bucket as check
-    from ecomflow.infra.services import has_project_policy
-
-    if has_project_policy(settings, endpoints):
-        check(settings, endpoints)
-
-
 def check_tables(settings: Settings, endpoints: Endpoints) -> None:
     """Checks that every fact table exists with the columns of its DDL; extra nullable columns are harmless.
 
@@ -184,6 +176,11 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
         )
 
 
+def _steps(settings: Settings, endpoints: Endpoints, live: Mapping[str, Resource]) -> Plan:
+    wanted = _wanted(settings, endpoints)
+    return plan_steps(tuple(with_owner(resource, live.get(resource.name), settings) for resource in wanted), live)
+
+
 def _wanted(settings: Settings, endpoints: Endpoints) -> tuple[Resource, ...]:
     external = () if endpoints.bigquery is not None else (dead_letters_table(settings),)
     return (*desired(settings), *external)
@@ -204,7 +201,7 @@ def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Ste
     """The steps for everything but the APIs."""
     from ecomflow.infra.observe import observe
 
-    rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
+    rest = _steps(settings, endpoints, observe(settings, endpoints))
     _raise_refusals(rest)
     return rest.steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -15,25 +15,16 @@ from google.pubsub_v1 import types
 
 from ecomflow import sql
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError
+from ecomflow.errors import ConfigError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.errors import DeniedError, bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.infra.differences import Step
-from ecomflow.infra.observe import (
-    REQUEST_SECONDS,
-    bigquery_retry,
-    is_prefix_rule,
-    observe_bucket,
-    owner_of,
-    pubsub_retry,
-    soft_delete_days,
-    storage_retry,
-)
+from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
+from ecomflow.infra.ownership import check_owner_of
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
     OBJECT_PREFIXES,
-    OWN_PROJECT,
     Kind,
     Subscription,
     Topic,
@@ -46,14 +37,15 @@ from ecomflow.sql import Column
 
 T = TypeVar("T", Topic, Subscription)
 
+_TOPIC_FIELDS = {"retention_days": "message_retention_duration", "labels": "labels"}
 _SUBSCRIPTION_FIELDS = {
+    "labels": "labels",
     "ack_deadline_seconds": "ack_deadline_seconds",
     "retention_days": "message_retention_duration",
     "exactly_once": "enable_exactly_once_delivery",
     "expires": "expiration_policy",
     "backoff_seconds": "retry_policy",
     "dead_letter_topic": "dead_letter_policy",
-    "labels": "labels",
 }
 
 
@@ -131,8 +123,10 @@ def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
         if bucket is None:
             return Removal("bucket", settings.bucket_name, "absent")
-        if (owner := owner_of(bucket, settings, endpoints)) not in (None, OWN_PROJECT):
-            return Removal("bucket", bucket.name, "kept", f"it belongs to {owner}")
+        try:
+            check_owner_of(bucket, settings, endpoints)
+        except (ConfigError, DeniedError) as error:
+            return Removal("bucket", bucket.name, "kept", error.message)
         for prefix in OBJECT_PREFIXES:
             _delete_objects(client, bucket, prefix)
         left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
@@ -155,8 +149,12 @@ def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
     wanted = _wanted(Topic, step, settings)
-    retention = _duration(wanted.retention_days)
-    topic = types.Topic(name=step.name, message_retention_duration=retention, labels=settings.labels)
+    topic = types.Topic(
+        name=step.name,
+        message_retention_duration=_duration(wanted.retention_days),
+        kms_key_name=wanted.kms_key or "",
+        labels=settings.labels,
+    )
     with google_errors(service, f"topic {step.name}"):
         client = publisher_client(endpoints)
         try:
@@ -165,8 +163,7 @@ def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
             else:
                 live = client.get_topic(topic=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
                 topic.labels = {**live.labels, **settings.labels}
-                fields = {"retention_days": "message_retention_duration", "labels": "labels"}
-                mask = field_mask_pb2.FieldMask(paths=[fields[difference.attribute] for difference in step.differences])
+                mask = _mask(step, _TOPIC_FIELDS)
                 client.update_topic(topic=topic, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
         except Conflict:
             return
@@ -176,8 +173,7 @@ def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
 
 def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = pubsub_service(settings, endpoints)
-    subscription = _subscription_of(_wanted(Subscription, step, settings))
-    subscription.labels = settings.labels
+    subscription = _subscription_of(_wanted(Subscription, step, settings), settings.labels)
     with google_errors(service, f"subscription {step.name}"), subscriber_client(endpoints) as client:
         try:
             if step.action == "create":
@@ -185,9 +181,7 @@ def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> 
             else:
                 live = client.get_subscription(subscription=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
                 subscription.labels = {**live.labels, **settings.labels}
-                mask = field_mask_pb2.FieldMask(
-                    paths=[_SUBSCRIPTION_FIELDS[difference.attribute] for difference in step.differences]
-                )
+                mask = _mask(step, _SUBSCRIPTION_FIELDS)
                 client.update_subscription(
                     subscription=subscription, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS
                 )
@@ -195,7 +189,12 @@ def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> 
             return
 
 
-def _subscription_of(wanted: Subscription) -> types.Subscription:
+def _mask(step: Step, fields: Mapping[str, str]) -> field_mask_pb2.FieldMask:
+    """The fields that differ. Labels are one field, so a request that changes it must include other people's labels."""
+    return field_mask_pb2.FieldMask(paths=[fields[difference.attribute] for difference in step.differences])
+
+
+def _subscription_of(wanted: Subscription, labels: Mapping[str, str]) -> types.Subscription:
     """The request that creates ``wanted``. Fields that are not set (filter, delivery, dead-letter policy) mean none."""
     backoff = [duration_pb2.Duration(seconds=seconds) for seconds in wanted.backoff_seconds]
     return types.Subscription(
@@ -206,6 +205,7 @@ def _subscription_of(wanted: Subscription) -> types.Subscription:
         # A policy without a time to live: never.
         expiration_policy=types.ExpirationPolicy(),
         enable_exactly_once_delivery=wanted.exactly_once,
+        labels=labels,
         retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
     )
 
@@ -217,51 +217,51 @@ def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
         client = storage_client(settings.project_id, endpoints)
         if step.action == "change":
             bucket = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+            check_owner_of(bucket, settings, endpoints)
             _configure(bucket, settings)
             bucket.patch(retry=retry, timeout=REQUEST_SECONDS)
             return
         bucket = client.bucket(step.name)
         _configure(bucket, settings)
         try:
-            client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
+            client.create_bucket(
+                bucket,
+                project=settings.bucket_project,
+                location=settings.location,
+                retry=retry,
+                timeout=REQUEST_SECONDS,
+            )
         except Conflict:
             # Just created, by another run or by another project, in which case get_bucket may be denied.
-            made = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
-            _require_own(step.name, owner_of(made, settings, endpoints))
-
-
-def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Checks that an existing bucket does not belong to another project. Call it before writing to the bucket.
-
-    Raises AccessError.
-    """
-    if (bucket := observe_bucket(settings, endpoints)) is not None:
-        _require_own(bucket.name, bucket.owner)
-
-
-def _require_own(name: str, owner: str | None) -> None:
-    if owner not in (None, OWN_PROJECT):
-        raise AccessError(
-            f"Bucket {name} belongs to {owner}, expected {OWN_PROJECT}. Nothing is written to it.",
-            "Bucket names are globally unique. Set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name.",
-        )
+            check_owner_of(client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS), settings, endpoints)
 
 
 def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     service = bigquery_service(settings, endpoints)
     with google_errors(service, f"dataset {step.name}"):
+        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS}
+        if step.action == "change":
+            dataset = client.get_dataset(step.name, dataset_view=DatasetView.METADATA, **options)
+            changed = _describe_dataset(dataset, settings)
+            client.update_dataset(dataset, changed, **options)
+            return
         dataset = bigquery.Dataset(step.name)
         dataset.location = settings.location
-        dataset.labels = dict(settings.labels)
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        retry = bigquery_retry(service)
-        if step.action == "create":
-            client.create_dataset(dataset, exists_ok=True, retry=retry, timeout=REQUEST_SECONDS)
-            return
-        options = {"retry": retry, "timeout": REQUEST_SECONDS}
-        live = client.get_dataset(step.name, dataset_view=DatasetView.METADATA, **options)
-        live.labels = {**live.labels, **settings.labels}
-        client.update_dataset(live, ["labels"], **options)
+        _describe_dataset(dataset, settings)
+        client.create_dataset(dataset, exists_ok=True, **options)
+
+
+def _describe_dataset(dataset: bigquery.Dataset, settings: Settings) -> list[str]:
+    """Sets the key, which new tables in the dataset inherit, and the labels. Returns the names of the changed attributes."""
+    changed = []
+    if settings.kms_key is not None and not settings.is_local:
+        dataset.default_encryption_configuration = bigquery.EncryptionConfiguration(settings.kms_key)
+        changed.append("default_encryption_configuration")
+    if settings.labels:
+        dataset.labels = {**dataset.labels, **settings.labels}
+        changed.append("labels")
+    return changed
 
 
 def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
@@ -274,14 +274,19 @@ def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     added = {difference.attribute.removeprefix("column ") for difference in step.differences if difference.how == "add"}
     if added:
         _add_columns(step.name, [column for column in definition.columns if column.name in added], settings, endpoints)
-    if any(difference.attribute == "clustering" for difference in step.differences):
+    changed = {difference.attribute for difference in step.differences}
+    if "clustering" in changed:
         _cluster(step.name, definition.clustering, settings, endpoints)
-    _label_table(step.name, settings, endpoints)
+    if "kms_key" in changed:
+        _encrypt_table(step.name, settings, endpoints)
+    if "labels" in changed:
+        _label_table(step.name, settings, endpoints)
 
 
 def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
     table = fact_tables(settings)[step.name.rsplit(".", 1)[1].removesuffix("_unique")]
-    _run_ddl(sql.view_ddl(table, settings.dataset_id), f"view {step.name}", settings, endpoints)
+    if {difference.attribute for difference in step.differences} != {"labels"} or step.action == "create":
+        _run_ddl(sql.view_ddl(table, settings.dataset_id), f"view {step.name}", settings, endpoints)
     _label_table(step.name, settings, endpoints)
 
 
@@ -289,19 +294,6 @@ def _make_external_table(step: Step, settings: Settings, endpoints: Endpoints) -
     statement = sql.dead_letters_ddl(settings.dataset_id, settings.bucket_name)
     _run_ddl(statement, f"external table {step.name}", settings, endpoints)
     _label_table(step.name, settings, endpoints)
-
-
-def _label_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
-    """Adds the configured labels to a table or view. Its DDL has none, because it is the same for everybody."""
-    if not settings.labels:
-        return
-    service = bigquery_service(settings, endpoints)
-    options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS}
-    with google_errors(service, f"table {table_id}"):
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        table = client.get_table(table_id, **options)
-        table.labels = {**table.labels, **settings.labels}
-        client.update_table(table, ["labels"], **options)
 
 
 _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
@@ -322,7 +314,8 @@ def _run_ddl(statement: str, resource: str, settings: Settings, endpoints: Endpo
     with google_errors(service, resource):
         client = bigquery_client(settings.project_id, endpoints, settings.location)
         try:
-            client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(
+            config = bigquery.QueryJobConfig(labels=settings.labels)
+            client.query(statement, config, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(
                 retry=retry, timeout=REQUEST_SECONDS
             )
         except Conflict:
@@ -349,12 +342,46 @@ def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpo
 
 def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoints: Endpoints) -> None:
     """Changes the clustering of new rows; BigQuery reclusters old rows in the background."""
+
+    def change(table: bigquery.Table) -> str:
+        table.clustering_fields = list(columns)
+        return "clustering_fields"
+
+    _update_table(table_id, change, settings, endpoints)
+
+
+def _encrypt_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
+    """Replaces the table's key by another; BigQuery re-encrypts the table's data key, not each row."""
+
+    def change(table: bigquery.Table) -> str:
+        table.encryption_configuration = bigquery.EncryptionConfiguration(settings.kms_key)
+        return "encryption_configuration"
+
+    _update_table(table_id, change, settings, endpoints)
+
+
+def _label_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
+    """Adds the labels to a table or view, whose DDL has none, because it is the same for everybody. Other labels stay.
+
+    Replacing a view removes its labels.
+    """
+
+    def change(table: bigquery.Table) -> str:
+        table.labels = {**table.labels, **settings.labels}
+        return "labels"
+
+    if settings.labels:
+        _update_table(table_id, change, settings, endpoints)
+
+
+def _update_table(table_id: str, change: Callable[[bigquery.Table], str], settings: Settings, endpoints: Endpoints) -> None:
+    """``change`` sets one attribute of the table and returns its name."""
     service = bigquery_service(settings, endpoints)
     with google_errors(service, f"table {table_id}"):
         client = bigquery_client(settings.project_id, endpoints, settings.location)
         table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
-        table.clustering_fields = list(columns)
-        client.update_table(table, ["clustering_fields"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        changed = change(table)
+        client.update_table(table, [changed], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
 
 def _configure(bucket: storage.Bucket, settings: Settings) -> None:
@@ -362,6 +389,10 @@ def _configure(bucket: storage.Bucket, settings: Settings) -> None:
     bucket.soft_delete_policy.retention_duration_seconds = settings.soft_delete_days * DAY_SECONDS
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
+    if settings.kms_key is not None and not settings.is_local:
+        bucket.default_kms_key_name = settings.kms_key
+    if settings.labels:
+        bucket.labels = {**bucket.labels, **settings.labels}
     ours = {prefix for prefix, _ in OBJECT_DAYS}
     rules = [dict(rule) for rule in bucket.lifecycle_rules]
     bucket.lifecycle_rules = [

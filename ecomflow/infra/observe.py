@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 from google.api_core.exceptions import NotFound, ServiceUnavailable
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud import bigquery, storage
@@ -17,12 +18,12 @@ from google.pubsub_v1 import types
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import NO_PROJECT, DeniedError, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.errors import NO_PROJECT, Service, bigquery_service, google_errors, pubsub_service, storage_service
 from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
+from ecomflow.infra.ownership import owner_of
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
-    OWN_PROJECT,
     Bucket,
     Dataset,
     ExternalTable,
@@ -38,7 +39,6 @@ from ecomflow.infra.resources import (
     dead_letters_table,
     fact_tables,
 )
-from ecomflow.infra.services import has_project_policy, project_number
 from ecomflow.sql import Column
 
 # Timeout of one request, in seconds.
@@ -127,8 +127,15 @@ def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: b
         columns=columns,
         partition=_partition(live) or (None if emulated else ""),
         clustering=clustering or (None if emulated else ()),
+        kms_key=_key_of(live.encryption_configuration),
         labels=as_labels(live.labels),
     )
+
+
+def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
+    """The key's name without a version, which some of BigQuery's responses include."""
+    key = (configuration.kms_key_name if configuration else None) or ""
+    return key.split("/cryptoKeyVersions/", 1)[0]
 
 
 def column_of(field: bigquery.SchemaField) -> Column:
@@ -180,7 +187,8 @@ def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic 
             client.transport.close()
     if topic is None:
         return None
-    return Topic(name, _days(types.Topic.pb(topic).message_retention_duration, service), as_labels(topic.labels))
+    raw = types.Topic.pb(topic)
+    return Topic(name, _days(raw.message_retention_duration, service), raw.kms_key_name, as_labels(raw.labels))
 
 
 def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
@@ -215,27 +223,14 @@ def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
     if bucket is None:
         return None
-    if service.endpoint is not None:
-        # The local storage has one location, and no access settings, lifecycle rules or soft delete.
-        return Bucket(settings.bucket_name, None, None, None, None, None, owner_of(bucket, settings, endpoints))
-    return bucket_of(bucket, owner_of(bucket, settings, endpoints))
+    found = msgspec.structs.replace(bucket_of(bucket), owner=owner_of(bucket, settings, endpoints))
+    if service.endpoint is None:
+        return found
+    # The local storage has one location, and no access settings, lifecycle rules or soft delete.
+    return Bucket(settings.bucket_name, None, None, None, None, None, found.owner, found.kms_key, found.labels)
 
 
-def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> str | None:
-    """``OWN_PROJECT``, or the number of the other project that ``bucket`` belongs to; None if it is unknown.
-
-    It is unknown if this account may not read its own project's number (resourcemanager.projects.get).
-    """
-    if bucket.project_number is None or not has_project_policy(settings, endpoints):
-        return None
-    try:
-        own = project_number(settings)
-    except DeniedError:
-        return None
-    return OWN_PROJECT if str(bucket.project_number) == own else f"project {bucket.project_number}"
-
-
-def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
+def bucket_of(bucket: storage.Bucket) -> Bucket:
     """The record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
@@ -245,7 +240,7 @@ def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
         public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
         delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
         soft_delete_days=soft_delete_days(bucket),
-        owner=owner,
+        kms_key=bucket.default_kms_key_name or "",
         labels=as_labels(bucket.labels),
     )
 
@@ -263,7 +258,8 @@ def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.C
         live = _if_there(partial(client.get_dataset, settings.dataset_id, **options))
     if live is None:
         return None
-    return Dataset(settings.dataset_id, live.location.upper() if live.location else None, as_labels(live.labels))
+    location = live.location.upper() if live.location else None
+    return Dataset(settings.dataset_id, location, _key_of(live.default_encryption_configuration), as_labels(live.labels))
 
 
 def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:

@@ -20,6 +20,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.gcp.credentials import find_credentials
 from ecomflow.gcp.errors import DeniedError, Service, google_errors
+from ecomflow.gcp.permissions import READ_SERVICES
 from ecomflow.infra.resources import APIS, Apis
 
 _REQUEST_SECONDS = 10.0
@@ -87,10 +88,17 @@ def enable_apis(
         )
 
 
-def project_number(settings: Settings) -> str:
-    """The project's number, which is part of the names of its default service accounts."""
-    answer = _call(_RESOURCE_MANAGER, "GET", f"v1/projects/{settings.project_id}", settings)
-    return str(answer["projectNumber"])
+def project_number(settings: Settings, project: str | None = None) -> str:
+    """The number of ``project`` (default: the configured one), which identifies a bucket's owner and default service accounts.
+
+    It is part of the names that Service Usage returns, which needs only serviceusage.services.get. Resource Manager shows the
+    number too, but that would need another API and another role.
+    https://cloud.google.com/service-usage/docs/reference/rest/v1/services/get
+    """
+    asked = project or settings.project_id
+    path = f"v1/projects/{asked}/services/storage.googleapis.com"
+    answer = _call(_SERVICE_USAGE, "GET", path, settings, project=asked, permission=READ_SERVICES)
+    return str(answer["name"]).split("/")[1]
 
 
 def project_policy(settings: Settings) -> list[dict[str, Any]]:
@@ -126,12 +134,15 @@ def _call(
     params: list[tuple[str, str]] | None = None,
     body: dict[str, Any] | None = None,
     resource: str | None = None,
+    project: str | None = None,
+    permission: str | None = None,
 ) -> dict[str, Any]:
     endpoint = _endpoint(name)
     api = f"{name}.googleapis.com"
-    service = Service(api, api, _ROLES[name], settings.project_id, endpoint)
+    service = Service(api, api, _ROLES[name], project or settings.project_id, endpoint)
     credentials = AnonymousCredentials() if endpoint else find_credentials(settings.project_id)
-    with google_errors(service, resource or f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
+    asked = resource or f"project {service.project}"
+    with google_errors(service, asked, permission), AuthorizedSession(credentials) as session:
         url = f"{endpoint or f'https://{api}'}/{path}"
         response: requests.Response = session.request(method, url, params=params, json=body, timeout=_REQUEST_SECONDS)
         if not response.ok:

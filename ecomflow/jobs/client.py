@@ -5,7 +5,6 @@ Each call is retried while the service is busy, for a limited time, so that ever
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,16 +17,14 @@ from google.auth import exceptions as auth
 from requests.exceptions import RequestException
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import NO_PROJECT, Service, translate
+from ecomflow.gcp.errors import NO_PROJECT, cause_of, dataflow_service, message_of, translate
 
 _GOOGLE_PATIENCE_SECONDS = 20.0
 _STUB_PATIENCE_SECONDS = 2.0
 _PAGE = 1000
 _AT_ONCE = 8
-# The REST transport prefixes the service's message with the request.
-_REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 
 
 class JobsApi:
@@ -38,9 +35,7 @@ class JobsApi:
 
         self.project, self.region = settings.project_id, settings.region
         self._types = dataflow
-        self._service = Service(
-            "Dataflow", "dataflow.googleapis.com", "roles/dataflow.developer", self.project, endpoints.dataflow
-        )
+        self._service = dataflow_service(settings, endpoints)
         self._place = {"project_id": self.project, "location": self.region}
         patience = _GOOGLE_PATIENCE_SECONDS if endpoints.dataflow is None else _STUB_PATIENCE_SECONDS
         retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
@@ -110,18 +105,14 @@ class JobsApi:
             raise self._translated(error, resource) from error
 
     def _translated(self, error: Exception, resource: str) -> EcomflowError:
-        cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
-        if isinstance(cause, google.GoogleAPICallError):
-            cause = type(cause)(_REQUEST.sub("", cause.message or ""))
-            if isinstance(cause, google.NotFound) and not NO_PROJECT.search(cause.message):
-                sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
-                return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
-            if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(error):
-                return PipelineError(f"Dataflow refuses to change {resource}: {cause.message}", "See: ecomflow job status")
-        translated = translate(cause, self._service, resource)
-        if isinstance(translated, UnavailableError) and self._service.endpoint is not None:
-            return UnavailableError(translated.message, "Check DATAFLOW_EMULATOR_HOST.")
-        return translated
+        cause = cause_of(error)
+        message = message_of(cause)
+        if isinstance(cause, google.NotFound) and not NO_PROJECT.search(message):
+            sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
+            return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
+        if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(cause):
+            return PipelineError(f"Dataflow refuses to change {resource}: {message}", "See: ecomflow job status")
+        return translate(cause, self._service, resource)
 
 
 def _is_precondition(error: Exception) -> bool:

@@ -6,13 +6,14 @@ The counters are Beam's, so both runners report them under the same names. Value
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Endpoints, Settings, contracts_of
+from ecomflow.contract.language import Contract
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
@@ -24,11 +25,12 @@ _CLOUD_BACKLOG_SECONDS = 30.0
 _NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
 
 
-def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
+def local_metrics(status: PipelineStatus, contracts: Sequence[Contract], now: float = 0.0) -> PipelineMetrics:
     """The metrics of the pipeline on this machine; ``at`` is when it reported them, or ``now`` if it has reported nothing."""
     return from_counters(
         status.counters,
         status.gauges,
+        contracts,
         at=status.updated or now,
         state=status.state,
         where=LOCAL,
@@ -41,12 +43,13 @@ def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
     )
 
 
-def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
+def dataflow_metrics(detail: JobDetail, contracts: Sequence[Contract], now: float) -> PipelineMetrics:
     """The metrics of a Dataflow job; ``at`` is when Dataflow last updated one of them. Dataflow reports no gauges."""
     job = detail.job
     return from_counters(
         detail.counters,
         {},
+        contracts,
         at=now if detail.told_at is None else detail.told_at.timestamp(),
         state=job.state,
         where=job.region,
@@ -87,6 +90,7 @@ class MetricsReader:
     ) -> None:
         self._settings = settings
         self._endpoints = endpoints
+        self._contracts = contracts_of(settings)
         self._here = here
         self._job = job or settings.dataflow.job_name
         self._clock = clock
@@ -99,11 +103,14 @@ class MetricsReader:
 
         Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
-        metrics = local_metrics(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
+        metrics = self._read_local() if self._here else self._read_job()
         now = self._clock()
         if now >= self._backlog_due:
             self._backlog = self._read_backlog(now)
         return with_backlog(metrics, self._backlog, now)
+
+    def _read_local(self) -> PipelineMetrics:
+        return local_metrics(read_status(self._settings.state_path), self._contracts, self._clock())
 
     def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service
@@ -114,15 +121,16 @@ class MetricsReader:
         try:
             job = service.find(self._api, self._job)
         except NotFoundError:
-            return from_counters({}, {}, at=self._clock(), state="none", where=self._settings.region, name=f"job {self._job}")
-        return dataflow_metrics(service.detail(self._api, job), self._clock())
+            known = {"at": self._clock(), "state": "none", "where": self._settings.region, "name": f"job {self._job}"}
+            return from_counters({}, {}, self._contracts, **known)
+        return dataflow_metrics(service.detail(self._api, job), self._contracts, self._clock())
 
     def _read_backlog(self, now: float) -> Backlog | EcomflowError | None:
         try:
             endpoints = self._endpoints()
             if endpoints.pubsub is None and self._settings.is_local:
                 return UnavailableError(
-                    f"The local stack in {self._settings.state_path}/ does not run.", "Run: ecomflow infra up"
+                    f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
             self._backlog_due = 0.0 if endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
             return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))

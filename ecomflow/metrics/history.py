@@ -239,7 +239,7 @@ def _held(metrics: PipelineMetrics) -> str:
     """The first step with messages that it has neither emitted nor refused: the steps after it wait for it."""
     for step in metrics.steps:
         if (held := step.messages_in - step.messages_out - step.refused) > 0:
-            return f": the step '{step.step}' holds {held:,}"
+            return f": the step '{step.step}' has {held:,} in flight"
     return ""
 
 

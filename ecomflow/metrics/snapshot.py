@@ -97,8 +97,8 @@ def steps_of(contracts: Sequence[Contract]) -> tuple[str, ...]:
 def from_counters(
     counters: Mapping[str, int], gauges: Mapping[str, float], contracts: Sequence[Contract], **known: Any
 ) -> PipelineMetrics:
-    """The metrics in ``counters`` and ``gauges`` of a pipeline with ``contracts``. ``known``: other fields of PipelineMetrics, including at least ``at``,
-    ``state`` and ``where``.
+    """The metrics in ``counters`` and ``gauges`` of a pipeline with ``contracts``. ``known``: other fields of PipelineMetrics,
+    including at least ``at``, ``state`` and ``where``.
     """
     return PipelineMetrics(
         steps=step_metrics(counters, steps_of(contracts)),

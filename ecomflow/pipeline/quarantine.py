@@ -83,7 +83,7 @@ def isolate(
     if failure is not None:
         kind, frames = failure.error.partition(":")[0], failure.traceback.rpartition("\n")[0]
         # Without the exception's words, which may quote the message: no log has a value of one.
-        log.error("A message is refused as a processing_error: %s; its dead letter says more.\n%s", kind, frames)
+        log.error("A message is refused as a processing_error: %s; for details see its dead letter.\n%s", kind, frames)
         yield refuse(batch, failure)
 
 

@@ -119,7 +119,7 @@ class _Runtimes:
     def enter(self, runtime: Runtime) -> None:
         with self._lock:
             if runtime.config in self._entered:
-                raise RuntimeError(f"This process runs a pipeline of {runtime.config.subscription_path} already.")
+                raise RuntimeError(f"This process already runs a pipeline of {runtime.config.subscription_path}.")
             self._entered[runtime.config] = runtime
 
     def leave(self, runtime: Runtime) -> None:

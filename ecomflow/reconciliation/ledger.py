@@ -24,14 +24,16 @@ log = logging.getLogger(__name__)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """An event and its expected outcome. ``message_id`` is None until Pub/Sub has confirmed it."""
+    """An event and its expected outcome. ``message_id`` is None until Pub/Sub has confirmed it. ``lists``: the number of elements
+    of each list of a valid event that has a table of its own, by the path of the list, as ``items``.
+    """
 
     event_id: str | None
     message_id: str | None
     event_type: str
-    items: int
     fault: str | None
     expected_reason: str | None
+    lists: dict[str, int] = {}
 
 
 class Confirmation(msgspec.Struct, frozen=True):

@@ -73,10 +73,10 @@ class Pages:
         self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
         self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
-        self.tables = {name: definition_of(table) for name, table in fact_tables(settings).items()}
+        self.definitions = {name: definition_of(table) for name, table in fact_tables(settings).items()}
         self.details: dict[str, Reading[TableDetail]] = {
             name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
-            for name in self.tables
+            for name in self.definitions
         }
         self.letters: Reading[Overview] = Reading(
             lambda: read_overview(settings, lambda count: setattr(self.letters, "progress", count)), self._least(_LETTERS_SECONDS)
@@ -100,8 +100,8 @@ class Pages:
 
     def _table_name(self, request: Request) -> str:
         name = str(request.path_params["table"])
-        if name not in self.tables:
-            raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(self.tables)}.")
+        if name not in self.definitions:
+            raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(self.definitions)}.")
         return name
 
     async def _first_look(self, reading: Reading[Any] | None) -> None:
@@ -127,17 +127,20 @@ class Pages:
     async def tables(self, _: Request) -> Response:
         await self._first_look(self.counts)
         return self.live(
-            "Tables", "/tables", tables_view(self.sampler.look(), self.sampler.tables(self.tables), self.counts.look()), "/live/tables"
+            "Tables",
+            "/tables",
+            tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()),
+            "/live/tables",
         )
 
     async def live_tables(self, _: Request) -> Response:
-        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(self.tables), self.counts.look()))
+        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()))
 
     async def table(self, request: Request) -> Response:
         name = self._table_name(request)
         if self.settings.is_local:
             await self._first_look(self.details[name])
-            content = table_view(self.sampler.look(), self.tables[name], self.details[name].look())
+            content = table_view(self.sampler.look(), self.definitions[name], self.details[name].look())
             return self.live(name, "/tables", content, f"/live/tables/{name}")
         return self._table_of_project(name, weighed_view(name, None, self.gate.form_token))
 
@@ -145,7 +148,7 @@ class Pages:
         name = self._table_name(request)
         if not self.settings.is_local:
             raise NotFoundError("In a project a table is read only on request.", f"Open: /tables/{name}")
-        return HTMLResponse(table_view(self.sampler.look(), self.tables[name], self.details[name].look()))
+        return HTMLResponse(table_view(self.sampler.look(), self.definitions[name], self.details[name].look()))
 
     async def read_table(self, request: Request, form: dict[str, str]) -> Response:
         name = self._table_name(request)
@@ -161,7 +164,7 @@ class Pages:
         return self._table_of_project(name, detail_view(detail))
 
     def _table_of_project(self, name: str, below: Html) -> Response:
-        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), self.tables[name], None), below])))
+        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), self.definitions[name], None), below])))
 
     # Dead letters
 
@@ -179,7 +182,7 @@ class Pages:
 
     async def group(self, request: Request) -> Response:
         asked = request.path_params
-        selected = filter_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
+        selected = filter_of(self.settings, asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
         limit = _number(request.query_params.get("limit", ""), PAGE, 200)
         found = await in_thread(lambda: read_newest(self.settings, selected, limit))
         token = self.gate.form_token if self.options.allow_replay else None
@@ -187,7 +190,7 @@ class Pages:
         return self.answer(View("Dead letters", "/dead-letters", content))
 
     async def preview_replay(self, _: Request, form: dict[str, str]) -> Response:
-        selected = filter_of(form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
+        selected = filter_of(self.settings, form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
         return RedirectResponse(f"/replays/{self.replays.preview(selected).id}", 303)
 
     async def confirm_replay(self, request: Request, _: dict[str, str]) -> Response:

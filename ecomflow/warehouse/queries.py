@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
 _CANCEL_SECONDS = 0.5
-_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -219,7 +217,7 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
         for one in query.parameters
     ]
     client = bigquery_client(settings.project_id, endpoints, settings.location)
-    config = bigquery.QueryJobConfig(query_parameters=bound, **options)
+    config = bigquery.QueryJobConfig(query_parameters=bound, labels=settings.labels, **options)
     # An emulator responds at once or is not running.
     retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
     return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
@@ -263,10 +261,10 @@ def _translated(error: Exception, service: Service) -> EcomflowError:
     """Errors about the query itself get their own message; ``gcp.errors.translate`` handles all others."""
     from google.api_core import exceptions
 
-    from ecomflow.gcp.errors import NO_PROJECT, translate
+    from ecomflow.gcp.errors import NO_PROJECT, message_of, translate
 
-    # BigQuery's sentence is preceded by the request, and followed by reason, location and job id.
-    words = _REQUEST.sub("", str(getattr(error, "message", error))).split("; reason:")[0].splitlines()[0]
+    # BigQuery's sentence is followed by reason, location and job id.
+    words = message_of(error).split("; reason:")[0].splitlines()[0]
     if "bytes billed" in words:
         # BigQuery reports it as a 500.
         return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: BigQuery bills at least 10 MB per table.")

@@ -128,8 +128,8 @@ class TestParameters:
         [
             (("--param", "a"), "'a' is not a valid parameter."),
             (("--param", "1a=2"), "'1a=2' is not a valid parameter."),
-            (("--param", "a=1", "--param", "A:INT64=1"), "The parameter 'a' is given twice."),
-            (("--date", "2025-12-01", "--param", "date=2025-12-01"), "The parameter 'date' is given twice."),
+            (("--param", "a=1", "--param", "A:INT64=1"), "The parameter 'a' is set twice."),
+            (("--date", "2025-12-01", "--param", "date=2025-12-01"), "The parameter 'date' is set twice."),
             (("--max-bytes", "much"), "'much' is not a valid number of bytes."),
             (("--csv", "--json"), "--csv, --chart and --json are mutually exclusive."),
         ],

@@ -137,7 +137,7 @@ class TestCommandsOnTheStack:
             second = ecomflow("deploy", settings=settings, folder=tmp_path)
             shown = json.loads(ecomflow("job", "status", "--json", settings=settings, folder=tmp_path).stdout)
         assert second.returncode == 9
-        assert "A pipeline runs already" in second.stderr
+        assert "A pipeline is already running" in second.stderr
         assert (shown["state"], shown["pid"]) == ("running", first.pid)
 
     def test_drain_ends_a_detached_pipeline(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:

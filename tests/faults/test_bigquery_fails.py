@@ -55,7 +55,7 @@ def test_a_passing_fault_is_waited_for(
     publish(shop, stack, events(5, seed=1), ledger)
     equation_holds(shop, stack, ledger)
     assert not left
-    pipeline.says("Waiting for BigQuery to take rows of", since=said)
+    pipeline.says("Waiting for BigQuery to accept rows of", since=said)
     assert pipeline.status().restarts == restarts
 
 

@@ -28,7 +28,7 @@ def test_a_passing_status_is_waited_for(
     publish(shop, stack, events(5, seed=status), ledger)
     equation_holds(shop, stack, ledger)
     assert not left
-    pipeline.says("Waiting for the bucket to take dead letters", since=said)
+    pipeline.says("Waiting for the bucket to accept dead letters", since=said)
     assert pipeline.status().restarts == restarts
 
 
@@ -48,7 +48,7 @@ def test_a_bucket_that_hangs(shop: Settings, stack: Endpoints, fronts: Fronts, p
 @pytest.mark.parametrize(
     ("status", "sentence", "remedy"),
     [
-        (404, "Bucket {} does not exist, so dead letters have no place.", "Run: ecomflow infra up"),
+        (404, "Bucket {} does not exist, so dead letters can't be written.", "Run: ecomflow infra up"),
         (403, "Bucket {} can't be written", "Grant the role roles/storage.objectCreator."),
     ],
     ids=["missing", "read-only"],

@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 WAITS = {
     "pubsub": "Waiting for Pub/Sub",
-    "storage": "Waiting for the bucket to take dead letters",
-    "bigquery": "Waiting for BigQuery to take rows of",
+    "storage": "Waiting for the bucket to accept dead letters",
+    "bigquery": "Waiting for BigQuery to accept rows of",
 }
 
 

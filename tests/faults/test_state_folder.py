@@ -73,7 +73,7 @@ def test_two_deploys_under_one_folder(own_shop: Settings, stack: Endpoints, ledg
         (loser,), (winner,) = ([p for p in pipelines if _has_ended(p) is ended] for ended in (True, False))
         assert loser.process is not None
         assert loser.process.returncode == 9
-        assert "A pipeline runs already" in loser.said()
+        assert "A pipeline is already running" in loser.said()
         publish(own_shop, stack, events(5, seed=2), ledger)
         equation_holds(own_shop, stack, ledger)
         winner.drain()

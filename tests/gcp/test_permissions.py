@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 import pytest
 
 from ecomflow import infra
-from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.config import DataflowSettings, Settings
 from ecomflow.doctor import Check, access, preflight
-from ecomflow.errors import AccessError, SchemaError
+from ecomflow.errors import AccessError
 from ecomflow.gcp.permissions import ROLE_OF
 from ecomflow.infra.changes import remove_bucket
 from ecomflow.infra.resources import Topic
@@ -38,20 +36,6 @@ READER, MAKER, DEPLOYER, ENGINE = (
     documented("`deploy`, `job update` on Dataflow"),
     documented("`deploy --runner DirectRunner`"),
 )
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Serves a project, as the emulator variables tell, and gives its endpoints."""
-    with ExitStack() as servers:
-
-        def serve(project: Project) -> Endpoints:
-            url, pubsub = servers.enter_context(project.over_http()), servers.enter_context(project.over_grpc())
-            for name in ("SERVICEUSAGE", "CLOUDRESOURCEMANAGER", "IAM"):
-                monkeypatch.setenv(f"{name}_EMULATOR_HOST", url)
-            return Endpoints(pubsub=pubsub, storage=url, bigquery=url, bigquery_storage=pubsub, dataflow=url)
-
-        yield serve
 
 
 def failed(found: tuple[Check, ...]) -> dict[str, str]:
@@ -83,12 +67,16 @@ class TestDocumentedRoles:
         endpoints = served(Project(SETTINGS, ENGINE))
         assert failed(preflight(SETTINGS, endpoints, for_dataflow=False)) == {}
 
+    def test_replaying_dead_letters(self, served: Any) -> None:
+        """Whoever replays can verify the owner of the bucket, before anything is published."""
+        infra.check_owner(SETTINGS, served(Project(SETTINGS, documented("`dlq replay`"))))
+
     def test_whoever_makes_it_all_may_read_it(self, served: Any) -> None:
         """The roles to make resources hold those to plan them."""
         endpoints = served(Project(SETTINGS, MAKER))
         assert {step.action for step in infra.plan(SETTINGS, endpoints).steps} == {"keep"}
 
-    @pytest.mark.parametrize("role", sorted(DEPLOYER - {"roles/serviceusage.serviceUsageConsumer"}))
+    @pytest.mark.parametrize("role", sorted(DEPLOYER))
     def test_none_too_many(self, role: str, served: Any) -> None:
         """Each role of a deployer is needed: without it a check fails."""
         endpoints = served(Project(SETTINGS, DEPLOYER - {role}))
@@ -220,59 +208,3 @@ class TestSoftDelete:
             "it contains objects that are not ecomflow's, such as mine.txt;"
             " its deleted objects can be restored, and are charged for, for 7 more days"
         )
-
-
-class TestForeignBucket:
-    """The bucket's name is taken by another project, which lets this account write to it."""
-
-    SENTENCE = "belongs to project 666, expected this project. Nothing is written to it."
-
-    @pytest.fixture
-    def endpoints(self, served: Any) -> Endpoints:
-        project = Project(SETTINGS, MAKER | DEPLOYER | ENGINE)
-        project.bucket_owner = "666"
-        project.objects = {"dlq/order/theirs.jsonl"}
-        self.project = project
-        return served(project)
-
-    def test_plan_refuses_it(self, endpoints: Endpoints) -> None:
-        """With what to do; up changes nothing at all then."""
-        plan = infra.plan(SETTINGS, endpoints)
-        (step,) = [step for step in plan.steps if step.kind == "bucket"]
-        assert (step.action, [(d.attribute, d.live, d.wanted) for d in step.differences]) == (
-            "refuse",
-            [("owner", "project 666", "this project")],
-        )
-        with pytest.raises(SchemaError, match=r"Nothing was changed.*owner is project 666") as caught:
-            infra.apply(SETTINGS, endpoints, plan)
-        assert caught.value.remedy is not None
-        assert "set bucket in ecomflow.toml" in caught.value.remedy
-
-    def test_no_pipeline_starts_on_it(self, endpoints: Endpoints) -> None:
-        """Neither here nor on Dataflow, where the job would be staged in it."""
-        with pytest.raises(AccessError, match=self.SENTENCE):
-            infra.check_bucket(SETTINGS, endpoints)
-        with pytest.raises(AccessError, match=self.SENTENCE):
-            submit._check_bucket(SETTINGS, endpoints)
-
-    def test_the_doctor_names_it(self, endpoints: Endpoints) -> None:
-        """Before anything is written."""
-        assert (
-            "Owner is project 666" in failed(preflight(SETTINGS, endpoints, for_dataflow=True))[f"bucket {SETTINGS.bucket_name}"]
-        )
-
-    def test_down_deletes_nothing_in_it(self, endpoints: Endpoints) -> None:
-        """Objects under our prefixes are another's there."""
-        removal = remove_bucket(SETTINGS, endpoints)
-        assert (removal.outcome, removal.reason) == ("kept", "it belongs to project 666")
-        assert self.project.objects == {"dlq/order/theirs.jsonl"}
-
-    def test_an_own_bucket_passes(self, served: Any) -> None:
-        """The number is that of the project."""
-        infra.check_bucket(SETTINGS, served(Project(SETTINGS, MAKER)))
-
-    def test_who_may_not_ask_for_the_number_is_not_held_up(self, served: Any) -> None:
-        """Then it can't be told."""
-        project = Project(SETTINGS, {"roles/storage.admin"})
-        project.bucket_owner = "666"
-        infra.check_bucket(SETTINGS, served(project))

@@ -218,8 +218,8 @@ class TestTrouble:
                 "No pipeline is running. Start it with: ecomflow deploy",
             ),
             (
-                metrics(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
-                "No pipeline is running. The local stack does not run. Run: ecomflow infra up",
+                metrics(0, state="none", name="", backlog_unknown="The local stack is not running.\nRun: ecomflow infra up"),
+                "No pipeline is running. The local stack is not running. Run: ecomflow infra up",
             ),
             (
                 metrics(0, state="gone", backlog=1),
@@ -243,9 +243,9 @@ class TestTrouble:
 
     def test_it_waits_for_a_service(self) -> None:
         """At once, in the pipeline's own words."""
-        told = metrics(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
+        told = metrics(1, waiting_for="BigQuery to accept rows of fact_order:\n503 try again")
         assert trouble(history(told)) == (
-            "The pipeline is waiting for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
+            "The pipeline is waiting for BigQuery to accept rows of fact_order: 503 try again. See: ecomflow infra status"
         )
 
     def test_it_restarts(self) -> None:
@@ -272,7 +272,7 @@ class TestTrouble:
         stuck = [metrics(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
         assert trouble(history(*stuck[:6])) is None
         assert trouble(history(*stuck)) == (
-            "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' holds 5. "
+            "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' has 5 in flight. "
             "See: ecomflow job logs"
         )
 
@@ -350,10 +350,10 @@ class TestReader:
         ]
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
-        """The pipeline's state is told all the same, and that the stack does not run."""
+        """The pipeline's state is shown all the same, and that the stack is not running."""
         found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
         assert (found.state, found.where) == ("none", "local")
-        assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
+        assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""

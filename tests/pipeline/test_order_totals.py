@@ -28,7 +28,7 @@ def facts_of(contracts: Sequence[Contract], *bodies: Body) -> Facts:
     return model(batch, NOW)
 
 
-def accepted(facts: FactBatch) -> list[str]:
+def accepted(facts: Facts) -> list[str]:
     return [one.message_id for one in facts.messages]
 
 

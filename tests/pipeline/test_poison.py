@@ -375,7 +375,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
         "e-21": ("processing_error", "MemoryError"),
     }
     assert json.loads((tmp_path / "pipeline.json").read_bytes())["restarts"] == 0
-    assert "A message is refused as a processing_error: ZeroDivisionError; its dead letter says more." in log.read_text()
+    assert "A message is refused as a processing_error: ZeroDivisionError; for details see its dead letter." in log.read_text()
     assert "ZeroDivisionError: a bug" not in log.read_text()  # an exception's words may quote a message
     shown = ecomflow("dlq", "inspect", "--reason", "processing_error", "--full", settings=settings)
     assert "in event_ids_of" in shown.stdout

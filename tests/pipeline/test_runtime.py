@@ -104,7 +104,7 @@ class TestOfAProcess:
     def test_a_config_has_one(self) -> None:
         """Two pipelines of one config in a process would take each other's messages: the second is refused."""
         first, second = Connections().runtime(), Connections().runtime()
-        with first, pytest.raises(RuntimeError, match="runs a pipeline of projects/test-project/subscriptions/pipeline already"):
+        with first, pytest.raises(RuntimeError, match="already runs a pipeline of projects/test-project/subscriptions/pipeline"):
             second.__enter__()
         with second:
             assert runtime_of(config_for()) is second

@@ -27,7 +27,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,7 +36,8 @@ import grpc.aio
 import msgspec
 from google.pubsub_v1 import types
 
-from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.errors import NotFoundError, UnavailableError
+from ecomflow.local.process import exit_code, port_in_use, service_parser
 from ecomflow.local.pubsub.broker import Broker, unimplemented
 from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub.clock import Clock, SystemClock
@@ -45,7 +45,7 @@ from ecomflow.local.pubsub.log import Damage, Log
 from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub.services import Publisher, Subscriber
 from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserHandler
-from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 
@@ -209,9 +209,7 @@ def _bind(server: grpc.aio.Server, port: int) -> int:
     try:
         return int(server.add_insecure_port(f"127.0.0.1:{port}"))
     except RuntimeError as error:
-        raise UnavailableError(
-            f"Port {port} of 127.0.0.1 is in use.", "Stop the program that listens there, or choose another port."
-        ) from error
+        raise port_in_use(port) from error
 
 
 async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) -> None:
@@ -225,18 +223,11 @@ async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
+    parser = service_parser("pubsub", "Pub/Sub", "unacknowledged messages")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder for unacknowledged messages")
-    add_other_users(parser)
     for name, default in Options._field_defaults.items():  # for tests and benchmarks
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
     options = Options(**{name: arguments[name] for name in Options._fields})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"]))
-    except EcomflowError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"])))

@@ -31,12 +31,12 @@ from google.cloud import dataflow_v1beta3 as api
 from requests.exceptions import RequestException
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError
 from ecomflow.gcp.clients import storage_client
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import NO_PROJECT, Service, google_errors, storage_service, translate
+from ecomflow.gcp.errors import NO_PROJECT, cause_of, dataflow_service, google_errors, message_of, storage_service, translate
 from ecomflow.gcp.permissions import READ_BUCKET
-from ecomflow.infra import check_bucket
+from ecomflow.infra.ownership import check_owner_of
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
 from ecomflow.pipeline.dataflow.source import ReadMessages
@@ -47,8 +47,6 @@ from ecomflow.pipeline.tree import Step, graph_tree
 _LOOK_SECONDS = 10.0
 # Beam waits 5 s and longer between tries, up to 7 of them. So many at this pace are over in seconds, and pass over a hiccup.
 _LONGEST_PAUSE = 1.0
-# The REST transport puts the request before what the service says.
-_REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 _STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
 # With "always", google-cloud-core would pass by the endpoint that the variable above names.
 _MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
@@ -158,11 +156,11 @@ def _jobs_client(settings: Settings, endpoints: Endpoints) -> api.JobsV1Beta3Cli
 
 
 def _check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Beam would retry an upload to a missing bucket for minutes; and upload to another project's without a word."""
+    """Beam would retry an upload to a missing bucket for minutes; and the owner of the bucket could replace what workers run."""
     with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", READ_BUCKET):
         client = storage_client(settings.project_id, endpoints)
-        client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
-    check_bucket(settings, endpoints)
+        bucket = client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
+    check_owner_of(bucket, settings, endpoints)
 
 
 def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
@@ -170,19 +168,21 @@ def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
     name = settings.dataflow.job_name
     if job is None:
         if update:
-            raise PipelineError(f"No job named {name} runs in {settings.region} to be updated.", "Start one: ecomflow deploy")
+            raise PipelineError(
+                f"There is no running job named {name} in {settings.region} to update.", "Start one with: ecomflow deploy"
+            )
     elif not update:
         raise _name_taken(name, job.id)
     elif job.current_state != api.JobState.JOB_STATE_RUNNING:
         raise PipelineError(
-            f"The job {name} ({job.id}) is {_state(job)}: only a running job can be updated.", "Look at it: ecomflow job status"
+            f"The job {name} ({job.id}) is {_state(job)}: only a running job can be updated.", "See: ecomflow job status"
         )
 
 
 def _name_taken(name: str, job_id: str) -> PipelineError:
     return PipelineError(
-        f"A job named {name} runs already ({job_id}).",
-        "Replace it: ecomflow job update. End it: ecomflow job drain. Or start another beside it: ecomflow deploy --job-name …",
+        f"A job named {name} is already running ({job_id}).",
+        "Replace it: ecomflow job update. End it: ecomflow job drain. Or start another one: ecomflow deploy --job-name …",
     )
 
 
@@ -303,20 +303,13 @@ def _errors(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
 
 
 def _translated(error: Exception, settings: Settings, endpoints: Endpoints) -> EcomflowError:
-    service = Service("Dataflow", "dataflow.googleapis.com", "roles/dataflow.developer", settings.project_id, endpoints.dataflow)
-    cause = error.cause if isinstance(error, exceptions.RetryError) and error.cause is not None else error
-    if isinstance(cause, exceptions.GoogleAPICallError):
-        cause = type(cause)(_REQUEST.sub("", cause.message or ""))
-        if isinstance(cause, exceptions.Conflict):
-            return PipelineError(
-                f"Dataflow refuses the job {settings.dataflow.job_name}: {cause.message}", "See: ecomflow job list"
-            )
-        if isinstance(cause, exceptions.NotFound) and not NO_PROJECT.search(cause.message):
-            return NotFoundError(
-                f"Dataflow has no project {settings.project_id} in {settings.region}: {cause.message}",
-                "Correct the project or the region. See: ecomflow doctor",
-            )
-    translated = translate(cause, service, f"job {settings.dataflow.job_name}")
-    if isinstance(translated, UnavailableError) and endpoints.dataflow is not None:
-        return UnavailableError(translated.message, "Check DATAFLOW_EMULATOR_HOST.")
-    return translated
+    cause, job = cause_of(error), settings.dataflow.job_name
+    message = message_of(cause)
+    if isinstance(cause, exceptions.Conflict):
+        return PipelineError(f"Dataflow refuses the job {job}: {message}", "See: ecomflow job list")
+    if isinstance(cause, exceptions.NotFound) and not NO_PROJECT.search(message):
+        return NotFoundError(
+            f"Dataflow has no project {settings.project_id} in {settings.region}: {message}",
+            "Correct the project or the region. See: ecomflow doctor",
+        )
+    return translate(cause, dataflow_service(settings, endpoints), f"job {job}")

@@ -47,6 +47,6 @@ def send_in_portions(ack_ids: Sequence[str], send: Callable[[Sequence[str]], Non
                 half = len(part) // 2
                 waiting.extendleft((part[half:], part[:half]))
             else:
-                log.warning("Pub/Sub refuses an ack id, and its message will come again: %s", error.message)
+                log.warning("Pub/Sub refuses an ack id; its message will be redelivered: %s", error.message)
         else:
             yield len(part)

@@ -159,7 +159,7 @@ def start_detached(
     Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
     """
     if (found := read_status(settings.state_path)).state == "running":
-        raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
+        raise PipelineError(f"A pipeline is already running (process {found.pid}).", "Drain it first: ecomflow job drain")
     output_path = settings.state_path / OUTPUT_FILE
     with _open_output(output_path) as output:
         began = output_path.stat().st_size
@@ -178,23 +178,27 @@ def start_detached(
         if status.state == "running" and status.pid == process.pid:
             return status
         time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
-    what = "ended before it ran" if process.poll() is not None else f"did not run within {timeout:.0f} s and was ended"
+    what = "ended during its start" if process.poll() is not None else f"did not start within {timeout:.0f} s and was stopped"
     process.kill()
     process.wait()
     tail = output_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
-    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"All that it said: {output_path}")
+    raise PipelineError(
+        f"The pipeline {what}. The end of its output:\n" + "\n".join(tail), f"Read its whole output: {output_path}"
+    )
 
 
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
     """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
     status = read_status(settings.state_path)
     if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
     signal_pipeline(status, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
         if time.monotonic() > give_up:
-            raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
+            raise PipelineError(
+                f"Process {status.pid} has not drained within {timeout:.0f} s.", f"Kill it with: kill -9 {status.pid}"
+            )
         time.sleep(0.05)
     return now
 
@@ -291,7 +295,7 @@ def in_file(state_path: Path, on_report: Callable[[PipelineStatus], None]) -> Ca
             draft.replace(path)
         except OSError as error:
             if writable:
-                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", path, error.strerror)
+                log.warning("The pipeline continues, but can't write its status: %s: %s", path, error.strerror)
             writable = False
         else:
             writable = True
@@ -326,7 +330,7 @@ def locked(state_path: Path) -> Iterator[None]:
         give_up = time.monotonic() + _LOCK_SECONDS
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() > give_up:
-                raise PipelineError("A pipeline runs already under this state folder.", "See: ecomflow job status")
+                raise PipelineError("A pipeline is already running in this state folder.", "See: ecomflow job status")
             time.sleep(0.02)  # a reader of the status holds the lock for an instant: the system tells nobody when it lets go
         yield
 
@@ -365,9 +369,9 @@ def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]
 
 
 def check_ready(settings: Settings) -> None:
-    """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
-    from ecomflow.infra import check_bucket, check_tables
+    """Fails before anything starts if the pipeline could not run: no stack, wrong tables, another project's bucket."""
+    from ecomflow.infra import check_owner, check_tables
 
     endpoints = running_endpoints(settings)
     check_tables(settings, endpoints)
-    check_bucket(settings, endpoints)
+    check_owner(settings, endpoints)

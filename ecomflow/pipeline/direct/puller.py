@@ -132,7 +132,9 @@ class Puller:
             for number in send_in_portions(batch.ack_ids, self._send_acknowledgement):
                 told += number
         except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
-            log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
+            log.warning(
+                "%d messages will be redelivered, because their acknowledgement failed: %s", len(batch.ack_ids) - told, error
+            )
         finally:
             with self._changed:
                 self._leased.discard(batch)
@@ -199,8 +201,8 @@ class Puller:
             while asked := self._begin():
                 self._pull(asked)
         except Exception as error:  # the thread's own border: ended in silence, its reader would wait for ever
-            log.warning("The pulling of %s failed.", self._subscription, exc_info=error)
-            self._fail(UnavailableError(f"The pulling of {self._subscription} failed: {type(error).__name__}: {error}"))
+            log.warning("Pulling from %s failed.", self._subscription, exc_info=error)
+            self._fail(UnavailableError(f"Pulling from {self._subscription} failed: {type(error).__name__}: {error}"))
 
     def _begin(self) -> int:
         """Wait until there is room for a pull; how many messages to ask for, 0 where this thread is no longer wanted."""
@@ -288,7 +290,7 @@ class Puller:
             for _ in send_in_portions(ack_ids, partial(self._send_deadline, seconds)):
                 pass
         except (exceptions.GoogleAPICallError, ValueError) as error:
-            log.info("Some messages keep their ack deadline: %s", error)
+            log.info("The ack deadline of some messages could not be extended: %s", error)
             return False
         return True
 
@@ -334,4 +336,6 @@ def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> Ecom
         return AccessError(
             f"Subscription {subscription} can't be read: {error.message}", "Grant the role roles/pubsub.subscriber."
         )
-    return EcomflowError(f"Subscription {subscription} can't be pulled: {error.message}", "Check it with: ecomflow infra status")
+    return EcomflowError(
+        f"Subscription {subscription} can't be pulled from: {error.message}", "Check it with: ecomflow infra status"
+    )

@@ -117,7 +117,7 @@ def _watch(life_line: FileIO, drain: threading.Event) -> None:
     word = life_line.readline()
     drain.set()
     if word != DRAIN:
-        log.warning("The process that looked after this one is gone: it drains.")
+        log.warning("The parent process is gone: draining.")
         threading.Event().wait(_ORPHAN_SECONDS)
         os._exit(1)
 

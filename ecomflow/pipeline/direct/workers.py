@@ -127,7 +127,7 @@ class _Worker:
             if time.monotonic() - began > self._restarts.well_after:
                 pause = self._restarts.first_pause
             self._note(death)
-            sentence = f"{death} Another starts in {pause:.0f} s."
+            sentence = f"{death} A new one starts in {pause:.0f} s."
             log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
             self._on_event(sentence)
             self._drain.wait(pause)

@@ -249,9 +249,9 @@ class TableWriter:
     def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
         """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""
         if isinstance(error, _TRANSIENT) or _NOT_ROUTED in (error.message or ""):
-            return f"BigQuery to take rows of {self._table}: {error.message}"
+            return f"BigQuery to accept rows of {self._table}: {error.message}"
         if self._is_new_column(error, schema):
-            return f"BigQuery's appends to learn of a column that {self._table} has, which takes them up to ten minutes"
+            return f"BigQuery's write API to see a new column of {self._table}, which can take ten minutes"
         return None
 
     def _is_new_column(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
@@ -283,7 +283,7 @@ class TableWriter:
     def _translated(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> EcomflowError:
         table, words = self._table_id, error.message or ""
         if self._awaited(error, schema) is not None:
-            return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+            return UnavailableError(f"BigQuery accepted no rows of {table}: {words}")
         if isinstance(error, exceptions.NotFound):
             return NotFoundError(f"Table {table} does not exist: {words}", "Run: ecomflow infra up")
         if isinstance(error, exceptions.Unauthorized):
@@ -299,7 +299,7 @@ class TableWriter:
             return SchemaError(
                 f"BigQuery refuses the rows of {table}: {words}", "Compare its columns with: ecomflow infra status"
             )
-        return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+        return UnavailableError(f"BigQuery accepted no rows of {table}: {words}")
 
 
 def with_ingestion_time(rows: pa.RecordBatch, now: datetime) -> pa.RecordBatch:

@@ -75,8 +75,8 @@ class DeadLetterWriter:
         self._executor.shutdown(cancel_futures=True)  # what has not begun belongs to a failed bundle, and comes again
 
     def _say_that_it_waits(self, error: Exception) -> None:
-        log.warning("Waiting for the bucket to take dead letters: %s", error)
-        self._counters.waiting("upload", f"the bucket to take dead letters: {error}")
+        log.warning("Waiting for the bucket to accept dead letters: %s", error)
+        self._counters.waiting("upload", f"the bucket to accept dead letters: {error}")
         self._counters.count("retries")
 
     def _upload(self, name: str, lines: bytes) -> None:
@@ -93,10 +93,10 @@ class DeadLetterWriter:
 
 def _translated(error: Exception, bucket: str) -> EcomflowError:
     if isinstance(error, exceptions.NotFound):
-        return NotFoundError(f"Bucket {bucket} does not exist, so dead letters have no place.", "Run: ecomflow infra up")
+        return NotFoundError(f"Bucket {bucket} does not exist, so dead letters can't be written.", "Run: ecomflow infra up")
     if isinstance(error, exceptions.Unauthorized):
         login = "Log in again: gcloud auth application-default login"
         return AccessError(f"Cloud Storage does not accept the credentials: {error}", login)
     if isinstance(error, exceptions.Forbidden):
         return AccessError(f"Bucket {bucket} can't be written: {error}", "Grant the role roles/storage.objectCreator.")
-    return UnavailableError(f"Bucket {bucket} takes no dead letters: {error}")
+    return UnavailableError(f"Bucket {bucket} does not accept dead letters: {error}")

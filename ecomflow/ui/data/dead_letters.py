@@ -8,8 +8,9 @@ from typing import get_args
 
 import msgspec
 
-from ecomflow.config import Settings, running_endpoints
-from ecomflow.contract.dead_letter import STREAMS, Reason
+from ecomflow.config import Settings, contracts_of, running_endpoints
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, Reason
+from ecomflow.contract.tables import event_streams
 from ecomflow.deadletters import store
 from ecomflow.deadletters.groups import Groups, group
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, StoredDeadLetter
@@ -54,10 +55,11 @@ def read_newest(settings: Settings, selected: DeadLetterFilter, limit: int) -> F
     return Found(tuple(found[:limit]), len(found) > limit)
 
 
-def filter_of(stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
+def filter_of(settings: Settings, stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
     """The filter of one group; "" and "any" match every reason and cause. Raises NotFoundError for unknown names."""
-    if stream not in STREAMS:
-        raise NotFoundError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
+    known = (*event_streams(contracts_of(settings)), UNKNOWN_STREAM)
+    if stream not in known:
+        raise NotFoundError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(known)}.")
     if reason and reason not in _REASONS:
         raise NotFoundError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(_REASONS)}.")
     fingerprint = "" if fingerprint == "any" else fingerprint

@@ -51,7 +51,7 @@ class Replays:
         with self._lock:
             if replay_id in self._known:
                 return self._known[replay_id]
-        raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
+        raise NotFoundError("This replay no longer exists.", "Request its preview again.")
 
     def preview(self, selected: DeadLetterFilter) -> Replay:
         """Start the preview of a replay of ``selected``. Changes nothing."""
@@ -69,7 +69,7 @@ class Replays:
         with self._lock:
             found = self._known.get(replay_id)
             if found is None:
-                raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
+                raise NotFoundError("This replay no longer exists.", "Request its preview again.")
             if any(one.stage == "publishing" for one in self._known.values()):
                 raise PipelineError("Another replay is running.", "Wait until it has ended.")
             if found.stage != "planned" or found.plan is None or not found.plan.passing:

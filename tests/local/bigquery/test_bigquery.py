@@ -220,7 +220,7 @@ class TestAppends:
             (lambda rows: rows.drop_columns(["quantity"]), "lacks the required fields: quantity"),
             (
                 lambda rows: rows.set_column(1, "quantity", pa.array(["2"])),
-                "quantity of type INTEGER does not take the Arrow type string",
+                "quantity of type INTEGER does not accept the Arrow type string",
             ),
         ],
         ids=["extra", "missing", "type"],

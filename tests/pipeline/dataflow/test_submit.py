@@ -100,7 +100,7 @@ class TestOptions:
             service_account="job@my-project.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
@@ -112,7 +112,7 @@ class TestOptions:
             "--service_account_email=job@my-project.iam.gserviceaccount.com",
             "--network=shop",
             "--subnetwork=regions/europe-west1/subnetworks/shop",
-            "--dataflow_kms_key=projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            "--dataflow_kms_key=projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             "--dataflow_service_options=min_num_workers=2",
             "--dataflow_service_options=streaming_mode_at_least_once",
         }
@@ -135,11 +135,11 @@ class TestOptions:
             ("--worker_machine_type=x", "--worker_machine_type is set by ecomflow.\nUse --machine-type instead."),
             ("--labels=a=b", "--labels is set by ecomflow.\nUse --label instead."),
             ("--update", "--update is set by ecomflow.\nUse ecomflow job update instead."),
-            ("--streaming", "--streaming is set by ecomflow: the pipeline always streams.\nLeave it out."),
-            ("--setup_file=setup.py", "--setup_file is set by ecomflow: the package is shipped as a wheel.\nLeave it out."),
-            ("--disk_siz_gb=30", "Beam knows no option --disk_siz_gb.\nDid you mean --disk_size_gb?"),
-            ("--qqqqqq", "Beam knows no option --qqqqqq.\nSee https://cloud.google.com/dataflow/docs/reference/pipeline-options"),
-            ("disk_size_gb=30", "'disk_size_gb=30' is no Beam option.\nWrite Beam options after -- as --name=value."),
+            ("--streaming", "--streaming is set by ecomflow: the pipeline always streams.\nOmit it."),
+            ("--setup_file=setup.py", "--setup_file is set by ecomflow: the package is shipped as a wheel.\nOmit it."),
+            ("--disk_siz_gb=30", "Beam has no option --disk_siz_gb.\nDid you mean --disk_size_gb?"),
+            ("--qqqqqq", "Beam has no option --qqqqqq.\nSee https://cloud.google.com/dataflow/docs/reference/pipeline-options"),
+            ("disk_size_gb=30", "'disk_size_gb=30' is not a Beam option.\nWrite Beam options after -- as --name=value."),
             ("--disk_size_gb", "argument --disk_size_gb: expected one argument."),
             ("--disk_size_gb=big", "argument --disk_size_gb: invalid int value: 'big'."),
         ],
@@ -158,11 +158,11 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("job", "words"),
         [
-            ({"job_name": "Ecomflow"}, "'Ecomflow' is no job name"),
-            ({"job_name": "a-"}, "'a-' is no job name"),
-            ({"job_name": "a" * 64}, "is no job name"),
+            ({"job_name": "Ecomflow"}, "'Ecomflow' is not a valid job name"),
+            ({"job_name": "a-"}, "'a-' is not a valid job name"),
+            ({"job_name": "a" * 64}, "is not a valid job name"),
             ({"workers": 0}, "workers is 0: expected 1 or more"),
-            ({"workers": 5, "max_workers": 4}, "workers is 5, and max_workers only 4"),
+            ({"workers": 5, "max_workers": 4}, "workers is 5: expected at most max_workers, 4"),
             ({"labels": {"Team": "shop"}}, "'Team' is not a valid label key"),
             ({"labels": {"1team": "shop"}}, "'1team' is not a valid label key"),
             ({"labels": {"team": "The Shop"}}, "'The Shop' is not a valid value of the label team"),
@@ -251,7 +251,7 @@ class TestDryRun:
             (("--runner", "Flink"), "'Flink' is not a valid runner"),
             (("--project", "my-project", "--detach"), "--detach can only be used on this machine"),
             (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is not a valid label: expected key=value"),
-            (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is no job name"),
+            (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is not a valid job name"),
         ],
     )
     def test_flags_that_do_not_fit(self, arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ class TestSubmission:
             service_account="job@ecom-test.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
@@ -447,7 +447,7 @@ class TestRefusals:
         stub.add_job("ecomflow", 6)
         error = self.refused(bucket_only, endpoints)
         assert isinstance(error, PipelineError)
-        assert error.message == f"A job named ecomflow runs already ({taken})."
+        assert error.message == f"A job named ecomflow is already running ({taken})."
         assert "ecomflow job update" in str(error.remedy)
         assert self.staged(bucket_only, endpoints) == []
 
@@ -459,7 +459,7 @@ class TestRefusals:
         monkeypatch.setattr(submit, "running_job", lambda settings, endpoints: None)
         error = self.refused(bucket_only, endpoints)
         assert isinstance(error, PipelineError)
-        assert error.message == f"A job named ecomflow runs already ({other})."
+        assert error.message == f"A job named ecomflow is already running ({other})."
 
     @pytest.mark.parametrize(
         ("method", "status", "message", "kind", "words"),
@@ -539,7 +539,7 @@ class TestRefusals:
         assert error.remedy == "Check DATAFLOW_EMULATOR_HOST."
 
     @pytest.mark.parametrize(
-        ("state", "words"), [(None, "No job named ecomflow runs"), (DRAINING, "is draining"), (PENDING, "is pending")]
+        ("state", "words"), [(None, "There is no running job named ecomflow"), (DRAINING, "is draining"), (PENDING, "is pending")]
     )
     def test_an_update_of_what_does_not_run(
         self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub, state: int | None, words: str
@@ -590,7 +590,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("arrange", "code", "words"),
         [
-            (lambda stub: stub.add_job("ecomflow"), 9, "A job named ecomflow runs already"),
+            (lambda stub: stub.add_job("ecomflow"), 9, "A job named ecomflow is already running"),
             (lambda stub: stub.fail("POST", "/jobs$", 403, times=9), 5, "Access to job ecomflow is denied"),
             (lambda stub: stub.fail("POST", "/jobs$", 409, times=9), 9, "Dataflow refuses the job ecomflow"),
             (lambda stub: stub.fail("POST", "/jobs$", 503, times=99), 4, "does not answer"),

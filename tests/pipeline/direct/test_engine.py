@@ -180,7 +180,7 @@ def test_the_time_to_recover_is_that_of_one_trouble() -> None:
 
 def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """What neither a restart nor a person mends is raised as it was, at once."""
-    error = EcomflowError("Subscription pipeline can't be pulled: no.", "Check it with: ecomflow infra status")
+    error = EcomflowError("Subscription pipeline can't be pulled from: no.", "Check it with: ecomflow infra status")
     subscription.failures.append(error)
     with pytest.raises(EcomflowError) as caught:
         run(subscription, warehouse)

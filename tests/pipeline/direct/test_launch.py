@@ -121,7 +121,7 @@ class TestHere:
         """Under one folder one pipeline runs at a time; the refused one leaves the first one's status as it is."""
 
         def work(*_: Any) -> None:
-            with pytest.raises(PipelineError, match="runs already"):
+            with pytest.raises(PipelineError, match="already running"):
                 run(settings)
             with pytest.raises(PipelineError, match=f"process {os.getpid()}"):
                 start_detached(settings, ["false"])
@@ -256,7 +256,7 @@ class TestDetached:
         for word in ("first", "second"):
             with pytest.raises(PipelineError) as caught:
                 start_detached(settings, command(f"for n in range(20): print('{word}', n)\nraise SystemExit(3)"))
-        assert caught.value.message == "The pipeline ended before it ran. It said:\n" + "\n".join(
+        assert caught.value.message == "The pipeline ended during its start. The end of its output:\n" + "\n".join(
             f"second {n}" for n in range(12, 20)
         )
         assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
@@ -265,7 +265,7 @@ class TestDetached:
         """Where no pipeline runs in time, the process is killed, and that is said."""
         pid = tmp_path / "pid"
         never = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
-        with pytest.raises(PipelineError, match="did not run within 3 s and was ended"):
+        with pytest.raises(PipelineError, match="did not start within 3 s and was stopped"):
             start_detached(settings, command(never), timeout=3)
         assert not psutil.pid_exists(int(pid.read_text()))
 
@@ -275,7 +275,7 @@ class TestDetached:
         started = start_detached(settings, command(deaf))
         with pytest.raises(PipelineError, match="has not drained within 0 s") as caught:
             drain_detached(settings, timeout=0.2)
-        assert caught.value.remedy == f"End it: kill -9 {started.pid}"
+        assert caught.value.remedy == f"Kill it with: kill -9 {started.pid}"
 
     def test_the_command_is_ecomflow_deploy(self, settings: Settings, tmp_path: Path) -> None:
         """Without a command of its own it is `ecomflow deploy` with the same state folder: here, one without a stack."""

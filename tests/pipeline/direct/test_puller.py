@@ -478,7 +478,7 @@ def test_a_failed_acknowledgement_is_no_error(
     clients.publish(b"one", b"two")
     with pulling(clients.host, clock=clock.now, connect=connecting(acknowledge=_raiser(fault))) as puller:
         puller.acknowledge(take(puller))
-        assert "2 messages will come again" in caplog.text
+        assert "2 messages will be redelivered" in caplog.text
         assert undelivered(clients) == 2
 
 
@@ -493,6 +493,6 @@ def test_a_fault_in_the_pulling_reaches_the_reader(clients: Clients, clock: Manu
     """Whatever the pulling thread dies of, take raises it, so that the engine restarts; the messages come again."""
     with (
         pulling(clients.host, clock=clock.now, connect=connecting(pull=_raiser(KeyError("colour")))) as puller,
-        pytest.raises(UnavailableError, match=r"The pulling of \S+ failed: KeyError: 'colour'"),
+        pytest.raises(UnavailableError, match=r"Pulling from \S+ failed: KeyError: 'colour'"),
     ):
         puller.take(10, 10)

@@ -181,9 +181,9 @@ class TestWorkers:
             assert (victim in status.processes.pids, other in status.processes.pids) == (False, True)
             why = f"Process {victim} of the pipeline was ended by SIGKILL."
             assert (status.restarts, status.last_failure, status.gauges["memory_bytes"]) == (1, why, 200.0)
-            assert pipeline.said == [f"{why} Another starts in 0 s."]
+            assert pipeline.said == [f"{why} A new one starts in 0 s."]
             assert pipeline.end().counters == {"received": 21}
-        assert f"{why} Another starts in 0 s." in (settings.state_path / launch.LOG_FILE).read_text()
+        assert f"{why} A new one starts in 0 s." in (settings.state_path / launch.LOG_FILE).read_text()
 
     def test_an_error_that_no_restart_fixes_ends_all(self, settings: Settings, tmp_path: Path) -> None:
         """One fails, the other drains, and the error is raised here as it was there."""
@@ -240,14 +240,14 @@ class TestWorkers:
             assert pipeline.end().state == "drained"
         assert (
             pipeline.said[0]
-            == "A process of the pipeline could not be started: No such file or directory. Another starts in 0 s."
+            == "A process of the pipeline could not be started: No such file or directory. A new one starts in 0 s."
         )
 
     def test_there_is_one_under_a_folder(self, settings: Settings) -> None:
         """A second pipeline is refused while they run."""
         with run(settings, command()) as pipeline:
             pipeline.runs()
-            with pytest.raises(PipelineError, match="runs already"):
+            with pytest.raises(PipelineError, match="already running"):
                 workers.run_workers(settings, threading.Event(), print, command=command())
 
     def test_told_to_drain_before_they_run(self, settings: Settings) -> None:

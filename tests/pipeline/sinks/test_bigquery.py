@@ -178,7 +178,7 @@ def test_a_passing_error_is_tried_again(
         assert append(writer, rows(1, 2)) == []
     assert written(bigquery) == ["i-1", "i-2"]
     assert passed.slept == [0.1, 0.2, 0.4]
-    assert caplog.text.count("Waiting for BigQuery to take rows of fact_inventory") == 3
+    assert caplog.text.count("Waiting for BigQuery to accept rows of fact_inventory") == 3
 
 
 def test_a_closed_stream_is_opened_again(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -244,7 +244,7 @@ def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
         assert writer.finish(writer.start(rows(1))) == []
         client.transport.close()
         writer.close()
-    assert [sentence.startswith(f"BigQuery to take rows of {TABLE}: ") for sentence in said] == [True, True]
+    assert [sentence.startswith(f"BigQuery to accept rows of {TABLE}: ") for sentence in said] == [True, True]
     assert (counters.totals()["retries"], counters.snapshot()["waiting_for"]) == (2, None)
 
 
@@ -367,14 +367,14 @@ class TestAColumnThatAppendsDoNotKnowYet:
         assert written(bigquery) == ["i-1"]
         assert passed.slept == [0.1, 0.2, 0.4, 0.8]
         assert told[-1] is not None
-        assert "a column that fact_inventory has, which takes them up to ten minutes" in told[-1]
+        assert "a new column of fact_inventory, which can take ten minutes" in told[-1]
 
     def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """As for a service that does not answer, of which the engine never gives up."""
         bigquery.always = UNKNOWN_COLUMN
         with bigquery.serve() as host:
             writer = self.writer(host, passed, lambda: SCHEMA.names)
-            with pytest.raises(UnavailableError, match=r"took no rows .* extra fields: 'reason'"):
+            with pytest.raises(UnavailableError, match=r"accepted no rows .* extra fields: 'reason'"):
                 append(writer, rows(1))
             writer.close()
         assert PATIENCE.give_up <= passed.clock() < PATIENCE.give_up + 11

@@ -117,7 +117,7 @@ def test_retries_are_bounded() -> None:
         front.always = 503
         writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT)
         begun = time.monotonic()
-        with pytest.raises(UnavailableError, match=r"test-bucket takes no dead letters: .*503"):
+        with pytest.raises(UnavailableError, match=r"test-bucket does not accept dead letters: .*503"):
             upload(writer, letter(1))
         assert time.monotonic() - begun < 5
         assert front.requests > 3
@@ -128,7 +128,7 @@ def test_a_server_that_is_not_there() -> None:
     """A refused connection is retried within the same bounds."""
     writer = DeadLetterWriter(config_for(storage=f"http://127.0.0.1:{free_port()}"), Counters(), SHORT)
     begun = time.monotonic()
-    with pytest.raises(UnavailableError, match="Bucket test-bucket takes no dead letters"):
+    with pytest.raises(UnavailableError, match="Bucket test-bucket does not accept dead letters"):
         upload(writer, letter(1))
     assert time.monotonic() - begun < 5
     writer.close()
@@ -140,7 +140,7 @@ def test_what_is_waited_for_is_told() -> None:
     with failing_server() as front, closing(DeadLetterWriter(config_for(storage=front.endpoint), counters, SHORT)) as writer:
         front.always = 503
         uploads = writer.start("order", [letter(1)])
-        wait_until(lambda: str(counters.snapshot()["waiting_for"]).startswith("the bucket to take dead letters: "))
+        wait_until(lambda: str(counters.snapshot()["waiting_for"]).startswith("the bucket to accept dead letters: "))
         with pytest.raises(UnavailableError):
             writer.finish(uploads)
         assert counters.snapshot()["waiting_for"] is None
