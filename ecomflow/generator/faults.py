@@ -143,7 +143,7 @@ CATALOGUE: tuple[Fault, ...] = (
     _wrong("null_product_id", _INVENTORY, None, "product_id"),
     _wrong("empty_inventory_id", _INVENTORY, "", "inventory_id"),
     _wrong("bad_reason", _INVENTORY, "evaporated", "reason"),
-    _wrong("zero_quantity_change", _INVENTORY, 0, "quantity_change"),
+    _wrong("fractional_quantity_change", _INVENTORY, _digits("-2.5"), "quantity_change"),
     _wrong("quantity_change_as_text", _INVENTORY, "-3", "quantity_change"),
     _wrong("quantity_change_overflow", _INVENTORY, -(2**63) - 1, "quantity_change"),
 

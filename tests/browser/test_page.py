@@ -123,7 +123,7 @@ class TestDeadLetters:
         """From the groups to a letter, its payload with the offending value marked, and the command that replays it."""
         store(shop, stack, [still(1), still(2)])
         page.get_by_role("link", name="Dead letters", exact=True).click()
-        page.get_by_role("link", name=re.compile(r"\$\.quantity_change expected int other than 0")).click()
+        page.get_by_role("link", name=re.compile(r"\$\.quantity_change expected int,")).click()
         expect(page.locator("mark").first).to_have_text("0")
         expect(page.locator(".command")).to_contain_text("ecomflow dlq replay --stream inventory")
         closed = page.locator("details.letter:not([open])").first

@@ -24,15 +24,16 @@ import pytest
 from rich.console import Console
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import STREAMS, DeadLetter, dead_letter, from_line, original, to_lines
-from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.dead_letter import DeadLetter, dead_letter, from_line, original, to_lines
 from ecomflow.contract.events import Message
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import model
 from ecomflow.deadletters import store
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.clients import storage_client
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter, object_name
 from ecomflow.terminal import console
 from ecomflow.terminal.console import show_json
@@ -43,6 +44,7 @@ from tests.support.pipeline import inventory
 
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # of rich's own: colours, the cursor of its spinner
 NOW = datetime.now(UTC).replace(microsecond=0)
+SHOP = shop_contracts()
 
 
 def letter(**changes: Any) -> DeadLetter:
@@ -55,9 +57,8 @@ class TestPaths:
     def test_a_stream_is_one_of_ours(self, name: str) -> None:
         """Whatever type or id a message claims, it goes to a stream whose name we chose."""
         body = json.dumps({"event_type": name}).encode()
-        decoded = decode_messages([Message(body, {"event_id": name}, name, 0)], NOW)
+        decoded = Codec(SHOP).decode([Message(body, {"event_id": name}, name, 0)], NOW)
         assert list(decoded.streams) == ["unknown"]
-        assert set(decoded.streams) <= set(STREAMS)
 
     @pytest.mark.stack
     def test_an_objects_name_holds_nothing_of_a_message(self, provisioned: Settings, stack: Endpoints) -> None:
@@ -100,11 +101,11 @@ def load(settings: Settings, stack: Endpoints, messages: list[Message]) -> None:
     from ecomflow.pipeline.sinks.bigquery import TableWriters, with_ingestion_time
 
     config = pipeline_config(settings, stack)
-    facts = model_facts(decode_messages(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
+    facts = model(Codec(SHOP).decode(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
     (part,) = facts.tables
     with closing(TableWriters(config, Counters())) as writers:
         writer = writers.writer(part.table)
-        assert writer.finish(writer.start(with_ingestion_time(part.rows, part.table, NOW))) == []
+        assert writer.finish(writer.start(with_ingestion_time(part.rows, NOW))) == []
 
 
 def write(settings: Settings, stack: Endpoints, letters: list[DeadLetter]) -> None:
@@ -121,7 +122,9 @@ def put(settings: Settings, stack: Endpoints, name: str, content: bytes, **more:
 
 
 def pipeline_config(settings: Settings, stack: Endpoints) -> PipelineConfig:
-    return PipelineConfig(settings.project_id, settings.subscription_path, settings.bucket_name, settings.dataset, stack, 10)
+    return PipelineConfig(
+        settings.project_id, settings.subscription_path, settings.bucket_name, settings.dataset, stack, 10, SHOP
+    )
 
 
 def on_a_terminal(*arguments: str, settings: Settings) -> str:
@@ -340,7 +343,7 @@ class TestWhoGetsIn:
 
 
 def test_an_objects_name_is_made_of_our_own_words() -> None:
-    """The one place that makes a path from a stream gets it from STREAMS."""
+    """The one place that makes a path from a stream, which is an event of a contract or unknown."""
     assert (
         object_name("unknown", datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "u")
         == "dlq/unknown/2026/01/02/03/04/05000006-u.jsonl"

@@ -21,11 +21,20 @@ NOW = datetime(2025, 12, 10, 12, 0, tzinfo=UTC)
 PUBLISHED = 1_764_669_600_123_456  # 2025-12-02T10:00:00.123456Z
 SHOP = shop_contracts()
 TYPES = ("order", "inventory", "user_activity")
+STREAMS = (*TYPES, "unknown")
 MONEY_RULE = "expected number >= 0 with at most 29 integer and 9 decimal digits"
 TIME_RULE = "expected RFC 3339 date-time with an offset or Z"
 DATE_RULE = "expected a UTC date from 2015-12-10 to 2026-12-10"
 
 Body = dict[str, Any]
+
+
+def refusing_totals() -> tuple[Contract, ...]:
+    """The shop's contracts, where an order whose total is not the sum of its items is refused."""
+    return tuple(
+        msgspec.structs.replace(one, rules=tuple(msgspec.structs.replace(rule, otherwise="refuse") for rule in one.rules))
+        for one in SHOP
+    )
 
 
 def property_test(examples: int) -> settings:
@@ -107,6 +116,12 @@ class Outcome(NamedTuple):
     sources: dict[str, list[str]]
     drift: Counter[tuple[str, str]]
     facts: dict[str, Facts]
+
+    @property
+    def stream(self) -> str:
+        """The one stream that there is."""
+        (name,) = self.facts
+        return name
 
 
 def outcome_of(

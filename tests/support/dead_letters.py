@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import DeadLetter, Reason, dead_letter, stream_of, to_lines
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter, to_lines
 from ecomflow.contract.events import Message
 from ecomflow.deadletters.store import bucket_of
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.pipeline.sinks.dead_letters import object_name
-from tests.support.contract import encoded, inventory, order
+from tests.support.contract import TYPES, encoded, inventory, order
 
 STATUS_ERROR = "$.status: expected one of pending, processing, shipped, delivered, cancelled, returned, got 'on_hold'"
 
@@ -41,14 +41,15 @@ def held(number: int, at: datetime | None = None) -> DeadLetter:
 
 
 def still(number: int, at: datetime | None = None) -> DeadLetter:
-    """An inventory event that moves nothing."""
-    error = "$.quantity_change: expected int other than 0, got 0"
-    return letter(inventory(quantity_change=0, timestamp=today()), error, at=at, event_id=f"I-{number}")
+    """An inventory event that moves half a piece."""
+    error = "$.quantity_change: expected int, got 0.5"
+    return letter(inventory(quantity_change=0.5, timestamp=today()), error, at=at, event_id=f"I-{number}")
 
 
 def store(settings: Settings, stack: Endpoints, letters: list[DeadLetter], unique: str = "x") -> str:
     """One object of the letters, which are of one stream and minute; its name."""
-    name = object_name(stream_of(letters[0]), letters[0].failed_at, unique)
+    stream = letters[0].event_type if letters[0].event_type in TYPES else UNKNOWN_STREAM
+    name = object_name(str(stream), letters[0].failed_at, unique)
     bucket_of(settings, stack).blob(name).upload_from_string(to_lines(letters))
     return name
 

@@ -83,7 +83,7 @@ def _check_order(body: dict[str, Any], today: date) -> None:
 def _check_inventory(body: dict[str, Any], today: date) -> None:
     _texts(body, "$", "inventory_id", "product_id", "warehouse_id")
     change = _field(body, "$", "quantity_change", int)
-    _require(change != 0 and -(2**63) <= change < 2**63, "$.quantity_change")
+    _require(-(2**63) <= change < 2**63, "$.quantity_change")
     _enum(body, "$", "reason")
     _time(body, "timestamp", today)
 

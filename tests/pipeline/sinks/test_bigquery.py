@@ -15,12 +15,14 @@ import pytest
 from google.api_core import exceptions
 
 from ecomflow import __version__
-from ecomflow.contract.decode import decode_messages
-from ecomflow.contract.facts import SCHEMAS
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.ddl import table_schema
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import model
+from ecomflow.contract.tables import tables_of
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_write_client
 from ecomflow.pipeline.counters import Counters
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks import bigquery as bigquery_sink
 from ecomflow.pipeline.sinks.bigquery import (
     PATIENCE,
@@ -44,7 +46,9 @@ from tests.support.pipeline import (
 )
 from tests.support.waiting import wait_until
 
+SHOP = shop_contracts()
 TABLE = "fact_inventory"
+SCHEMA = next(table_schema(table) for table in tables_of(SHOP) if table.name == TABLE)
 STREAM = f"projects/test-project/datasets/shop/tables/{TABLE}/streams/_default"
 NOW = datetime(2026, 2, 1, 12, 30, 15, 123456, UTC)
 
@@ -96,8 +100,8 @@ def writer(bigquery: FakeBigQuery, passed: PassedTime) -> Iterator[TableWriter]:
 def rows(*numbers: int, **changes: Any) -> pa.RecordBatch:
     """Rows of inventory events with these numbers, as the pipeline models them."""
     messages = [message(inventory(number, **changes), message_id=f"m-{number}") for number in numbers]
-    facts = model_facts(decode_messages(messages, NOW).streams["inventory"], NOW)
-    return with_ingestion_time(facts.tables[0].rows, TABLE, NOW)
+    facts = model(Codec(SHOP).decode(messages, NOW).streams["inventory"], NOW)
+    return with_ingestion_time(facts.tables[0].rows, NOW)
 
 
 def append(writer: TableWriter, batch: pa.RecordBatch) -> list[RefusedRow]:
@@ -125,21 +129,22 @@ def test_rows_arrive_whole(writer: TableWriter, bigquery: FakeBigQuery) -> None:
             "reason": "sale",
             "event_date": datetime(2026, 1, 31, tzinfo=UTC).date(),
             "event_timestamp": datetime(2026, 1, 31, 10, tzinfo=UTC),
+            "unknown_fields": None,
             "ingestion_timestamp": NOW,
         }
     ]
     (request,) = bigquery.requests
     assert request.write_stream == STREAM
     assert request.trace_id == f"ecomflow:{__version__}"
-    assert pa.ipc.read_schema(pa.py_buffer(request.arrow_rows.writer_schema.serialized_schema)) == SCHEMAS[TABLE]
+    assert pa.ipc.read_schema(pa.py_buffer(request.arrow_rows.writer_schema.serialized_schema)) == SCHEMA
 
 
 def test_ingestion_time_is_utc() -> None:
     """The last column is the moment given, in UTC, for every row."""
     facts = rows(1, 2).drop_columns(["ingestion_timestamp"])
     there = datetime(2026, 2, 1, 1, 0, tzinfo=timezone(timedelta(hours=2)))
-    stamped = with_ingestion_time(facts, TABLE, there)
-    assert stamped.schema == SCHEMAS[TABLE]
+    stamped = with_ingestion_time(facts, there)
+    assert stamped.schema == SCHEMA
     assert stamped.column("ingestion_timestamp").to_pylist() == [datetime(2026, 1, 31, 23, tzinfo=UTC)] * 2
 
 
@@ -353,7 +358,7 @@ class TestAColumnThatAppendsDoNotKnowYet:
 
         def columns() -> list[str]:
             told.append(counters.snapshot()["waiting_for"])
-            return [name.upper() for name in SCHEMAS[TABLE].names]
+            return [name.upper() for name in SCHEMA.names]
 
         with bigquery.serve() as host:
             writer = self.writer(host, passed, columns, counters)
@@ -368,7 +373,7 @@ class TestAColumnThatAppendsDoNotKnowYet:
         """As for a service that does not answer, of which the engine never gives up."""
         bigquery.always = UNKNOWN_COLUMN
         with bigquery.serve() as host:
-            writer = self.writer(host, passed, lambda: SCHEMAS[TABLE].names)
+            writer = self.writer(host, passed, lambda: SCHEMA.names)
             with pytest.raises(UnavailableError, match=r"accepted no rows .* extra fields: 'reason'"):
                 append(writer, rows(1))
             writer.close()
