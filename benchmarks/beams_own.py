@@ -20,10 +20,10 @@ from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from ecomflow.contract.facts import SCHEMAS
 from google.auth.credentials import AnonymousCredentials
 
 from ecomflow.config import Settings, load_settings, running_endpoints
-from ecomflow.contract.facts import SCHEMAS
 
 
 def main() -> None:

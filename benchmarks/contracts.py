@@ -19,16 +19,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from ecomflow.contract.decode import decode_messages
+from ecomflow.pipeline.model import model_facts
 
 from benchmarks.events import NOW, messages
 from ecomflow.contract.codec import Codec
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import shop_contracts
 from ecomflow.contract.modelling import model
 from ecomflow.generator.faults import faults_of
-from ecomflow.pipeline.model import model_facts
 
 BATCH = 9_999
 SECONDS = 20.0

@@ -48,16 +48,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
+from ecomflow.contract.decode import decode_messages
+from ecomflow.pipeline.model import model_facts
 from google.auth.credentials import AnonymousCredentials
 
 from benchmarks import beams_own, kept
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
 from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, with_ingestion_time
 
 EVENTS = 6_000

@@ -15,10 +15,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from benchmarks.events import NOW, messages
 from ecomflow.contract.decode import decode_messages
-from ecomflow.contract.events import EVENT_DECODER, Message
 from ecomflow.pipeline.model import model_facts
+
+from benchmarks.events import NOW, messages
+from ecomflow.contract.events import EVENT_DECODER, Message
 
 BATCH = 10_000
 # Long enough that a machine that is slow by turns shows each subject its best side.

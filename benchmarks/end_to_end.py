@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import psutil
+from ecomflow.contract.facts import SCHEMAS
 
 from benchmarks.events import to_publish
 from benchmarks.throwaway import (
@@ -30,7 +31,6 @@ from benchmarks.throwaway import (
     running,
     wait_for,
 )
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator.publisher import PublishSummary, publish
 

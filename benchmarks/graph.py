@@ -14,15 +14,15 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
+from ecomflow.contract.decode import StreamBatch, decode_messages
+from ecomflow.pipeline.model import FactBatch, model_facts
 
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints
-from ecomflow.contract.decode import StreamBatch, decode_messages
 from ecomflow.contract.events import Message
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import FactBatch, model_facts
 from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import with_ingestion_time
 

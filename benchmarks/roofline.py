@@ -9,18 +9,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.facts import SCHEMAS
+from ecomflow.pipeline.model import model_facts
 from google.api_core import exceptions
 from google.pubsub_v1.types import PullRequest
 
 from ecomflow.config import load_settings
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_write_client, subscriber_client
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import portions
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import TableWriter, with_ingestion_time
 
 PULL_MESSAGES = 1000

@@ -32,9 +32,10 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
-from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
+from ecomflow.metrics.snapshot import PipelineMetrics, from_counters, steps_of
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, start
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import running_stub
 from tests.support.running import count_waiting, running, settings_in
 from tests.support.waiting import wait_until
@@ -46,7 +47,7 @@ def told(at: float, **known: Any) -> PipelineMetrics:
     """What a busy local pipeline tells ``at`` seconds after it began."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
-    counts |= {f"{kind}/{step}": counted for step in STEPS for kind in ("in", "out")}
+    counts |= {f"{kind}/{step}": counted for step in steps_of(SHOP) for kind in ("in", "out")}
     counts |= {"refused_in/Decode events": counted // 4, "rows/fact_order": 2 * counted, "latency/4": counted, "bundles": int(at)}
     gauges = {"memory_bytes": 178e6, "last_append/fact_order": START + at - 2}
     fields = {
@@ -58,7 +59,7 @@ def told(at: float, **known: Any) -> PipelineMetrics:
         "oldest_unacked_seconds": 0.4,
         "backlog_at": START + at,
     }
-    return msgspec.structs.replace(from_counters(counts, gauges, at=START + at, **fields), **known)
+    return msgspec.structs.replace(from_counters(counts, gauges, SHOP, at=START + at, **fields), **known)
 
 
 def busy(seconds: int = 120, **known: Any) -> History:
@@ -130,7 +131,7 @@ class TestView:
     def test_nothing_runs(self) -> None:
         """Only that, and how to start it: no empty tables."""
         found = History()
-        found.add(from_counters({}, {}, at=START, state="none", where="local"), START)
+        found.add(from_counters({}, {}, SHOP, at=START, state="none", where="local"), START)
         assert [line for line in drawn(found) if line] == [
             "● none",
             "No pipeline is running. Start it with: ecomflow deploy --detach",

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from ecomflow.contract.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS
 
 from ecomflow.contract.check import BATCH_LINES, RefusedLine, Tally, check_lines
-from ecomflow.contract.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS
 from ecomflow.generator.rounds import generate
 from tests.support.cli import ecomflow, environment
 from tests.support.contract import NOW, activity, encoded, inventory, item, message, order, outcome_of

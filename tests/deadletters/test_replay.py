@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.codec import Codec, DecodedBatch
 from ecomflow.contract.dead_letter import DeadLetter, original, to_lines
 from ecomflow.contract.events import Message
 from ecomflow.deadletters import store as deadletters
@@ -22,23 +24,24 @@ from ecomflow.gcp.clients import subscriber_client
 from ecomflow.generator import publisher
 from ecomflow.warehouse.queries import select
 from tests.support.cli import customised, ecomflow
-from tests.support.contract import NOW, number, order
+from tests.support.contract import NOW, SHOP, number, order, refusing_totals
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, published_order, still, store
 from tests.support.running import count_waiting, settings_in
 from tests.support.waiting import wait_until
 
-# The contract with one more status, in every process that is started with this as its sitecustomize.
-FIXED = """\
-import importlib.util, sys
-spec = importlib.util.find_spec("ecomflow.contract.events")
-known = '"cancelled", "returned"]'
-source = open(spec.origin).read()
-assert known in source
-sys.modules["ecomflow.contract.events"] = module = importlib.util.module_from_spec(spec)
-exec(compile(source.replace(known, known[:-1] + ', "on_hold"]'), spec.origin, "exec"), module.__dict__)
-"""
+SHOP_CODEC = Codec(SHOP)
 # Killed in the middle: as soon as the replay reaches one of its steps.
 KILLED_AT = "import os, ecomflow.deadletters.replay as r; r._Mover.{step} = lambda *_: os.kill(os.getpid(), 9)\n"
+
+
+def with_another_status(folder: Path) -> Path:
+    """A folder with the built-in contract of orders, to which the status on_hold is added."""
+    built_in = (resources.files("ecomflow.contract") / "shop" / "order.toml").read_text()
+    known = '"cancelled", "returned"]'
+    assert known in built_in
+    folder.mkdir()
+    (folder / "order.toml").write_text(built_in.replace(known, known[:-1] + ', "on_hold"]'))
+    return folder
 
 
 class TestMessageOf:
@@ -93,30 +96,29 @@ class TestRefusals:
         good = letter(order(order_date=at.isoformat()), "$: expected a table", "rejected_by_bigquery", event_id="E-9")
         wrong_total = letter(order(order_date=at.isoformat(), total_amount=1), "$: expected a table", "rejected_by_bigquery")
         letters = [held(1), good, still(1), letter(b"{", "$: none", "malformed_json"), wrong_total]
-        assert {place: path for place, (path, _) in refusals(letters, at).items()} == {
+        assert {place: path for place, (path, _) in refusals(letters, SHOP_CODEC, at).items()} == {
             0: "$.status",
             2: "$.quantity_change",
             3: "$",
         }
-        assert refusals(letters, at, {"status": "returned"}).keys() == {2, 3}
-        assert refusals(letters, at, order_totals="refuse").keys() == {0, 2, 3, 4}
+        assert refusals(letters, SHOP_CODEC, at, {"status": "returned"}).keys() == {2, 3}
+        assert refusals(letters, Codec(refusing_totals()), at).keys() == {0, 2, 3, 4}
 
     def test_a_fault_of_ours_refuses_one_letter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a step still raises for a message, that letter alone does not pass."""
-        from ecomflow.deadletters import replay as module
+        codec = Codec(SHOP)
+        decode = codec.decode
 
-        real = module.decode_messages
-
-        def decode(messages: list[Message], now: datetime) -> Any:
+        def raising(messages: Sequence[Message], now: datetime) -> DecodedBatch:
             assert not any(b"poison" in message.data for message in messages), "poison"
-            return real(messages, now)
+            return decode(messages, now)
 
-        monkeypatch.setattr(module, "decode_messages", decode)
+        monkeypatch.setattr(codec, "decode", raising)
         letters = [held(1), letter(order(customer_id="poison"), "$: expected", "processing_error"), held(2)]
-        assert refusals(letters, NOW, {"status": "returned"})[1][1].startswith(
+        assert refusals(letters, codec, NOW, {"status": "returned"})[1][1].startswith(
             "$: expected a message that the decode step can process"
         )
-        assert refusals(letters, NOW, {"status": "returned", "order_date": "2025-12-01T00:00:00Z"}).keys() == {1}
+        assert refusals(letters, codec, NOW, {"status": "returned", "order_date": "2025-12-01T00:00:00Z"}).keys() == {1}
 
 
 def attributes_of(refused: DeadLetter) -> dict[str, str]:
@@ -246,7 +248,7 @@ class TestTheStory:
     def test_refused_fixed_replayed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """In the end each event is a fact once, or a dead letter; a second replay of the same adds nothing."""
         settings = settings_in(tmp_path, provisioned, stack)
-        fixed = customised(tmp_path / "site", FIXED)
+        fixed = {"ECOMFLOW_CONTRACTS": str(with_another_status(tmp_path / "contracts"))}
         (tmp_path / "patch.json").write_text('{"total_amount": 44.80}')
         events = [published_order(n) for n in range(10)]
         events += [published_order(n, fault="new_status", status="on_hold") for n in range(10, 18)]

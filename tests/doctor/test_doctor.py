@@ -20,12 +20,12 @@ from google.cloud import bigquery
 
 from ecomflow import sql
 from ecomflow.config import DataflowSettings, Endpoints, Settings
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.doctor import Check, access, checks, preflight, probe, require
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
 from ecomflow.infra.roles import job_grants
 from tests.support.cli import ecomflow
+from tests.support.contract import FACT_TABLES
 from tests.support.fronts import GrpcFront, HttpFront, Refuse
 from tests.support.infra import Google
 
@@ -122,7 +122,7 @@ class TestPreflight:
         """Each line that is not as it should be says how, and what mends it: infra up, or more where that can't."""
         run("DROP VIEW `DATASET.fact_order_unique`", provisioned, stack)
         run("DROP TABLE `DATASET.fact_inventory`", provisioned, stack)
-        ddl = sql.table_ddl("fact_inventory", provisioned.dataset_id)
+        ddl = sql.table_ddl(FACT_TABLES["fact_inventory"], provisioned.dataset_id)
         run(ddl.replace("quantity_change     INT64", "quantity_change     STRING"), provisioned, stack)
         moved = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
         found = failures(preflight(moved, stack, for_dataflow=False))
@@ -318,8 +318,8 @@ class TestSample:
 
     def test_row(self) -> None:
         """Each type has a value that a detour over a float, another zone or whole seconds would change; NULL where it may be."""
-        row = probe.sample_row(SCHEMAS["fact_order"], self.NOW)
-        assert list(row) == SCHEMAS["fact_order"].names
+        row = probe.sample_row(FACT_TABLES["fact_order"], self.NOW)
+        assert list(row) == [column.name for column in FACT_TABLES["fact_order"].columns]
         assert row["customer_name"] is None
         assert row["order_timestamp"] == self.NOW
         assert row["order_date"] == self.NOW.date()

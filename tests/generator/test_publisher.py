@@ -129,7 +129,7 @@ class TestDelivery:
         assert summary.faults == Counter(event.fault for event in invalid)
         assert summary.reasons == Counter(event.expected_reason for event in invalid)
         assert summary.streams == Counter(event.expected_stream for event in invalid)
-        assert summary.order_items == sum(event.items for event in events)
+        assert summary.order_items == sum(event.lists.get("items", 0) for event in events)
         assert not summary.interrupted
 
     def test_progress_grows_to_the_total(self, recorder: Recorder) -> None:
@@ -151,7 +151,7 @@ class TestLedger:
         assert len(entries) == 1800
         for event_id, entry in entries.items():
             event = expected[event_id]
-            assert (entry.event_type, entry.fault, entry.items) == (event.event_type, event.fault, event.items)
+            assert (entry.event_type, entry.fault, entry.lists) == (event.event_type, event.fault, event.lists)
             assert entry.expected_reason == event.expected_reason
             assert arrived[int(entry.message_id or "")] == entry.event_id == event_id
 

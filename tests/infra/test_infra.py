@@ -46,6 +46,7 @@ from ecomflow.infra.resources import (
     desired,
 )
 from ecomflow.sql import Column
+from tests.support.contract import FACT_TABLES
 
 LOCAL = Settings()
 CLOUD = Service("BigQuery", "bigquery.googleapis.com", "roles/bigquery.admin", "my-project", None)
@@ -443,7 +444,7 @@ def run(statement: str, settings: Settings, stack: Endpoints) -> None:
 def recreate(table: str, old: str, new: str, settings: Settings, stack: Endpoints) -> None:
     """Makes ``table`` anew from its DDL with ``old`` replaced by ``new``."""
     run(f"DROP TABLE `DATASET.{table}`", settings, stack)
-    ddl = sql.table_ddl(table, settings.dataset_id)
+    ddl = sql.table_ddl(FACT_TABLES[table], settings.dataset_id)
     assert old in ddl
     run(ddl.replace(old, new), settings, stack)
 
@@ -476,7 +477,7 @@ class TestApply:
         assert topic.message_retention_duration.total_seconds() == 0
         client = bigquery_client(provisioned.project_id, stack)
         table = client.get_table(f"{provisioned.dataset_id}.fact_order")
-        assert tuple(field.name for field in table.schema) == tuple(c.name for c in sql.table_definition("fact_order").columns)
+        assert tuple(field.name for field in table.schema) == tuple(c.name for c in FACT_TABLES["fact_order"].columns)
         assert table.time_partitioning.field == "order_date"
         assert client.get_dataset(provisioned.dataset_id).location == "EU"
         assert storage_client(provisioned.project_id, stack).lookup_bucket(provisioned.bucket_name) is not None
@@ -544,7 +545,7 @@ class TestApply:
         A column that only the live table has is shown and left alone.
         """
         recreate("fact_order_header", "  customer_name ", "  old_name ", provisioned, stack)
-        run(sql.view_ddl("fact_order_header", provisioned.dataset_id), provisioned, stack)
+        run(sql.view_ddl(FACT_TABLES["fact_order_header"], provisioned.dataset_id), provisioned, stack)
         run(
             "INSERT INTO `DATASET.fact_order_header` (event_id, order_id, customer_id, old_name, order_date, order_timestamp,"
             " status, shipping_address_street, shipping_address_city, shipping_address_country, total_amount,"
@@ -681,7 +682,7 @@ class TestCheckTables:
     def test_complete(self, provisioned: Settings, stack: Endpoints) -> None:
         """Tables as their DDL has them pass, also with a nullable column more."""
         run("DROP TABLE `DATASET.fact_order`", provisioned, stack)
-        ddl = sql.table_ddl("fact_order", provisioned.dataset_id)
+        ddl = sql.table_ddl(FACT_TABLES["fact_order"], provisioned.dataset_id)
         run(ddl.replace("  order_id ", '  zone STRING OPTIONS (description = "x"),\n  order_id ', 1), provisioned, stack)
         infra.check_tables(provisioned, stack)
 

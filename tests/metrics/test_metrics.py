@@ -18,18 +18,19 @@ from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
 from ecomflow.metrics.history import History, Latency, messages_in_by, report, rows_of, trouble
 from ecomflow.metrics.snapshot import (
     LATENCY_BOUNDS,
-    STEPS,
     PipelineMetrics,
     StepMetrics,
     TableMetrics,
     from_counters,
     quantile,
     step_metrics,
+    steps_of,
 )
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes, locked
 from ecomflow.terminal.sparklines import sparkline
 from tests.support import dataflow_stub
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import DataflowStub, running_stub
 
 START = 1_764_547_200.0
@@ -45,7 +46,7 @@ def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
         "refused/malformed_json": known.pop("refused", 0),
     }
     fields = {"state": "running", "where": "local", "name": "process 7", "started": START} | known
-    return from_counters(counts, {}, at=START + at, **fields)
+    return from_counters(counts, {}, SHOP, at=START + at, **fields)
 
 
 def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
@@ -59,8 +60,10 @@ def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
 class TestFromCounters:
     def test_steps_stand_in_the_order_of_the_graph(self) -> None:
         """Every step of the graph, counted or not; those of another version of it after them."""
-        found = step_metrics({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
-        assert [step.step for step in found] == [*STEPS, "Old step"]
+        found = step_metrics(
+            {"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1}, steps_of(SHOP)
+        )
+        assert [step.step for step in found] == [*steps_of(SHOP), "Old step"]
         assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
     def test_what_was_counted_is_told(self) -> None:
@@ -76,12 +79,12 @@ class TestFromCounters:
             "schema_drift/order/$.x": 8,
         }
         gauges = {"memory_bytes": 1e6, "last_append/fact_inventory": START}
-        found = from_counters(counts, gauges, at=START, state="running", where="local")
+        found = from_counters(counts, gauges, SHOP, at=START, state="running", where="local")
         assert (found.received, found.bundles, found.retries, found.memory_bytes) == (9, 5, 6, 1_000_000)
         assert list(found.refused.items()) == [("malformed_json", 2), ("out_of_range", 1)]
         assert found.latency == (0, 0, 3, *NO_LATENCY[3:])
         assert TableMetrics("fact_inventory", 4, START) in found.tables
-        assert (found.backlog, from_counters({}, {}, at=0, state="none", where="local").memory_bytes) == (None, None)
+        assert (found.backlog, from_counters({}, {}, SHOP, at=0, state="none", where="local").memory_bytes) == (None, None)
 
 
 class TestQuantile:
@@ -194,7 +197,7 @@ class TestSeries:
 
     def test_what_a_view_draws(self) -> None:
         """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
-        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
+        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, SHOP, at=0, state="running", where="local")
         assert [of(read) for of in (messages_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
 
 
@@ -338,7 +341,7 @@ class TestLocalMetrics:
             updated=START + 9,
             processes=Processes(2, (8, 9)),
         )
-        found = local_metrics(status)
+        found = local_metrics(status, SHOP)
         assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
         assert found.name == "process 7"
         assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
@@ -346,7 +349,7 @@ class TestLocalMetrics:
 
     def test_no_pipeline(self) -> None:
         """It is told so, as of now."""
-        found = local_metrics(PipelineStatus("none"), START)
+        found = local_metrics(PipelineStatus("none"), SHOP, START)
         assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
 
 

@@ -24,7 +24,7 @@ from ecomflow.gcp.clients import bigquery_client
 from ecomflow.jobs.backlog import count_waiting
 from ecomflow.ui.data.steps import read_steps
 from tests.support.cli import environment
-from tests.support.contract import order
+from tests.support.contract import SHOP, order
 from tests.support.dataflow import as_variables, dataflow_beside
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, still, store, today
 from tests.support.hostile import HOSTILE
@@ -236,11 +236,11 @@ class TestQuestions:
 @pytest.mark.slow
 def test_the_graph_is_that_of_beam() -> None:
     """Both runners' graphs have the steps that the metrics name, without Beam in the page's own process."""
-    from ecomflow.metrics.snapshot import STEPS
+    from ecomflow.metrics.snapshot import steps_of
     from ecomflow.ui.views.graph_picture import every_step
 
     for settings in (Settings(), Settings(project="my-project")):
-        assert {step.name for step in every_step(read_steps(settings))} == set(STEPS)
+        assert {step.name for step in every_step(read_steps(settings))} == set(steps_of(SHOP))
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 from google.cloud import bigquery
 
-from ecomflow import infra, sql
+from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from tests.support.contract import FACT_TABLES
 
 pytestmark = pytest.mark.stack
 
@@ -168,7 +169,7 @@ def warehouse(stack: Endpoints) -> Warehouse:
     return warehouse
 
 
-@pytest.mark.parametrize("table", sql.TABLES)
+@pytest.mark.parametrize("table", FACT_TABLES)
 def test_unique_views(warehouse: Warehouse, table: str) -> None:
     """A view shows each row of a repeated event once, as it was first written."""
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
