@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from google.cloud import bigquery
 
-from ecomflow import infra
+from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
 from tests.support.contract import FACT_TABLES
