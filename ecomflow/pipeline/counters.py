@@ -1,9 +1,9 @@
 """The pipeline's counters: each count goes to Beam's metrics, and to totals of the process that can be read while it runs.
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
-``duplicates_seen``, ``rules_broken/<type>/<rule>``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the graph;
-``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
-counted by the batch, never by the message.
+``rules_broken/<type>/<rule>``, ``duplicates_seen``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the
+graph; ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They
+are counted by the batch, never by the message.
 
 Gauges and what is waited for are of the process alone: Beam has no such metric that Dataflow tells of.
 """
