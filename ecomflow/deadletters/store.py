@@ -22,6 +22,7 @@ from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import storage_client
+from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -182,14 +183,18 @@ def follow(
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
     bucket = bucket_of(settings, endpoints)
+    begin = now() - _LATE
     with reading(settings, endpoints):
-        seen = {listed.name for listed in _since(bucket, selected, now() - _LATE)}
+        seen = {listed.name for listed in _since(bucket, selected, begin)}
     first = newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
+        begin, before = now() - _LATE, begin
         with reading(settings, endpoints):
-            recent = list(_since(bucket, selected, now() - _LATE))
+            recent = list(_since(bucket, selected, begin))
+            if begin < before - timedelta(seconds=LEAST_STEP):  # The clock was set back: the objects since then are not new.
+                seen |= {listed.name for listed in recent}
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}

@@ -5,6 +5,7 @@ The counters are Beam's, so both runners report them under the same names. Value
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,8 +18,9 @@ from ecomflow.contract.language import Contract
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
+from ecomflow.metrics.moments import Moment
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
-from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
+from ecomflow.pipeline.direct.launch import PipelineStatus, read_status, retimed
 
 # Cloud Monitoring has one new sample per minute. The local Pub/Sub counts on demand.
 _CLOUD_BACKLOG_SECONDS = 30.0
@@ -87,6 +89,7 @@ class MetricsReader:
         here: bool,
         job: str | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._endpoints = endpoints
@@ -94,23 +97,26 @@ class MetricsReader:
         self._here = here
         self._job = job or settings.dataflow.job_name
         self._clock = clock
+        self._steady = steady
         self._api: Any = None
         self._backlog: Backlog | EcomflowError | None = None
-        self._backlog_due = 0.0
+        self._backlog_due = -math.inf
 
     def read(self) -> PipelineMetrics:
         """The current metrics. ``state`` says if no pipeline runs, and ``backlog_unknown`` why the backlog can't be counted.
 
         Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
-        metrics = self._read_local() if self._here else self._read_job()
+        metrics = self._read_here() if self._here else self._read_job()
         now = self._clock()
-        if now >= self._backlog_due:
+        if self._steady() >= self._backlog_due:
             self._backlog = self._read_backlog(now)
         return with_backlog(metrics, self._backlog, now)
 
-    def _read_local(self) -> PipelineMetrics:
-        return local_metrics(read_status(self._settings.state_path), self._contracts, self._clock())
+    def _read_here(self) -> PipelineMetrics:
+        status, now = read_status(self._settings.state_path), Moment(self._clock(), self._steady())
+        # A pipeline that has ended may have run before the last boot, when the monotonic clock was another.
+        return local_metrics(retimed(status, now) if status.state == "running" else status, self._contracts, now.wall)
 
     def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service
@@ -132,7 +138,7 @@ class MetricsReader:
                 return UnavailableError(
                     f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
-            self._backlog_due = 0.0 if endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
+            self._backlog_due = -math.inf if endpoints.pubsub else self._steady() + _CLOUD_BACKLOG_SECONDS
             return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
         except EcomflowError as error:
             return error

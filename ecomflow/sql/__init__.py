@@ -11,7 +11,7 @@ from importlib import resources
 
 import msgspec
 
-from ecomflow.contract import ddl
+from ecomflow.contract import ddl as contract_ddl
 from ecomflow.contract.language import Table
 from ecomflow.errors import NotFoundError
 from ecomflow.sql.ddl import DdlError, qualify, tokens
@@ -93,12 +93,12 @@ class Question(msgspec.Struct, frozen=True):
 
 def table_ddl(table: Table, dataset_id: str) -> str:
     """The CREATE TABLE IF NOT EXISTS of ``table``, for ``dataset_id`` (``project.dataset``)."""
-    return qualify(ddl.table_ddl(table), dataset_id)
+    return qualify(contract_ddl.table_ddl(table), dataset_id)
 
 
 def view_ddl(table: Table, dataset_id: str) -> str:
     """The CREATE OR REPLACE VIEW that shows each event of ``table`` once (``<name>_unique``), for ``dataset_id``."""
-    return qualify(ddl.view_ddl(table), dataset_id)
+    return qualify(contract_ddl.view_ddl(table), dataset_id)
 
 
 def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
