@@ -184,7 +184,7 @@ class TestOptions:
 
     def test_without_a_project(self) -> None:
         """Dataflow runs in a project: the user is told to name one."""
-        with pytest.raises(ConfigError, match="No project is configured"):
+        with pytest.raises(ConfigError, match="Dataflow needs a project, and none is configured"):
             options_of(Settings())
 
     def test_an_emulator_is_not_sent_to_google(self) -> None:
@@ -247,7 +247,7 @@ class TestDryRun:
                 "--max-workers can only be used on Dataflow",
             ),
             (("--", "--disk_size_gb=30"), "Beam options can only be used on Dataflow"),
-            (("--runner", "DataflowRunner"), "No project is configured"),
+            (("--runner", "DataflowRunner"), "Dataflow needs a project, and none is configured"),
             (("--runner", "Flink"), "'Flink' is not a valid runner"),
             (("--project", "my-project", "--detach"), "--detach can only be used on this machine"),
             (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is not a valid label: expected key=value"),
