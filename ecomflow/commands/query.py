@@ -22,7 +22,7 @@ from ecomflow.sql import Question, questions
 from ecomflow.terminal.amounts import bytes_text, counted
 from ecomflow.terminal.console import err, note, out, plain, plain_lines, say, show_json, show_table
 from ecomflow.warehouse import queries
-from ecomflow.warehouse.charts import amount_text, chart
+from ecomflow.warehouse.charts import amount_text, chart, json_text
 from ecomflow.warehouse.queries import Answer, Query, Reply, scanned_bytes
 
 _MOST_SHOWN = 200
@@ -114,6 +114,8 @@ def _count(shown: int, total: int) -> str:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json_text(value)
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
     return amount_text(value) if is_number else value
 
@@ -157,8 +159,7 @@ def _field(value: Any) -> str:
             return f"{value:f}"
         case int() | float():
             return str(value)
-    encoded = msgspec.json.encode(value, enc_hook=str).decode()
-    return encoded if isinstance(value, list | dict) else encoded.strip('"')
+    return json_text(value) if isinstance(value, list | dict) else msgspec.json.encode(value, enc_hook=str).decode().strip('"')
 
 
 def _write_json(answer: Answer) -> None:
