@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, DecimalException
+from functools import cache
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, get_args
@@ -82,8 +83,13 @@ def load_folder(folder: FilePath) -> tuple[Contract, ...]:
 
 def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
     """The built-in shop's contracts, in the order of ``names``."""
-    folder = resources.files(__package__) / "shop"
-    return tuple(load_text((folder / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml") for name in names)
+    return tuple(_shop_contract(name) for name in names)
+
+
+@cache
+def _shop_contract(name: str) -> Contract:
+    file = f"{name}.toml"
+    return load_text((resources.files(__package__) / "shop" / file).read_text(encoding="utf-8"), file)
 
 
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:

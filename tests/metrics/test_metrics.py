@@ -12,6 +12,7 @@ import pytest
 
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
 from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
@@ -367,7 +368,8 @@ class TestReader:
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
         """The pipeline's state is shown all the same, and that the stack is not running."""
-        found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        settings = Settings(state_dir=str(tmp_path))
+        found = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
 
@@ -407,7 +409,7 @@ class TestReader:
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""
         settings = Settings(state_dir=str(tmp_path))
-        reader = MetricsReader(settings, Endpoints, here=True, clock=lambda: START)
+        reader = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START)
         found = History()
         for at, received in enumerate((900, 5)):
             told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
@@ -418,10 +420,10 @@ class TestReader:
         assert all(number is None or number >= 0 for number in found.series(lambda one: one.received, 4))
 
     @pytest.mark.stack
-    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, target: Target) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = MetricsReader(provisioned, lambda: stack, here=True).read()
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        found = MetricsReader(provisioned, lambda: target, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -442,7 +444,7 @@ class TestDataflow:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     def read(self, stub: DataflowStub) -> PipelineMetrics:
-        return MetricsReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+        return MetricsReader(SETTINGS, lambda: Target(SETTINGS, Endpoints(dataflow=stub.url)), here=False).read()
 
     def test_a_jobs_counters_are_the_same_metrics(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""
