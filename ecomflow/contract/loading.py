@@ -82,8 +82,7 @@ def load_folder(folder: FilePath) -> tuple[Contract, ...]:
 
 def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
     """The built-in shop's contracts, in the order of ``names``."""
-    folder = resources.files(__package__) / "shop"
-    return tuple(load_text((folder / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml") for name in names)
+    return tuple(load_text(shop_text(name), f"{name}.toml") for name in names)
 
 
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
@@ -106,6 +105,40 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
             "Describe one with: ecomflow contract new",
         )
     return _checked([*builtin, *own], mistakes_between([*builtin, *own]))
+
+
+def contracts_named(event: str, contracts: Sequence[Contract]) -> tuple[Contract, ...]:
+    """The contracts of ``event`` among ``contracts``, one a version. Raises ConfigError where there is none."""
+    found = tuple(contract for contract in contracts if contract.event == event)
+    if not found:
+        known = list(dict.fromkeys(contract.event for contract in contracts))
+        raise ConfigError(
+            f"There is no event type {shown(event)}: expected one of {', '.join(known)}{nearest(event, known) or '.'}",
+            "To describe a new one, run: ecomflow contract new",
+        )
+    return found
+
+
+def source_of(contract: Contract) -> str:
+    """The text of the file that says ``contract``. Raises NotFoundError where it is gone."""
+    if contract.event in SHOP and contract in shop_contracts([contract.event]):
+        return shop_text(contract.event)
+    return read_text(FilePath(contract.file))
+
+
+def shop_text(event: str) -> str:
+    """The built-in file of ``event``, one of ``SHOP``."""
+    return (resources.files(__package__) / "shop" / f"{event}.toml").read_text(encoding="utf-8")
+
+
+def read_text(path: FilePath) -> str:
+    """The text of the contract file ``path``. Raises NotFoundError, and ConfigError where it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.", "Name a contract file.") from error
 
 
 def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:

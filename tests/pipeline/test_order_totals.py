@@ -9,14 +9,12 @@ import msgspec
 import pytest
 
 from ecomflow.config import load_settings
-from ecomflow.contract.check import Tally, check_lines
 from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.rules import OrderTotals
 from ecomflow.errors import ConfigError
 from ecomflow.pipeline.config import pipeline_config
 from ecomflow.pipeline.model import FactBatch, model_facts
-from tests.support.cli import ecomflow
-from tests.support.contract import NOW, Body, encoded, inventory, item, message, number, order
+from tests.support.contract import NOW, Body, inventory, item, message, number, order
 from tests.support.pipeline import MemoryWarehouse, config_for, memory_runtime, run_graph
 
 
@@ -143,26 +141,3 @@ class TestGraph:
         assert found.get("rows/fact_order_header", 0) == rows
         assert found.get("refused/contract_violation", 0) == letters == len(warehouse.letters.get("order", []))
         assert found.get("order_totals_differ", 0) == counted
-
-
-class TestCheck:
-    def test_contract_check_judges_likewise(self) -> None:
-        """Refused with line and error, counted, or passed over."""
-        outcome = {}
-        modes: tuple[OrderTotals, ...] = ("ignore", "count", "refuse")
-        for mode in modes:
-            tally = Tally()
-            refused = list(check_lines([encoded(GOOD[0]), encoded(BAD[0][0])], "f", NOW, tally, mode))
-            outcome[mode] = [(line.line, line.error) for line in refused], tally.accepted["order"], tally.totals_differ
-        error = "$.total_amount: expected the sum of its lines, got 120.00 instead of 119.40"
-        assert outcome == {"ignore": ([], 2, 0), "count": ([], 2, 1), "refuse": ([(2, error)], 1, 0)}
-
-    def test_the_command_takes_the_setting(self, tmp_path: Path) -> None:
-        """A note where it is counted, exit code 10 where it is refused."""
-        (tmp_path / "e.jsonl").write_bytes(encoded(BAD[0][0]))
-        counted = ecomflow("contract", "check", "e.jsonl", folder=tmp_path)
-        assert (counted.returncode, counted.stdout.splitlines()[0]) == (
-            0,
-            "note: order $.total_amount: differs from the sum of the lines; passes (1 times)",
-        )
-        assert ecomflow("contract", "check", "e.jsonl", folder=tmp_path, ECOMFLOW_ORDER_TOTALS="refuse").returncode == 10
