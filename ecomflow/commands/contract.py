@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ecomflow.commands import contract_check, contract_diff
-from ecomflow.commands.shared import example_lines, group_of_commands, settings_of
+from ecomflow.commands import contract_check, contract_copy, contract_diff, contract_new
+from ecomflow.commands.shared import Project, example_lines, group_of_commands, settings_of
 from ecomflow.config import contracts_of
+from ecomflow.contract.ddl import table_ddl, view_ddl
 from ecomflow.contract.example import example_of, published_schema, to_text, whole_published_schema
 from ecomflow.contract.language import Contract
-from ecomflow.contract.loading import contracts_named, source_of
+from ecomflow.contract.loading import contracts_named, load_files, source_of
 from ecomflow.contract.markdown import markdown
 from ecomflow.errors import ContractError
+from ecomflow.sql import qualify
+from ecomflow.terminal.console import say
 
 contract = group_of_commands("Show and change the contracts of your event types, and check events against them.")
 
@@ -55,9 +59,37 @@ def show(
         typer.echo("\n".join(_with_heading(one, len(chosen)) for one in chosen), nl=False)
 
 
-def _chosen(event: str | None) -> tuple[Contract, ...]:
+@contract.command(epilog=example_lines("ecomflow contract lint", "ecomflow contract lint contracts/refund.toml"))
+def lint(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Contract files. Default: those of your folder, with the built-in ones.", show_default=False),
+    ] = None,
+) -> None:
+    """Check contract files, and list every mistake in them. Nothing needs to run.
+
+    Exits with 2 if there is a mistake.
+    """
+    found = load_files(files) if files else contracts_of(settings_of(None))
+    names = sorted({one.event for one in found})
+    say(f"{len(names)} event {'type' if len(names) == 1 else 'types'}: {', '.join(names)}.")
+
+
+@contract.command(epilog=example_lines("ecomflow contract ddl", "ecomflow contract ddl refund > refund.sql"))
+def ddl(event: EventName = None, project: Project = None) -> None:
+    """Print the DDL of the tables of an event type, and of their views, as infra up creates them."""
+    settings = settings_of(project)
+    statements = [
+        qualify(statement, settings.dataset_id)
+        for one in _chosen(event, project)
+        for statement in (*map(table_ddl, one.tables), *map(view_ddl, one.tables))
+    ]
+    typer.echo("\n".join(statements), nl=False)
+
+
+def _chosen(event: str | None, project: str | None = None) -> tuple[Contract, ...]:
     """The contracts in force of the event type, or all. Raises ConfigError for an unknown type."""
-    contracts = contracts_of(settings_of(None))
+    contracts = contracts_of(settings_of(project))
     return contracts if event is None else contracts_named(event, contracts)
 
 
@@ -74,4 +106,6 @@ def _with_heading(one: Contract, count: int) -> str:
 
 
 contract.command(epilog=contract_check.EPILOG)(contract_check.check)
+contract.command(epilog=contract_new.EPILOG)(contract_new.new)
+contract.command(epilog=contract_copy.EPILOG)(contract_copy.copy)
 contract.command(epilog=contract_diff.EPILOG)(contract_diff.diff)

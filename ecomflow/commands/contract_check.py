@@ -75,6 +75,11 @@ def show_tally(tally: Tally, codec: Codec) -> None:
     for (event, rule), count in sorted(tally.rules_broken.items()):
         text = next(one.check.text for one in codec.kinds[event].contract.rules if one.name == rule)
         typer.echo(plain(f"note: {event}: the rule {rule}, {text}, does not hold; the event passes ({_times(count)})").plain)
+    show_sums(tally)
+
+
+def show_sums(tally: Tally) -> None:
+    """How many events pass and are refused, by type and reason."""
     accepted, refused = tally.accepted.total(), tally.refused.total()
     sums = f"{accepted:,} pass{_parts(tally.accepted)}, {refused:,} refused{_parts(tally.refused)}"
     typer.echo(f"{_events(accepted + refused)}: {sums}.")

@@ -57,12 +57,15 @@ def fate_of_unknown(kind: EventType) -> Fate:
     return fates[kind.contract.unknown_fields]
 
 
-def check_lines(lines: Iterable[bytes], file: str, now: datetime, codec: Codec, tally: Tally) -> Iterator[RefusedLine]:
+def check_lines(
+    lines: Iterable[bytes], file: str, now: datetime, codec: Codec, tally: Tally, dates: DateRange | None = None
+) -> Iterator[RefusedLine]:
     """The refused ones of ``lines``, in their order, one message a line, as on the day of ``now``; adds all to ``tally``.
+    ``dates`` are the dates that events may have, by default those that can be written on that day.
 
     Blank lines are passed over. ``lines.py`` says which forms a line may have.
     """
-    dates = streamable_dates(now.date())
+    dates = streamable_dates(now.date()) if dates is None else dates
     for messages in _batches(lines):
         decoded = codec.decode(messages, now)
         for (event_type, path), times in decoded.drift.items():

@@ -70,11 +70,19 @@ def load_file(path: FilePath) -> Contract:
     return _checked([contract], mistakes)[0]
 
 
+def load_files(paths: Iterable[FilePath]) -> tuple[Contract, ...]:
+    """The contracts in ``paths``. Raises NotFoundError, and ConfigError with the mistakes of all files and between them."""
+    return _all_of([_read_file(path) for path in paths])
+
+
 def load_folder(folder: FilePath) -> tuple[Contract, ...]:
     """The contracts in ``folder`` (``*.toml``, by name). Raises NotFoundError, and ConfigError with the mistakes of all files."""
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder} of contracts.", "Correct the setting contracts.")
-    read = [_read_file(path) for path in sorted(folder.glob("*.toml"))]
+    return _all_of([_read_file(path) for path in sorted(folder.glob("*.toml"))])
+
+
+def _all_of(read: Sequence[tuple[Contract | None, list[str]]]) -> tuple[Contract, ...]:
     mistakes = [sentence for _, sentences in read for sentence in sentences]
     good = [contract for contract, _ in read if contract is not None]
     return _checked(good, [*mistakes, *mistakes_between(good)])
@@ -139,6 +147,23 @@ def read_text(path: FilePath) -> str:
         raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}.", "Name a contract file.") from error
+
+
+def other_contracts(folder: FilePath, builtin_events: Sequence[str], event: str) -> tuple[Contract, ...]:
+    """The contracts in force of other event types than ``event``; files with mistakes are left out."""
+    paths = sorted(folder.glob("*.toml")) if folder.is_dir() else []
+    own = [contract for contract, _ in map(_read_file, paths) if contract is not None]
+    replaced = {contract.event for contract in own}
+    builtin = shop_contracts([name for name in SHOP if name in builtin_events and name not in replaced])
+    return tuple(contract for contract in (*builtin, *own) if contract.event != event)
+
+
+def check_no_other_file(folder: FilePath, event: str, path: FilePath) -> None:
+    """Raises ConfigError where a file of ``folder`` other than ``path`` describes ``event``."""
+    for other in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+        found, _ = _read_file(other)
+        if other != path and found is not None and found.event == event:
+            raise ConfigError(f"{other} describes {event} already.", f"Edit that file, or rename it to {path.name}.")
 
 
 def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
