@@ -51,13 +51,12 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from google.auth.credentials import AnonymousCredentials
 
 from benchmarks import beams_own, kept
+from benchmarks.core import modelled
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
 from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, with_ingestion_time
 
 EVENTS = 6_000
@@ -126,8 +125,7 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
 
 def _tables_of(sample: list[Message]) -> list[pa.RecordBatch]:
     """The rows that our sink appends for ``sample``: a batch for each table."""
-    parts = decode_messages(sample, NOW).streams.values()
-    return [with_ingestion_time(one.rows, one.table, NOW) for part in parts for one in model_facts(part, NOW).tables]
+    return [with_ingestion_time(one.rows, NOW) for facts in modelled(sample) for one in facts.tables]
 
 
 def _bundles(sample: list[Message]) -> list[list[Message]]:

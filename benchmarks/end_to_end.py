@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from benchmarks.core import SCHEMAS
 from benchmarks.events import to_publish
 from benchmarks.throwaway import (
     DISTANT,
@@ -30,7 +31,6 @@ from benchmarks.throwaway import (
     running,
     wait_for,
 )
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.generator.publisher import PublishSummary, publish
 
