@@ -53,6 +53,7 @@ from ecomflow.pipeline.model import model_facts
 from google.auth.credentials import AnonymousCredentials
 
 from benchmarks import beams_own, kept
+from benchmarks.core import modelled
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.events import Message
@@ -127,8 +128,7 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
 
 def _tables_of(sample: list[Message]) -> list[pa.RecordBatch]:
     """The rows that our sink appends for ``sample``: a batch for each table."""
-    parts = decode_messages(sample, NOW).streams.values()
-    return [with_ingestion_time(one.rows, one.table, NOW) for part in parts for one in model_facts(part, NOW).tables]
+    return [with_ingestion_time(one.rows, NOW) for facts in modelled(sample) for one in facts.tables]
 
 
 def _bundles(sample: list[Message]) -> list[list[Message]]:

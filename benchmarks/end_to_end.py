@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import psutil
 from ecomflow.contract.facts import SCHEMAS
 
+from benchmarks.core import SCHEMAS
 from benchmarks.events import to_publish
 from benchmarks.throwaway import (
     DISTANT,
