@@ -177,9 +177,6 @@ def replay(
     again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
     and EcomflowError, whose message says how many events were published.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
     check_owner(target)
     with topic_sender(target) as sender, store.reading(target):
         mover = _Mover(target.bucket, sender, patch, on_progress or (lambda _: None))
@@ -189,9 +186,7 @@ def replay(
         except KeyboardInterrupt:
             is_interrupted = True
         except _PublishError as error:
-            cause = error.__cause__
-            assert isinstance(cause, GoogleAPIError | GoogleAuthError)
-            raise publish_error(cause, target, mover.published) from cause
+            raise publish_error(error.failure, target, mover.published) from error.failure
         return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
 
 
@@ -204,7 +199,11 @@ def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
 
 
 class _PublishError(Exception):
-    """An error of Pub/Sub (its ``__cause__``), not of the bucket."""
+    """An error of Pub/Sub, not of the bucket."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 class _Mover:
@@ -241,14 +240,13 @@ class _Mover:
         return bytes(content).splitlines()
 
     def _publish(self, lines: list[bytes]) -> None:
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
+        from ecomflow.gcp.errors import FAILURES
 
         for request in _requests(message_of(from_line(line), self._patch) for line in lines):
             try:
                 self._sender.send((message.data, message.attributes) for message in request)
-            except (GoogleAPIError, GoogleAuthError) as error:
-                raise _PublishError from error
+            except FAILURES as error:
+                raise _PublishError(error) from error
             with self._lock:
                 self.published += len(request)
                 self._report(self.published)
@@ -265,7 +263,7 @@ class _Mover:
             blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT)
         except PreconditionFailed:
             return
-        except Forbidden as error:
+        except Forbidden as error:  # not left to the translation: by now the events are published, and the user must know
             sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
             raise AccessError(
                 f"{sentence}. They are published, but still in {ROOT}/.",

@@ -67,8 +67,7 @@ def publish(
     ``interrupted``. Delivery is at least once: a retried request may publish its events twice, with the same ``event_id``. Raises
     NotFoundError (topic), UnavailableError and AccessError, with the number of confirmed events in the message.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
+    from ecomflow.gcp.errors import FAILURES
 
     started, interrupted = clock(), False
     with _written(ledger) as writer:
@@ -79,7 +78,7 @@ def publish(
                 _send_all(sender, pool, _paced(events, rate, clock, sleep), on_progress or (lambda _: None))
         except KeyboardInterrupt:
             interrupted = True
-        except (GoogleAPIError, GoogleAuthError) as error:
+        except FAILURES as error:
             raise publish_error(error, target, tally.total) from error
         return tally.summary(clock() - started, interrupted)
 

@@ -268,7 +268,7 @@ class TestAccess:
         assert tables.message == "This account lacks bigquery.tables.updateData."
         assert tables.remedy == "Grant it roles/bigquery.dataEditor on dataset ecomflow."
         assert bucket.message == "This account lacks storage.objects.list, storage.buckets.get."
-        expected = "Grant it roles/storage.objectUser and roles/storage.bucketViewer on bucket test-project-ecomflow."
+        expected = "Grant it roles/storage.objectViewer and roles/storage.bucketViewer on bucket test-project-ecomflow."
         assert bucket.remedy == expected
 
     def test_a_service_account_that_is_not_there(self, google: tuple[Google, Endpoints]) -> None:

@@ -256,7 +256,10 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("code", "remedy"),
         [
-            (grpc.StatusCode.PERMISSION_DENIED, "Ask for the role roles/pubsub.publisher on the topic."),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "Grant this account roles/pubsub.publisher on project ecomflow-local. Google says: so it was asked.",
+            ),
             (grpc.StatusCode.UNAUTHENTICATED, "Log in again: gcloud auth application-default login"),
         ],
     )
@@ -293,7 +296,7 @@ class TestFailures:
             started = time.monotonic()
             with pytest.raises(UnavailableError, match=rf"Pub/Sub at 127\.0\.0\.1:{port} does not answer") as caught:
                 publish(Target(SETTINGS, Endpoints(pubsub=f"127.0.0.1:{port}")), some(1))
-        assert caught.value.remedy == "Run: ecomflow infra up"
+        assert caught.value.remedy == "Start the local stack with: ecomflow infra up"
         assert time.monotonic() - started < 10
 
     def test_without_credentials_google_is_not_asked(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

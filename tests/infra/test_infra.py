@@ -26,7 +26,8 @@ from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import NO_PROJECT, Service, translate
+from ecomflow.gcp.errors import is_missing, is_no_project, translate
+from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
@@ -409,7 +410,8 @@ class TestTranslate:
     )
     def test_a_missing_project(self, text: str) -> None:
         """Each service has its own words for it."""
-        assert NO_PROJECT.search(text)
+        assert is_no_project(google.BadRequest(text))
+        assert not is_missing(google.NotFound(text))
 
     @pytest.mark.parametrize(
         "text",

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
@@ -22,16 +23,14 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
 from apache_beam.utils import retry as beam_retry
-from google.api_core import exceptions
-from google.api_core.retry import Retry, if_exception_type
-from google.auth.exceptions import GoogleAuthError
+from google.api_core.exceptions import Conflict
+from google.api_core.retry import Retry
 from google.cloud import dataflow_v1beta3 as api
-from requests.exceptions import RequestException
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import NO_PROJECT, cause_of, google_errors, message_of, translate
+from ecomflow.gcp.errors import google_errors, is_missing, is_transient, message_of
 from ecomflow.gcp.permissions import READ_BUCKET
 from ecomflow.gcp.target import Target
 from ecomflow.infra.ownership import check_owner_of
@@ -49,7 +48,6 @@ _STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
 # With "always", google-cloud-core would pass by the endpoint that the variable above names.
 _MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
 _QUOTA_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
-_PASSING = (exceptions.ServiceUnavailable, exceptions.InternalServerError, exceptions.TooManyRequests, RequestException)
 
 
 class SubmittedJob(msgspec.Struct, frozen=True):
@@ -140,7 +138,7 @@ def running_job(target: Target) -> api.Job | None:
         filter=api.ListJobsRequest.Filter.ACTIVE,
         name=settings.dataflow.job_name,
     )
-    retry = Retry(if_exception_type(*_PASSING), initial=0.2, maximum=1.0, timeout=3.0)
+    retry = Retry(is_transient, initial=0.2, maximum=1.0, timeout=3.0)
     found = target.dataflow.jobs.list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
     return next((job for job in found if job.name == settings.dataflow.job_name), None)
 
@@ -280,25 +278,25 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _errors(target: Target) -> Iterator[None]:
     """Raises what fails on the way to Dataflow as an EcomflowError."""
+    job = f"job {target.settings.dataflow.job_name}"
     try:
-        yield
+        with google_errors(target.dataflow_service, job, decide=partial(_about_a_submission, target.settings)):
+            yield
     except DataflowJobAlreadyExistsError as error:  # someone else was quicker, since the name was looked up
         raise _overtaken(target.settings, str(error)) from error
-    except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise _translated(error, target) from error
     except OSError as error:  # Beam's own, for an upload that is refused
         words = str(error).splitlines()[0]
         raise AccessError(f"The job can't be staged: {words}", "See what is missing with: ecomflow doctor") from error
 
 
-def _translated(error: Exception, target: Target) -> EcomflowError:
-    cause, job = cause_of(error), target.settings.dataflow.job_name
+def _about_a_submission(settings: Settings, cause: Exception) -> EcomflowError | None:
+    """Errors that mean something particular here: another job was quicker, and only a project or region can be missing."""
     message = message_of(cause)
-    if isinstance(cause, exceptions.Conflict):
-        return PipelineError(f"Dataflow refuses the job {job}: {message}", "See: ecomflow job list")
-    if isinstance(cause, exceptions.NotFound) and not NO_PROJECT.search(message):
+    if isinstance(cause, Conflict):
+        return PipelineError(f"Dataflow refuses the job {settings.dataflow.job_name}: {message}", "See: ecomflow job list")
+    if is_missing(cause):
         return NotFoundError(
-            f"Dataflow has no project {target.settings.project_id} in {target.settings.region}: {message}",
+            f"Dataflow has no project {settings.project_id} in {settings.region}: {message}",
             "Correct the project or the region. See: ecomflow doctor",
         )
-    return translate(cause, target.dataflow_service, f"job {job}")
+    return None

@@ -21,6 +21,7 @@ from ecomflow.config import Endpoints
 from ecomflow.contract.events import Message
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import subscriber_client
+from ecomflow.gcp.errors import TRANSIENT
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import send_in_portions
@@ -46,16 +47,8 @@ BOUNDS = Bounds(messages_ahead=10_000, bytes_ahead=16 * 2**20, batch_bytes=8 * 2
 _PULL_TIMEOUT = 90.0
 _JOIN_TIMEOUT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_TRANSIENT = (
-    exceptions.ServiceUnavailable,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.Aborted,
-    exceptions.TooManyRequests,
-    exceptions.Cancelled,
-    exceptions.Unknown,
-    exceptions.RetryError,
-)
+# A server that shuts down also cancels the pulls that it holds open.
+_TRANSIENT = (*TRANSIENT, exceptions.Cancelled, exceptions.RetryError)
 
 
 class PulledBatch:
@@ -330,6 +323,7 @@ def _message(received: Any) -> Message:
 
 
 def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> EcomflowError:
+    """Not by ``gcp.errors``: a pipeline that runs has no setting to correct, and what it can't pull stops it."""
     if isinstance(error, exceptions.NotFound):
         return NotFoundError(f"Subscription {subscription} does not exist.", "Run: ecomflow infra up")
     if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):

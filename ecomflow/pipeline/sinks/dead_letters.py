@@ -92,6 +92,7 @@ class DeadLetterWriter:
 
 
 def _translated(error: Exception, bucket: str) -> EcomflowError:
+    """Not by ``gcp.errors``: here any other failure is one of the bucket that the engine waits for."""
     if isinstance(error, exceptions.NotFound):
         return NotFoundError(f"Bucket {bucket} does not exist, so dead letters can't be written.", "Run: ecomflow infra up")
     if isinstance(error, exceptions.Unauthorized):
