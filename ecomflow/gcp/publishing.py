@@ -20,7 +20,7 @@ _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
 _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 _FULL_DISK = "No space left on device"
 # How long Ctrl-C waits for requests in flight. A healthy service answers within milliseconds.
-_SETTLE_SECONDS = 0.5
+_WAIT_SECONDS = 0.5
 
 
 class RequestSender:
@@ -58,8 +58,8 @@ class RequestSender:
         self._client.transport.close()
 
 
-class InHand:
-    """The work in flight on threads, so that Ctrl-C can wait for it for a limited time."""
+class InFlight:
+    """The tasks in flight on threads, so that Ctrl-C can wait for it for a limited time."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -67,8 +67,8 @@ class InHand:
         self._is_off = False
 
     @contextmanager
-    def piece(self) -> Iterator[None]:
-        """A piece of work on a thread. Raises CancelledError before it begins if ``call_off`` was called."""
+    def task(self) -> Iterator[None]:
+        """A task on a thread. Raises CancelledError before it begins if ``cancel`` was called."""
         with self._changed:
             if self._is_off:
                 raise CancelledError
@@ -80,22 +80,22 @@ class InHand:
                 self._count -= 1
                 self._changed.notify_all()
 
-    def call_off(self) -> None:
-        """Let no new piece begin, and wait at most _SETTLE_SECONDS for those in flight."""
+    def cancel(self) -> None:
+        """Start no new task, and wait at most _WAIT_SECONDS for those in flight."""
         with self._changed:
             self._is_off = True
-            self._changed.wait_for(lambda: not self._count, _SETTLE_SECONDS)
+            self._changed.wait_for(lambda: not self._count, _WAIT_SECONDS)
 
 
 @contextmanager
-def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHand]]:
-    """A pool that is joined at the end; after Ctrl-C only as long as ``call_off`` waits, because a service may never answer."""
-    pool, in_hand, is_interrupted = ThreadPoolExecutor(threads), InHand(), False
+def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InFlight]]:
+    """A pool that is joined at the end; after Ctrl-C only as long as ``cancel`` waits, because a service may never answer."""
+    pool, in_flight, is_interrupted = ThreadPoolExecutor(threads), InFlight(), False
     try:
-        yield pool, in_hand
+        yield pool, in_flight
     except KeyboardInterrupt:
         is_interrupted = True
-        in_hand.call_off()
+        in_flight.cancel()
         raise
     finally:
         pool.shutdown(wait=not is_interrupted, cancel_futures=is_interrupted)
@@ -118,29 +118,29 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
 
     from ecomflow.gcp.errors import cause_of
 
-    told = told_so_far(confirmed)
+    before = published_before(confirmed)
     cause = cause_of(error)
     where = endpoints.pubsub or "pubsub.googleapis.com"
     if isinstance(cause, exceptions.NotFound):
-        return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
+        return NotFoundError(f"Topic {settings.topic_path} does not exist.{before}", "Run: ecomflow infra up")
     if isinstance(cause, exceptions.Forbidden):
-        message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
+        message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{before}"
         return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
     if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
-        message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{told}"
+        message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{before}"
         return AccessError(message, "Log in again: gcloud auth application-default login")
     if isinstance(cause, _transient()):
         if _FULL_DISK in _detail(cause):
             return UnavailableError(
-                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}",
+                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{before}",
                 "Free up disk space there, then publish again.",
             )
         remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
-        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
-    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")
+        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{before}", remedy)
+    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{before}")
 
 
-def told_so_far(confirmed: int) -> str:
+def published_before(confirmed: int) -> str:
     """The number of published events, to append to an error message."""
     return f" {confirmed:,} events were published before." if confirmed else ""
 

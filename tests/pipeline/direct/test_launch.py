@@ -246,7 +246,7 @@ class TestDetached:
         wait_until(lambda: read_status(settings.state_path).state != "running")
         status = read_status(settings.state_path)
         assert (status.state, status.pid, status.counters) == ("gone", started.pid, {"received": 7})
-        with pytest.raises(PipelineError, match="No local pipeline runs"):
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
             drain_detached(settings)
         assert start_detached(settings, command(CHILD)).state == "running"
         assert drain_detached(settings, timeout=20).state == "drained"
