@@ -166,7 +166,7 @@ def address_of(ui: subprocess.Popen[str]) -> str:
     for line in ui.stdout:
         if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", line):
             return found[0]
-    raise RuntimeError("ecomflow ui told no address")
+    raise RuntimeError("ecomflow ui printed no address")
 
 
 if __name__ == "__main__":

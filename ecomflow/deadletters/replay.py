@@ -289,7 +289,7 @@ class _Mover:
 
 
 def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
-    """Dead letters refused after this time would be dropped as repeats; None if nothing drops repeats."""
+    """Dead letters refused after this time would be dropped as duplicates; None if nothing drops duplicates."""
     if settings.is_local or settings.dataflow.at_least_once or not settings.dataflow.id_attribute:
         return None
     return now - REMEMBERED

@@ -112,7 +112,7 @@ class TestStats:
         assert json.loads(result.stdout)["unknown_fields"] == [{"event_type": "order", "path": "$.coupon", "count": 8}]
 
     def test_without_a_job_to_ask(self, filled: Settings, stack: Endpoints) -> None:
-        """The letters of a project are grouped all the same; why its counters are not shown is told on standard error."""
+        """The dead letters of a project are grouped all the same; standard error says why its counters are not shown."""
         with dataflow_beside(stack) as (_, endpoints):
             result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
         assert result.returncode == 0, result.stderr
@@ -174,7 +174,7 @@ class TestTenThousand:
 
     @pytest.fixture
     def many(self, bucket: Settings, stack: Endpoints) -> Iterator[Settings]:
-        """10,000 letters of two streams in 500 objects, over some hours."""
+        """10,000 dead letters of two streams in 500 objects, over some hours."""
         start = datetime.now(UTC) - timedelta(minutes=self.OBJECTS)
 
         def put(number: int) -> None:
@@ -216,7 +216,7 @@ class TestTenThousand:
         return printed, time.monotonic() - began, usage.ru_maxrss / 1024
 
 
-def test_nothing_but_letters_lies_in_the_bucket(filled: Settings, stack: Endpoints) -> None:
+def test_the_bucket_has_only_dead_letters(filled: Settings, stack: Endpoints) -> None:
     """Looking changes nothing."""
     before = names(filled, stack, "")
     ecomflow("dlq", "inspect", settings=filled)

@@ -42,7 +42,7 @@ READER, MAKER, DEPLOYER, ENGINE = (
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Serves a project, as the emulator variables tell, and gives its endpoints."""
+    """Serves a project, at the emulator variables' addresses, and returns its endpoints."""
     with ExitStack() as servers:
 
         def serve(project: Project) -> Endpoints:
@@ -272,7 +272,7 @@ class TestForeignBucket:
         infra.check_bucket(SETTINGS, served(Project(SETTINGS, MAKER)))
 
     def test_who_may_not_ask_for_the_number_is_not_held_up(self, served: Any) -> None:
-        """Then it can't be told."""
+        """Then it is unknown."""
         project = Project(SETTINGS, {"roles/storage.admin"})
         project.bucket_owner = "666"
         infra.check_bucket(SETTINGS, served(project))

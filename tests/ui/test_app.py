@@ -76,8 +76,8 @@ class TestTables:
 
 
 class TestDeadLetters:
-    def test_groups_and_letters(self, provisioned: Settings, stack: Endpoints) -> None:
-        """A group of each cause with its count; behind it the letters, with the offending value marked and the command."""
+    def test_groups_and_dead_letters(self, provisioned: Settings, stack: Endpoints) -> None:
+        """A group of each cause with its count; behind it the dead letters, with the offending value marked and the command."""
         store(provisioned, stack, [held(1), held(2)])
         store(provisioned, stack, [still(1)])
         browser, _ = page_of(provisioned)
@@ -99,7 +99,7 @@ class TestDeadLetters:
         assert post(browser, gate, "/dead-letters").headers["location"] == "/dead-letters"
         until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
 
-    def test_more_letters_come_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_more_dead_letters_on_request(self, provisioned: Settings, stack: Endpoints) -> None:
         """A page of ten, and a link to ten more."""
         store(provisioned, stack, [held(number) for number in range(12)])
         browser, _ = page_of(provisioned)
@@ -108,7 +108,7 @@ class TestDeadLetters:
         whole = browser.get(f"{address()}&limit=20").text
         assert (whole.count('class="letter"'), "Show 10 more" in whole) == (12, False)
 
-    def test_hostile_letters_stay_text(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_hostile_dead_letters_stay_text(self, provisioned: Settings, stack: Endpoints) -> None:
         """Types, ids, attributes, errors and payloads that are markup are shown as what they are."""
         evil = f"{SCRIPT}{HOSTILE}"
         one = letter(
@@ -127,7 +127,7 @@ class TestDeadLetters:
             assert "\u202e" not in html
 
     def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints) -> None:
-        """Whatever else lies in the folder, the letters are shown."""
+        """Whatever else lies in the folder, the dead letters are shown."""
         from ecomflow.deadletters.store import bucket_of
 
         store(provisioned, stack, [held(1)])
@@ -141,7 +141,7 @@ class TestDeadLetters:
 class TestReplay:
     @pytest.fixture
     def fixed(self, provisioned: Settings, stack: Endpoints) -> str:
-        """A group of two letters that pass by now, and one that still does not."""
+        """A group of two dead letters that pass by now, and one that still does not."""
         passing = [letter(order(order_date=today()), STATUS_ERROR, event_id=f"E-{n}") for n in range(2)]
         store(provisioned, stack, [*passing, held(3)])
         return fingerprint(held(3)).id
@@ -185,9 +185,7 @@ class TestReplay:
         browser, gate = page_of(provisioned, allow_replay=True)
         assert post(browser, gate, "/replays/unknown").status_code == 404
 
-    def test_with_the_flag_the_button_stands_beside_the_command(
-        self, provisioned: Settings, fixed: str, stack: Endpoints
-    ) -> None:
+    def test_with_the_flag_the_button_is_beside_the_command(self, provisioned: Settings, fixed: str, stack: Endpoints) -> None:
         """The page that may replay offers the preview, and the command all the same."""
         browser, _ = page_of(provisioned, allow_replay=True)
         shown = browser.get(f"/dead-letters/order/{fixed}?reason=contract_violation").text
@@ -307,7 +305,7 @@ class TestTheCommand:
             process.wait()
 
 
-def test_letters_of_long_ago_are_found(provisioned: Settings, stack: Endpoints) -> None:
+def test_old_dead_letters_are_found(provisioned: Settings, stack: Endpoints) -> None:
     """Not only those of the last minutes are grouped."""
     store(provisioned, stack, [held(1, at=datetime.now(UTC) - timedelta(days=400))])
     browser, _ = page_of(provisioned)

@@ -350,7 +350,7 @@ class TestUnderLoad:
         def guarded(work: Callable[[int], None], table: int) -> None:
             try:
                 work(table)
-            except Exception as error:  # noqa: BLE001  # told to the test's thread
+            except Exception as error:  # noqa: BLE001  # raised in the test's thread
                 errors.append(error)
 
         work = [(append, table) for table in sent] + [(query, 0), (query, 1), (define, 0)]
