@@ -86,7 +86,7 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 
 def watched(settings: Settings, seconds: float) -> History:
-    """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
+    """The metrics of the next ``seconds``, read as ``ecomflow top`` reads them."""
     history, reader = History(), MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
     until = time.monotonic() + seconds
     while time.monotonic() < until:

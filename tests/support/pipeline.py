@@ -89,7 +89,7 @@ def message(event: dict[str, Any] | bytes, event_id: str | None = None, message_
 class MemoryWarehouse:
     """The writers of all tables and of the dead letters, in memory. ``calls`` records what happened, in order.
 
-    ``refuse`` gives BigQuery's words for a row that it does not take; ``failures`` are raised by the next ``finish`` calls.
+    ``refuse`` gives BigQuery's message for a row that it refuses; ``failures`` are raised by the next ``finish`` calls.
     ``on_start``, ``on_finish`` and ``on_upload`` are called with what a writer is given, and may raise.
     """
 

@@ -309,7 +309,7 @@ class TestArrowTypes:
     def test_a_timestamp_without_a_zone_is_refused(self, warehouse: LocalBigQuery) -> None:
         """By name and type, and nothing is written."""
         warehouse.make_table("zoned")
-        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not take .*timestamp\[us\]"):
+        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not accept .*timestamp\[us\]"):
             warehouse.append(request(batch(["a"], zone=None), "zoned"))
         assert warehouse.query("SELECT count(*) FROM shop.zoned") == [(0,)]
 
