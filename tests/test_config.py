@@ -61,6 +61,13 @@ class TestPrecedence:
         assert getattr(load_settings({name: values[2]}, environ, tmp_path), name) == values[2]
         assert getattr(load_settings({name: None}, environ, tmp_path), name) == values[1]
 
+    def test_a_list_in_the_environment(self, tmp_path: Path) -> None:
+        """builtin_events is a list in the file, and separated by commas in a variable."""
+        write_config(tmp_path, 'builtin_events = ["order"]')
+        assert load_settings({}, {}, tmp_path).builtin_events == ("order",)
+        environ = {"ECOMFLOW_BUILTIN_EVENTS": "inventory, order"}
+        assert load_settings({}, environ, tmp_path).builtin_events == ("inventory", "order")
+
     def test_layers_are_merged_by_setting(self, tmp_path: Path) -> None:
         """A flag for one setting leaves the file's others in force."""
         write_config(tmp_path, 'topic = "t"\nregion = "r"')
@@ -95,6 +102,8 @@ class TestWrongSettings:
             ('project = "my-project\\n"', "is not a valid project id"),
             ("ack_deadline_seconds = 9", "ack_deadline_seconds is 9: expected 10 to 600"),
             ("ack_deadline_seconds = 601", "ack_deadline_seconds is 601: expected 10 to 600"),
+            ('bucket_project = "My Project"', "bucket_project is 'My Project': expected the id or the number of a project"),
+            ('bucket_project = ""', "bucket_project is '': expected"),
             ("topic_retention_days = -1", "topic_retention_days is -1: expected 0 (off) to 31"),
             ("topic_retention_days = 32", "topic_retention_days is 32: expected 0 (off) to 31"),
             ("soft_delete_days = 6", "soft_delete_days is 6: expected 0 (off), or 7 to 90"),
@@ -167,7 +176,11 @@ class TestCommentedConfig:
         assert sorted(values["dataflow"]) == sorted(DataflowSettings.__struct_fields__)
         settings = load_settings({}, {}, write_config(tmp_path, text))
         assert msgspec.structs.replace(settings, dataflow=DataflowSettings()) == Settings(
-            project="my-project", bucket="my-project-ecomflow", labels={"team": "shop", "env": "production"}
+            project="my-project",
+            bucket="my-project-ecomflow",
+            bucket_project="my-shared-project",
+            kms_key="projects/my-project/locations/europe/keyRings/ring/cryptoKeys/key",
+            labels={"team": "shop", "env": "production"},
         )
         assert settings.bucket_name == Settings(project="my-project").bucket_name
 

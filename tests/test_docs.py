@@ -144,6 +144,8 @@ def shown(name: str, default: Any) -> str:
     """A default as the page has it: as in TOML, ``none`` where there is none."""
     if name == "bucket":
         return "<project>-ecomflow"
+    if isinstance(default, tuple):
+        return ", ".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default or ("none" if default in (None, {}) else default))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecomflow.contract.buffers import integers, lengths, words
+from ecomflow.contract.buffers import NUMERIC, decimals, integers, lengths, words
 from ecomflow.contract.ddl import ARROW_TYPES, modelled_schema
 from ecomflow.contract.generated import access, compiled, reader
 from ecomflow.contract.language import (
@@ -32,7 +32,7 @@ from ecomflow.contract.language import (
     records_of,
     scalar_type,
 )
-from ecomflow.contract.numbers import NUMERIC, decimals, integer_in, is_numeric, number_in, scaled
+from ecomflow.contract.numbers import integer_in, is_numeric, number_in, scaled
 from ecomflow.contract.reading_tables import COLUMN_TYPES
 from ecomflow.contract.rule_code import lists_of, product_fits, repeated_texts
 from ecomflow.contract.rules import MAX_REPEATED_BYTES, DateRange, is_ip_address

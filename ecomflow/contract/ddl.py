@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ecomflow.contract.buffers import NUMERIC
 from ecomflow.contract.language import Column, ColumnSource, Contract, Table
-from ecomflow.contract.numbers import NUMERIC
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 # What the Storage Write API takes for each type: https://cloud.google.com/bigquery/docs/supported-data-types

@@ -86,6 +86,28 @@ def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
     return tuple(load_text((folder / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml") for name in names)
 
 
+def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
+    """The built-in contracts named in ``builtin_events``, and those in ``folder``, where there is one.
+
+    A file in ``folder`` replaces the built-in contract of the same event. Raises ConfigError with all mistakes, a line each.
+    """
+    for name in builtin_events:
+        if name not in SHOP:
+            raise ConfigError(
+                f"builtin_events names '{name}': expected some of {', '.join(SHOP)}{nearest(name, SHOP) or '.'}",
+                "Correct builtin_events in ecomflow.toml.",
+            )
+    own = load_folder(folder) if folder.is_dir() else ()
+    replaced = {contract.event for contract in own}
+    builtin = shop_contracts([name for name in SHOP if name in builtin_events and name not in replaced])
+    if not (own or builtin):
+        raise ConfigError(
+            f"There is no event type: builtin_events is empty, and {folder}/ holds no contract.",
+            "Describe one with: ecomflow contract new",
+        )
+    return _checked([*builtin, *own], mistakes_between([*builtin, *own]))
+
+
 def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     """The contract in ``text`` and no mistakes; or None and every mistake, a sentence each. Raises nothing."""
     mistakes = Mistakes(file)
@@ -130,13 +152,13 @@ def _read_file(path: FilePath) -> tuple[Contract | None, list[str]]:
     except FileNotFoundError:
         raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
     except OSError as error:
-        return None, [f"{path.name}: expected a file that can be read, found: {error.strerror}"]
+        return None, [f"{path}: expected a file that can be read, found: {error.strerror}"]
     if len(data) > MAX_FILE_BYTES:
-        return None, [f"{path.name}: expected at most {MAX_FILE_BYTES // 2**20} MiB, found {len(data)} bytes"]
+        return None, [f"{path}: expected at most {MAX_FILE_BYTES // 2**20} MiB, found {len(data)} bytes"]
     try:
-        return read_contract(data.decode("utf-8"), path.name)
+        return read_contract(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
-        return None, [f"{path.name}: expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}"]
+        return None, [f"{path}: expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}"]
 
 
 def _number(text: str) -> Decimal | float:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from ecomflow.contract.buffers import NUMERIC
 from ecomflow.contract.codec import TypedBatch, violation_of_event
 from ecomflow.contract.columns import Built, SuspectError, TableRows, small_numbers
 from ecomflow.contract.compiling import EventType
@@ -16,7 +17,7 @@ from ecomflow.contract.dead_letter import DeadLetter, dead_letter
 from ecomflow.contract.events import Message
 from ecomflow.contract.exact import TooWideError, Vector, broken
 from ecomflow.contract.language import Path, Rule
-from ecomflow.contract.numbers import NUMERIC, NUMERIC_SCALE
+from ecomflow.contract.numbers import NUMERIC_SCALE
 from ecomflow.contract.reasons import sentence
 from ecomflow.contract.rules import DateRange, streamable_dates
 

@@ -6,15 +6,11 @@ https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, DecimalException, Inexact
 from typing import Any
 
-import pyarrow as pa
-
 from ecomflow.contract.events import plain_number
 
-NUMERIC = pa.decimal128(38, 9)
 NUMERIC_SCALE = 9
 NUMERIC_LIMIT = 10**29
 BILLION = 10**NUMERIC_SCALE
@@ -81,12 +77,3 @@ def integer_in(value: Any) -> Any:
         return value
     whole = int(value)
     return whole if INT64_MIN <= whole <= INT64_MAX else value
-
-
-def decimals(billionths: Sequence[int | None]) -> pa.Array:
-    """A NUMERIC column from its billionths: 16 bytes each, the low ones first."""
-    words = b"".join([(value or 0).to_bytes(16, "little", signed=True) for value in billionths])
-    column = pa.Array.from_buffers(NUMERIC, len(billionths), [None, pa.py_buffer(words)])
-    if None not in billionths:
-        return column
-    return pa.compute.if_else(pa.array([value is not None for value in billionths]), column, pa.scalar(None, NUMERIC))

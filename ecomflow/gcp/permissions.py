@@ -16,6 +16,7 @@ READ_DATASET = "bigquery.datasets.get"
 READ_TABLE = "bigquery.tables.get"
 READ_METRICS = "monitoring.timeSeries.list"
 ACT_AS = "iam.serviceAccounts.actAs"
+READ_SERVICES = "serviceusage.services.get"
 USE_PROJECT = "serviceusage.services.use"
 
 ROLE_OF = {
@@ -39,6 +40,7 @@ ROLE_OF = {
     "dataflow.jobs.updateContents": "roles/dataflow.developer",
     READ_METRICS: "roles/monitoring.viewer",
     ACT_AS: "roles/iam.serviceAccountUser",
+    READ_SERVICES: "roles/serviceusage.serviceUsageConsumer",
     USE_PROJECT: "roles/serviceusage.serviceUsageConsumer",
 }
 

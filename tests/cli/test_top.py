@@ -30,6 +30,7 @@ from ecomflow import infra
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
 from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
@@ -326,7 +327,7 @@ class TestBesideAPipeline:
             command = ("publish", "--n", "60", "--rate", "200", "--seed", "3", "--ledger", ledger, "--json")
             published = ecomflow(*command, settings=settings)
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            wait_until(lambda: count_waiting(Target(settings, stack)) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
@@ -350,13 +351,14 @@ class TestBesideAPipeline:
         table = f"{settings.dataset_id}.fact_inventory"
         pipeline = start("deploy", settings=settings, log=tmp_path / "pipeline.log")
         with watching(settings) as terminal:
+            target = Target(settings, stack)
             try:
                 wait_until(lambda: terminal.shows(rf"● running +process {pipeline.pid}"))
                 bigquery_client(settings.project_id, stack).delete_table(table)
-                publisher.publish(settings, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
-                infra.apply(settings, stack, infra.plan(settings, stack))
-                wait_until(lambda: count_waiting(settings, stack) == 0)
+                infra.apply(target, infra.plan(target))
+                wait_until(lambda: count_waiting(target) == 0)
                 wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
@@ -364,7 +366,7 @@ class TestBesideAPipeline:
             wait_until(lambda: terminal.shows(r"● gone") and terminal.shows("ecomflow deploy --detach"))
             with running(settings) as anew:
                 wait_until(lambda: terminal.shows(rf"● running +process {anew.pid}") and terminal.shows("received .* 0 events"))
-                publisher.publish(settings, stack, rounds.generate(3, seed=2, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(3, seed=2, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"received .* 18 events"))
             wait_until(lambda: terminal.shows(r"● drained"))
             assert not any("/s" in frame and re.search(r"-\d", frame) for frame in terminal.frames)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ecomflow.contract.language import Constant, Operation, Sum
 from ecomflow.contract.language import Path as FieldPath
-from ecomflow.contract.loading import KEYS, load_file, load_folder, load_text, read_contract
+from ecomflow.contract.loading import KEYS, SHOP, contracts_in_force, load_file, load_folder, load_text, read_contract
 from ecomflow.errors import ConfigError, NotFoundError
 from tests.support.compiled import contract_of, to_toml
 from tests.support.contract import property_test
@@ -341,14 +341,15 @@ class TestFolder:
         (tmp_path / "notes.md").write_text("not read")
         assert [one.event for one in load_folder(tmp_path)] == ["e", "refund"]
 
-    def test_mistakes_of_all_files_and_between_them(self, tmp_path: Path) -> None:
-        """One event twice, one table of two events, and what is wrong in one file alone."""
+    def test_mistakes_of_all_files_and_between_them(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One event twice, one table of two events, and what is wrong in one file alone; each names its file as a path."""
+        monkeypatch.chdir(tmp_path)
         (tmp_path / "a.toml").write_text(SHORT)
         (tmp_path / "b.toml").write_text(SHORT)
         (tmp_path / "c.toml").write_text(SHORT.replace('"e"', '"other"'))
         (tmp_path / "d.toml").write_bytes(b"event = '\xff'")
         with pytest.raises(ConfigError) as caught:
-            load_folder(tmp_path)
+            load_folder(Path())
         assert caught.value.message.splitlines() == [
             "d.toml: expected UTF-8, found the byte 0xff at 9",
             "b.toml: event: a.toml has version 1 of e already",
@@ -459,3 +460,32 @@ class TestAnyFile:
         contract, mistakes = read_contract(data.decode(errors="replace"), "f.toml")
         assert contract is None
         assert mistakes
+
+
+class TestInForce:
+    def test_without_a_folder(self, tmp_path: Path) -> None:
+        """The built-in events that are wanted, in the shop's order."""
+        found = contracts_in_force(tmp_path / "contracts", ["user_activity", "order"])
+        assert [contract.event for contract in found] == ["order", "user_activity"]
+
+    def test_a_file_of_ones_own_replaces_the_built_in_one(self, tmp_path: Path) -> None:
+        """It is found by its event, whatever the file is called."""
+        (tmp_path / "stock.toml").write_text(SHORT.replace('event = "e"', 'event = "inventory"'))
+        found = {contract.event: contract.file for contract in contracts_in_force(tmp_path, SHOP)}
+        assert found == {"order": "order.toml", "user_activity": "user_activity.toml", "inventory": str(tmp_path / "stock.toml")}
+
+    def test_a_table_of_a_built_in_event(self, tmp_path: Path) -> None:
+        """Two events can't write one table."""
+        (tmp_path / "e.toml").write_text(SHORT.replace('name = "fact_e"', 'name = "fact_order"'))
+        with pytest.raises(ConfigError, match=r"fact_order is a table of order \(order\.toml\) already"):
+            contracts_in_force(tmp_path, SHOP)
+
+    def test_an_unknown_built_in_event(self, tmp_path: Path) -> None:
+        """The nearest one is suggested."""
+        with pytest.raises(ConfigError, match=r"builtin_events names 'ordr': .*, did you mean 'order'\?"):
+            contracts_in_force(tmp_path, ["ordr"])
+
+    def test_no_event_at_all(self, tmp_path: Path) -> None:
+        """Nothing could be decoded."""
+        with pytest.raises(ConfigError, match="There is no event type"):
+            contracts_in_force(tmp_path, [])

@@ -13,6 +13,7 @@ from google.cloud import bigquery
 from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 
 pytestmark = pytest.mark.stack
 
@@ -160,7 +161,8 @@ class Warehouse:
 @pytest.fixture(scope="module")
 def warehouse(stack: Endpoints) -> Warehouse:
     settings = Settings(topic="questions", subscription="questions", bucket="questions", dataset="questions")
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     warehouse = Warehouse(settings, bigquery_client(settings.project_id, stack))
     for table, rows in fact_rows().items():
         values = ", ".join(f"({', '.join(map(literal, row))})" for row in rows)

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from ecomflow import __version__
-from ecomflow.config import DataflowSettings, Endpoints, Settings, check_label
+from ecomflow.config import MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
 from ecomflow.errors import ConfigError
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
@@ -61,8 +61,6 @@ _OPTION = re.compile(r"--(?P<name>[A-Za-z0-9_]+)(?:=.*)?", re.DOTALL)
 
 # The job's name: https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.jobs#Job
 _JOB_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
-# The maximum number of labels: the same page.
-_MOST_LABELS = 64
 
 
 def beam_options(
@@ -83,7 +81,7 @@ def beam_options(
     mapping = json.dumps(dict(transform_name_mapping)) if transform_name_mapping else None
     options = [
         *_job_options(settings, wheel),
-        *_worker_options(settings.dataflow),
+        *_worker_options(settings.dataflow, _key(settings)),
         *(["--update"] if update else []),
         *_given({"transform_name_mapping": mapping}),
         *extra,
@@ -108,7 +106,8 @@ def check_settings(settings: Settings) -> None:
             raise ConfigError(f"{name} is {number}: expected 1 or more.", f"Correct --{name.replace('_', '-')}.")
     if job.workers is not None and job.max_workers is not None and job.workers > job.max_workers:
         raise ConfigError(f"workers is {job.workers}: expected at most max_workers, {job.max_workers}.", "Raise --max-workers.")
-    _check_labels({**settings.labels, **job.labels})
+    _check_labels(_labels(settings))
+    _check_key(settings)
 
 
 def check_endpoints(endpoints: Endpoints) -> None:
@@ -131,7 +130,7 @@ def check_endpoints(endpoints: Endpoints) -> None:
 
 def _job_options(settings: Settings, wheel: Path) -> list[str]:
     bucket = f"gs://{settings.bucket_name}"
-    labels = {**settings.labels, **settings.dataflow.labels, VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
+    labels = {**_labels(settings), VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
     return [
         *_given(
             {
@@ -152,8 +151,16 @@ def _job_options(settings: Settings, wheel: Path) -> list[str]:
     ]
 
 
-def _worker_options(job: DataflowSettings) -> list[str]:
-    # num_workers is only the initial number: without a minimum, autoscaling may go below it.
+def _labels(settings: Settings) -> dict[str, str]:
+    return {**settings.labels, **settings.dataflow.labels}
+
+
+def _key(settings: Settings) -> str | None:
+    return settings.dataflow.kms_key or settings.kms_key
+
+
+def _worker_options(job: DataflowSettings, key: str | None) -> list[str]:
+    # num_workers is only how many start: without a least number, autoscaling may go below it.
     # https://cloud.google.com/dataflow/docs/horizontal-autoscaling
     least = None if job.workers is None else f"min_num_workers={job.workers}"
     return [
@@ -165,7 +172,7 @@ def _worker_options(job: DataflowSettings) -> list[str]:
                 "service_account_email": job.service_account,
                 "network": job.network,
                 "subnetwork": job.subnetwork,
-                "dataflow_kms_key": job.kms_key,
+                "dataflow_kms_key": key,
                 "dataflow_service_options": least,
             }
         ),
@@ -185,12 +192,25 @@ def _given(values: Mapping[str, Any]) -> list[str]:
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
-    if len(labels) >= _MOST_LABELS:
-        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {_MOST_LABELS}.", "Remove some.")
-    for key, value in labels.items():
-        if key == VERSION_LABEL:
-            raise ConfigError(f"The label {key} is set by ecomflow.", "Choose another key.")
-        check_label(key, value, "--label")
+    """One more label is ecomflow's own."""
+    if len(labels) >= MOST_LABELS:
+        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {MOST_LABELS}.", "Remove some.")
+    if VERSION_LABEL in labels:
+        raise ConfigError(f"The label {VERSION_LABEL} is set by ecomflow.", "Choose another key.")
+    check_labels(labels, "--label, or labels under [dataflow]")
+
+
+def _check_key(settings: Settings) -> None:
+    """Dataflow accepts only a key in the job's region; with any other the job fails when its workers start.
+
+    https://cloud.google.com/dataflow/docs/guides/customer-managed-encryption-keys
+    """
+    key = _key(settings)
+    if key is not None and (location := key_location(key)) != settings.region:
+        raise ConfigError(
+            f"The key {key} is in {location}: expected {settings.region}, where the job runs.",
+            "Set a key in that region with --kms-key, or with kms_key under [dataflow].",
+        )
 
 
 def _check_extra(extra: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from typer.testing import CliRunner
 from ecomflow.cli import app
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, PipelineError, SchemaError
+from ecomflow.gcp.target import Target
+from ecomflow.metrics.moments import Moment
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
 from ecomflow.pipeline.direct.restarts import Restarts
@@ -128,6 +131,18 @@ def gone(pids: tuple[int, ...]) -> bool:
 
 
 class TestMerged:
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
+    def test_what_was_told_before_a_step_of_the_wall_clock_follows_it(self, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also what a process told that has died since: else its last append would lie in the time to come."""
+        told = Moment(time.time(), time.monotonic())
+        status = PipelineStatus("running", gauges={"last_append/t": told.wall - 5, "memory_bytes": 7}, updated=told.wall)
+        status = msgspec.structs.replace(status, updated_steady=told.steady)
+        dead = workers._buried(workers._NOTHING, status, killed=True)
+        assert dead.gauges == {"last_append/t": told.wall - 5}
+        monkeypatch.setattr(workers, "moment", lambda: Moment(told.wall + 60 + step, told.steady + 60))
+        for one in (status, dead):
+            assert workers.merged([one])["gauges"]["last_append/t"] == pytest.approx(told.wall - 5 + step, abs=0.1)
+
     def test_counts_are_summed(self) -> None:
         """Counters, restarts and memory are summed, of other gauges the greatest is taken, of waits the first."""
         one = PipelineStatus(
@@ -343,13 +358,14 @@ def test_every_event_is_in_one_place(provisioned: Settings, stack: Endpoints, tm
     with running(settings) as pipeline:
         wait_until(lambda: len(pipeline.status().processes.pids) == 2, "both live")
         victim = pipeline.status().processes.pids[0]
-        with Load(settings, stack, ledger, rate=600, seed=1):
+        target = Target(settings, stack)
+        with Load(target, ledger, rate=600, seed=1):
             wait_until(lambda: pipeline.status().counters.get("received", 0) > 600, "events flow")
             os.kill(victim, signal.SIGKILL)
             wait_until(
                 lambda: (now := pipeline.status().processes.pids) != () and victim not in now and len(now) == 2, "both live"
             )
-        outcome = equation_holds(settings, stack, ledger)
+        outcome = equation_holds(target, ledger)
         status = pipeline.status()
         pids = status.processes.pids
     assert sum(line.published for line in outcome.lines) > 600
