@@ -87,7 +87,7 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 
 def watched(settings: Settings, seconds: float) -> History:
-    """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
+    """The metrics of the next ``seconds``, read as ``ecomflow top`` reads them."""
     history = History()
     with LiveTarget(settings) as target:
         reader = MetricsReader(settings, target.resolved, here=True)

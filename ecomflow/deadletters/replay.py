@@ -28,7 +28,7 @@ from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, topic_sender
 from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.model import model_facts

@@ -124,9 +124,9 @@ def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowE
     cause = cause_of(error)
     where = target.endpoints.pubsub or "pubsub.googleapis.com"
     if isinstance(cause, exceptions.NotFound):
-        return NotFoundError(f"Topic {target.settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
+        return NotFoundError(f"Topic {target.settings.topic_path} does not exist.{before}", "Run: ecomflow infra up")
     if isinstance(cause, exceptions.Forbidden):
-        message = f"Publishing to {target.settings.topic_path} is not allowed: {_detail(cause)}.{told}"
+        message = f"Publishing to {target.settings.topic_path} is not allowed: {_detail(cause)}.{before}"
         return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
     if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
         message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{before}"
@@ -140,8 +140,8 @@ def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowE
         remedy = (
             "Run: ecomflow infra up" if target.settings.is_local else "Check the network and the endpoint, then publish again."
         )
-        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
-    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")
+        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{before}", remedy)
+    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{before}")
 
 
 def published_before(confirmed: int) -> str:

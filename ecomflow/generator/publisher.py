@@ -17,7 +17,7 @@ from threading import Lock
 import msgspec
 
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, published_before, topic_sender
 from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
@@ -74,8 +74,8 @@ def publish(
     with _written(ledger) as writer:
         tally = _Tally(writer)
         try:
-            with topic_sender(target) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
-                sender = _Sender(requests, tally, in_hand)
+            with topic_sender(target) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_flight):
+                sender = _Sender(requests, tally, in_flight)
                 _send_all(sender, pool, _paced(events, rate, clock, sleep), on_progress or (lambda _: None))
         except KeyboardInterrupt:
             interrupted = True

@@ -82,7 +82,7 @@ def test_a_page_of_another_site(shop: Settings, stack: Endpoints, site: int, for
     buckets = f"{stack.storage}/storage/v1/b?project=p"
     seen += [foreign.evaluate(TRY, [buckets, "GET", None, None, mode]) for mode in ("cors", "no-cors")]
     assert foreign.evaluate(FORM, [query, sql[:-1] + ', "x', '": 1}']) == "loaded"
-    assert {(kind, text) for kind, _, text in told} <= {("opaque", ""), ("error", "")}
+    assert {(kind, text) for kind, _, text in seen} <= {("opaque", ""), ("error", "")}
     assert nothing_made(Target(shop, stack), made)
 
 

@@ -83,7 +83,7 @@ class TestTheRunningPipeline:
         pipeline.started()
         expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
         publisher.publish(Target(shop, stack), [an_order("restart")])
-        wait_until(lambda: figure(page, "Received") == 1, "the new one's metrics are shown")
+        wait_until(lambda: metric(page, "Received") == 1, "the new one's metrics are shown")
 
     def test_a_page_that_nobody_sees_asks_for_nothing(self, pipeline: Pipeline, page: Page) -> None:
         """Hidden, it pauses; shown again, it goes on at once."""
@@ -139,7 +139,7 @@ class TestDeadLetters:
             letter(order(order_id=f"O-fixed-{n}", order_date=today()), STATUS_ERROR, event_id=f"E-fixed-{n}") for n in (1, 2)
         ]
         target = Target(shop, stack)
-        store(target, fixed, unique="mended")
+        store(target, fixed, unique="fixed")
         page.goto(on(server, "/dead-letters"))
         page.get_by_role("link", name=re.compile(r"\$\.status expected one of")).click()
         page.get_by_role("button", name="Preview the replay").click()
@@ -147,7 +147,7 @@ class TestDeadLetters:
         expect(page.locator(".notice[data-tone=good]")).to_contain_text(
             re.compile(r"Published \d+ again and moved \d+ to replayed")
         )
-        sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-mended-')"
+        sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-fixed-')"
         wait_until(lambda: queries.ask(target, sql, {}).rows == ((2,),), "the replayed orders are rows")
 
 

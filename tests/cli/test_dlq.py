@@ -163,7 +163,7 @@ class TestFollow:
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
 
     def test_a_clock_that_is_set_back_makes_nothing_new(self, filled: Settings, stack: Endpoints) -> None:
-        """The letters of the last day are not shown as if they arrived; those that do arrive then are."""
+        """The dead letters of the last day are not shown as if they arrived; those that do arrive then are."""
         store(filled, stack, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
         looks = iter(range(9))
         back = [timedelta()]

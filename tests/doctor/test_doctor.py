@@ -120,15 +120,15 @@ class TestPreflight:
         }
 
     def test_drifted(self, provisioned: Settings, target: Target) -> None:
-        """Each line that is not as it should be says how, and what mends it: infra up, or more where that can't."""
+        """Each line that is not as it should be says how, and what fixes it: infra up, or something else where that can't."""
         run("DROP VIEW `DATASET.fact_order_unique`", target)
         run("DROP TABLE `DATASET.fact_inventory`", target)
         ddl = sql.table_ddl("fact_inventory", provisioned.dataset_id)
         run(ddl.replace("quantity_change     INT64", "quantity_change     STRING"), target)
         moved = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
         found = failures(preflight(Target(moved, target.endpoints), for_dataflow=False))
-        told = {name: (check.message, check.exit_code) for name, check in found.items()}
-        assert told == {
+        expected = {name: (check.message, check.exit_code) for name, check in found.items()}
+        assert expected == {
             f"subscription {moved.subscription}": ("Ack_deadline_seconds is 10, expected 60.", 2),
             "table fact_inventory": ("Column quantity_change is STRING NOT NULL, expected INT64 NOT NULL.", 6),
             "view fact_order_unique": ("It does not exist.", 3),
@@ -154,7 +154,7 @@ class TestPreflight:
         assert {name: check.exit_code for name, check in failures(found).items()} == {f"bucket {provisioned.bucket}": 4}
 
     def test_a_service_that_is_not_there(self, provisioned: Settings, stack: Endpoints) -> None:
-        """A service that refuses connections is told with where it should be, within seconds."""
+        """A service that refuses connections is reported with its address, within seconds."""
         found = failures(preflight(Target(provisioned, msgspec.structs.replace(stack, pubsub="127.0.0.1:1")), for_dataflow=False))
         assert {check.exit_code for check in found.values()} == {4}
         assert len(found) == 4
@@ -465,7 +465,7 @@ class TestCommand:
         assert {check["ok"] for check in found} == {True}
 
     def test_a_failure(self, provisioned: Settings, target: Target) -> None:
-        """The line that fails stands out with what mends it, and its exit code is the command's."""
+        """The line that fails has the fix, and its exit code is the command's."""
         run("DROP TABLE `DATASET.fact_order_item`", target)
         result = ecomflow("doctor", settings=provisioned)
         assert result.returncode == 3

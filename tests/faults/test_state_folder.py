@@ -98,7 +98,7 @@ def test_two_deploys_on_one_subscription(own_shop: Settings, stack: Endpoints, t
         for seed in range(10):
             publish(target, events(20, seed=seed), ledger)
         equation_holds(target, ledger)
-        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have told what they received")
+        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have reported what they received")
 
 
 def _received(pipeline: Pipeline) -> int:

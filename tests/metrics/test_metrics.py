@@ -373,8 +373,8 @@ class TestReader:
 
     @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
     def test_a_step_of_the_wall_clock_makes_no_status_old(self, step: int, tmp_path: Path) -> None:
-        """What was told a second before the step is a second old after it, and the pipeline is well."""
-        told = PipelineStatus(
+        """What was readings a second before the step is a second old after it, and the pipeline is well."""
+        readings = PipelineStatus(
             "running",
             7,
             counters={"received": 9},
@@ -387,7 +387,7 @@ class TestReader:
             Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
         )
         with locked(tmp_path):
-            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
             found = reader.read()
         assert (found.at, found.started) == (START + 100 + step, START + step)
         assert {table.table: table.last_append for table in found.tables}["fact_order"] == START + 50 + step
@@ -395,10 +395,10 @@ class TestReader:
         readings.add(found, START + 101 + step)
         assert trouble(readings) is None
 
-    def test_what_has_ended_in_an_earlier_boot_stays_as_told(self, tmp_path: Path) -> None:
+    def test_what_has_ended_in_an_earlier_boot_stays_as_reported(self, tmp_path: Path) -> None:
         """Its steady clock was another one."""
-        told = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
-        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        readings = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
+        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
         reader = MetricsReader(
             Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 200, steady=lambda: 5.0
         )

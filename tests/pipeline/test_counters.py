@@ -43,7 +43,7 @@ class TestCounting:
 
     @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
     def test_the_time_of_an_append_follows_a_step_of_the_wall_clock(self, step: float) -> None:
-        """It is told by the clock as it is set when it is told, however much later."""
+        """It is reported by the clock as it is set then, however much later."""
         wall, steady = [NOW], [1000.0]
         counters = Counters(lambda: datetime.fromtimestamp(wall[0], UTC), lambda: steady[0])
         counters.appended("fact_order", 1)

@@ -160,7 +160,7 @@ def _key(settings: Settings) -> str | None:
 
 
 def _worker_options(job: DataflowSettings, key: str | None) -> list[str]:
-    # num_workers is only how many start: without a least number, autoscaling may go below it.
+    # num_workers is only the initial number: without a minimum, autoscaling may go below it.
     # https://cloud.google.com/dataflow/docs/horizontal-autoscaling
     least = None if job.workers is None else f"min_num_workers={job.workers}"
     return [

@@ -116,7 +116,7 @@ def dry_run(settings: Settings, extra: Sequence[str] = ()) -> DryRun:
 
 
 def check(target: Target, extra: Sequence[str] = ()) -> None:
-    """Raise the ConfigError that ``submit`` would, without speaking to anyone."""
+    """Raises the ConfigError that ``submit`` would raise. Works offline."""
     check_endpoints(target.endpoints)
     with _quiet():
         beam_options(target.settings, Path("ecomflow.whl"), extra, endpoint=target.endpoints.dataflow)
@@ -128,13 +128,13 @@ def console_url(settings: Settings, job_id: str) -> str:
 
 
 def worker_config(target: Target) -> PipelineConfig:
-    """What travels to the workers: Google's own endpoints, but for a job that is submitted to an emulator."""
+    """The config for the workers: with Google's own endpoints, unless the job is submitted to an emulator."""
     ours = msgspec.structs.replace(target.endpoints, dataflow=None) if target.endpoints.dataflow is not None else Endpoints()
     return msgspec.structs.replace(pipeline_config(target.settings), endpoints=ours)
 
 
 def running_job(target: Target) -> api.Job | None:
-    """The job of the settings' name that has not ended, or None. Raises what google-api-core raises."""
+    """The job with the configured name that has not ended, or None. Raises what google-api-core raises."""
     settings = target.settings
     request = api.ListJobsRequest(
         project_id=settings.project_id,
@@ -193,7 +193,7 @@ def _state(job: api.Job) -> str:
 def _run(target: Target, arguments: list[str]) -> tuple[PipelineOptions, api.Job]:
     options = PipelineOptions(arguments)
     result = _pipeline(target, options).run()
-    return result._options, result._job  # the job as it was created: its public state asks the service once more
+    return result._options, result._job  # the job as it was created; its public state would need another request
 
 
 def _pipeline(target: Target, options: PipelineOptions) -> beam.Pipeline:
@@ -248,7 +248,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _quota_project(target: Target) -> Iterator[None]:
-    """Beam finds credentials by itself, and only the environment tells it the quota project of a user's login without one."""
+    """Beam finds credentials by itself; for a user's login without a quota project it needs one in the environment."""
     quota = find_credentials(target.settings.project_id).quota_project_id if target.endpoints.dataflow is None else None
     with _environment({_QUOTA_VARIABLE: quota} if quota else {}):
         yield
@@ -281,14 +281,14 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _errors(target: Target) -> Iterator[None]:
-    """Raises what fails on the way to Dataflow as an EcomflowError."""
+    """Raises errors of a submission as EcomflowErrors."""
     try:
         yield
-    except DataflowJobAlreadyExistsError as error:  # someone else was quicker, since the name was looked up
+    except DataflowJobAlreadyExistsError as error:  # another job was submitted after the check of the name
         raise _overtaken(target.settings, str(error)) from error
     except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
         raise _translated(error, target) from error
-    except OSError as error:  # Beam's own, for an upload that is refused
+    except OSError as error:  # raised by Beam if an upload is refused
         words = str(error).splitlines()[0]
         raise AccessError(f"The job can't be staged: {words}", "See what is missing with: ecomflow doctor") from error
 

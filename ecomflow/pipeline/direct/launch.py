@@ -59,11 +59,12 @@ class Processes(msgspec.Struct, frozen=True):
 
 
 class PipelineStatus(msgspec.Struct, frozen=True):
-    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
-    lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
-    since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
-    sentence. ``metrics_port``: where Prometheus reads, on loopback. ``updated_steady`` is ``updated`` by the monotonic clock: all
-    other times are those of the wall clock as it was set then.
+    """The status of the local pipeline. ``gone``: it was killed; ``none``: there has been none.
+
+    ``pid`` is the process that holds the lock, and ``mark`` identifies its start (``detached.Identity``). ``started`` and
+    ``updated`` are in seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it
+    waits for now. ``metrics_port``: the loopback port for Prometheus. ``updated_steady`` is ``updated`` by the monotonic clock;
+    all other times are those of the wall clock as it was set then.
     """
 
     state: State
@@ -131,7 +132,7 @@ def run_here(
 
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
-    """What this process, which runs the pipeline from now on, tells before it has counted anything."""
+    """The status of this process, which now runs the pipeline, before it has counted anything."""
     this, now = identity_of(os.getpid()), moment()
     return PipelineStatus(
         "running",
@@ -239,16 +240,16 @@ def signal_pipeline(status: PipelineStatus, number: int) -> None:
 
 
 def read_status(state_path: Path) -> PipelineStatus:
-    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more.
+    """The last reported status of the pipeline in ``state_path``; ``gone`` if it never reported an end but its lock is free.
 
     If the status file is damaged, ``pid`` is None and ``last_failure`` says so. A running pipeline replaces the file within a
     second, which this waits for.
     """
-    status = _last_told(state_path)
+    status = _last_reported(state_path)
     give_up = time.monotonic() + 2 * REPORT_SECONDS
     while _is_damaged(status) and _is_locked(state_path) and time.monotonic() < give_up:
         time.sleep(0.05)  # the pipeline replaces its status file without a notification
-        status = _last_told(state_path)
+        status = _last_reported(state_path)
     if status.state == "running" and not _is_locked(state_path):
         status = _last_reported(state_path)  # it may have reported its end in between
         return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
@@ -318,7 +319,7 @@ class Reporter:
         known = retimed(self._status, now)
         self._status = msgspec.structs.replace(known, updated=now.wall, updated_steady=now.steady)
         status = msgspec.structs.replace(self._status, **self._counted())
-        self._tell(status)
+        self._report_to(status)
         return status
 
 

@@ -66,28 +66,28 @@ class TestHere:
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
 
     @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
-    def test_what_it_tells_follows_a_step_of_the_wall_clock(
+    def test_its_status_follows_a_step_of_the_wall_clock(
         self, step: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its beginning and its appends are told by the clock as it is set now, and do not move again until the next step."""
+        """Its start and its appends are reported by the clock as it is set now, and do not move again until the next step."""
         real, steps = time.time, [0.0]
         monkeypatch.setattr(time, "time", lambda: real() + steps[0])
-        told: list[PipelineStatus] = []
+        reports: list[PipelineStatus] = []
 
-        def tell_anew() -> None:
+        def report_again() -> None:
             since = time.monotonic()
             wait_until(lambda: (read_status(settings.state_path).updated_steady or 0.0) > since)
-            told.append(read_status(settings.state_path))
+            reports.append(read_status(settings.state_path))
 
         def work(runtime: Runtime, *_: Any) -> None:
             runtime.counters.appended("fact_order", 1)
-            tell_anew()
+            report_again()
             steps[0] = step
-            tell_anew()
-            tell_anew()
+            report_again()
+            report_again()
 
         run(settings, work)
-        before, *after = told
+        before, *after = reports
         for status in after:
             assert status.updated == pytest.approx(real() + step, abs=60)
             assert status.started == pytest.approx((before.started or 0.0) + step, abs=5)
@@ -208,7 +208,7 @@ class TestHere:
 
     @pytest.mark.parametrize("content", [b"", b"{", bytes(300), b'{"state": "\xff"}', b'{"state": "running", "pid": "x"}'])
     def test_a_damaged_status_file_is_told_and_stops_nothing(self, content: bytes, settings: Settings) -> None:
-        """What it told is lost, as a sentence with its path says; the next pipeline starts and tells anew."""
+        """Its report is lost, as a sentence with its path says; the next pipeline starts and reports again."""
         settings.state_path.mkdir()
         (settings.state_path / launch.STATUS_FILE).write_bytes(content)
         status = read_status(settings.state_path)
