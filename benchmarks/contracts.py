@@ -22,8 +22,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from ecomflow.contract.decode import decode_messages
-from ecomflow.pipeline.model import model_facts
 
 from benchmarks import hand_written
 from benchmarks.core import SHOP

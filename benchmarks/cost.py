@@ -48,8 +48,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
-from ecomflow.contract.decode import decode_messages
-from ecomflow.pipeline.model import model_facts
 from google.auth.credentials import AnonymousCredentials
 
 from benchmarks import beams_own, kept

@@ -13,17 +13,12 @@ from typing import Any
 
 import msgspec
 
-<<<<<<< HEAD
-from ecomflow.contract.json_schema import Schema, whole_schema
-from ecomflow.contract.loading import shop_contracts
-=======
 from ecomflow.contract.json_schema import Schema, schema_of
 from ecomflow.contract.language import TYPE_KEY, Contract, Rule
 from ecomflow.contract.loading import contracts_in_force, load_file
 from ecomflow.contract.schema_changes import schema_changes
 from ecomflow.contract.tree import Node, json_path, tree_of, walk
 from ecomflow.contract.values import is_written_otherwise
->>>>>>> wt-c1
 from ecomflow.errors import ConfigError
 
 _VERSION = re.compile(r"urn:ecomflow:contract:.*:v([0-9]{1,18})")
@@ -80,14 +75,8 @@ class _Form(msgspec.Struct):
     items: _Form | bool = True
 
 
-<<<<<<< HEAD
-def current_contract() -> Contract:
-    """What this version of the package accepts."""
-    return contract_in(whole_schema(shop_contracts()))
-=======
 def side_of(contracts: Iterable[Contract], whole: bool) -> Side:
     return Side(tuple(Described(one.event, one.version, schema_of(one), one) for one in contracts), whole)
->>>>>>> wt-c1
 
 
 def read_side(path: Path, builtin_events: Sequence[str]) -> Side:

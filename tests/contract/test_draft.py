@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from ecomflow.contract.limits import DateRange
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from ecomflow.contract.draft import Draft, draft_of
 from ecomflow.contract.draft_text import toml_of, value_text
 from ecomflow.contract.guesses import field_name, is_money, is_personal_name, singular, snake_case, time_rank
 from ecomflow.contract.language import Contract, Field
+from ecomflow.contract.limits import DateRange
 from ecomflow.contract.loading import load_text
 from ecomflow.contract.samples import Samples, read_samples, seen_in, typed_lines
 from ecomflow.contract.scalars import scalars_of
