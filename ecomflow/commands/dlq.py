@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, get_args
 
@@ -68,9 +68,9 @@ def inspect(
     command shows the others, then fails.
     """
     settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target:
-        selected = _filter(target, stream, reason, since, event_id, fingerprint)
         if follow:
             _follow(store.follow(target, selected, limit=limit, unreadable=unreadable), full, as_json)
             return
@@ -93,9 +93,9 @@ def stats(
     Also counts fields of valid events that are not in the contract.
     """
     settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, None, None)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target, _reading() as report:
-        selected = _filter(target, stream, reason, since, None, None)
         found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
         fields = unknown_fields(_counters(target))
@@ -133,9 +133,9 @@ def replay(
     replayed/. The others stay where they are.
     """
     settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
     with open_target(settings) as target:
-        selected = _filter(target, stream, reason, since, event_id, fingerprint)
         if not as_json:
             say(target_line(settings))
         with _reading() as report:
@@ -173,9 +173,9 @@ def export(
 ) -> None:
     """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
     settings = settings_of(project)
+    selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target, _reading() as report:
-        selected = _filter(target, stream, reason, since, event_id, fingerprint)
         found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         count = _write_lines(found, file)
     note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
@@ -193,21 +193,23 @@ def _publish_again(target: Target, plan: ReplayPlan, patch: Any) -> ReplaySummar
 
 
 def _filter(
-    target: Target, stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
+    settings: Settings, stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
 ) -> DeadLetterFilter:
     if stream is not None:
-        _check_stream(target, stream)
+        _check_stream(settings, stream)
     if reason is not None and reason not in get_args(Known):
         raise ConfigError(f"'{reason}' is not a valid reason.", f"Use one of: {', '.join(get_args(Known))}.")
     return DeadLetterFilter(() if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
 
 
-def _check_stream(target: Target, stream: str) -> None:
+def _check_stream(settings: Settings, stream: str) -> None:
     """A stream is an event type in force, ``unknown``, or a type that has dead letters from when it was in force."""
-    known = (*event_streams(contracts_of(target.settings)), UNKNOWN_STREAM)
+    known = (*event_streams(contracts_of(settings)), UNKNOWN_STREAM)
     if stream in known:
         return
-    stored = store.streams(target)
+    stored: tuple[str, ...] = ()
+    with suppress(EcomflowError), open_target(settings) as target:  # what can't be read now has no streams to choose from
+        stored = store.streams(target)
     if stream not in stored:
         raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(dict.fromkeys((*known, *stored)))}.")
 
