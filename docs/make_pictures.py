@@ -23,7 +23,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ecomflow.commands.top_view import top_view
-from ecomflow.config import Settings, resolve_endpoints
+from ecomflow.config import Settings
+from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.history import History
 
@@ -87,11 +88,13 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 def watched(settings: Settings, seconds: float) -> History:
     """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
-    history, reader = History(), MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        history.add(reader.read(), time.time())
-        time.sleep(1.0)
+    history = History()
+    with LiveTarget(settings) as target:
+        reader = MetricsReader(settings, target.resolved, here=True)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            history.add(reader.read(), time.time())
+            time.sleep(1.0)
     return history
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.contract.schema import Schema, whole_schema
+from ecomflow.contract.json_schema import Schema, whole_schema
+from ecomflow.contract.loading import shop_contracts
 from ecomflow.errors import ConfigError
 
 
@@ -55,7 +56,7 @@ class _Form(msgspec.Struct):
 
 def current_contract() -> Contract:
     """What this version of the package accepts."""
-    return contract_in(whole_schema())
+    return contract_in(whole_schema(shop_contracts()))
 
 
 def read_contract(path: Path) -> Contract:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, contracts_of
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.codec import Codec, portions
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
 from ecomflow.contract.events import Message
@@ -28,6 +28,7 @@ from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
 from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
@@ -87,8 +88,7 @@ class ReplaySummary(msgspec.Struct, frozen=True):
 
 
 def plan_replay(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     patch: Mapping[str, Any] | None = None,
@@ -101,9 +101,9 @@ def plan_replay(
     Changes nothing. Raises the same errors as ``store.objects``.
     """
     moment = now or datetime.now(UTC)
-    before, codec = _dropped_after(settings, moment), Codec(contracts_of(settings))
+    before, codec = _dropped_after(target.settings, moment), Codec(contracts_of(target.settings))
     plan = ReplayPlan(0, 0, {}, {}, 0, [], [])
-    found = store.objects(settings, endpoints, selected, unreadable=plan.unreadable, on_progress=on_progress)
+    found = store.objects(target, selected, unreadable=plan.unreadable, on_progress=on_progress)
     for stored in found:
         chosen = [(number, letter) for number, letter in stored.letters if is_chosen(letter, selected)]
         if limit is not None:
@@ -159,8 +159,7 @@ def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Me
 
 
 def replay(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     plan: ReplayPlan,
     *,
     patch: Mapping[str, Any] | None = None,
@@ -176,9 +175,9 @@ def replay(
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
-    check_owner(settings, endpoints)
-    with topic_sender(settings, endpoints) as sender, store.reading(settings, endpoints):
-        mover = _Mover(store.bucket_of(settings, endpoints), sender, patch, on_progress or (lambda _: None))
+    check_owner(target)
+    with topic_sender(target) as sender, store.reading(target):
+        mover = _Mover(target.bucket, sender, patch, on_progress or (lambda _: None))
         is_interrupted = False
         try:
             _move_all(mover, plan.objects)
@@ -187,7 +186,7 @@ def replay(
         except _PublishError as error:
             cause = error.__cause__
             assert isinstance(cause, GoogleAPIError | GoogleAuthError)
-            raise publish_error(cause, settings, endpoints, mover.published) from cause
+            raise publish_error(cause, target, mover.published) from cause
         return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
 
 

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgspec
 import requests.exceptions
 from google.api_core import exceptions as google
 from google.auth import exceptions as auth
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.permissions import ROLE_OF, named_permission
+from ecomflow.gcp.services import Service
 
 # How Pub/Sub, Cloud Storage, BigQuery and Dataflow say that a project doesn't exist, or is hidden from this account. Only the
 # project itself: "Topic not found: projects/p/topics/t" and "The job of project p was not found" are about something in it.
@@ -41,43 +40,6 @@ class DeniedError(AccessError):
 
 class DisabledApiError(AccessError):
     """A service's API is not enabled in the project, or was enabled only a moment ago."""
-
-
-class Service(msgspec.Struct, frozen=True):
-    """A Google Cloud service, the role that lets an account create and change its resources, and its endpoint.
-
-    ``endpoint`` None: Google's own; ``no_answer``: what to do if another one does not answer.
-    """
-
-    title: str
-    api: str
-    role: str
-    project: str
-    endpoint: str | None
-    no_answer: str = "Start the local stack with: ecomflow infra up"
-
-    @property
-    def patience_seconds(self) -> float:
-        """How long to retry a transient failure. An emulator answers at once or not at all."""
-        return 60.0 if self.endpoint is None else 3.0
-
-
-def pubsub_service(settings: Settings, endpoints: Endpoints) -> Service:
-    return Service("Pub/Sub", "pubsub.googleapis.com", "roles/pubsub.editor", settings.project_id, endpoints.pubsub)
-
-
-def storage_service(settings: Settings, endpoints: Endpoints) -> Service:
-    return Service("Cloud Storage", "storage.googleapis.com", "roles/storage.admin", settings.project_id, endpoints.storage)
-
-
-def bigquery_service(settings: Settings, endpoints: Endpoints) -> Service:
-    role = "roles/bigquery.dataOwner and roles/bigquery.jobUser"
-    return Service("BigQuery", "bigquery.googleapis.com", role, settings.project_id, endpoints.bigquery)
-
-
-def dataflow_service(settings: Settings, endpoints: Endpoints) -> Service:
-    role, remedy = "roles/dataflow.developer", "Check DATAFLOW_EMULATOR_HOST."
-    return Service("Dataflow", "dataflow.googleapis.com", role, settings.project_id, endpoints.dataflow, remedy)
 
 
 @contextmanager

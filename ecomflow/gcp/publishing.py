@@ -11,9 +11,9 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.target import Target
 
 # Seconds. A service on loopback answers at once or is down; Google may take longer.
 _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
@@ -26,13 +26,15 @@ _SETTLE_SECONDS = 0.5
 class RequestSender:
     """Publishes to the configured topic, one request per call. Thread-safe. Created by ``topic_sender``."""
 
-    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
+    def __init__(self, target: Target) -> None:
         from google.api_core.retry import Retry, if_exception_type
         from google.api_core.timeout import ConstantTimeout
         from google.pubsub_v1 import PublisherClient, PublishRequest
 
-        attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if endpoints.pubsub is None else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
-        self._client, self._topic = publisher_client(endpoints), settings.topic_path
+        at_google = target.endpoints.pubsub is None
+        attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if at_google else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
+        # A connection of its own: closing it ends the requests in flight, which Ctrl-C would otherwise wait for.
+        self._client, self._topic = publisher_client(target.endpoints), target.settings.topic_path
         # pubsub_v1's client overrides the inherited request method with one for single messages.
         self._publish = PublisherClient.publish
         self._request, self._raw_request = PublishRequest.wrap, PublishRequest.pb()
@@ -102,16 +104,16 @@ def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHan
 
 
 @contextmanager
-def topic_sender(settings: Settings, endpoints: Endpoints) -> Iterator[RequestSender]:
+def topic_sender(target: Target) -> Iterator[RequestSender]:
     """A RequestSender, which is closed at the end."""
-    sender = RequestSender(settings, endpoints)
+    sender = RequestSender(target)
     try:
         yield sender
     finally:
         sender.close()
 
 
-def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, confirmed: int) -> EcomflowError:
+def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowError:
     """The EcomflowError for one of Google's errors, with the number of events that were confirmed before it."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
@@ -120,11 +122,11 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
 
     told = told_so_far(confirmed)
     cause = cause_of(error)
-    where = endpoints.pubsub or "pubsub.googleapis.com"
+    where = target.endpoints.pubsub or "pubsub.googleapis.com"
     if isinstance(cause, exceptions.NotFound):
-        return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
+        return NotFoundError(f"Topic {target.settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
     if isinstance(cause, exceptions.Forbidden):
-        message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
+        message = f"Publishing to {target.settings.topic_path} is not allowed: {_detail(cause)}.{told}"
         return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
     if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
         message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{told}"
@@ -135,7 +137,9 @@ def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, co
                 f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}",
                 "Free up disk space there, then publish again.",
             )
-        remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
+        remedy = (
+            "Run: ecomflow infra up" if target.settings.is_local else "Check the network and the endpoint, then publish again."
+        )
         return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
     return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")
 

@@ -16,9 +16,9 @@ from threading import Lock
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
 from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
+from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 
@@ -51,8 +51,7 @@ class PublishSummary(msgspec.Struct, frozen=True):
 
 
 def publish(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     events: Iterable[GeneratedEvent],
     *,
     rate: float | None = None,
@@ -75,13 +74,13 @@ def publish(
     with _written(ledger) as writer:
         tally = _Tally(writer)
         try:
-            with topic_sender(settings, endpoints) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
+            with topic_sender(target) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
                 sender = _Sender(requests, tally, in_hand)
                 _send_all(sender, pool, _paced(events, rate, clock, sleep), on_progress or (lambda _: None))
         except KeyboardInterrupt:
             interrupted = True
         except (GoogleAPIError, GoogleAuthError) as error:
-            raise publish_error(error, settings, endpoints, tally.total) from error
+            raise publish_error(error, target, tally.total) from error
         return tally.summary(clock() - started, interrupted)
 
 

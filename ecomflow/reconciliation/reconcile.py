@@ -17,10 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, contracts_of
+from ecomflow.config import contracts_of
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.deadletters import store
 from ecomflow.errors import ImbalanceError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Waiting, count_waiting
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.reconciliation.shapes import Layout, Shape, layout_of, shapes_sql, type_of
@@ -73,25 +74,23 @@ class Reconciliation(msgspec.Struct, frozen=True):
     unreadable: tuple[store.Unreadable, ...] = ()
 
 
-def reconcile(
-    settings: Settings, endpoints: Endpoints, ledger: Path | None = None, on_count: OnCount = lambda *_: None
-) -> Reconciliation:
+def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = lambda *_: None) -> Reconciliation:
     """Read every store, and check the equation for the events of ``ledger``.
 
     By default it uses the local stack's own ledger, if there is one; events that are not in that one are then reported too.
     ``on_count`` gets the progress. Raises ConfigError for a ledger that can't be read, and the errors of the stores.
     """
-    own = default_ledger(settings, endpoints)
+    own = default_ledger(target)
     path = ledger or (own if own is not None and own.exists() else None)
     if path is None:
-        return _without_ledger(settings, endpoints, on_count)
+        return _without_ledger(target, on_count)
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
-    waiting = count_waiting(settings, endpoints)
+    waiting = count_waiting(target)
     unreadable: list[store.Unreadable] = []
-    layout = layout_of(contracts_of(settings))
-    shapes = _shapes(settings, endpoints, layout, entries, on_count)
-    letters = _letters(settings, endpoints, on_count, unreadable)
+    layout = layout_of(contracts_of(target.settings))
+    shapes = _shapes(target, layout, entries, on_count)
+    letters = _letters(target, on_count, unreadable)
     outcome = balance_by_id(entries, shapes, letters, waiting, layout)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
     if unpublished:  # events published since the ledger was read may already be written, and are in the ledger by now
@@ -103,16 +102,16 @@ def reconcile(
     )
 
 
-def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount = lambda *_: None) -> Reconciliation:
-    layout = layout_of(contracts_of(settings))
-    amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, shapes_sql(layout, "COUNT(*)"))}
+def _without_ledger(target: Target, on_count: OnCount = lambda *_: None) -> Reconciliation:
+    layout = layout_of(contracts_of(target.settings))
+    amounts = {tuple(shape): int(amount) for *shape, amount in select(target, shapes_sql(layout, "COUNT(*)"))}
     odd = [shape for shape in amounts if type_of(shape, layout) is None]
-    suspects = _ids_of(settings, endpoints, layout, odd)
+    suspects = _ids_of(target, layout, odd)
     unreadable: list[store.Unreadable] = []
-    letters = _letters(settings, endpoints, on_count, unreadable)
+    letters = _letters(target, on_count, unreadable)
     # Read them again after the backlog: events that were being written are complete by now, or still in the backlog.
-    waiting = count_waiting(settings, endpoints)
-    shapes = _shapes(settings, endpoints, layout, {*suspects, *letters}, on_count)
+    waiting = count_waiting(target)
+    shapes = _shapes(target, layout, {*suspects, *letters}, on_count)
     outcome = balance_places(amounts, shapes, suspects, letters, waiting, layout)
     return msgspec.structs.replace(outcome, unreadable=tuple(unreadable), adds_up=outcome.adds_up and not unreadable)
 
@@ -208,14 +207,14 @@ def _is_whole(shape: Shape, entry: LedgerEntry, layout: Layout) -> bool:
     return type_of(shape, layout, entry.lists) == entry.event_type
 
 
-def _shapes(settings: Settings, endpoints: Endpoints, layout: Layout, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
+def _shapes(target: Target, layout: Layout, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
     """The shape of each event of ``ids`` that is in any table; on the local stack of all events, which is faster there."""
     wanted = "ARRAY_AGG(event_id)"
-    if settings.is_local:
-        answers = iter([select(settings, endpoints, shapes_sql(layout, wanted))])
+    if target.settings.is_local:
+        answers = iter([select(target, shapes_sql(layout, wanted))])
     else:
         sql = shapes_sql(layout, wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = (select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids)))
+        answers = (select(target, sql, ids=part) for part in _parts(sorted(ids)))
     found: dict[str, Shape] = {}
     for rows in answers:
         found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
@@ -223,19 +222,19 @@ def _shapes(settings: Settings, endpoints: Endpoints, layout: Layout, ids: Itera
     return found
 
 
-def _ids_of(settings: Settings, endpoints: Endpoints, layout: Layout, shapes: list[Shape]) -> set[str]:
+def _ids_of(target: Target, layout: Layout, shapes: list[Shape]) -> set[str]:
     """The ids of all events with one of ``shapes``."""
     if not shapes:
         return set()
     having = " OR ".join("(" + " AND ".join(f"n{n} = {amount}" for n, amount in enumerate(shape)) + ")" for shape in shapes)
-    rows = select(settings, endpoints, shapes_sql(layout, "ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
+    rows = select(target, shapes_sql(layout, "ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
     return {key for *_, keys in rows for key in keys}
 
 
-def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
+def _letters(target: Target, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that the event would have in the tables."""
     found: dict[str, str] = {}
-    stored_letters = store.letters(settings, endpoints, unreadable=unreadable)
+    stored_letters = store.letters(target, unreadable=unreadable)
     for number, stored in enumerate(stored_letters, start=1):
         found[str(stored.letter.event_id or stored.letter.message_id)] = stored.stream
         if number % _LETTERS_A_REPORT == 0:

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.sql import qualify, question
 from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
-
-    from ecomflow.gcp.errors import Service
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
@@ -70,18 +69,18 @@ class Answer(msgspec.Struct, frozen=True):
     chart: str | None = None
 
 
-def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapping[str, str]) -> Answer:
+def ask(target: Target, name_or_sql: str, values: Mapping[str, str]) -> Answer:
     """The whole result of a named question or of GoogleSQL. Raises the same errors as ``prepare`` and ``send``."""
-    return taken(send(settings, endpoints, prepare(settings, name_or_sql, values)))
+    return taken(send(target, prepare(target.settings, name_or_sql, values)))
 
 
-def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
+def select(target: Target, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
     """The rows of one of ecomflow's own queries on the dataset ``ecomflow``; ``ids`` are bound as STRING arrays.
 
     Raises the same errors as ``send``.
     """
     bound = tuple(Bound(name, "ARRAY<STRING>", values) for name, values in ids.items())
-    return tuple(send(settings, endpoints, Query("", qualify(sql, settings.dataset_id), bound)).rows)
+    return tuple(send(target, Query("", qualify(sql, target.settings.dataset_id), bound)).rows)
 
 
 def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> Query:
@@ -109,27 +108,27 @@ def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
 
 
-def estimate(settings: Settings, endpoints: Endpoints, query: Query) -> Estimate:
+def estimate(target: Target, query: Query) -> Estimate:
     """The result of a dry run of ``query``, which is free. Raises the same errors as ``send``."""
-    with _query_errors(_service(settings, endpoints)) as service:
-        job = _started(settings, endpoints, query, service, dry_run=True)
+    with _query_errors(_service(target)) as service:
+        job = _started(target, query, service, dry_run=True)
         return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
 
 
-def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
+def scanned_bytes(target: Target, query: Query) -> int:
     """How many bytes BigQuery would read for ``query``; an upper bound for clustered tables."""
-    return estimate(settings, endpoints, query).scanned_bytes
+    return estimate(target, query).scanned_bytes
 
 
-def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:
+def send(target: Target, query: Query, max_bytes: int | None = None) -> Reply:
     """The response to ``query``, whose rows are fetched lazily.
 
     BigQuery refuses a query for which it would bill more than ``max_bytes``; a refused query costs nothing. Raises ConfigError
     for that and for invalid SQL, NotFoundError for a missing table, AccessError and UnavailableError.
     """
     limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
-    with _query_errors(_service(settings, endpoints)) as service:
-        result = _result(_started(settings, endpoints, query, service, **limit))
+    with _query_errors(_service(target)) as service:
+        result = _result(_started(target, query, service, **limit))
         columns = tuple(field.name for field in result.schema)
         return Reply(query, columns, result.total_rows or 0, _rows(result, service))
 
@@ -199,14 +198,12 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def _service(settings: Settings, endpoints: Endpoints) -> Service:
-    from ecomflow.gcp.errors import bigquery_service
-
+def _service(target: Target) -> Service:
     role = "roles/bigquery.jobUser and roles/bigquery.dataViewer"
-    return msgspec.structs.replace(bigquery_service(settings, endpoints), role=role)
+    return msgspec.structs.replace(target.bigquery_service, role=role)
 
 
-def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
+def _started(target: Target, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
     from google.cloud import bigquery
     from google.cloud.bigquery.retry import DEFAULT_RETRY
 
@@ -216,11 +213,10 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
         else bigquery.ScalarQueryParameter(one.name, one.type, one.value)
         for one in query.parameters
     ]
-    client = bigquery_client(settings.project_id, endpoints, settings.location)
-    config = bigquery.QueryJobConfig(query_parameters=bound, labels=settings.labels, **options)
+    config = bigquery.QueryJobConfig(query_parameters=bound, labels=target.settings.labels, **options)
     # An emulator responds at once or is not running.
     retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
-    return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
+    return target.bigquery.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
 
 
 def _result(job: bigquery.QueryJob) -> Any:

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from tests.support.cli import start
 from tests.support.running import Pipeline, settings_in
 from tests.support.waiting import wait_until
@@ -62,7 +63,8 @@ def shop(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings
     unique = uuid.uuid4().hex[:8]
     names = {"topic": f"topic-{unique}", "subscription": f"sub-{unique}", "bucket": f"bucket-{unique}"}
     settings = Settings(**names, dataset=f"dataset_{unique}", ack_deadline_seconds=10)
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     return settings_in(tmp_path_factory.mktemp("shop"), settings, stack)
 
 

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import read_ledger
@@ -81,7 +82,7 @@ class TestTheRunningPipeline:
         expect(page.locator(".strip .remedy")).to_contain_text("ecomflow deploy")
         pipeline.started()
         expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
-        publisher.publish(shop, stack, [an_order("restart")])
+        publisher.publish(Target(shop, stack), [an_order("restart")])
         wait_until(lambda: figure(page, "Received") == 1, "the new one's metrics are shown")
 
     def test_a_page_that_nobody_sees_asks_for_nothing(self, pipeline: Pipeline, page: Page) -> None:
@@ -121,7 +122,7 @@ class TestTheRunningPipeline:
 class TestDeadLetters:
     def test_a_group_opens(self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline) -> None:
         """From the groups to a letter, its payload with the offending value marked, and the command that replays it."""
-        store(shop, stack, [still(1), still(2)])
+        store(Target(shop, stack), [still(1), still(2)])
         page.get_by_role("link", name="Dead letters", exact=True).click()
         page.get_by_role("link", name=re.compile(r"\$\.quantity_change expected int,")).click()
         expect(page.locator("mark").first).to_have_text("0")
@@ -137,7 +138,8 @@ class TestDeadLetters:
         fixed = [
             letter(order(order_id=f"O-mended-{n}", order_date=today()), STATUS_ERROR, event_id=f"E-mended-{n}") for n in (1, 2)
         ]
-        store(shop, stack, fixed, unique="mended")
+        target = Target(shop, stack)
+        store(target, fixed, unique="mended")
         page.goto(on(server, "/dead-letters"))
         page.get_by_role("link", name=re.compile(r"\$\.status expected one of")).click()
         page.get_by_role("button", name="Preview the replay").click()
@@ -146,7 +148,7 @@ class TestDeadLetters:
             re.compile(r"Published \d+ again and moved \d+ to replayed")
         )
         sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-mended-')"
-        wait_until(lambda: queries.ask(shop, stack, sql, {}).rows == ((2,),), "the replayed orders are rows")
+        wait_until(lambda: queries.ask(target, sql, {}).rows == ((2,),), "the replayed orders are rows")
 
 
 class TestQuestions:
@@ -154,8 +156,9 @@ class TestQuestions:
         self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
     ) -> None:
         """A click on the question, one on Run: bars, and the same numbers in a table."""
-        publisher.publish(shop, stack, [an_order("asked")])
-        wait_until(lambda: _count(shop, stack, "asked") == 1, "the order is a row")
+        target = Target(shop, stack)
+        publisher.publish(target, [an_order("asked")])
+        wait_until(lambda: _count(target, "asked") == 1, "the order is a row")
         page.get_by_role("link", name="Questions").click()
         page.get_by_role("link", name=re.compile("how much revenue did each product")).click()
         page.get_by_role("button", name="Run").click()
@@ -177,9 +180,9 @@ class TestQuestions:
         expect(page.locator(".notice")).to_contain_text("got DROP")
 
 
-def _count(shop: Settings, stack: Endpoints, number: str) -> int:
+def _count(target: Target, number: str) -> int:
     sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE event_id = @id"
-    return int(queries.ask(shop, stack, sql, {"id": f"E-{number}"}).rows[0][0])
+    return int(queries.ask(target, sql, {"id": f"E-{number}"}).rows[0][0])
 
 
 def test_hostile_messages_stay_text(
@@ -187,15 +190,14 @@ def test_hostile_messages_stay_text(
 ) -> None:
     """Markup, control characters and endless fields in rows and letters are read in every view; nothing of them runs."""
     row = an_order("evil", customer_id=f"{EVIL}{HOSTILE}", customer_name=EVIL * 20)
-    publisher.publish(shop, stack, [row])
+    target = Target(shop, stack)
+    publisher.publish(target, [row])
     evil = f"{EVIL}{HOSTILE}{'x' * 50_000}"
     body = {"event_type": evil, evil: [evil]}
     refused = letter(body, f"$.event_type: expected one of order, got '{evil}'", "unknown_event_type", event_id=evil)
-    store(shop, stack, [msgspec.structs.replace(refused, event_type=evil)], unique="evil")
-    publisher.publish(
-        shop, stack, [GeneratedEvent(json.dumps(body).encode(), {"event_id": EVIL}, "order", 0, "x", None, "unknown")]
-    )
-    wait_until(lambda: _count(shop, stack, "evil") == 1, "the row is there")
+    store(target, [msgspec.structs.replace(refused, event_type=evil)], unique="evil")
+    publisher.publish(target, [GeneratedEvent(json.dumps(body).encode(), {"event_id": EVIL}, "order", 0, "x", None, "unknown")])
+    wait_until(lambda: _count(target, "evil") == 1, "the row is there")
     seen = []
     for path in (*VIEWS, "/dead-letters/unknown/any?reason=unknown_event_type"):
         page.goto(on(server, path))

@@ -20,6 +20,7 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store as deadletters
 from ecomflow.deadletters.store import DeadLetterFilter, Unreadable
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, write_stack_file
 from tests.support.dataflow import as_variables, dataflow_beside, in_project
@@ -40,9 +41,13 @@ def bucket(settings: Settings, stack: Endpoints) -> Settings:
 @pytest.fixture
 def filled(bucket: Settings, stack: Endpoints) -> Settings:
     """Three held orders in an object, a still inventory event, and bytes that are no event."""
-    store(bucket, stack, [held(number) for number in (1, 2, 3)])
-    store(bucket, stack, [still(1, datetime.now(UTC) - timedelta(hours=3))])
-    store(bucket, stack, [letter(b"\xff", "$: expected a JSON object in UTF-8, got bytes", "malformed_json", message_id="M-7")])
+    target = Target(bucket, stack)
+    store(target, [held(number) for number in (1, 2, 3)])
+    store(target, [still(1, datetime.now(UTC) - timedelta(hours=3))])
+    store(
+        target,
+        [letter(b"\xff", "$: expected a JSON object in UTF-8, got bytes", "malformed_json", message_id="M-7")],
+    )
     return bucket
 
 
@@ -146,11 +151,13 @@ class TestFollow:
 
         looks = iter(range(9))
 
+        target = Target(filled, stack)
+
         def nap(_: float) -> None:
-            store(filled, stack, [held(20 + (number := next(looks)))], f"late-{number}")
+            store(target, [held(20 + (number := next(looks)))], f"late-{number}")
 
         found = deadletters.follow(
-            filled, stack, DeadLetterFilter(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap
+            target, DeadLetterFilter(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap
         )
         ids = [next(found).letter.event_id for _ in range(5)]
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
@@ -202,7 +209,7 @@ class TestTenThousand:
 
         def put(number: int) -> None:
             make, at = (held, still)[number % 2], start + timedelta(minutes=number)
-            store(bucket, stack, [make(number * self.LETTERS + line, at) for line in range(self.LETTERS)], str(number))
+            store(Target(bucket, stack), [make(number * self.LETTERS + line, at) for line in range(self.LETTERS)], str(number))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(put, range(self.OBJECTS)))
@@ -241,7 +248,8 @@ class TestTenThousand:
 
 def test_nothing_but_letters_lies_in_the_bucket(filled: Settings, stack: Endpoints) -> None:
     """Looking changes nothing."""
-    before = names(filled, stack, "")
+    target = Target(filled, stack)
+    before = names(target, "")
     ecomflow("dlq", "inspect", settings=filled)
     ecomflow("dlq", "stats", settings=filled)
-    assert names(filled, stack, "") == before
+    assert names(target, "") == before

@@ -30,11 +30,13 @@ from ecomflow import infra
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
-from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
+from ecomflow.metrics.snapshot import PipelineMetrics, from_counters, steps_of
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, start
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import running_stub
 from tests.support.running import count_waiting, running, settings_in
 from tests.support.waiting import wait_until
@@ -46,7 +48,7 @@ def told(at: float, **known: Any) -> PipelineMetrics:
     """What a busy local pipeline tells ``at`` seconds after it began."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
-    counts |= {f"{kind}/{step}": counted for step in STEPS for kind in ("in", "out")}
+    counts |= {f"{kind}/{step}": counted for step in steps_of(SHOP) for kind in ("in", "out")}
     counts |= {"refused_in/Decode events": counted // 4, "rows/fact_order": 2 * counted, "latency/4": counted, "bundles": int(at)}
     gauges = {"memory_bytes": 178e6, "last_append/fact_order": START + at - 2}
     fields = {
@@ -58,7 +60,7 @@ def told(at: float, **known: Any) -> PipelineMetrics:
         "oldest_unacked_seconds": 0.4,
         "backlog_at": START + at,
     }
-    return msgspec.structs.replace(from_counters(counts, gauges, at=START + at, **fields), **known)
+    return msgspec.structs.replace(from_counters(counts, gauges, SHOP, at=START + at, **fields), **known)
 
 
 def busy(seconds: int = 120, **known: Any) -> History:
@@ -130,7 +132,7 @@ class TestView:
     def test_nothing_runs(self) -> None:
         """Only that, and how to start it: no empty tables."""
         found = History()
-        found.add(from_counters({}, {}, at=START, state="none", where="local"), START)
+        found.add(from_counters({}, {}, SHOP, at=START, state="none", where="local"), START)
         assert [line for line in drawn(found) if line] == [
             "● none",
             "No pipeline is running. Start it with: ecomflow deploy --detach",
@@ -326,7 +328,7 @@ class TestBesideAPipeline:
             command = ("publish", "--n", "60", "--rate", "200", "--seed", "3", "--ledger", ledger, "--json")
             published = ecomflow(*command, settings=settings)
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            wait_until(lambda: count_waiting(Target(settings, stack)) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
@@ -350,13 +352,14 @@ class TestBesideAPipeline:
         table = f"{settings.dataset_id}.fact_inventory"
         pipeline = start("deploy", settings=settings, log=tmp_path / "pipeline.log")
         with watching(settings) as terminal:
+            target = Target(settings, stack)
             try:
                 wait_until(lambda: terminal.shows(rf"● running +process {pipeline.pid}"))
                 bigquery_client(settings.project_id, stack).delete_table(table)
-                publisher.publish(settings, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
-                infra.apply(settings, stack, infra.plan(settings, stack))
-                wait_until(lambda: count_waiting(settings, stack) == 0)
+                infra.apply(target, infra.plan(target))
+                wait_until(lambda: count_waiting(target) == 0)
                 wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
@@ -364,7 +367,7 @@ class TestBesideAPipeline:
             wait_until(lambda: terminal.shows(r"● gone") and terminal.shows("ecomflow deploy --detach"))
             with running(settings) as anew:
                 wait_until(lambda: terminal.shows(rf"● running +process {anew.pid}") and terminal.shows("received .* 0 events"))
-                publisher.publish(settings, stack, rounds.generate(3, seed=2, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(3, seed=2, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"received .* 18 events"))
             wait_until(lambda: terminal.shows(r"● drained"))
             assert not any("/s" in frame and re.search(r"-\d", frame) for frame in terminal.frames)

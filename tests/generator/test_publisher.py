@@ -25,6 +25,7 @@ from google.pubsub_v1 import PublishRequest, PublishResponse
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client, subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import BATCH_EVENTS, PublishSummary, publish
 from ecomflow.generator.rounds import GeneratedEvent, generate
 from ecomflow.reconciliation.ledger import read_ledger
@@ -77,7 +78,7 @@ def listening(recorder: Recorder) -> Iterator[Endpoints]:
 
 def run(recorder: Recorder, events: Any, **options: Any) -> PublishSummary:
     with listening(recorder) as endpoints:
-        return publish(SETTINGS, endpoints, events, **options)
+        return publish(Target(SETTINGS, endpoints), events, **options)
 
 
 @contextmanager
@@ -129,7 +130,7 @@ class TestDelivery:
         assert summary.faults == Counter(event.fault for event in invalid)
         assert summary.reasons == Counter(event.expected_reason for event in invalid)
         assert summary.streams == Counter(event.expected_stream for event in invalid)
-        assert summary.order_items == sum(event.items for event in events)
+        assert summary.order_items == sum(event.lists.get("items", 0) for event in events)
         assert not summary.interrupted
 
     def test_progress_grows_to_the_total(self, recorder: Recorder) -> None:
@@ -151,7 +152,7 @@ class TestLedger:
         assert len(entries) == 1800
         for event_id, entry in entries.items():
             event = expected[event_id]
-            assert (entry.event_type, entry.fault, entry.items) == (event.event_type, event.fault, event.items)
+            assert (entry.event_type, entry.fault, entry.lists) == (event.event_type, event.fault, event.lists)
             assert entry.expected_reason == event.expected_reason
             assert arrived[int(entry.message_id or "")] == entry.event_id == event_id
 
@@ -291,7 +292,7 @@ class TestFailures:
             port = closed.getsockname()[1]
             started = time.monotonic()
             with pytest.raises(UnavailableError, match=rf"Pub/Sub at 127\.0\.0\.1:{port} does not answer") as caught:
-                publish(SETTINGS, Endpoints(pubsub=f"127.0.0.1:{port}"), some(1))
+                publish(Target(SETTINGS, Endpoints(pubsub=f"127.0.0.1:{port}")), some(1))
         assert caught.value.remedy == "Run: ecomflow infra up"
         assert time.monotonic() - started < 10
 
@@ -299,7 +300,7 @@ class TestFailures:
         """Credentials that don't work are an AccessError with the command that mends them."""
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
         with pytest.raises(AccessError) as caught:
-            publish(Settings(project="my-project"), Endpoints(), some(1))
+            publish(Target(Settings(project="my-project"), Endpoints()), some(1))
         assert caught.value.remedy == "Run: gcloud auth application-default login"
 
 
@@ -325,7 +326,7 @@ class TestEmbeddedPubSub:
         ):
             topics.create_topic(name=SETTINGS.topic_path)
             reader.create_subscription(name=SETTINGS.subscription_path, topic=SETTINGS.topic_path)
-            summary = publish(SETTINGS, endpoints, some(200), ledger=ledger)
+            summary = publish(Target(SETTINGS, endpoints), some(200), ledger=ledger)
             pulled: dict[str, bytes] = {}
             while len(pulled) < summary.total:
                 response = reader.pull(subscription=SETTINGS.subscription_path, max_messages=1000)
@@ -337,4 +338,4 @@ class TestEmbeddedPubSub:
     def test_a_missing_topic_is_named(self, tmp_path: Path) -> None:
         """Before ``infra up`` has made the topic, publishing says so."""
         with embedded(tmp_path) as endpoints, pytest.raises(NotFoundError, match=f"Topic {SETTINGS.topic_path} does not exist"):
-            publish(SETTINGS, endpoints, some(1))
+            publish(Target(SETTINGS, endpoints), some(1))

@@ -20,6 +20,7 @@ from ecomflow import infra
 from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import JobMessage, StepFit
@@ -44,7 +45,7 @@ def stub() -> Iterator[DataflowStub]:
 
 @pytest.fixture
 def api(stub: DataflowStub) -> JobsApi:
-    return JobsApi(SETTINGS, Endpoints(dataflow=stub.url))
+    return JobsApi(Target(SETTINGS, Endpoints(dataflow=stub.url)))
 
 
 class FakeTime:
@@ -374,7 +375,7 @@ class TestFailures:
         with running_stub() as stub:
             endpoints = Endpoints(dataflow=stub.url)
         with pytest.raises(UnavailableError) as error:
-            service.find(JobsApi(SETTINGS, endpoints), "shop")
+            service.find(JobsApi(Target(SETTINGS, endpoints)), "shop")
         assert error.value.remedy == "Check DATAFLOW_EMULATOR_HOST."
 
 
@@ -440,7 +441,8 @@ def target(stack: Endpoints, settings: Settings, stub: DataflowStub) -> tuple[Se
     """A project of which everything is provisioned, at the local services, with the stub as its Dataflow."""
     project = msgspec.structs.replace(settings, project="ecom-test", dataflow=SETTINGS.dataflow)
     endpoints = msgspec.structs.replace(stack, dataflow=stub.url)
-    infra.apply(project, endpoints, infra.plan(project, endpoints))
+    target = Target(project, endpoints)
+    infra.apply(target, infra.plan(target))
     return project, endpoints
 
 
@@ -451,9 +453,9 @@ class TestReplacement:
         settings, endpoints = target
         steps = [name if name != "Decode events" else "Decode" for name in update.graph_steps(settings)]
         old = stub.add_job("shop", steps=tuple(steps))
-        api = JobsApi(settings, endpoints)
+        api = JobsApi(Target(settings, endpoints))
         plan = update.plan_update(api, service.find(api, "shop"), update.graph_steps(settings), {"Decode": "Decode events"})
-        new = update.send_update(settings, endpoints, plan)
+        new = update.send_update(Target(settings, endpoints), plan)
         (submitted,) = stub.seen("POST")
         assert (submitted.body["replaceJobId"], submitted.body["transformNameMapping"]) == (old, {"Decode": "Decode events"})
         assert (service.find(api, old).state, service.find(api, "shop").id) == ("updated", new.job_id)
@@ -463,8 +465,8 @@ class TestReplacement:
         settings, endpoints = target
         stub.drain_looks = 3
         old = stub.add_job("shop", steps=("Something else",))
-        api, time_ = JobsApi(settings, endpoints), FakeTime()
-        new = update.drain_and_replace(api, settings, endpoints, service.find(api, "shop"), 60, sleep=time_.sleep)
+        api, time_ = JobsApi(Target(settings, endpoints)), FakeTime()
+        new = update.drain_and_replace(api, Target(settings, endpoints), service.find(api, "shop"), 60, sleep=time_.sleep)
         order = [(request.method, request.body.get("requestedState")) for request in stub.requests if request.method != "GET"]
         assert order == [("PUT", dataflow_stub.DRAINED), ("POST", None)]
         assert (stub.jobs[old]["currentState"], time_.seconds) == (dataflow_stub.DRAINED, 10.0)
@@ -476,9 +478,9 @@ class TestReplacement:
         """They are refused before the drain."""
         settings, endpoints = target
         stub.add_job("shop")
-        api = JobsApi(settings, endpoints)
+        api = JobsApi(Target(settings, endpoints))
         with pytest.raises(ConfigError, match="--streamin"):
-            update.drain_and_replace(api, settings, endpoints, service.find(api, "shop"), 60, ["--streamin"])
+            update.drain_and_replace(api, Target(settings, endpoints), service.find(api, "shop"), 60, ["--streamin"])
         assert stub.seen("PUT") == []
 
     def test_update_from_the_command_line(self, target: tuple[Settings, Endpoints], stub: DataflowStub, tmp_path: Path) -> None:

@@ -12,24 +12,26 @@ import pytest
 
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
 from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
 from ecomflow.metrics.history import History, Latency, messages_in_by, report, rows_of, trouble
 from ecomflow.metrics.snapshot import (
     LATENCY_BOUNDS,
-    STEPS,
     PipelineMetrics,
     StepMetrics,
     TableMetrics,
     from_counters,
     quantile,
     step_metrics,
+    steps_of,
 )
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes, locked
 from ecomflow.terminal.sparklines import sparkline
 from tests.support import dataflow_stub
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import DataflowStub, running_stub
 
 START = 1_764_547_200.0
@@ -45,7 +47,7 @@ def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
         "refused/malformed_json": known.pop("refused", 0),
     }
     fields = {"state": "running", "where": "local", "name": "process 7", "started": START} | known
-    return from_counters(counts, {}, at=START + at, **fields)
+    return from_counters(counts, {}, SHOP, at=START + at, **fields)
 
 
 def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
@@ -59,8 +61,10 @@ def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
 class TestFromCounters:
     def test_steps_stand_in_the_order_of_the_graph(self) -> None:
         """Every step of the graph, counted or not; those of another version of it after them."""
-        found = step_metrics({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
-        assert [step.step for step in found] == [*STEPS, "Old step"]
+        found = step_metrics(
+            {"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1}, steps_of(SHOP)
+        )
+        assert [step.step for step in found] == [*steps_of(SHOP), "Old step"]
         assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
     def test_what_was_counted_is_told(self) -> None:
@@ -76,12 +80,12 @@ class TestFromCounters:
             "schema_drift/order/$.x": 8,
         }
         gauges = {"memory_bytes": 1e6, "last_append/fact_inventory": START}
-        found = from_counters(counts, gauges, at=START, state="running", where="local")
+        found = from_counters(counts, gauges, SHOP, at=START, state="running", where="local")
         assert (found.received, found.bundles, found.retries, found.memory_bytes) == (9, 5, 6, 1_000_000)
         assert list(found.refused.items()) == [("malformed_json", 2), ("out_of_range", 1)]
         assert found.latency == (0, 0, 3, *NO_LATENCY[3:])
         assert TableMetrics("fact_inventory", 4, START) in found.tables
-        assert (found.backlog, from_counters({}, {}, at=0, state="none", where="local").memory_bytes) == (None, None)
+        assert (found.backlog, from_counters({}, {}, SHOP, at=0, state="none", where="local").memory_bytes) == (None, None)
 
 
 class TestQuantile:
@@ -194,7 +198,7 @@ class TestSeries:
 
     def test_what_a_view_draws(self) -> None:
         """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
-        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
+        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, SHOP, at=0, state="running", where="local")
         assert [of(read) for of in (messages_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
 
 
@@ -338,7 +342,7 @@ class TestLocalMetrics:
             updated=START + 9,
             processes=Processes(2, (8, 9)),
         )
-        found = local_metrics(status)
+        found = local_metrics(status, SHOP)
         assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
         assert found.name == "process 7"
         assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
@@ -346,7 +350,7 @@ class TestLocalMetrics:
 
     def test_no_pipeline(self) -> None:
         """It is told so, as of now."""
-        found = local_metrics(PipelineStatus("none"), START)
+        found = local_metrics(PipelineStatus("none"), SHOP, START)
         assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
 
 
@@ -364,7 +368,8 @@ class TestReader:
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
         """The pipeline's state is shown all the same, and that the stack is not running."""
-        found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        settings = Settings(state_dir=str(tmp_path))
+        found = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
 
@@ -404,7 +409,7 @@ class TestReader:
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""
         settings = Settings(state_dir=str(tmp_path))
-        reader = MetricsReader(settings, Endpoints, here=True, clock=lambda: START)
+        reader = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START)
         found = History()
         for at, received in enumerate((900, 5)):
             told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
@@ -415,10 +420,10 @@ class TestReader:
         assert all(number is None or number >= 0 for number in found.series(lambda one: one.received, 4))
 
     @pytest.mark.stack
-    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, target: Target) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = MetricsReader(provisioned, lambda: stack, here=True).read()
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        found = MetricsReader(provisioned, lambda: target, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -439,7 +444,7 @@ class TestDataflow:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     def read(self, stub: DataflowStub) -> PipelineMetrics:
-        return MetricsReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+        return MetricsReader(SETTINGS, lambda: Target(SETTINGS, Endpoints(dataflow=stub.url)), here=False).read()
 
     def test_a_jobs_counters_are_the_same_metrics(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""

@@ -23,6 +23,7 @@ from ecomflow.contract.loading import shop_contracts
 from ecomflow.deadletters import store
 from ecomflow.errors import UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.target import Target
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline import quarantine
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
@@ -369,7 +370,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
         process.terminate()
         code = process.wait(timeout=60)
     assert code == 0, log.read_text()
-    letters = {found.letter.event_id: found.letter for found in store.newest(settings, stack, limit=100)}
+    letters = {found.letter.event_id: found.letter for found in store.newest(Target(settings, stack), limit=100)}
     assert {name: (letter.reason, letter.error.partition("raised ")[2]) for name, letter in letters.items()} == {
         "e-7": ("processing_error", "ZeroDivisionError: a bug in decode"),
         "e-21": ("processing_error", "MemoryError"),

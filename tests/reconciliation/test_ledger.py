@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 def entry(event_id: str, message_id: str | None = None) -> LedgerEntry:
-    return LedgerEntry(event_id, message_id, "inventory", 0, None, None)
+    return LedgerEntry(event_id, message_id, "inventory", None, None)
 
 
 class TestWriting:

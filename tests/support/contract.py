@@ -16,10 +16,12 @@ from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import shop_contracts
 from ecomflow.contract.modelling import Facts, model
+from ecomflow.contract.tables import tables_of
 
 NOW = datetime(2025, 12, 10, 12, 0, tzinfo=UTC)
 PUBLISHED = 1_764_669_600_123_456  # 2025-12-02T10:00:00.123456Z
 SHOP = shop_contracts()
+FACT_TABLES = {table.name: table for table in tables_of(SHOP)}
 TYPES = ("order", "inventory", "user_activity")
 STREAMS = (*TYPES, "unknown")
 MONEY_RULE = "expected number >= 0 with at most 29 integer and 9 decimal digits"

@@ -13,6 +13,8 @@ from google.cloud import bigquery
 from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
+from tests.support.contract import FACT_TABLES
 
 pytestmark = pytest.mark.stack
 
@@ -160,7 +162,8 @@ class Warehouse:
 @pytest.fixture(scope="module")
 def warehouse(stack: Endpoints) -> Warehouse:
     settings = Settings(topic="questions", subscription="questions", bucket="questions", dataset="questions")
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     warehouse = Warehouse(settings, bigquery_client(settings.project_id, stack))
     for table, rows in fact_rows().items():
         values = ", ".join(f"({', '.join(map(literal, row))})" for row in rows)
@@ -168,7 +171,7 @@ def warehouse(stack: Endpoints) -> Warehouse:
     return warehouse
 
 
-@pytest.mark.parametrize("table", sql.TABLES)
+@pytest.mark.parametrize("table", FACT_TABLES)
 def test_unique_views(warehouse: Warehouse, table: str) -> None:
     """A view shows each row of a repeated event once, as it was first written."""
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}

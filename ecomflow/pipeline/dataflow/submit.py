@@ -23,19 +23,17 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
 from apache_beam.utils import retry as beam_retry
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
 from google.api_core.retry import Retry, if_exception_type
-from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import dataflow_v1beta3 as api
 from requests.exceptions import RequestException
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, PipelineError
-from ecomflow.gcp.clients import storage_client
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import NO_PROJECT, cause_of, dataflow_service, google_errors, message_of, storage_service, translate
+from ecomflow.gcp.errors import NO_PROJECT, cause_of, google_errors, message_of, translate
 from ecomflow.gcp.permissions import READ_BUCKET
+from ecomflow.gcp.target import Target
 from ecomflow.infra.ownership import check_owner_of
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
@@ -72,8 +70,7 @@ class DryRun(msgspec.Struct, frozen=True):
 
 
 def submit(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     *,
     extra: Sequence[str] = (),
     update: bool = False,
@@ -85,24 +82,24 @@ def submit(
     ``transform_name_mapping`` maps to the new names. Raises ConfigError for options that can't stand, PipelineError where a job
     of the name runs (or, to be updated, doesn't), NotFoundError, AccessError or UnavailableError where Google's services refuse.
     """
-    check_endpoints(endpoints)
+    check_endpoints(target.endpoints)
     with _scratch() as folder, _patient_for_seconds(), _quiet():
         wheel = build_wheel(folder)
         arguments = beam_options(
-            settings,
+            target.settings,
             wheel,
             extra,
-            endpoint=endpoints.dataflow,
+            endpoint=target.endpoints.dataflow,
             update=update,
             transform_name_mapping=transform_name_mapping,
         )
-        _check_bucket(settings, endpoints)
-        with _errors(settings, endpoints), _emulated_storage(endpoints), _quota_project(settings, endpoints):
-            _check_name(settings, running_job(settings, endpoints), update)
-            options, job = _run(settings, endpoints, arguments)
+        _check_bucket(target)
+        with _errors(target), _emulated_storage(target.endpoints), _quota_project(target):
+            _check_name(target.settings, running_job(target), update)
+            options, job = _run(target, arguments)
     staging = options.view_as(GoogleCloudOptions).staging_location
     return SubmittedJob(
-        job.id, job.name, _state(job), console_url(settings, job.id), (f"{staging}/pipeline.pb", f"{staging}/{wheel.name}")
+        job.id, job.name, _state(job), console_url(target.settings, job.id), (f"{staging}/pipeline.pb", f"{staging}/{wheel.name}")
     )
 
 
@@ -111,16 +108,16 @@ def dry_run(settings: Settings, extra: Sequence[str] = ()) -> DryRun:
     with _scratch() as folder, _quiet():
         wheel = build_wheel(folder)
         arguments = beam_options(settings, wheel, extra)
-        result = _pipeline(settings, Endpoints(), PipelineOptions([*arguments, "--dry_run=true"])).run()
+        result = _pipeline(Target(settings, Endpoints()), PipelineOptions([*arguments, "--dry_run=true"])).run()
     shown = tuple(argument.replace(f"{folder}/", "") for argument in arguments)
     return DryRun(shown, graph_tree(result.job.proto_pipeline))
 
 
-def check(settings: Settings, endpoints: Endpoints, extra: Sequence[str] = ()) -> None:
+def check(target: Target, extra: Sequence[str] = ()) -> None:
     """Raise the ConfigError that ``submit`` would, without speaking to anyone."""
-    check_endpoints(endpoints)
+    check_endpoints(target.endpoints)
     with _quiet():
-        beam_options(settings, Path("ecomflow.whl"), extra, endpoint=endpoints.dataflow)
+        beam_options(target.settings, Path("ecomflow.whl"), extra, endpoint=target.endpoints.dataflow)
 
 
 def console_url(settings: Settings, job_id: str) -> str:
@@ -128,14 +125,15 @@ def console_url(settings: Settings, job_id: str) -> str:
     return f"https://console.cloud.google.com/dataflow/jobs/{settings.region}/{job_id}?project={settings.project_id}"
 
 
-def worker_config(settings: Settings, endpoints: Endpoints) -> PipelineConfig:
+def worker_config(target: Target) -> PipelineConfig:
     """What travels to the workers: Google's own endpoints, but for a job that is submitted to an emulator."""
-    ours = msgspec.structs.replace(endpoints, dataflow=None) if endpoints.dataflow is not None else Endpoints()
-    return msgspec.structs.replace(pipeline_config(settings), endpoints=ours)
+    ours = msgspec.structs.replace(target.endpoints, dataflow=None) if target.endpoints.dataflow is not None else Endpoints()
+    return msgspec.structs.replace(pipeline_config(target.settings), endpoints=ours)
 
 
-def running_job(settings: Settings, endpoints: Endpoints) -> api.Job | None:
+def running_job(target: Target) -> api.Job | None:
     """The job of the settings' name that has not ended, or None. Raises what google-api-core raises."""
+    settings = target.settings
     request = api.ListJobsRequest(
         project_id=settings.project_id,
         location=settings.region,
@@ -143,24 +141,15 @@ def running_job(settings: Settings, endpoints: Endpoints) -> api.Job | None:
         name=settings.dataflow.job_name,
     )
     retry = Retry(if_exception_type(*_PASSING), initial=0.2, maximum=1.0, timeout=3.0)
-    found = _jobs_client(settings, endpoints).list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
+    found = target.dataflow.jobs.list_jobs(request, timeout=_LOOK_SECONDS, retry=retry)
     return next((job for job in found if job.name == settings.dataflow.job_name), None)
 
 
-def _jobs_client(settings: Settings, endpoints: Endpoints) -> api.JobsV1Beta3Client:
-    if endpoints.dataflow is None:
-        return api.JobsV1Beta3Client(credentials=find_credentials(settings.project_id))
-    return api.JobsV1Beta3Client(
-        credentials=AnonymousCredentials(), transport="rest", client_options=ClientOptions(api_endpoint=endpoints.dataflow)
-    )
-
-
-def _check_bucket(settings: Settings, endpoints: Endpoints) -> None:
+def _check_bucket(target: Target) -> None:
     """Beam would retry an upload to a missing bucket for minutes; and the owner of the bucket could replace what workers run."""
-    with google_errors(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", READ_BUCKET):
-        client = storage_client(settings.project_id, endpoints)
-        bucket = client.get_bucket(settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
-    check_owner_of(bucket, settings, endpoints)
+    with google_errors(target.storage_service, f"bucket {target.settings.bucket_name}", READ_BUCKET):
+        bucket = target.storage.get_bucket(target.settings.bucket_name, timeout=_LOOK_SECONDS, retry=None)
+    check_owner_of(bucket, target)
 
 
 def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
@@ -199,15 +188,15 @@ def _state(job: api.Job) -> str:
     return str(job.current_state.name).removeprefix("JOB_STATE_").lower()
 
 
-def _run(settings: Settings, endpoints: Endpoints, arguments: list[str]) -> tuple[PipelineOptions, api.Job]:
+def _run(target: Target, arguments: list[str]) -> tuple[PipelineOptions, api.Job]:
     options = PipelineOptions(arguments)
-    result = _pipeline(settings, endpoints, options).run()
+    result = _pipeline(target, options).run()
     return result._options, result._job  # the job as it was created: its public state asks the service once more
 
 
-def _pipeline(settings: Settings, endpoints: Endpoints, options: PipelineOptions) -> beam.Pipeline:
-    config = worker_config(settings, endpoints)
-    job = settings.dataflow
+def _pipeline(target: Target, options: PipelineOptions) -> beam.Pipeline:
+    config = worker_config(target)
+    job = target.settings.dataflow
     source = ReadMessages(config, job.id_attribute or None, job.timestamp_attribute or None)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
     build_graph(pipeline, source, config)
@@ -256,9 +245,9 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _quota_project(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+def _quota_project(target: Target) -> Iterator[None]:
     """Beam finds credentials by itself, and only the environment tells it the quota project of a user's login without one."""
-    quota = find_credentials(settings.project_id).quota_project_id if endpoints.dataflow is None else None
+    quota = find_credentials(target.settings.project_id).quota_project_id if target.endpoints.dataflow is None else None
     with _environment({_QUOTA_VARIABLE: quota} if quota else {}):
         yield
 
@@ -289,27 +278,27 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _errors(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+def _errors(target: Target) -> Iterator[None]:
     """Raises what fails on the way to Dataflow as an EcomflowError."""
     try:
         yield
     except DataflowJobAlreadyExistsError as error:  # someone else was quicker, since the name was looked up
-        raise _overtaken(settings, str(error)) from error
+        raise _overtaken(target.settings, str(error)) from error
     except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise _translated(error, settings, endpoints) from error
+        raise _translated(error, target) from error
     except OSError as error:  # Beam's own, for an upload that is refused
         words = str(error).splitlines()[0]
         raise AccessError(f"The job can't be staged: {words}", "See what is missing with: ecomflow doctor") from error
 
 
-def _translated(error: Exception, settings: Settings, endpoints: Endpoints) -> EcomflowError:
-    cause, job = cause_of(error), settings.dataflow.job_name
+def _translated(error: Exception, target: Target) -> EcomflowError:
+    cause, job = cause_of(error), target.settings.dataflow.job_name
     message = message_of(cause)
     if isinstance(cause, exceptions.Conflict):
         return PipelineError(f"Dataflow refuses the job {job}: {message}", "See: ecomflow job list")
     if isinstance(cause, exceptions.NotFound) and not NO_PROJECT.search(message):
         return NotFoundError(
-            f"Dataflow has no project {settings.project_id} in {settings.region}: {message}",
+            f"Dataflow has no project {target.settings.project_id} in {target.settings.region}: {message}",
             "Correct the project or the region. See: ecomflow doctor",
         )
-    return translate(cause, dataflow_service(settings, endpoints), f"job {job}")
+    return translate(cause, target.dataflow_service, f"job {job}")

@@ -21,8 +21,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ecomflow.config import Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError, PipelineError
+from ecomflow.gcp.target import open_target
 from ecomflow.metrics.moments import Moment, moment, step_between
 from ecomflow.metrics.snapshot import LAST_APPEND
 from ecomflow.pipeline.direct import logs
@@ -414,6 +415,6 @@ def check_ready(settings: Settings) -> None:
     """Fails before anything starts if the pipeline could not run: no stack, wrong tables, another project's bucket."""
     from ecomflow.infra import check_owner, check_tables
 
-    endpoints = running_endpoints(settings)
-    check_tables(settings, endpoints)
-    check_owner(settings, endpoints)
+    with open_target(settings) as target:
+        check_tables(target)
+        check_owner(target)

@@ -18,7 +18,7 @@ from ecomflow.ui.views.graph import state_line
 from ecomflow.ui.views.html import Html, join, shown, table, tag
 from ecomflow.ui.views.layout import button, notice, section, trouble
 from ecomflow.ui.views.svg import bar, columns_chart, sparkline
-from ecomflow.warehouse.charts import amount_text
+from ecomflow.warehouse.charts import amount_text, json_text
 
 _CELL_CHARACTERS = 80
 _MINUTE = 60
@@ -70,6 +70,8 @@ def cell(value: Any, width: int | None = _CELL_CHARACTERS) -> str:
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         case int() | float() | Decimal():
             return amount_text(value)
+        case list() | dict():
+            return shown(json_text(value), width)
     return shown(value, width)
 
 

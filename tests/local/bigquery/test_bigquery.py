@@ -91,15 +91,15 @@ class TestWhyRepairs:
                 cursor.execute("SELECT count(*) FROM t").fetchall()
             os._exit(0)"""
 
-        def run(how: str) -> int:
+        def run(how: str, seconds: float) -> int:
             try:
                 command = [sys.executable, "-c", script, how]
-                return subprocess.run(command, capture_output=True, timeout=5, check=False).returncode
+                return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
             except subprocess.TimeoutExpired:
                 return -1
 
-        assert run("shared") != 0
-        assert run("cursors") == 0
+        assert run("shared", 5) != 0
+        assert run("cursors", 60) == 0  # it ends by itself after a second; a busy machine starts it slowly
 
     def test_sqlglot_writes_numeric_with_three_decimals(self) -> None:
         """A bare DECIMAL is DECIMAL(18, 3) to DuckDB, which would round money."""

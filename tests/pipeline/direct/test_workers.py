@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from ecomflow.cli import app
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, PipelineError, SchemaError
+from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import Moment
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
@@ -357,13 +358,14 @@ def test_every_event_is_in_one_place(provisioned: Settings, stack: Endpoints, tm
     with running(settings) as pipeline:
         wait_until(lambda: len(pipeline.status().processes.pids) == 2, "both live")
         victim = pipeline.status().processes.pids[0]
-        with Load(settings, stack, ledger, rate=600, seed=1):
+        target = Target(settings, stack)
+        with Load(target, ledger, rate=600, seed=1):
             wait_until(lambda: pipeline.status().counters.get("received", 0) > 600, "events flow")
             os.kill(victim, signal.SIGKILL)
             wait_until(
                 lambda: (now := pipeline.status().processes.pids) != () and victim not in now and len(now) == 2, "both live"
             )
-        outcome = equation_holds(settings, stack, ledger)
+        outcome = equation_holds(target, ledger)
         status = pipeline.status()
         pids = status.processes.pids
     assert sum(line.published for line in outcome.lines) > 600
