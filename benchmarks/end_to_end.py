@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import psutil
-from ecomflow.contract.facts import SCHEMAS
 
 from benchmarks.core import SCHEMAS
 from benchmarks.events import to_publish

@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ecomflow.contract.facts import SCHEMAS
 from google.api_core import exceptions
 from google.pubsub_v1.types import PullRequest
 
