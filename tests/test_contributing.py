@@ -153,7 +153,7 @@ class TestTheRecipe:
         assert (changed / "docs" / "pictures" / "data-model.svg").read_text(encoding="utf-8").count(">coupon_code<") == 2
 
     def test_the_tests_that_hold_them_equal_pass(self, changed: Path) -> None:
-        """On the changed package; only the list of nullable columns has to be told."""
+        """On the changed package; only the list of nullable columns has to be passed."""
         for name in ("tests/support", "tests/contract/released"):
             shutil.copytree(ROOT / name, changed / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("tests/__init__.py", "tests/contract/__init__.py", "tests/contract/test_shop_artifacts.py"):

@@ -16,8 +16,8 @@ from ecomflow.contract.codec import Codec
 from ecomflow.contract.draft import draft_of
 from ecomflow.contract.draft_text import toml_of
 from ecomflow.contract.language import TYPE_KEY, Contract
-from ecomflow.contract.loading import load_text, other_contracts
 from ecomflow.contract.limits import DateRange
+from ecomflow.contract.loading import load_text, other_contracts
 from ecomflow.contract.samples import Samples, read_samples, seen_in, typed_lines
 from ecomflow.errors import ContractError
 from ecomflow.terminal.console import plain, say

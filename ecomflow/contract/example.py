@@ -18,8 +18,8 @@ from msgspec import Raw
 from ecomflow.contract.codec import Codec, Refusal, violation_of_event
 from ecomflow.contract.json_schema import Schema, schema_of, whole_schema
 from ecomflow.contract.language import TYPE_KEY, Contract, Field, RecordType, WrittenAs, records_of
-from ecomflow.contract.reasons import sentence
 from ecomflow.contract.limits import streamable_dates
+from ecomflow.contract.reasons import sentence
 from ecomflow.contract.values import is_written_otherwise
 from ecomflow.errors import ContractError
 

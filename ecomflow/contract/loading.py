@@ -36,6 +36,7 @@ from ecomflow.contract.language import (
 from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
 from ecomflow.contract.reading_fields import check_lists, is_name, read_fields, read_records
 from ecomflow.contract.reading_tables import Declared, read_tables, scalar_places
+from ecomflow.contract.versions import conflicts
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
@@ -187,8 +188,10 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     return (None if mistakes.sentences else contract), mistakes.sentences
 
 
-def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events."""
+def mistakes_between(contracts: Sequence[Contract]) -> list[str]:
+    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events, two versions of an
+    event that can't write the same tables.
+    """
     files: dict[tuple[str, int], str] = {}
     owners: dict[str, Contract] = {}
     found = []
@@ -201,7 +204,7 @@ def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
                 found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
-    return found
+    return [*found, *conflicts(contracts)]
 
 
 def _checked(contracts: Sequence[Contract | None], mistakes: list[str]) -> tuple[Contract, ...]:

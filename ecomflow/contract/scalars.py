@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ecomflow.contract.guesses import is_count, is_money, is_version, may_be_enumeration
-from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, is_numeric, number_in
 from ecomflow.contract.limits import is_ip_address
+from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, is_numeric, number_in
 from ecomflow.contract.times import Unreadable, read_moment
 
 MAX_ENUMERATED = 10

@@ -27,7 +27,7 @@ from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, topic_sender
 from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
@@ -172,9 +172,6 @@ def replay(
     again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
     and EcomflowError, whose message says how many events were published.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
     check_owner(target)
     with topic_sender(target) as sender, store.reading(target):
         mover = _Mover(target.bucket, sender, patch, on_progress or (lambda _: None))
@@ -184,22 +181,24 @@ def replay(
         except KeyboardInterrupt:
             is_interrupted = True
         except _PublishError as error:
-            cause = error.__cause__
-            assert isinstance(cause, GoogleAPIError | GoogleAuthError)
-            raise publish_error(cause, target, mover.published) from cause
+            raise publish_error(error.failure, target, mover.published) from error.failure
         return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
 
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
-    with interruptible_pool(_AT_ONCE) as (pool, in_hand):
+    with interruptible_pool(_AT_ONCE) as (pool, in_flight):
         # A few at a time, so that nothing more is started after a failure.
         waiting = iter(objects)
         while page := list(islice(waiting, _AT_ONCE)):
-            list(pool.map(lambda planned: mover.move(planned, in_hand), page))
+            list(pool.map(lambda planned: mover.move(planned, in_flight), page))
 
 
 class _PublishError(Exception):
-    """An error of Pub/Sub (its ``__cause__``), not of the bucket."""
+    """An error of Pub/Sub, not of the bucket."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 class _Mover:
@@ -212,8 +211,8 @@ class _Mover:
         self._lock = Lock()
         self.published = self.moved = self.left = 0
 
-    def move(self, planned: PlannedObject, in_hand: InHand) -> None:
-        with in_hand.piece():
+    def move(self, planned: PlannedObject, in_flight: InFlight) -> None:
+        with in_flight.task():
             lines = self._read(planned)
             chosen = [line for line in lines if _digest(line) in planned.lines]
             if chosen:
@@ -236,14 +235,13 @@ class _Mover:
         return bytes(content).splitlines()
 
     def _publish(self, lines: list[bytes]) -> None:
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
+        from ecomflow.gcp.errors import FAILURES
 
         for request in _requests(message_of(from_line(line), self._patch) for line in lines):
             try:
                 self._sender.send((message.data, message.attributes) for message in request)
-            except (GoogleAPIError, GoogleAuthError) as error:
-                raise _PublishError from error
+            except FAILURES as error:
+                raise _PublishError(error) from error
             with self._lock:
                 self.published += len(request)
                 self._report(self.published)
@@ -260,7 +258,7 @@ class _Mover:
             blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT)
         except PreconditionFailed:
             return
-        except Forbidden as error:
+        except Forbidden as error:  # not left to the translation: by now the events are published, and the user must know
             sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
             raise AccessError(
                 f"{sentence}. They are published, but still in {ROOT}/.",
@@ -285,7 +283,7 @@ class _Mover:
 
 
 def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
-    """Dead letters refused after this time would be dropped as repeats; None if nothing drops repeats."""
+    """Dead letters refused after this time would be dropped as duplicates; None if nothing drops duplicates."""
     if settings.is_local or settings.dataflow.at_least_once or not settings.dataflow.id_attribute:
         return None
     return now - REMEMBERED

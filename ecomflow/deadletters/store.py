@@ -20,7 +20,7 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.errors import EcomflowError
 from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import LEAST_STEP
 
@@ -318,27 +318,18 @@ def reading(target: Target) -> Iterator[None]:
 
     A 404 means a missing bucket only if the bucket does not exist: a service can also return it for a damaged object.
     """
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import ConnectionError as HttpConnectionError
+    from google.api_core.exceptions import NotFound
 
-    try:
+    from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+
+    name = target.settings.bucket_name
+
+    def about_an_object(cause: Exception) -> EcomflowError | None:
+        with suppress(*FAILURES):
+            if isinstance(cause, NotFound) and target.bucket.exists(timeout=30):
+                sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
+                return EcomflowError(sentence, "Run the command again.")
+        return None
+
+    with google_errors(target.storage_service, f"bucket {name}", "storage.objects.list", decide=about_an_object):
         yield
-    except exceptions.NotFound as error:
-        with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
-            if target.bucket.exists(timeout=30):
-                raise EcomflowError(
-                    f"Bucket {target.settings.bucket_name} exists, but an object that it lists was not found: {error.message}",
-                    "Run the command again.",
-                ) from error
-        raise NotFoundError(f"Bucket {target.settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
-    except exceptions.Forbidden as error:
-        role = "Grant the role roles/storage.objectViewer."
-        raise AccessError(f"Bucket {target.settings.bucket_name} can't be read: {error}", role) from error
-    except (exceptions.Unauthorized, GoogleAuthError) as error:
-        login = "Log in again: gcloud auth application-default login"
-        raise AccessError(f"The Google credentials do not work: {error}", login) from error
-    except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
-        raise UnavailableError(
-            f"The bucket's service does not respond: {error}", "Check it with: ecomflow infra status"
-        ) from error

@@ -18,7 +18,7 @@ from ecomflow.gcp.errors import (
     DisabledApiError,
     google_errors,
 )
-from ecomflow.gcp.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, ROLE_OF
+from ecomflow.gcp.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, roles_of
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 from ecomflow.infra.roles import Grant, job_grants
@@ -131,8 +131,7 @@ def _check_own(own: _Own) -> Check:
     lacking = [permission for permission in own.permissions if permission not in granted]
     if not lacking:
         return passed(own.name, f"This account has {', '.join(own.permissions)}.")
-    roles = " and ".join(dict.fromkeys(ROLE_OF[permission] for permission in lacking))
-    remedy = f"Grant it {roles} on {own.where}."
+    remedy = f"Grant it {' and '.join(roles_of(lacking))} on {own.where}."
     if own.optional:
         return passed(own.name, f"This account lacks {', '.join(lacking)}: {own.optional}. {remedy}")
     raise AccessError(f"This account lacks {', '.join(lacking)}.", remedy)

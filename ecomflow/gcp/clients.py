@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ecomflow.config import Endpoints
-from ecomflow.errors import AccessError
 
 if TYPE_CHECKING:
     from google.cloud import bigquery, dataflow_v1beta3, monitoring_v3, pubsub_v1, storage
@@ -155,11 +154,12 @@ def _signed_in(make: Callable[[], T]) -> T:
     """A client with the user's credentials. Raises AccessError if there are none."""
     from google.auth.exceptions import DefaultCredentialsError
 
+    from ecomflow.gcp.errors import no_credentials
+
     try:
         return make()
     except DefaultCredentialsError as error:
-        sentence = f"There are no usable Google Cloud credentials: {str(error).splitlines()[0]}"
-        raise AccessError(sentence, "Run: gcloud auth application-default login") from error
+        raise no_credentials(error) from error
 
 
 def _channel(target: str) -> object:

@@ -16,7 +16,7 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
 
-from ecomflow.gcp.errors import NO_PROJECT, google_errors
+from ecomflow.gcp.errors import google_errors, is_missing
 from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
@@ -101,6 +101,7 @@ def observe_rows(table: str, target: Target) -> int:
 
 
 def pubsub_retry(service: Service) -> Retry:
+    """Only of what failed at once: a request may take REQUEST_SECONDS, and is not sent again after that."""
     return Retry(predicate=if_exception_type(ServiceUnavailable), initial=0.1, maximum=1.0, timeout=service.patience_seconds)
 
 
@@ -285,7 +286,7 @@ def _if_there(get: Callable[[], T]) -> T | None:
     try:
         return get()
     except NotFound as error:
-        if NO_PROJECT.search(error.message):
+        if not is_missing(error):
             raise
         return None
 

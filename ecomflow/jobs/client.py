@@ -5,19 +5,18 @@ Each call is retried while the service is busy, for a limited time, so that ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from google.api_core import exceptions as google
-from google.api_core.retry import Retry, if_transient_error
-from google.auth import exceptions as auth
-from requests.exceptions import RequestException
+from google.api_core.exceptions import Conflict, FailedPrecondition
+from google.api_core.retry import Retry
 
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
-from ecomflow.gcp.errors import NO_PROJECT, cause_of, message_of, translate
+from ecomflow.gcp.errors import google_errors, is_missing, is_transient, message_of
 from ecomflow.gcp.target import Target
 
 _GOOGLE_PATIENCE_SECONDS = 20.0
@@ -37,7 +36,7 @@ class JobsApi:
         self._service = target.dataflow_service
         self._place = {"project_id": self.project, "location": self.region}
         patience = _GOOGLE_PATIENCE_SECONDS if target.endpoints.dataflow is None else _STUB_PATIENCE_SECONDS
-        retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
+        retry = Retry(predicate=is_transient, initial=0.25, maximum=4.0, timeout=patience)
         self._options: dict[str, Any] = {"retry": retry, "timeout": patience}
         with self._errors("Dataflow"):
             self._jobs, self._messages, self._metrics = target.dataflow
@@ -93,22 +92,17 @@ class JobsApi:
         with self._errors(f"job {job_id}"):
             return list(self._metrics.get_job_metrics(request=request, **self._options).metrics)
 
-    @contextmanager
-    def _errors(self, resource: str) -> Iterator[None]:
-        try:
-            yield
-        except (google.GoogleAPIError, auth.GoogleAuthError, RequestException) as error:
-            raise self._translated(error, resource) from error
+    def _errors(self, resource: str) -> AbstractContextManager[None]:
+        return google_errors(self._service, resource, decide=partial(self._about_a_job, resource))
 
-    def _translated(self, error: Exception, resource: str) -> EcomflowError:
-        cause = cause_of(error)
-        message = message_of(cause)
-        if isinstance(cause, google.NotFound) and not NO_PROJECT.search(message):
+    def _about_a_job(self, resource: str, cause: Exception) -> EcomflowError | None:
+        """Errors that say something about the job: it is not in this region, or its state does not allow the change."""
+        if is_missing(cause):
             sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
             return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
-        if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(cause):
-            return PipelineError(f"Dataflow refuses to change {resource}: {message}", "See: ecomflow job status")
-        return translate(cause, self._service, resource)
+        if isinstance(cause, Conflict | FailedPrecondition) or _is_precondition(cause):
+            return PipelineError(f"Dataflow refuses to change {resource}: {message_of(cause)}", "See: ecomflow job status")
+        return None
 
 
 def _is_precondition(error: Exception) -> bool:

@@ -220,14 +220,13 @@ def _started(target: Target, query: Query, service: Service, **options: Any) -> 
 
 
 def _result(job: bigquery.QueryJob) -> Any:
-    from google.api_core.exceptions import GoogleAPIError
-    from requests.exceptions import RequestException
+    from ecomflow.gcp.errors import FAILURES
 
     try:
         return job.result(timeout=_ANSWER_SECONDS)
     except (TimeoutError, KeyboardInterrupt) as end:
         # Nobody should pay for a query that nobody waits for; but after Ctrl-C the user should not wait for the cancellation.
-        with suppress(GoogleAPIError, RequestException):
+        with suppress(*FAILURES):
             job.cancel(retry=None, timeout=_CANCEL_SECONDS if isinstance(end, KeyboardInterrupt) else _CONNECT_SECONDS)
         raise
 
@@ -240,32 +239,29 @@ def _rows(result: Any, service: Service) -> Iterator[tuple[Any, ...]]:
 
 @contextmanager
 def _query_errors(service: Service) -> Iterator[Service]:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
+    from ecomflow.gcp.errors import google_errors
 
     try:
-        yield service
+        with google_errors(service, "what the query reads", decide=_about_the_query):
+            yield service
     except TimeoutError as error:
         sentence = f"BigQuery has not responded within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
         raise UnavailableError(sentence, "Query less data at a time.") from error
-    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise _translated(error, service) from error
 
 
-def _translated(error: Exception, service: Service) -> EcomflowError:
-    """Errors about the query itself get their own message; ``gcp.errors.translate`` handles all others."""
-    from google.api_core import exceptions
+def _about_the_query(cause: Exception) -> EcomflowError | None:
+    """Errors that are due to the query, and not to a setting."""
+    from google.api_core.exceptions import BadRequest
 
-    from ecomflow.gcp.errors import NO_PROJECT, message_of, translate
+    from ecomflow.gcp.errors import is_missing, message_of
 
     # BigQuery's sentence is followed by reason, location and job id.
-    words = message_of(error).split("; reason:")[0].splitlines()[0]
+    words = message_of(cause).split("; reason:")[0].splitlines()[0]
     if "bytes billed" in words:
         # BigQuery reports it as a 500.
         return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: BigQuery bills at least 10 MB per table.")
-    if isinstance(error, exceptions.NotFound) and not NO_PROJECT.search(words):
+    if is_missing(cause):
         return NotFoundError(f"A table or dataset of the query does not exist: {words}", "Run: ecomflow infra up")
-    if isinstance(error, exceptions.BadRequest):
+    if isinstance(cause, BadRequest):
         return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
-    return translate(error, service, "what the query reads")
+    return None

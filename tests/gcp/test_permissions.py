@@ -12,7 +12,7 @@ from ecomflow import infra
 from ecomflow.config import DataflowSettings, Settings
 from ecomflow.doctor import Check, access, preflight
 from ecomflow.errors import AccessError
-from ecomflow.gcp.permissions import ROLE_OF
+from ecomflow.gcp.permissions import ROLE_OF, roles_of
 from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import remove_bucket
 from ecomflow.infra.resources import Topic
@@ -88,6 +88,11 @@ class TestDocumentedRoles:
     def test_a_role_for_each_permission(self) -> None:
         """The role that a message names for a permission holds it."""
         assert {permission for permission, role in ROLE_OF.items() if permission not in ROLES[role]} == set()
+
+    def test_no_role_that_another_includes(self) -> None:
+        """Reading objects alone takes the smaller role; writing takes one that reads too."""
+        assert roles_of(["storage.objects.list", "storage.objects.get"]) == ["roles/storage.objectViewer"]
+        assert roles_of(["storage.objects.list", "storage.objects.create"]) == ["roles/storage.objectUser"]
 
 
 class TestDenied:
