@@ -41,7 +41,7 @@ class Way(NamedTuple):
 def ahead(service: Service, count: int) -> None:
     """By the pipeline's puller."""
     settings, bucket = service.settings, "none"
-    config = PipelineConfig(settings.project_id, settings.subscription_path, bucket, settings.dataset, service.endpoints, 60)
+    config = PipelineConfig(settings.project_id, settings.subscription_path, bucket, settings.dataset, service.endpoints, 60, ())
     with closing(Puller(config, Counters())) as puller:
         while count > 0:
             if batch := puller.take(_BUNDLE, 10):

@@ -90,7 +90,7 @@ class TestEvents:
         for event in orders:
             order = DECODER.decode(event.data)
             assert isinstance(order, Order)
-            assert event.items == len(order.items) == len({item.product_id for item in order.items}) == items
+            assert event.lists["items"] == len(order.items) == len({item.product_id for item in order.items}) == items
             assert order.total_amount == sum(item.quantity * item.price for item in order.items)
         assert len(orders) == 10
 

@@ -323,7 +323,9 @@ class TestGeneratedRounds:
         valid = [event for event in events if event.fault is None]
         for table, stream in [(table, stream) for stream, tables in STREAM_TABLES.items() for table in tables]:
             size = 0 if table in ("fact_order_item", "fact_order") else 1
-            expected = [(event.attributes["event_id"], size or event.items) for event in valid if event.event_type == stream]
+            expected = [
+                (event.attributes["event_id"], size or event.lists["items"]) for event in valid if event.event_type == stream
+            ]
             assert rows[table] == [event_id for event_id, times in expected for _ in range(times)]
         for event in events:
             if event.fault is not None:

@@ -65,7 +65,7 @@ def published_order(number: int, items: int = 2, fault: str | None = None, **cha
         encoded(body),
         {"event_id": f"E-{number}"},
         "order",
-        0 if fault else items,
+        {} if fault else {"items": items},
         fault,
         "contract_violation" if fault else None,
         "order",
