@@ -10,11 +10,12 @@ import typer
 
 from ecomflow.commands.contract_copy import copy_builtin
 from ecomflow.commands.query import show_answer
+from ecomflow.commands.reconcile import show_equation
 from ecomflow.commands.shared import AsJson, examples
 from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE, Settings
 from ecomflow.contract.loading import SHOP
 from ecomflow.errors import AccessError, ConfigError
-from ecomflow.terminal.console import note, say, show_json, show_table
+from ecomflow.terminal.console import note, say, show_json
 from ecomflow.terminal.progress import Progress, interruptible, progress, stopping
 
 
@@ -67,9 +68,5 @@ def _step(shown: Progress, text: str) -> None:
 def _show(outcome: Any) -> None:
     summary = outcome.published
     say(f"Published: {sum(summary.valid.values()):,} valid and {sum(summary.invalid.values()):,} invalid events.")
-    rows = [
-        (line.place, f"{line.expected:,}", f"{line.found:,}", "yes" if line.expected == line.found else "NO")
-        for line in outcome.lines
-    ]
-    show_table("Results", ("table or reason", "expected", "found", "adds up"), rows, right=("expected", "found"))
+    show_equation(outcome.equation)
     show_answer(outcome.answer, most=10)

@@ -163,8 +163,6 @@ CATALOGUE: tuple[Fault, ...] = (
 )
 # fmt: on
 
-BY_NAME: dict[str, Fault] = {fault.name: fault for fault in CATALOGUE}
-
 
 def faults_of(event_type: str) -> tuple[Fault, ...]:
     """The faults that an event of ``event_type`` can have, in the order of the catalogue."""

@@ -13,7 +13,7 @@ from importlib import resources
 import msgspec
 
 from ecomflow.errors import NotFoundError
-from ecomflow.sql.ddl import Column, DdlError, TableDefinition, parse_columns, parse_table, qualify, tokens
+from ecomflow.sql.ddl import Column, DdlError, TableDefinition, parse_table, qualify, tokens
 
 __all__ = [
     "QUESTIONS",
@@ -24,7 +24,6 @@ __all__ = [
     "Question",
     "TableDefinition",
     "dead_letters_ddl",
-    "parse_columns",
     "parse_question",
     "parse_table",
     "qualify",

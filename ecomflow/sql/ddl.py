@@ -117,11 +117,6 @@ def parse_table(ddl: str) -> TableDefinition:
     return _checked(TableDefinition(name, columns, partition, tuple(clustering), description))
 
 
-def parse_columns(ddl: str) -> tuple[Column, ...]:
-    """The columns of a CREATE TABLE, in order."""
-    return parse_table(ddl).columns
-
-
 def _names_table(pieces: list[Token], at: int) -> bool:
     """Whether ``ecomflow.<table>`` starts at this token, and is not part of a longer path."""
     if [piece.text for piece in pieces[at : at + 2]] != [DEFAULT_DATASET, "."] or at + 2 >= len(pieces):

@@ -14,7 +14,7 @@ from ecomflow import __version__
 from ecomflow.cli import COMMANDS as COMMAND_LINES
 from ecomflow.cli import app
 from tests.support import ROOT
-from tests.support.cli import ecomflow, environment
+from tests.support.cli import customised, ecomflow, environment
 
 sys.path.insert(0, str(ROOT / "docs"))
 from make_cli_reference import TARGET, leaf_commands, reference
@@ -132,7 +132,7 @@ class TestErrors:
         """job status and job drain say that there is no pipeline."""
         shown, drained = ecomflow("job", "status", folder=tmp_path), ecomflow("job", "drain", folder=tmp_path)
         assert (shown.returncode, shown.stdout) == (4, "There is no local pipeline. Run: ecomflow deploy\n")
-        assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline runs.")
+        assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline is running.")
 
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
@@ -180,14 +180,15 @@ class TestErrors:
 
     def test_a_missing_extra(self, tmp_path: Path) -> None:
         """Without bqemulator infra up says which extra to install, and starts nothing."""
-        (tmp_path / "sitecustomize.py").write_text(
+        missing = customised(
+            tmp_path / "site",
             "from importlib import metadata as m; real = m.version\n"
             "def version(name):\n"
             "    if name == 'bqemulator': raise m.PackageNotFoundError(name)\n"
             "    return real(name)\n"
-            "m.version = version\n"
+            "m.version = version\n",
         )
-        result = ecomflow("infra", "up", folder=tmp_path, PYTHONPATH=str(tmp_path))
+        result = ecomflow("infra", "up", folder=tmp_path, **missing)
         assert result.returncode == 8
         assert "pip install 'ecomflow[local]'" in result.stderr
         assert not (tmp_path / ".ecomflow" / "stack.json").exists()

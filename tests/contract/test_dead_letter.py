@@ -16,7 +16,7 @@ from ecomflow.contract.dead_letter import DeadLetter, dead_letter, from_line, or
 from ecomflow.contract.events import Message
 from tests.support.contract import NOW, PUBLISHED, inventory, message, order, outcome_of, property_test
 
-# EVENTS.md's table of fields.
+# The fields as specified, written out once more.
 FIELDS = [
     "reason",
     "error",

@@ -17,7 +17,7 @@ ARROW_TYPES = {
     "DATE": pa.date32(),
     "TIMESTAMP": pa.timestamp("us", "UTC"),
 }
-# EVENTS.md's table of fact tables: partition and cluster.
+# The fact tables as specified, written out once more: partition and cluster.
 LAYOUT = {
     "fact_order_header": ("order_date", ("shipping_address_country", "status")),
     "fact_order_item": ("order_date", ("product_id",)),

@@ -18,7 +18,7 @@ from ecomflow.contract.decode import StreamBatch, decode_messages, exact_number
 from ecomflow.contract.events import Event, Message
 from ecomflow.contract.facts import SCHEMAS, STREAM_TABLES
 from ecomflow.contract.rules import first_violation, streamable_dates
-from ecomflow.generator.faults import BY_NAME
+from ecomflow.generator.faults import CATALOGUE
 from ecomflow.generator.rounds import generate
 from ecomflow.pipeline.model import model_facts
 from tests.support.contract import (
@@ -37,6 +37,7 @@ from tests.support.contract import (
 )
 
 EXACT = Context(prec=100)
+PATHS = {fault.name: fault.path for fault in CATALOGUE}
 
 ORDER_MOMENT = {"order_date": date(2025, 12, 1), "order_timestamp": datetime(2025, 12, 1, 10, 15, 30, 123_456, UTC)}
 ADDRESS = {
@@ -372,7 +373,7 @@ class TestGeneratedRounds:
             if event.fault is not None:
                 letter = letters.pop(event.attributes["event_id"])
                 assert (letter.reason, stream_of(letter)) == (event.expected_reason, event.expected_stream), event.fault
-                assert letter.error.startswith(f"{BY_NAME[event.fault].path or '$'}: "), event.fault
+                assert letter.error.startswith(f"{PATHS[event.fault] or '$'}: "), event.fault
         assert (letters, len(outcome.letters), outcome.drift) == ({}, 900, {})
 
     def test_their_rows_are_the_reference_rows(self) -> None:

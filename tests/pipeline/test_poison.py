@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -24,10 +23,11 @@ from ecomflow.contract.events import Message
 from ecomflow.deadletters import store
 from ecomflow.errors import UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.target import Target
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline import quarantine, transforms
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
-from tests.support.cli import ecomflow, environment, write_stack_file
+from tests.support.cli import customised, ecomflow, environment, write_stack_file
 from tests.support.pipeline import MemoryWarehouse, activity, inventory, memory_runtime, message, order, run_graph
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
@@ -114,7 +114,7 @@ class TestIsolate:
         """The common case costs one call."""
         assert self.isolated([1, 2, 3], sum) == ([6], [[1, 2, 3]])
 
-    def test_the_one_that_raises_stands_alone_in_the_end(self) -> None:
+    def test_the_one_that_raises_is_isolated(self) -> None:
         """The others come out in their order; the poison is tried by itself a bounded number of times."""
         outputs, tried = self.isolated(list(range(1000)), lambda part: bug() if 777 in part else part)
         assert [one for out in outputs for one in (out if isinstance(out, list) else [out[0]])] == list(range(1000))
@@ -128,7 +128,7 @@ class TestIsolate:
         assert self.isolated([1], lambda part: bug() if next(failures) else part) == ([[1]], [[1], [1]])
 
     def test_memory_that_runs_out_halves_the_batch(self) -> None:
-        """A MemoryError is one of those that a smaller batch may mend."""
+        """A MemoryError is one of those that a smaller batch may avoid."""
 
         def work(part: list[int]) -> list[int]:
             if len(part) > 2:
@@ -214,7 +214,7 @@ class TestPoisonInAStep:
     def test_one_becomes_a_dead_letter_and_the_rest_flows(
         self, step: str, stream: str, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Every other message's rows are written, once; the letter tells what was raised, where, and gives the message back."""
+        """Every other message's rows are written once; the dead letter has the error, where it was raised, and the message."""
         BREAKS[step](warehouse, monkeypatch)
         bodies = [MAKERS[stream](number) for number in range(33)]
         bodies[20][PRODUCT[stream]] = MARK
@@ -258,7 +258,7 @@ class TestPoisonInTheWriting:
     def test_a_message_has_one_letter_whatever_its_tables_say(
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Refused by BigQuery in one table and poison in another: the failure of our own is told, once."""
+        """Refused by BigQuery in one table and poison in another: our own failure is reported, once."""
         break_building(warehouse, monkeypatch, ("fact_order",))
         warehouse.refuse = lambda table, row: "no" if table == "fact_order_header" and row["order_id"] == MARK else None
         run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2")])
@@ -337,7 +337,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
     """Poison of two steps in the real process, from Pub/Sub to the bucket: no restart, the rest loaded, all acknowledged."""
     import msgspec
 
-    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    bugs = customised(tmp_path / "site", SITECUSTOMIZE)
     write_stack_file(tmp_path, stack)
     settings = msgspec.structs.replace(provisioned, state_dir=str(tmp_path))
     today = f"{datetime.now(UTC):%Y-%m-%dT00:00:00Z}"
@@ -353,7 +353,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
             [sys.executable, "-m", "ecomflow", "deploy"],
             stdout=output,
             stderr=output,
-            env=environment(settings, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])),
+            env=environment(settings, **bugs),
         )
     try:
         give_up = time.monotonic() + 60
@@ -365,13 +365,13 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
         process.terminate()
         code = process.wait(timeout=60)
     assert code == 0, log.read_text()
-    letters = {found.letter.event_id: found.letter for found in store.newest(settings, stack, limit=100)}
+    letters = {found.letter.event_id: found.letter for found in store.newest(Target(settings, stack), limit=100)}
     assert {name: (letter.reason, letter.error.partition("raised ")[2]) for name, letter in letters.items()} == {
         "e-7": ("processing_error", "ZeroDivisionError: a bug in decode"),
         "e-21": ("processing_error", "MemoryError"),
     }
     assert json.loads((tmp_path / "pipeline.json").read_bytes())["restarts"] == 0
-    assert "A message is refused as a processing_error: ZeroDivisionError; its dead letter says more." in log.read_text()
+    assert "A message is refused as a processing_error: ZeroDivisionError; for details see its dead letter." in log.read_text()
     assert "ZeroDivisionError: a bug" not in log.read_text()  # an exception's words may quote a message
     shown = ecomflow("dlq", "inspect", "--reason", "processing_error", "--full", settings=settings)
     assert "in event_ids_of" in shown.stdout

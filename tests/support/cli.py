@@ -19,11 +19,24 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     named = {}
     if settings is not None:
         named = {
-            f"ECOMFLOW_{name.upper()}": str(value)
+            f"ECOMFLOW_{name.upper()}": _as_variable(value)
             for name in settings.__struct_fields__
-            if (value := getattr(settings, name)) not in (None, "")
+            if (value := getattr(settings, name)) not in (None, "", {})
         }
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
+
+
+def customised(folder: Path, text: str) -> dict[str, str]:
+    """The variables of a process that runs ``text`` when it starts, before whatever else is in PYTHONPATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 #: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no
