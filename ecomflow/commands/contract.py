@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ecomflow.commands import contract_check, contract_copy, contract_diff, contract_new
+from ecomflow.commands import contract_check, contract_copy, contract_diff, contract_new, contract_promote
 from ecomflow.commands.shared import Project, example_lines, group_of_commands, settings_of
 from ecomflow.config import contracts_of
 from ecomflow.contract.ddl import table_ddl, view_ddl
@@ -111,3 +111,4 @@ contract.command(epilog=contract_check.EPILOG)(contract_check.check)
 contract.command(epilog=contract_new.EPILOG)(contract_new.new)
 contract.command(epilog=contract_copy.EPILOG)(contract_copy.copy)
 contract.command(epilog=contract_diff.EPILOG)(contract_diff.diff)
+contract.command("promote", epilog=contract_promote.EPILOG)(contract_promote.promote_field)

@@ -15,7 +15,7 @@ from ecomflow.contract.guesses import field_name, is_id, is_of_interest, is_pers
 from ecomflow.contract.language import FIELD_TYPES
 from ecomflow.contract.mistakes import listed
 from ecomflow.contract.reading_fields import can_be_key
-from ecomflow.contract.reading_tables import CLUSTERABLE, COLUMN_TYPES, is_reserved_column
+from ecomflow.contract.reading_tables import CLUSTERABLE, COLUMN_TYPES, SQL_WORDS, is_reserved_column
 from ecomflow.contract.samples import Seen
 from ecomflow.contract.scalars import scalars_of
 from ecomflow.errors import ContractError
@@ -116,8 +116,9 @@ class _Scope:
 
     def free(self, name: str, above: Keys) -> str:
         """``name``, or another one that makes a column that is free, within the records ``above``."""
-        is_own = "_".join((*above, name)).lower() in _OWN_COLUMNS
-        tries = [f"body_{name}" if is_own else name, *(f"{name}_{number}" for number in range(2, 10_000))]
+        column = "_".join((*above, name))
+        is_other = column.lower() in _OWN_COLUMNS or column.upper() in SQL_WORDS
+        tries = [f"body_{name}" if is_other else name, *(f"{name}_{number}" for number in range(2, 10_000))]
         found = next(one for one in tries if not self.has("_".join((*above, one))))
         self._taken.add("_".join((*above, found)).lower())
         return found
@@ -224,7 +225,8 @@ class _Drafting:
         if keys != self._time:
             free = scope.free(name, above)
             if free != name:
-                self._said.append(f"{_shown(keys)} is called {free}: a column called {name} is there already.")
+                why = "that is a word of SQL" if name.upper() in SQL_WORDS else f"a column called {name} is there already"
+                self._said.append(f"{_shown(keys)} is called {free}: {why}.")
             name = free
         return DraftField(name, (), spec, "; ".join(comments))
 

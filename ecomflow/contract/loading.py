@@ -136,9 +136,12 @@ def contracts_named(event: str, contracts: Sequence[Contract]) -> tuple[Contract
 
 def source_of(contract: Contract) -> str:
     """The text of the file that says ``contract``. Raises NotFoundError where it is gone."""
-    if contract.event in SHOP and contract in shop_contracts([contract.event]):
-        return shop_text(contract.event)
-    return read_text(FilePath(contract.file))
+    return shop_text(contract.event) if is_builtin(contract) else read_text(FilePath(contract.file))
+
+
+def is_builtin(contract: Contract) -> bool:
+    """Whether it is the package's own, and no file of a user's."""
+    return contract.event in SHOP and contract in shop_contracts([contract.event])
 
 
 def shop_text(event: str) -> str:

@@ -41,6 +41,16 @@ _MAX_TABLE_NAME = 1024
 _NOT_DESCRIBING = re.compile(r'["\\\n\r]')
 _RESERVED_PREFIXES = ("_TABLE_", "_FILE_", "_PARTITION", "_ROW_TIMESTAMP", "__ROOT__", "_COLIDENTIFIER", "_CHANGE_")
 RESERVED_TABLES = ("dead_letters",)
+# What is no column's name unless each query quotes it.
+# https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical#reserved_keywords
+_WORDS = """
+    ALL AND ANY ARRAY AS ASC ASSERT_ROWS_MODIFIED AT BETWEEN BY CASE CAST COLLATE CONTAINS CREATE CROSS CUBE CURRENT DEFAULT
+    DEFINE DESC DISTINCT ELSE END ENUM ESCAPE EXCEPT EXCLUDE EXISTS EXTRACT FALSE FETCH FOLLOWING FOR FROM FULL GROUP GROUPING
+    GROUPS HASH HAVING IF IGNORE IN INNER INTERSECT INTERVAL INTO IS JOIN LATERAL LEFT LIKE LIMIT LOOKUP MERGE NATURAL NEW NO NOT
+    NULL NULLS OF ON OR ORDER OUTER OVER PARTITION PRECEDING PROTO QUALIFY RANGE RECURSIVE RESPECT RIGHT ROLLUP ROWS SELECT SET
+    SOME STRUCT TABLESAMPLE THEN TO TREAT TRUE UNBOUNDED UNION UNNEST USING WHEN WHERE WINDOW WITH WITHIN
+"""
+SQL_WORDS = frozenset(_WORDS.split())
 
 COLUMN_TYPES: dict[str, ColumnType] = {
     "string": "STRING",
@@ -356,6 +366,10 @@ def _check_columns(section: Section, columns: list[Column], declared: Declared) 
             )
         if not is_name(column.name):
             section.mistakes.add(where, f"a name of letters, digits and _, at most {MAX_NAME} of them", shown(column.name))
+        elif column.name.upper() in SQL_WORDS:
+            section.mistakes.add(
+                where, "a name that is no word of SQL", f"{column.name!r}; give the column a name, or the field a path"
+            )
         elif is_reserved_column(column.name):
             section.mistakes.add(where, "a name without BigQuery's reserved prefixes", shown(column.name))
         if _NOT_DESCRIBING.search(column.description):

@@ -228,11 +228,21 @@ class TestNames:
 
     def test_columns_that_would_be_called_the_same(self) -> None:
         """As ecomflow's own, as another one but for case, as a record's."""
-        body = {"at": "2025-12-01T10:00:00Z", "event_id": "e", "userId": 1, "userid": 2, "a_b": 1, "a": {"b": 2}, "_table_x": 3}
+        body = {
+            "at": "2025-12-01T10:00:00Z",
+            "event_id": "e",
+            "userId": 1,
+            "userid": 2,
+            "a_b": 1,
+            "a": {"b": 2},
+            "_table_x": 3,
+            "Order": 4,
+        }
         contract, draft, _ = drafted(body | {"lines": [{"line_number": 7}]})
         values = [column.name for column in contract.tables[0].columns if column.source == "value"]
-        assert values == ["body_event_id", "userId", "userid_", "a_b", "a_b_2", "body_table_x"]
+        assert values == ["body_event_id", "userId", "userid_", "a_b", "a_b_2", "body_table_x", "body_Order"]
         assert "body_line_number" in [column.name for column in contract.tables[1].columns]
+        assert "Order is called body_Order: that is a word of SQL." in draft.assumptions
         assert "event_id is called body_event_id: a column called event_id is there already." in draft.assumptions
 
     def test_keys_that_no_file_can_name(self) -> None:

@@ -257,6 +257,10 @@ MISTAKES: list[tuple[str, str]] = [
         "tables[0].columns: expected a name without BigQuery's reserved prefixes, found '_PARTITIONTIME'",
     ),
     (
+        table('columns = ["id", { name = "Order", value = "n" }]'),
+        "tables[0].columns: expected a name that is no word of SQL, found 'Order'; give the column a name, or the field a path",
+    ),
+    (
         table(f'columns = ["id", {{ name = "{"x" * 301}", value = "n" }}]'),
         f"tables[0].columns: expected a name of letters, digits and _, at most 300 of them, found '{'x' * 56}...",
     ),
