@@ -204,8 +204,9 @@ def _live(line: Any) -> Callable[[Any], None]:
 
     def show(status: Any) -> None:
         received = status.counters.get("received", 0)
-        pace = (received - last[0]) / (status.updated - last[1]) if last[1] else 0.0
-        last[:] = [received, status.updated]
+        took = status.updated_steady - last[1]
+        pace = (received - last[0]) / took if last[1] and took > 0 else 0.0
+        last[:] = [received, status.updated_steady]
         rows, refused = (_sum_of(status.counters, kind) for kind in ("rows/", "refused/"))
         line.update(plain(f"{received:,} events received ({pace:,.0f}/s), {rows:,} rows written, {refused:,} refused"))
 

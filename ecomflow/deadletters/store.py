@@ -22,6 +22,7 @@ from ecomflow.contract.dead_letter import ROOT, STREAMS, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.target import Target
+from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -167,14 +168,18 @@ def follow(
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
     bucket = target.bucket
+    begin = now() - _LATE
     with reading(target):
-        seen = {listed.name for listed in _since(bucket, selected.streams, now() - _LATE)}
+        seen = {listed.name for listed in _since(bucket, selected.streams, begin)}
     first = newest(target, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
+        begin, before = now() - _LATE, begin
         with reading(target):
-            recent = list(_since(bucket, selected.streams, now() - _LATE))
+            recent = list(_since(bucket, selected.streams, begin))
+            if begin < before - timedelta(seconds=LEAST_STEP):  # The clock was set back: the objects since then are not new.
+                seen |= {listed.name for listed in recent}
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}

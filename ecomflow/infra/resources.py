@@ -111,7 +111,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A BigQuery dataset, ``<project>.<dataset>``; ``kms_key`` is that of the tables which are made in it from now on."""
+    """A BigQuery dataset, ``<project>.<dataset>``; ``kms_key`` is the key of new tables in it."""
 
     name: str
     location: str | None

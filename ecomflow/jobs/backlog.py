@@ -100,19 +100,22 @@ def wait_until_empty(
     seconds: float,
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    steady: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Whether ``read`` (``count_waiting``) returned an empty backlog within ``seconds``.
 
     Only samples taken after the start of this call count: an older one can miss messages that were published just before.
     """
-    started = now()
+    began = steady()
     while True:
         waiting = read()
+        took = steady() - began
+        started = now() - timedelta(seconds=took)  # by the wall clock as it is set now
         is_young = waiting is not None and (waiting.sampled_at is None or waiting.sampled_at >= started)
         if waiting is not None and waiting.messages == 0 and is_young:
             return True
-        left = seconds - (now() - started).total_seconds()
+        left = seconds - took
         if left <= 0:
             return False
         counted = waiting is not None and waiting.sampled_at is None

@@ -5,6 +5,7 @@ The counters are Beam's, so both runners report them under the same names. Value
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,8 +17,9 @@ from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
+from ecomflow.metrics.moments import Moment
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
-from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
+from ecomflow.pipeline.direct.launch import PipelineStatus, read_status, retimed
 
 # Cloud Monitoring has one new sample per minute. The local Pub/Sub counts on demand.
 _CLOUD_BACKLOG_SECONDS = 30.0
@@ -84,25 +86,32 @@ class MetricsReader:
         here: bool,
         job: str | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._target = target
         self._here = here
         self._job = job or settings.dataflow.job_name
         self._clock = clock
+        self._steady = steady
         self._backlog: Backlog | EcomflowError | None = None
-        self._backlog_due = 0.0
+        self._backlog_due = -math.inf
 
     def read(self) -> PipelineMetrics:
         """The current metrics. ``state`` says if no pipeline runs, and ``backlog_unknown`` why the backlog can't be counted.
 
         Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
-        metrics = local_metrics(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
+        metrics = self._read_here() if self._here else self._read_job()
         now = self._clock()
-        if now >= self._backlog_due:
+        if self._steady() >= self._backlog_due:
             self._backlog = self._read_backlog(now)
         return with_backlog(metrics, self._backlog, now)
+
+    def _read_here(self) -> PipelineMetrics:
+        status, now = read_status(self._settings.state_path), Moment(self._clock(), self._steady())
+        # A pipeline that has ended may have run before the last boot, when the monotonic clock was another.
+        return local_metrics(retimed(status, now) if status.state == "running" else status, now.wall)
 
     def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service
@@ -122,7 +131,7 @@ class MetricsReader:
                 return UnavailableError(
                     f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
-            self._backlog_due = 0.0 if target.endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
+            self._backlog_due = -math.inf if target.endpoints.pubsub else self._steady() + _CLOUD_BACKLOG_SECONDS
             return read_backlog(target, datetime.fromtimestamp(now, UTC))
         except EcomflowError as error:
             return error

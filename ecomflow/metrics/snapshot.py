@@ -36,6 +36,9 @@ ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "up
 # Those that mean failure, for the exit code.
 ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
 
+# A gauge has this name followed by the table's: when rows were last confirmed, in seconds since the epoch.
+LAST_APPEND = "last_append/"
+
 # Upper bounds, in seconds, of the buckets of the latency histogram, from publish to append; one more bucket has the rest.
 LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
 
@@ -140,7 +143,7 @@ def step_metrics(counters: Mapping[str, int]) -> tuple[StepMetrics, ...]:
 
 def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableMetrics, ...]:
     """From ``rows/<table>`` and ``last_append/<table>``: all fact tables."""
-    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in TABLES)
+    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"{LAST_APPEND}{name}")) for name in TABLES)
 
 
 def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ Beam pickles the steps, and Dataflow runs them in other processes, so a step hol
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
@@ -24,8 +25,8 @@ from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter
 class Runtime:
     """What the steps of one pipeline share in a process. Safe for several threads.
 
-    ``now`` is the steps' clock; the others make the connections, each when it is first asked for. Within its context it is what
-    ``runtime_of`` gives for its config; afterwards its connections are closed.
+    ``now`` is the steps' clock, ``steady`` a monotonic one; the others make the connections, each when it is first asked for.
+    Within its context it is what ``runtime_of`` gives for its config; afterwards its connections are closed.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class Runtime:
         config: PipelineConfig,
         now: Callable[[], datetime] = utc_now,
         *,
+        steady: Callable[[], float] = time.monotonic,
         puller: Callable[[PipelineConfig, Counters], Puller] = Puller,
         table_writers: Callable[[PipelineConfig, Counters], TableWriters] = TableWriters,
         dead_letter_writer: Callable[[PipelineConfig, Counters], DeadLetterWriter] = DeadLetterWriter,
     ) -> None:
         self.config = config
         self.now = now
-        self.counters = Counters(now)
+        self.counters = Counters(now, steady)
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
         self._puller = _OnDemand(lambda: puller(config, self.counters))

@@ -162,6 +162,29 @@ class TestFollow:
         ids = [next(found).letter.event_id for _ in range(5)]
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
 
+    def test_a_clock_that_is_set_back_makes_nothing_new(self, filled: Settings, stack: Endpoints) -> None:
+        """The letters of the last day are not shown as if they arrived; those that do arrive then are."""
+        store(filled, stack, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
+        looks = iter(range(9))
+        back = [timedelta()]
+
+        def nap(_: float) -> None:
+            if (number := next(looks)) == 1:
+                back[0] = timedelta(days=1)
+            elif number in (0, 2):
+                store(filled, stack, [held(20 + number, datetime.now(UTC) - back[0])], f"late-{number}")
+
+        found = deadletters.follow(
+            filled,
+            stack,
+            DeadLetterFilter(streams=("order",)),
+            limit=1,
+            unreadable=list[Unreadable](),
+            sleep=nap,
+            now=lambda: datetime.now(UTC) - back[0],
+        )
+        assert [next(found).letter.event_id for _ in range(3)] == ["E-3", "E-20", "E-22"]
+
     def test_ctrl_c_ends_it_well_and_soon(self, filled: Settings) -> None:
         """--follow --json prints an object a line as they come, and ends with 0 soon after Ctrl-C."""
         command = [sys.executable, "-m", "ecomflow", "dlq", "inspect", "--follow", "--json"]

@@ -71,7 +71,7 @@ class TestDocumentedRoles:
         assert failed(preflight(Target(SETTINGS, endpoints), for_dataflow=False)) == {}
 
     def test_replaying_dead_letters(self, served: Any) -> None:
-        """Whoever replays may see whose the bucket is, before anything is published."""
+        """Whoever replays can verify the owner of the bucket, before anything is published."""
         infra.check_owner(Target(SETTINGS, served(Project(SETTINGS, documented("`dlq replay`")))))
 
     def test_whoever_makes_it_all_may_read_it(self, served: Any) -> None:

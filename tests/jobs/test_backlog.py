@@ -158,24 +158,28 @@ class TestCountWaiting:
 
 
 class Clock:
-    """Time that passes only in ``sleep``."""
+    """Time that passes only in ``sleep``; by the wall clock also in ``steps``, one after each sleep."""
 
-    def __init__(self) -> None:
+    def __init__(self, *steps: timedelta) -> None:
         self.time = NOW
+        self.steps = list(steps)
         self.slept: list[float] = []
 
     def now(self) -> datetime:
         return self.time
 
+    def steady(self) -> float:
+        return sum(self.slept)
+
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.time += timedelta(seconds=seconds)
+        self.time += timedelta(seconds=seconds) + (self.steps.pop(0) if self.steps else timedelta())
 
 
 class TestWaitUntilEmpty:
     def wait(self, clock: Clock, *readings: Waiting | None, seconds: float = 60) -> bool:
         answers = iter(readings)
-        return wait_until_empty(lambda: next(answers), seconds, now=clock.now, sleep=clock.sleep)
+        return wait_until_empty(lambda: next(answers), seconds, now=clock.now, steady=clock.steady, sleep=clock.sleep)
 
     def test_empty_at_once(self) -> None:
         """Nothing waits: nobody sleeps."""
@@ -194,6 +198,15 @@ class TestWaitUntilEmpty:
         clock = Clock()
         assert not self.wait(clock, *(Waiting(9) for _ in range(4)), seconds=0.5)
         assert clock.slept == pytest.approx([0.2, 0.2, 0.1])
+
+    @pytest.mark.parametrize("step", [timedelta(days=1), timedelta(days=-1)], ids=["forward", "back"])
+    def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_it(self, step: timedelta) -> None:
+        """It waits its seconds, and a sample of after the step is young."""
+        clock = Clock(step)
+        assert not self.wait(clock, *(Waiting(9) for _ in range(4)), seconds=0.5)
+        assert clock.slept == pytest.approx([0.2, 0.2, 0.1])
+        clock = Clock(step)
+        assert self.wait(clock, None, Waiting(0, NOW + step + timedelta(seconds=14)))
 
     def test_an_old_sample_does_not_count(self) -> None:
         """A zero that was sampled before the wait began may not know of what was published since."""

@@ -28,7 +28,7 @@ from ecomflow.metrics.snapshot import (
     step_metrics,
 )
 from ecomflow.pipeline import counters
-from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes
+from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes, locked
 from ecomflow.terminal.sparklines import sparkline
 from tests.support import dataflow_stub
 from tests.support.dataflow_stub import DataflowStub, running_stub
@@ -168,6 +168,19 @@ class TestSeries:
         found = history(*(metrics(at, 10 * at if at < 20 else 200 + 30 * (at - 20)) for at in range(31)))
         series = found.series(lambda one: one.received, 6, seconds=60)
         assert series == [None, None, 10.0, 10.0, 30.0, None]
+
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_after_a_step_of_the_wall_clock_it_flows_on(self, step: int) -> None:
+        """Rates and series come back with the second reading after it, and what lies in the time to come is not kept."""
+        before = [metrics(at, 10 * at) for at in range(20)]
+        after = [metrics(at + step, 10 * at, started=START + step) for at in range(20, 40)]
+        found = history(*before, *after)
+        rates = found.rates()
+        assert rates is not None
+        assert rates.received == 10
+        assert found.series(lambda one: one.received, 10, 10)[-5:-1] == pytest.approx([10] * 4)
+        assert len(found) <= 22
+        assert trouble(found) is None
 
     def test_between_two_lives_nothing_flows(self) -> None:
         """Counts that begin anew are no fall: the series stays at 0 or above."""
@@ -356,6 +369,39 @@ class TestReader:
         found = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
+
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_a_step_of_the_wall_clock_makes_no_status_old(self, step: int, tmp_path: Path) -> None:
+        """What was told a second before the step is a second old after it, and the pipeline is well."""
+        told = PipelineStatus(
+            "running",
+            7,
+            counters={"received": 9},
+            gauges={"last_append/fact_order": START + 50},
+            started=START,
+            updated=START + 100,
+            updated_steady=600.0,
+        )
+        reader = MetricsReader(
+            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
+        )
+        with locked(tmp_path):
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            found = reader.read()
+        assert (found.at, found.started) == (START + 100 + step, START + step)
+        assert {table.table: table.last_append for table in found.tables}["fact_order"] == START + 50 + step
+        readings = History()
+        readings.add(found, START + 101 + step)
+        assert trouble(readings) is None
+
+    def test_what_has_ended_in_an_earlier_boot_stays_as_told(self, tmp_path: Path) -> None:
+        """Its steady clock was another one."""
+        told = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
+        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        reader = MetricsReader(
+            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 200, steady=lambda: 5.0
+        )
+        assert reader.read().at == START + 100
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""

@@ -15,7 +15,7 @@ NOW = 1_764_547_200.0
 
 @pytest.fixture
 def counters() -> Counters:
-    return Counters(lambda: datetime.fromtimestamp(NOW, UTC))
+    return Counters(lambda: datetime.fromtimestamp(NOW, UTC), lambda: 0.0)
 
 
 class TestCounting:
@@ -40,6 +40,15 @@ class TestCounting:
         counters.appended("fact_order", 2)
         assert counters.snapshot()["gauges"]["last_append/fact_order"] == NOW
         assert counters.totals() == {"rows/fact_order": 2}
+
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
+    def test_the_time_of_an_append_follows_a_step_of_the_wall_clock(self, step: float) -> None:
+        """It is told by the clock as it is set when it is told, however much later."""
+        wall, steady = [NOW], [1000.0]
+        counters = Counters(lambda: datetime.fromtimestamp(wall[0], UTC), lambda: steady[0])
+        counters.appended("fact_order", 1)
+        wall[0], steady[0] = NOW + step + 30, 1030.0
+        assert counters.snapshot()["gauges"]["last_append/fact_order"] == NOW + step
 
     def test_a_snapshot_has_the_process_memory(self, counters: Counters) -> None:
         """Some tens of megabytes, at least."""

@@ -111,6 +111,6 @@ class TestOfAProcess:
 
     def test_its_clock_dates_what_is_counted(self) -> None:
         """The time of an append is the runtime's."""
-        runtime = Runtime(config_for(), lambda: NOW)
+        runtime = Runtime(config_for(), lambda: NOW, steady=lambda: 0.0)
         runtime.counters.appended("fact_order", 1)
         assert runtime.counters.snapshot()["gauges"]["last_append/fact_order"] == NOW.timestamp()

@@ -54,7 +54,7 @@ def warehouse() -> MemoryWarehouse:
 @pytest.fixture
 def runtime(warehouse: MemoryWarehouse) -> Runtime:
     """Writers in memory, and time that stands still."""
-    return memory_runtime(warehouse, now=lambda: NOW)
+    return memory_runtime(warehouse, now=lambda: NOW, steady=lambda: 0.0)
 
 
 def graph_of(source: beam.PTransform) -> beam.Pipeline:

@@ -15,7 +15,7 @@ How it differs from the service (https://cloud.google.com/pubsub/docs/reference/
 - Snapshots, Seek to before an acknowledged message, filters, schemas, push, exports, exactly-once delivery and message transforms
   are missing; requests for them return UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
 - ``ecomflow.local.Stats/Get`` returns the backlog of a subscription, which the service reports to Cloud Monitoring, and more
-  (``Backlog``); ``Stats/Damage`` returns what could not be read from the log.
+  (``Backlog``); ``ecomflow.local.Stats/Damage`` returns what was damaged in the log (a list of ``Damage``).
 
 Four nouns: a *topic* hands each *message* to its *subscriptions*; a consumer leases messages by Pull or over a *stream*.
 """
@@ -41,7 +41,7 @@ from ecomflow.local.process import exit_code, port_in_use, service_parser
 from ecomflow.local.pubsub.broker import Broker, unimplemented
 from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub.clock import Clock, SystemClock
-from ecomflow.local.pubsub.log import Damage, Log
+from ecomflow.local.pubsub.log import Log
 from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub.services import Publisher, Subscriber
 from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserHandler
@@ -64,21 +64,6 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
             f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
-
-
-def read_damage(host: str) -> Damage | None:
-    """What the local Pub/Sub on ``host`` could not read from its log at its start; None if nothing was damaged.
-
-    Raises UnavailableError if no local Pub/Sub responds.
-    """
-    try:
-        with grpc.insecure_channel(host) as channel:
-            answer = channel.unary_unary("/ecomflow.local.Stats/Damage")(b"", timeout=5)
-    except grpc.RpcError as error:
-        raise UnavailableError(
-            f"The local Pub/Sub at {host} does not respond: {error.details()}.", "Run: ecomflow infra up"
-        ) from error
-    return msgspec.json.decode(answer, type=Damage | None)
 
 
 _SERVER_OPTIONS = [
@@ -110,7 +95,7 @@ def _handlers(broker: Broker) -> Iterator[Any]:
     yield _service("google.pubsub.v1.SchemaService", {}, dict.fromkeys(_SCHEMA_METHODS, "schemas"))
     yield _service("google.iam.v1.IAMPolicy", {}, dict.fromkeys(_IAM_METHODS, "access policies"))
     stats = _unary(lambda path: msgspec.json.encode(broker.subscription(path.decode()).backlog()), None)
-    damage = _unary(lambda _: msgspec.json.encode(broker.damage), None)
+    damage = _unary(lambda _: msgspec.json.encode(broker.damage()), None)
     yield grpc.method_handlers_generic_handler("ecomflow.local.Stats", {"Get": stats, "Damage": damage})
 
 

@@ -24,6 +24,8 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError, PipelineError
 from ecomflow.gcp.target import open_target
+from ecomflow.metrics.moments import Moment, moment, step_between
+from ecomflow.metrics.snapshot import LAST_APPEND
 from ecomflow.pipeline.direct import logs
 from ecomflow.processes.detached import Identity, find, identity_of
 from ecomflow.processes.lifeline import tied_to
@@ -60,7 +62,8 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
     lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
     since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
-    sentence. ``metrics_port``: where Prometheus reads, on loopback.
+    sentence. ``metrics_port``: where Prometheus reads, on loopback. ``updated_steady`` is ``updated`` by the monotonic clock: all
+    other times are those of the wall clock as it was set then.
     """
 
     state: State
@@ -76,6 +79,19 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     processes: Processes = Processes()
     metrics_port: int | None = None
     mark: str | None = None
+    updated_steady: float | None = None
+
+
+def retimed(status: PipelineStatus, now: Moment) -> PipelineStatus:
+    """``status`` by the wall clock as it is set ``now``, which may have been set since the status was reported."""
+    if status.updated is None or status.updated_steady is None:
+        return status
+    step = step_between(Moment(status.updated, status.updated_steady), now)
+    if not step:
+        return status
+    appends = {name: at + step for name, at in status.gauges.items() if name.startswith(LAST_APPEND)}
+    started = None if status.started is None else status.started + step
+    return msgspec.structs.replace(status, started=started, updated=status.updated + step, gauges={**status.gauges, **appends})
 
 
 def run_here(
@@ -116,15 +132,17 @@ def run_here(
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
     """What this process, which runs the pipeline from now on, tells before it has counted anything."""
-    this = identity_of(os.getpid())
+    this, now = identity_of(os.getpid()), moment()
     return PipelineStatus(
         "running",
         this.pid,
         settings.subscription_path,
-        started=time.time(),
+        started=now.wall,
+        updated=now.wall,
         processes=processes,
         metrics_port=metrics_port,
         mark=this.mark,
+        updated_steady=now.steady,
     )
 
 
@@ -160,7 +178,8 @@ def start_detached(
     Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
     """
     if (found := read_status(settings.state_path)).state == "running":
-        raise PipelineError(f"A pipeline is already running (process {found.pid}).", "Drain it first: ecomflow job drain")
+        which = "" if found.pid is None else f" (process {found.pid})"
+        raise PipelineError(f"A pipeline is already running{which}.", "Drain it first: ecomflow job drain")
     output_path = settings.state_path / OUTPUT_FILE
     with _open_output(output_path) as output:
         began = output_path.stat().st_size
@@ -191,8 +210,7 @@ def start_detached(
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
     """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
     status = read_status(settings.state_path)
-    if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
+    check_running(status)
     signal_pipeline(status, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
@@ -204,6 +222,14 @@ def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> Pipel
     return now
 
 
+def check_running(status: PipelineStatus) -> None:
+    """Raises PipelineError if no pipeline is running, or if one is whose process is unknown because its status is damaged."""
+    if status.state != "running":
+        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
+    if status.pid is None:
+        raise PipelineError(f"A local pipeline is running. {status.last_failure}", "Find its process with: pgrep -af ecomflow")
+
+
 def signal_pipeline(status: PipelineStatus, number: int) -> None:
     """Send the running pipeline signal ``number``, unless it has ended since or the pid is another process's by now."""
     if status.pid is None or status.mark is None or find(Identity(status.pid, status.mark)) is None:
@@ -213,8 +239,16 @@ def signal_pipeline(status: PipelineStatus, number: int) -> None:
 
 
 def read_status(state_path: Path) -> PipelineStatus:
-    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
+    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more.
+
+    If the status file is damaged, ``pid`` is None and ``last_failure`` says so. A running pipeline replaces the file within a
+    second, which this waits for.
+    """
     status = _last_told(state_path)
+    give_up = time.monotonic() + 2 * REPORT_SECONDS
+    while _is_damaged(status) and _is_locked(state_path) and time.monotonic() < give_up:
+        time.sleep(0.05)  # the pipeline replaces its status file without a notification
+        status = _last_told(state_path)
     if status.state == "running" and not _is_locked(state_path):
         status = _last_told(state_path)  # it may have told its end in between
         return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
@@ -229,8 +263,13 @@ def _last_told(state_path: Path) -> PipelineStatus:
         return PipelineStatus("none")
     except OSError as error:
         raise access_error(state_path / STATUS_FILE, error, "read") from error
-    except msgspec.MsgspecError as error:
-        raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        sentence = f"Its last report is lost, because {state_path / STATUS_FILE} is damaged: {error}."
+        return PipelineStatus("running", last_failure=sentence)
+
+
+def _is_damaged(status: PipelineStatus) -> bool:
+    return status.state == "running" and status.pid is None
 
 
 class Reporter:
@@ -275,7 +314,10 @@ class Reporter:
             self._now()
 
     def _now(self) -> PipelineStatus:
-        status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
+        now = moment()
+        known = retimed(self._status, now)
+        self._status = msgspec.structs.replace(known, updated=now.wall, updated_steady=now.steady)
+        status = msgspec.structs.replace(self._status, **self._counted())
         self._tell(status)
         return status
 

@@ -115,8 +115,11 @@ class ToFile(_Handler):
         with suppress(FileNotFoundError):
             if self._path.stat().st_size >= MAX_BYTES:
                 self._path.replace(set_aside(self._path))
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":  # A full disk or a power cut left an incomplete line.
+                line = b"\n" + line
             os.write(file, line)
         finally:
             os.close(file)

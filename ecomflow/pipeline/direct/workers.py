@@ -21,8 +21,9 @@ import msgspec
 from ecomflow import errors
 from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError
+from ecomflow.metrics.moments import moment
 from ecomflow.pipeline.direct import launch, logs
-from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, Reporter
+from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, Reporter, retimed
 from ecomflow.pipeline.direct.restarts import RESTARTS, Restarts
 from ecomflow.pipeline.direct.worker import DRAIN, Failed, Message, Said, Told
 
@@ -59,11 +60,15 @@ def run_workers(
 
 
 def merged(statuses: Iterable[PipelineStatus]) -> dict[str, Any]:
-    """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest."""
+    """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest.
+
+    Their times are by the wall clock as it is set now.
+    """
+    now = moment()
     counters: Counter[str] = Counter()
     gauges: dict[str, float] = {}
     waits, restarts = None, 0
-    for status in statuses:
+    for status in (retimed(status, now) for status in statuses):
         counters.update(status.counters)
         for name, value in status.gauges.items():
             known = gauges.get(name, 0.0)
@@ -177,14 +182,15 @@ class _Worker:
                 self._drain.set()
 
     def _note(self, failure: str) -> None:
-        self.last_failure = (time.time(), failure)
+        self.last_failure = (time.monotonic(), failure)
 
 
 def _buried(dead: PipelineStatus, last: PipelineStatus, *, killed: bool) -> PipelineStatus:
     """What the dead processes had told, with what the one told ``last`` that has died now; its memory is free again."""
     gauges = {name: value for name, value in last.gauges.items() if name != "memory_bytes"}
     ended = msgspec.structs.replace(last, gauges=gauges, waiting_for=None, restarts=last.restarts + killed)
-    return msgspec.structs.replace(_NOTHING, **merged((dead, ended)))
+    now = moment()
+    return msgspec.structs.replace(_NOTHING, **merged((dead, ended)), updated=now.wall, updated_steady=now.steady)
 
 
 def _known(workers: Sequence[_Worker]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ class TestHere:
         assert (status.state, status.pid, status.counters) == ("running", os.getpid(), {})
         assert status.processes == launch.Processes(1, (os.getpid(),))
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
+
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_what_it_tells_follows_a_step_of_the_wall_clock(
+        self, step: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its beginning and its appends are told by the clock as it is set now, and do not move again until the next step."""
+        real, steps = time.time, [0.0]
+        monkeypatch.setattr(time, "time", lambda: real() + steps[0])
+        told: list[PipelineStatus] = []
+
+        def tell_anew() -> None:
+            since = time.monotonic()
+            wait_until(lambda: (read_status(settings.state_path).updated_steady or 0.0) > since)
+            told.append(read_status(settings.state_path))
+
+        def work(runtime: Runtime, *_: Any) -> None:
+            runtime.counters.appended("fact_order", 1)
+            tell_anew()
+            steps[0] = step
+            tell_anew()
+            tell_anew()
+
+        run(settings, work)
+        before, *after = told
+        for status in after:
+            assert status.updated == pytest.approx(real() + step, abs=60)
+            assert status.started == pytest.approx((before.started or 0.0) + step, abs=5)
+            assert status.gauges["last_append/fact_order"] == pytest.approx(before.gauges["last_append/fact_order"] + step, abs=5)
+        assert after[0].started == after[1].started
 
     def test_it_tells_that_it_is_drained(self, settings: Settings) -> None:
         """What run_here returns stands in the folder, and the settings reached the engine."""
@@ -176,12 +206,37 @@ class TestHere:
         assert read_status(settings.state_path).state == "drained"
         draining.join()
 
-    def test_a_broken_status_file_is_told(self, settings: Settings) -> None:
-        """A status file that is none is a sentence with its path."""
+    @pytest.mark.parametrize("content", [b"", b"{", bytes(300), b'{"state": "\xff"}', b'{"state": "running", "pid": "x"}'])
+    def test_a_damaged_status_file_is_told_and_stops_nothing(self, content: bytes, settings: Settings) -> None:
+        """What it told is lost, as a sentence with its path says; the next pipeline starts and tells anew."""
         settings.state_path.mkdir()
-        (settings.state_path / launch.STATUS_FILE).write_text("{")
-        with pytest.raises(PipelineError, match=r"pipeline\.json can't be read"):
-            read_status(settings.state_path)
+        (settings.state_path / launch.STATUS_FILE).write_bytes(content)
+        status = read_status(settings.state_path)
+        assert (status.state, status.pid) == ("gone", None)
+        assert f"{settings.state_path / launch.STATUS_FILE} is damaged: " in str(status.last_failure)
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
+            drain_detached(settings)
+        assert run(settings, lambda *_: None).state == "drained"
+
+    def test_a_status_file_that_is_damaged_while_a_pipeline_runs_is_written_anew(self, settings: Settings) -> None:
+        """Who reads it waits for the next report, and so knows the process."""
+
+        def work(*_: Any) -> None:
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            assert read_status(settings.state_path).pid == os.getpid()
+
+        assert run(settings, work).state == "drained"
+
+    def test_a_pipeline_whose_status_stays_damaged_runs_all_the_same(self, settings: Settings) -> None:
+        """It holds its lock; which process it is nobody knows, and a drain says so."""
+        with launch.locked(settings.state_path):
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            status = read_status(settings.state_path)
+            assert (status.state, status.pid) == ("running", None)
+            with pytest.raises(
+                PipelineError, match=r"A local pipeline is running\. Its last report is lost, because .* is damaged"
+            ):
+                drain_detached(settings)
 
     @pytest.mark.parametrize("start", [run, lambda settings: start_detached(settings, ["true"])], ids=["here", "detached"])
     def test_a_folder_that_can_not_be_written_is_told(self, start: Callable[[Settings], Any], tmp_path: Path) -> None:
@@ -246,7 +301,7 @@ class TestDetached:
         wait_until(lambda: read_status(settings.state_path).state != "running")
         status = read_status(settings.state_path)
         assert (status.state, status.pid, status.counters) == ("gone", started.pid, {"received": 7})
-        with pytest.raises(PipelineError, match="No local pipeline runs"):
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
             drain_detached(settings)
         assert start_detached(settings, command(CHILD)).state == "running"
         assert drain_detached(settings, timeout=20).state == "drained"

@@ -47,6 +47,16 @@ class TestToFile:
         assert stat.S_IMODE(to_file.stat().st_mode) == 0o600
         assert to_file.read_text().startswith('{"time":"20')
 
+    def test_a_line_without_its_end_spoils_no_other(self, to_file: Path) -> None:
+        """A full disk or a power cut left a part of a line: what is logged next begins a line of its own."""
+        log.info("first")
+        with to_file.open("ab") as file:
+            file.write(b'{"time":"20')
+        log.info("second")
+        first, torn, second = to_file.read_text().splitlines()
+        assert [json.loads(line)["message"] for line in (first, second)] == ["first", "second"]
+        assert torn == '{"time":"20'
+
     def test_a_traceback_stays_in_its_line(self, to_file: Path) -> None:
         """An exception's traceback is a field of its own."""
         try:

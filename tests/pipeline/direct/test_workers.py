@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from ecomflow.cli import app
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, PipelineError, SchemaError
 from ecomflow.gcp.target import Target
+from ecomflow.metrics.moments import Moment
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
 from ecomflow.pipeline.direct.restarts import Restarts
@@ -129,6 +131,18 @@ def gone(pids: tuple[int, ...]) -> bool:
 
 
 class TestMerged:
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
+    def test_what_was_told_before_a_step_of_the_wall_clock_follows_it(self, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also what a process told that has died since: else its last append would lie in the time to come."""
+        told = Moment(time.time(), time.monotonic())
+        status = PipelineStatus("running", gauges={"last_append/t": told.wall - 5, "memory_bytes": 7}, updated=told.wall)
+        status = msgspec.structs.replace(status, updated_steady=told.steady)
+        dead = workers._buried(workers._NOTHING, status, killed=True)
+        assert dead.gauges == {"last_append/t": told.wall - 5}
+        monkeypatch.setattr(workers, "moment", lambda: Moment(told.wall + 60 + step, told.steady + 60))
+        for one in (status, dead):
+            assert workers.merged([one])["gauges"]["last_append/t"] == pytest.approx(told.wall - 5 + step, abs=0.1)
+
     def test_counts_are_summed(self) -> None:
         """Counters, restarts and memory are summed, of other gauges the greatest is taken, of waits the first."""
         one = PipelineStatus(
