@@ -382,8 +382,9 @@ class TestReader:
             updated=START + 100,
             updated_steady=600.0,
         )
+        settings = Settings(state_dir=str(tmp_path))
         reader = MetricsReader(
-            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
         )
         with locked(tmp_path):
             (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
@@ -398,8 +399,9 @@ class TestReader:
         """Its steady clock was another one."""
         told = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
         (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        settings = Settings(state_dir=str(tmp_path))
         reader = MetricsReader(
-            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 200, steady=lambda: 5.0
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 200, steady=lambda: 5.0
         )
         assert reader.read().at == START + 100
 
