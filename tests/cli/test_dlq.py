@@ -164,7 +164,8 @@ class TestFollow:
 
     def test_a_clock_that_is_set_back_makes_nothing_new(self, filled: Settings, stack: Endpoints) -> None:
         """The dead letters of the last day are not shown as if they arrived; those that do arrive then are."""
-        store(filled, stack, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
+        target = Target(filled, stack)
+        store(target, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
         looks = iter(range(9))
         back = [timedelta()]
 
@@ -172,11 +173,10 @@ class TestFollow:
             if (number := next(looks)) == 1:
                 back[0] = timedelta(days=1)
             elif number in (0, 2):
-                store(filled, stack, [held(20 + number, datetime.now(UTC) - back[0])], f"late-{number}")
+                store(target, [held(20 + number, datetime.now(UTC) - back[0])], f"late-{number}")
 
         found = deadletters.follow(
-            filled,
-            stack,
+            target,
             DeadLetterFilter(streams=("order",)),
             limit=1,
             unreadable=list[Unreadable](),

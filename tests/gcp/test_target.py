@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Barrier, Thread
 
@@ -20,6 +20,7 @@ from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.gcp.clients import _CONNECTIONS
 from ecomflow.gcp.target import LiveTarget, Target, open_target
 from tests.support.cli import write_stack_file
+from tests.support.http_server import BusyHttpServer
 
 NOWHERE = Endpoints(
     pubsub="127.0.0.1:1",
@@ -110,8 +111,7 @@ def meeting(threads: int) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = BusyHttpServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:

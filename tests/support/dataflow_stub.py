@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.support.http_server import BusyHttpServer
 
 RUNNING, DONE, FAILED, CANCELLED, UPDATED, DRAINING, DRAINED, PENDING, CANCELLING = 2, 3, 4, 5, 6, 7, 8, 9, 10
 TERMINAL = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
@@ -307,8 +309,7 @@ def running_stub(*, drain_looks: int = 2, cancel_looks: int = 1, page_size: int 
     class Handler(_Handler):
         served = stub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = BusyHttpServer(("127.0.0.1", 0), Handler)
     stub.url = f"http://localhost:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="dataflow-stub", daemon=True)
     thread.start()

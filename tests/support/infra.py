@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +16,7 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 
 from ecomflow.infra.resources import APIS
 from tests.support.dataflow_stub import NO_QUOTA_PROJECT
+from tests.support.http_server import BusyHttpServer
 
 PROJECT_NUMBER = "4242"
 
@@ -126,7 +127,7 @@ class Google:
 
             def log_message(self, format: str, *args: object) -> None: ...
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = BusyHttpServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
