@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from ecomflow.contract.guesses import field_name, is_id, is_of_interest, is_personal_name, singular, snake_case, time_rank
+from ecomflow.contract.keys import CLUSTERABLE, SQL_WORDS
 from ecomflow.contract.language import FIELD_TYPES
 from ecomflow.contract.mistakes import listed
 from ecomflow.contract.reading_fields import can_be_key
-from ecomflow.contract.reading_tables import CLUSTERABLE, COLUMN_TYPES, SQL_WORDS, is_reserved_column
+from ecomflow.contract.reading_tables import COLUMN_TYPES, is_reserved_column
 from ecomflow.contract.samples import Seen
 from ecomflow.contract.scalars import scalars_of
 from ecomflow.errors import ContractError

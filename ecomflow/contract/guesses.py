@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ecomflow.contract.reading_fields import MAX_NAME, is_name
+from ecomflow.contract.keys import MAX_NAME
+from ecomflow.contract.reading_fields import is_name
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 

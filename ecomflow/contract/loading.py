@@ -1,8 +1,6 @@
 """Contract files flow in as TOML; contracts flow out, or every mistake in them at once. Nothing in a file is run.
 
-A file is one event type (``language.py`` says what each key means). Keys: ``event``, ``version`` (default 1), ``description``,
-``time``, ``time_prefix`` (default ``event``), ``unknown_fields`` (default ``keep``), ``key``, ``[fields]``, ``[records.…]``,
-``[[rules]]``, ``[[tables]]``.
+A file is one event type; ``keys.py`` says what each key means.
 """
 
 from __future__ import annotations
@@ -17,6 +15,15 @@ from pathlib import Path as FilePath
 from typing import Any, get_args
 
 from ecomflow.contract.expressions import ExpressionError, parse_check
+from ecomflow.contract.keys import (
+    FILE_KEYS,
+    MAX_EVENT_NAME,
+    MAX_FILE_BYTES,
+    RESERVED_EVENTS,
+    RULE_KEYS,
+    TABLE_KEYS,
+    names_of,
+)
 from ecomflow.contract.language import (
     Check,
     Contract,
@@ -40,24 +47,8 @@ from ecomflow.contract.versions import conflicts
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
-KEYS = (
-    "event",
-    "version",
-    "description",
-    "time",
-    "time_prefix",
-    "unknown_fields",
-    "key",
-    "fields",
-    "records",
-    "rules",
-    "tables",
-)
-_EVENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_EVENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_EVENT_NAME - 1}}}", re.ASCII)
 _REMEDY = "Correct the file. For examples, see the built-in files in ecomflow/contract/shop/."
-# The folder of dead letters whose type is not known.
-_RESERVED_EVENTS = ("unknown",)
-MAX_FILE_BYTES = 10 * 2**20
 
 
 def load_text(text: str, file: str) -> Contract:
@@ -240,7 +231,7 @@ def _number(text: str) -> Decimal | float:
 
 
 def _contract(root: Section) -> Contract:
-    root.known_keys(KEYS)
+    root.known_keys(names_of(FILE_KEYS))
     raw_records = root.values.get("records", {})
     by_name = raw_records if isinstance(raw_records, dict) else {}
     fields = read_fields(root.mistakes, "fields", root.values.get("fields"), by_name)
@@ -276,7 +267,7 @@ def _contract(root: Section) -> Contract:
 def _names_only(root: Section) -> tuple[Any, ...]:
     """Tables are not looked into while their fields are wrong: each mistake there would be told again for each column."""
     for section in root.sections("tables"):
-        section.known_keys(("name", "description", "each", "cluster", "columns"))
+        section.known_keys(names_of(TABLE_KEYS))
     return ()
 
 
@@ -287,8 +278,8 @@ def _event(root: Section) -> str:
             root.mistakes.say("", "expected event, the value of event_type, found none")
         return ""
     if not _EVENT.fullmatch(event):
-        root.wrong("event", "1 to 100 letters, digits, _, - and ., not beginning with - or .")
-    elif event in _RESERVED_EVENTS:
+        root.wrong("event", f"1 to {MAX_EVENT_NAME} letters, digits, _, - and ., not beginning with - or .")
+    elif event in RESERVED_EVENTS:
         root.wrong("event", "another name: this one is the stream of what is of no known type")
     return event
 
@@ -329,7 +320,7 @@ def _key(root: Section, fields: tuple[Field, ...]) -> tuple[str, ...]:
 def _rules(root: Section, declared: Declared) -> tuple[Rule, ...]:
     found: list[Rule] = []
     for section in root.sections("rules"):
-        section.known_keys(("check", "otherwise", "name"))
+        section.known_keys(names_of(RULE_KEYS))
         check = _check(section, declared)
         otherwise: Any = section.one_of("otherwise", get_args(Otherwise)) or "refuse"
         name = section.text("name") or f"rule_{len(found) + 1}"

@@ -8,6 +8,7 @@ import zoneinfo
 from decimal import Decimal
 from typing import Any, get_args
 
+from ecomflow.contract.keys import FIELD_KEYS, MAX_NAME, MAX_PATTERN, MAX_VALUES, names_of
 from ecomflow.contract.language import (
     FIELD_TYPES,
     SCALAR_TYPES,
@@ -22,27 +23,10 @@ from ecomflow.contract.mistakes import Mistakes, Section, listed, nearest, shown
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, is_numeric
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-MAX_NAME = 300
 # What msgspec takes for a key: its decoder compares keys as they stand in the message, before escapes are read.
 _KEY = re.compile(r'[^"\\\x00-\x1f]*')
-_MAX_VALUES = 10_000
-_MAX_PATTERN = 1_000
 
-_FOR_ALL = ("type", "description", "path", "optional", "personal")
-_ALLOWED: dict[str, tuple[str, ...]] = {
-    "string": ("default", "min_length", "max_length", "values", "pattern", "written_as", "fake"),
-    "integer": ("default", "min", "max", "written_as", "fake"),
-    "numeric": ("default", "min", "max", "written_as", "fake"),
-    "float": ("default", "min", "max", "fake"),
-    "boolean": ("default", "fake"),
-    "date": ("fake",),
-    "timestamp": ("without_offset", "fake"),
-    "ip_address": ("fake",),
-    "json": (),
-    "record": ("of",),
-    "list": ("of", "min_items", "max_items"),
-}
-_ALL_KEYS = tuple(dict.fromkeys((*_FOR_ALL, *(key for keys in _ALLOWED.values() for key in keys))))
+_KEYS = {kind: names_of([key for key in FIELD_KEYS if kind in key.types]) for kind in FIELD_TYPES}
 
 
 def read_fields(mistakes: Mistakes, where: str, values: Any, records: dict[str, Any]) -> tuple[Field, ...]:
@@ -88,14 +72,13 @@ def read_field(fields: Section, name: str, records: dict[str, Any]) -> Field | N
         fields.wrong(name, "a type, or a table with one")
         return None
     section = Section(fields.mistakes, fields.at(name), value)
-    section.known_keys(_ALL_KEYS)
+    section.known_keys(names_of(FIELD_KEYS))
     kind = _type_of(section)
     if kind is None:
         return None
-    for key in value:
-        if key in _ALL_KEYS and key not in (*_FOR_ALL, *_ALLOWED[kind]):
-            takers = [one for one in FIELD_TYPES if key in _ALLOWED[one]]
-            section.mistakes.add(section.at(key), f"a field of type {listed(takers)}", f"one of type {kind}")
+    for key in FIELD_KEYS:
+        if key.name in value and kind not in key.types:
+            section.mistakes.add(section.at(key.name), f"a field of type {listed(key.types)}", f"one of type {kind}")
     return _field(section, name, kind, records)
 
 
@@ -177,7 +160,7 @@ def _is_text(key: str) -> bool:
 
 def _default(section: Section, kind: FieldType) -> Scalar | None:
     value = section.values.get("default")
-    if value is None or "default" not in _ALLOWED[kind]:
+    if value is None or "default" not in _KEYS[kind]:
         return None
     fits: dict[str, Any] = {
         "string": isinstance(value, str),
@@ -202,7 +185,7 @@ def _check_default(section: Section, field: Field, default: str) -> None:
 
 def _bound(section: Section, key: str, kind: FieldType) -> int | Decimal | None:
     value = section.values.get(key)
-    if value is None or key not in _ALLOWED[kind]:
+    if value is None or key not in _KEYS[kind]:
         return None
     exact = _exact(value)
     if kind == "integer" and not _is_integer(value):
@@ -232,8 +215,8 @@ def _values(section: Section) -> tuple[str, ...]:
     values = section.texts("values")
     if not values and section.values["values"] == []:
         section.wrong("values", "one text or more", "none")
-    if len(values) > _MAX_VALUES:
-        section.wrong("values", f"at most {_MAX_VALUES} texts", str(len(values)))
+    if len(values) > MAX_VALUES:
+        section.wrong("values", f"at most {MAX_VALUES} texts", str(len(values)))
     if len(set(values)) < len(values):
         section.wrong("values", "different texts", f"{shown(next(one for one in values if values.count(one) > 1))} twice")
     return values
@@ -243,8 +226,8 @@ def _pattern(section: Section) -> str | None:
     pattern = section.text("pattern")
     if pattern is None:
         return None
-    if len(pattern) > _MAX_PATTERN:
-        section.wrong("pattern", f"at most {_MAX_PATTERN} characters", str(len(pattern)))
+    if len(pattern) > MAX_PATTERN:
+        section.wrong("pattern", f"at most {MAX_PATTERN} characters", str(len(pattern)))
         return None
     try:
         re.compile(pattern)

@@ -1,8 +1,4 @@
-"""The ``[[tables]]`` of a contract file in; tables with all of their columns, and what is wrong with them, out. Pure.
-
-Names: https://cloud.google.com/bigquery/docs/schemas#column_names, clustering:
-https://cloud.google.com/bigquery/docs/clustered-tables, columns a table: https://cloud.google.com/bigquery/quotas
-"""
+"""The ``[[tables]]`` of a contract file in; tables with all of their columns, and what is wrong with them, out. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +8,20 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from ecomflow.contract.expressions import ExpressionError, parse_value
+from ecomflow.contract.keys import (
+    CLUSTERABLE,
+    COLUMN_KEYS,
+    MAX_CLUSTER,
+    MAX_COLUMNS,
+    MAX_NAME,
+    MAX_TABLE_NAME,
+    RESERVED_PREFIXES,
+    RESERVED_TABLES,
+    SQL_WORDS,
+    TABLE_KEYS,
+    TYPES,
+    names_of,
+)
 from ecomflow.contract.language import (
     Column,
     ColumnSource,
@@ -31,39 +41,13 @@ from ecomflow.contract.language import (
 )
 from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
 from ecomflow.contract.numbers import INT64_MAX, is_numeric
-from ecomflow.contract.reading_fields import MAX_NAME, is_name
+from ecomflow.contract.reading_fields import is_name
 
-MAX_COLUMNS = 10_000
-MAX_CLUSTER = 4
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_MAX_TABLE_NAME = 1024
 # What a description in our DDL may not hold: it stands there between quotation marks.
 _NOT_DESCRIBING = re.compile(r'["\\\n\r]')
-_RESERVED_PREFIXES = ("_TABLE_", "_FILE_", "_PARTITION", "_ROW_TIMESTAMP", "__ROOT__", "_COLIDENTIFIER", "_CHANGE_")
-RESERVED_TABLES = ("dead_letters",)
-# What is no column's name unless each query quotes it.
-# https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical#reserved_keywords
-_WORDS = """
-    ALL AND ANY ARRAY AS ASC ASSERT_ROWS_MODIFIED AT BETWEEN BY CASE CAST COLLATE CONTAINS CREATE CROSS CUBE CURRENT DEFAULT
-    DEFINE DESC DISTINCT ELSE END ENUM ESCAPE EXCEPT EXCLUDE EXISTS EXTRACT FALSE FETCH FOLLOWING FOR FROM FULL GROUP GROUPING
-    GROUPS HASH HAVING IF IGNORE IN INNER INTERSECT INTERVAL INTO IS JOIN LATERAL LEFT LIKE LIMIT LOOKUP MERGE NATURAL NEW NO NOT
-    NULL NULLS OF ON OR ORDER OUTER OVER PARTITION PRECEDING PROTO QUALIFY RANGE RECURSIVE RESPECT RIGHT ROLLUP ROWS SELECT SET
-    SOME STRUCT TABLESAMPLE THEN TO TREAT TRUE UNBOUNDED UNION UNNEST USING WHEN WHERE WINDOW WITH WITHIN
-"""
-SQL_WORDS = frozenset(_WORDS.split())
 
-COLUMN_TYPES: dict[str, ColumnType] = {
-    "string": "STRING",
-    "integer": "INT64",
-    "numeric": "NUMERIC",
-    "boolean": "BOOL",
-    "float": "FLOAT64",
-    "date": "DATE",
-    "timestamp": "TIMESTAMP",
-    "ip_address": "STRING",
-    "json": "JSON",
-}
-CLUSTERABLE = ("STRING", "INT64", "NUMERIC", "BOOL", "DATE", "TIMESTAMP")
+COLUMN_TYPES: dict[str, ColumnType] = {name: facts.column for name, facts in TYPES.items() if facts.column is not None}
 
 EVENT_ID = "The producer's own id of the event, else the Pub/Sub message id; the same in each repeat."
 INGESTION = "When the pipeline wrote the row (UTC)."
@@ -97,7 +81,7 @@ def read_tables(mistakes: Mistakes, sections: list[Section], declared: Declared)
 
 
 def _table(section: Section, declared: Declared, is_first: bool) -> Table:
-    section.known_keys(("name", "description", "each", "cluster", "columns"))
+    section.known_keys(names_of(TABLE_KEYS))
     name = _table_name(section)
     each = _each(section, declared)
     if is_first and "each" in section.values:
@@ -115,8 +99,8 @@ def _table_name(section: Section) -> str:
         if "name" not in section.values:
             section.mistakes.say(section.where, "a table needs a name")
         return section.where
-    if not _TABLE_NAME.fullmatch(name) or len(name) > _MAX_TABLE_NAME:
-        section.wrong("name", f"letters, digits and _, at most {_MAX_TABLE_NAME} of them, not beginning with a digit")
+    if not _TABLE_NAME.fullmatch(name) or len(name) > MAX_TABLE_NAME:
+        section.wrong("name", f"letters, digits and _, at most {MAX_TABLE_NAME} of them, not beginning with a digit")
     elif name.lower() in RESERVED_TABLES:
         section.wrong("name", "another name: this one is ecomflow's own")
     return name
@@ -154,7 +138,7 @@ def _columns(section: Section, declared: Declared, each: tuple[str, ...]) -> Ite
 
 
 def _entry(section: Section, declared: Declared, each: tuple[str, ...]) -> Iterator[Column]:
-    section.known_keys(("name", "value", "description"))
+    section.known_keys(names_of(COLUMN_KEYS))
     name, described = section.text("name"), _described(section)
     own = _own_columns(declared, each)
     value = section.values.get("value", name)
@@ -381,7 +365,7 @@ def _check_columns(section: Section, columns: list[Column], declared: Declared) 
 
 def is_reserved_column(name: str) -> bool:
     """Whether BigQuery keeps such names for itself."""
-    return name.upper().startswith(_RESERVED_PREFIXES)
+    return name.upper().startswith(RESERVED_PREFIXES)
 
 
 def _cluster(section: Section, columns: list[Column]) -> tuple[str, ...]:

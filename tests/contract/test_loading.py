@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecomflow.contract.keys import FILE_KEYS, names_of
 from ecomflow.contract.language import Constant, Operation, Sum
 from ecomflow.contract.language import Path as FieldPath
-from ecomflow.contract.loading import KEYS, SHOP, contracts_in_force, load_file, load_folder, load_text, read_contract
+from ecomflow.contract.loading import SHOP, contracts_in_force, load_file, load_folder, load_text, read_contract
 from ecomflow.errors import ConfigError, NotFoundError
 from tests.support.compiled import contract_of, to_toml
 from tests.support.contract import property_test
@@ -427,7 +428,7 @@ VALUES: Any = st.recursive(
     ),
     max_leaves=15,
 )
-ANY_KEYS = (*KEYS, "other")
+ANY_KEYS = (*names_of(FILE_KEYS), "other")
 
 
 class TestAnyFile:
