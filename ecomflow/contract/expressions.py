@@ -25,8 +25,8 @@ _TOKEN = re.compile(
 )
 _COMPARISONS: tuple[str, ...] = get_args(Comparison)
 # Far beyond any rule of a shop; a bound for those who read expressions by recursion.
-_MAX_TOKENS = 100
-_MAX_LENGTH = 2_000
+MAX_TOKENS = 100
+MAX_LENGTH = 2_000
 
 
 class ExpressionError(ValueError):
@@ -84,8 +84,8 @@ class _Reader:
     """The tokens of a text, read one after another."""
 
     def __init__(self, text: str) -> None:
-        if len(text) > _MAX_LENGTH:
-            raise ExpressionError(f"expected at most {_MAX_LENGTH} characters, found {len(text)}")
+        if len(text) > MAX_LENGTH:
+            raise ExpressionError(f"expected at most {MAX_LENGTH} characters, found {len(text)}")
         self._tokens: list[tuple[str, str]] = []
         self._at = position = 0
         while text[position:].strip():
@@ -96,8 +96,8 @@ class _Reader:
                 )
             self._tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
             position = match.end()
-            if len(self._tokens) > _MAX_TOKENS:
-                raise ExpressionError(f"expected at most {_MAX_TOKENS} words and symbols, found more")
+            if len(self._tokens) > MAX_TOKENS:
+                raise ExpressionError(f"expected at most {MAX_TOKENS} words and symbols, found more")
 
     def symbol(self, *texts: str) -> str | None:
         """The next token where it is one of ``texts``."""
