@@ -406,12 +406,9 @@ class TestWarehouse:
 
     def test_another_time(self) -> None:
         """The columns stay, and mean something else."""
-        more = ("[records", 'sent = "timestamp"\n[records')
-        assert seen_by_the_warehouse(refund(more), refund(more, ('time = "at"', 'time = "sent"')))[-1] == (
-            "all",
-            True,
-            "time changed from at to sent",
-        )
+        more = ('at = "timestamp"', 'given = "timestamp"\nsent = "timestamp"')
+        old, new = (refund(more, ('time = "at"', f'time = "{time}"')) for time in ("given", "sent"))
+        assert seen_by_the_warehouse(old, new)[-1] == ("all", True, "time changed from given to sent")
 
     def test_other_rows(self) -> None:
         """A row for each of something else is another table."""
