@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from ecomflow.contract.limits import MAX_REPEATED_BYTES
 
+from ecomflow.contract.limits import MAX_REPEATED_BYTES
 from tests.support import ROOT
 from tests.support.contract import encoded, order
 
