@@ -12,12 +12,13 @@ import typer
 from ecomflow.commands.contract_check import lines_of
 from ecomflow.commands.contract_copy import write_contract
 from ecomflow.commands.shared import Project, example_lines, settings_of
-from ecomflow.config import Settings, contracts_of, running_endpoints
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.loading import contracts_named, is_builtin, source_of
 from ecomflow.contract.promote import ELEMENT, keys_in, promote, values_sql
 from ecomflow.contract.samples import read_samples
 from ecomflow.errors import ConfigError, NotFoundError
+from ecomflow.gcp.target import open_target
 from ecomflow.sql import qualify
 from ecomflow.terminal.console import note
 from ecomflow.warehouse.queries import select
@@ -76,7 +77,8 @@ def _kept(settings: Settings, contract: Contract, path: str) -> list[Any]:
     """The newest values at ``path`` in the warehouse."""
     if contract.unknown_fields != "keep":
         raise ConfigError(f"The contract of {contract.event} keeps no unknown fields.", "Name a file of events with --from.")
-    rows = select(settings, running_endpoints(settings), values_sql(contract, path, MAX_VALUES))
+    with open_target(settings) as target:
+        rows = select(target, values_sql(contract, path, MAX_VALUES))
     return [msgspec.json.decode(text) for (text,) in rows]
 
 
