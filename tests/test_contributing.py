@@ -93,7 +93,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     shutil.copytree(ROOT / "ecomflow", folder / "ecomflow", ignore=shutil.ignore_patterns("__pycache__"))
     found = list(edits(PAGE.read_text(encoding="utf-8")))
-    assert len(found) == 7
+    assert len(found) == 9
     for edit in found:
         apply(edit, folder)
     schema = run(folder, "-m", "ecomflow", "contract", "show", "order")
