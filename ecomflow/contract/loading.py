@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, DecimalException
 from importlib import resources
 from pathlib import Path as FilePath
@@ -34,7 +34,8 @@ from ecomflow.contract.language import (
 )
 from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
 from ecomflow.contract.reading_fields import check_lists, is_name, read_fields, read_records
-from ecomflow.contract.reading_tables import Declared, read_tables, scalar_places
+from ecomflow.contract.reading_tables import MAX_COLUMNS, Declared, read_tables, scalar_places
+from ecomflow.contract.tables import disagreements, joined_tables, versions_of
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
@@ -89,7 +90,8 @@ def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
     """The built-in contracts named in ``builtin_events``, and those in ``folder``, where there is one.
 
-    A file in ``folder`` replaces the built-in contract of the same event. Raises ConfigError with all mistakes, a line each.
+    A file in ``folder`` replaces the built-in contract of the same event and version; another version stands beside it. Raises
+    ConfigError with all mistakes, a line each.
     """
     for name in builtin_events:
         if name not in SHOP:
@@ -98,8 +100,9 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
                 "Correct builtin_events in ecomflow.toml.",
             )
     own = load_folder(folder) if folder.is_dir() else ()
-    replaced = {contract.event for contract in own}
-    builtin = shop_contracts([name for name in SHOP if name in builtin_events and name not in replaced])
+    replaced = {(contract.event, contract.version) for contract in own}
+    wanted = shop_contracts([name for name in SHOP if name in builtin_events])
+    builtin = [contract for contract in wanted if (contract.event, contract.version) not in replaced]
     if not (own or builtin):
         raise ConfigError(
             f"There is no event type: builtin_events is empty, and {folder}/ holds no contract.",
@@ -124,20 +127,36 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
 
 
 def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events."""
-    files: dict[tuple[str, int], str] = {}
+    """What keeps ``contracts`` from standing together: one version of an event twice, versions whose tables differ, one table of
+    two events.
+    """
+    contracts = tuple(contracts)
+    found = [sentence for versions in versions_of(contracts).values() for sentence in _mistakes_of_versions(versions)]
     owners: dict[str, Contract] = {}
-    found = []
     for contract in contracts:
-        event = (contract.event, contract.version)
-        if event in files:
-            found.append(f"{contract.file}: event: {files[event]} has version {contract.version} of {contract.event} already")
-        files.setdefault(event, contract.file)
         for table in contract.tables:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
                 found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
+    for name, contract in owners.items():
+        shown_table = name.removesuffix("_unique")
+        owner = owners.get(shown_table, contract)
+        if owner.file != contract.file:
+            found.append(f"{contract.file}: tables: {name} is the view of {shown_table}, a table of {owner.event} ({owner.file})")
     return found
+
+
+def _mistakes_of_versions(versions: tuple[Contract, ...]) -> Iterator[str]:
+    """Of the versions of one event, the lowest first."""
+    for index, contract in enumerate(versions):
+        lower = [one for one in versions[:index] if one.version < contract.version]
+        if index and len(lower) < index:
+            yield f"{contract.file}: event: {versions[index - 1].file} has version {contract.version} of {contract.event} already"
+        yield from next(filter(None, (list(disagreements(one, contract)) for one in lower)), [])
+    for table in joined_tables(versions):
+        if len(table.columns) > MAX_COLUMNS:
+            sentence = f"expected at most {MAX_COLUMNS} columns of all versions together, found {len(table.columns)}"
+            yield f"{versions[-1].file}: tables.{table.name}: {sentence}"
 
 
 def _checked(contracts: Sequence[Contract | None], mistakes: list[str]) -> tuple[Contract, ...]:
