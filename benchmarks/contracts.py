@@ -6,6 +6,8 @@ Ratios to the compiled shop with valid events, the best of many turns, the machi
 - ``unknown``: with two fields in each event that no contract names, kept (target: 1.2)
 - ``refused``: with a violation in each event (target: 3)
 - ``thirty_types``: 30 event types, of which each event is one, to three of the same making (target: 1)
+- ``attribute``, ``structured``, ``binary``: with the type in an attribute, as CloudEvents in either mode (target: 1.3)
+- ``versions``: with a second version of each type, every other event being of it (target: 1.3)
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import msgspec
 from benchmarks.events import NOW, messages
 from ecomflow.contract.codec import Codec
 from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.envelope import CLOUDEVENTS, Envelope, envelope_of, to_message
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import shop_contracts
@@ -44,7 +47,7 @@ def hand_written(batch: list[Message]) -> int:
 
 def compiled(codec: Codec, batch: list[Message]) -> tuple[int, int]:
     """How many events are rows and how many dead letters."""
-    facts = [model(part, NOW) for part in codec.decode(batch, NOW).streams.values()]
+    facts = [model(part, NOW) for part in codec.decode(batch, NOW).parts]
     return sum(len(part.messages) for part in facts), sum(len(part.refused) for part in facts)
 
 
@@ -73,7 +76,7 @@ def many_types(copies: int) -> tuple[list[Contract], dict[str, list[str]]]:
         names[one.event] = [f"{one.event}_{number}" for number in range(copies)]
         for number, event in enumerate(names[one.event]):
             tables = tuple(msgspec.structs.replace(table, name=f"{table.name}_{number}") for table in one.tables)
-            contracts.append(msgspec.structs.replace(one, event=event, tables=tables))
+            contracts.append(msgspec.structs.replace(one, event=event, type=event, tables=tables))
     return contracts, names
 
 
@@ -108,7 +111,43 @@ def subjects() -> dict[str, Callable[[], Any]]:
         "refused": lambda: compiled(refusing, faulty),
         "three_types": lambda: compiled(three, of_three),
         "thirty_types": lambda: compiled(thirty, of_thirty),
+        **envelopes(plain),
     }
+
+
+def enveloped(batch: Sequence[Message], envelope: Envelope) -> list[Message]:
+    """The events of ``batch`` in ``envelope``."""
+    made = []
+    for one in batch:
+        body = msgspec.json.decode(one.data)
+        kind = body.pop("event_type")
+        written = to_message(envelope, kind, one.message_id, None, msgspec.json.encode(body))
+        made.append(msgspec.structs.replace(one, data=written[0], attributes=written[1]))
+    return made
+
+
+def with_second_versions(batch: Sequence[Message]) -> tuple[list[Contract], list[Message]]:
+    """The shop's contracts twice, and ``batch`` with every other event of the second version."""
+    contracts = shop_contracts()
+    second = [msgspec.structs.replace(one, version=2) for one in contracts]
+    versions = [
+        msgspec.structs.replace(one, attributes={**one.attributes, "event_version": str(1 + number % 2)})
+        for number, one in enumerate(batch)
+    ]
+    return [*contracts, *second], versions
+
+
+def envelopes(batch: Sequence[Message]) -> dict[str, Callable[[], Any]]:
+    """Decoding in two stages: by an envelope, and by versions."""
+    assert CLOUDEVENTS.binary is not None
+    written = {"attribute": envelope_of(type="attribute:eventType"), "structured": CLOUDEVENTS, "binary": CLOUDEVENTS.binary}
+    contracts, versions = with_second_versions(batch)
+    sent = {name: enveloped(batch, envelope) for name, envelope in written.items()} | {"versions": versions}
+    codecs = {name: Codec(shop_contracts(), CLOUDEVENTS) for name in ("structured", "binary")}
+    codecs |= {"attribute": Codec(shop_contracts(), written["attribute"]), "versions": Codec(contracts)}
+    for name, codec in codecs.items():
+        _expect(compiled(codec, sent[name]), (BATCH, 0))
+    return {name: lambda codec=codec, batch=sent[name]: compiled(codec, batch) for name, codec in codecs.items()}  # type: ignore[misc]
 
 
 def _expect(found: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -136,6 +175,7 @@ def ratios(took: dict[str, float]) -> dict[str, float]:
         "unknown": took["unknown"] / took["compiled"],
         "refused": took["refused"] / took["compiled"],
         "thirty_types": took["thirty_types"] / took["three_types"],
+        **{name: took[name] / took["compiled"] for name in ("attribute", "structured", "binary", "versions")},
     }
 
 

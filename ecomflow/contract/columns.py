@@ -6,7 +6,7 @@ with anything suspect raises SuspectError, whichever event it is: ``model.py`` t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -112,9 +112,11 @@ _Fill = Callable[[_Rows, Built], pa.Array]
 
 
 class Builder:
-    """Builds the tables of one contract. Reads no clock and holds no state."""
+    """Builds the tables of one contract. Their rows have the columns of ``joined``, the tables of all versions of the event: null
+    where this one lacks them. Reads no clock and holds no state.
+    """
 
-    def __init__(self, contract: Contract, root: Node) -> None:
+    def __init__(self, contract: Contract, root: Node, joined: Sequence[Table]) -> None:
         self._records = records_of(contract.records)
         self._contract = contract
         self._root = root
@@ -124,7 +126,8 @@ class Builder:
         self._of_event = {names: self._value(place) for names in paths if (place := self._place(names)).list_index is None}
         self._lists = {each: self._list(each, paths) for each in lists_of(contract)}
         self._products = self._planned_products()
-        self._tables = [self._planned(table) for table in contract.tables]
+        by_name = {table.name: table for table in joined}
+        self._tables = [self._planned(table, by_name[table.name]) for table in contract.tables]
 
     def build(self, events: list[Any], event_ids: list[str], kept: list[bytes | None], dates: DateRange) -> Built:
         """The rows of ``events``, one or more. ``kept`` is the unknown part of each, or empty.
@@ -166,9 +169,14 @@ class Builder:
             built.values[names] = values = part.read(objects)
             built.columns[names] = part.to_arrow(values)
 
-    def _planned(self, table: Table) -> _Table:
-        columns = tuple(self._fill(column, table) for column in table.columns if column.source != "ingestion")
-        return _Table(table.name, table.each, modelled_schema(table), columns)
+    def _planned(self, table: Table, joined: Table) -> _Table:
+        mine = {column.name: column for column in table.columns}
+        columns = tuple(
+            self._fill(mine[column.name], table) if column.name in mine else _nulls(column)
+            for column in joined.columns
+            if column.source != "ingestion"
+        )
+        return _Table(table.name, table.each, modelled_schema(joined), columns)
 
     def _fill(self, column: Column, table: Table) -> _Fill:
         key = self._key(column)
@@ -249,6 +257,10 @@ class Builder:
             tuple(repeated),
             (_EVENT_ID, *(place.names for place in repeated_texts(self._contract, each))),
         )
+
+
+def _nulls(column: Column) -> _Fill:
+    return lambda rows, _: pa.nulls(len(rows.sources), ARROW_TYPES[column.type])
 
 
 def _kept_column(kept: list[bytes | None], count: int) -> pa.Array:

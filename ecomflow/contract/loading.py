@@ -1,8 +1,8 @@
 """Contract files flow in as TOML; contracts flow out, or every mistake in them at once. Nothing in a file is run.
 
-A file is one event type (``language.py`` says what each key means). Keys: ``event``, ``version`` (default 1), ``description``,
-``time``, ``time_prefix`` (default ``event``), ``unknown_fields`` (default ``keep``), ``key``, ``[fields]``, ``[records.…]``,
-``[[rules]]``, ``[[tables]]``.
+A file is one version of an event type (``language.py`` says what each key means). Keys: ``event``, ``type`` (default: the event's
+name), ``version`` (default 1), ``description``, ``time``, ``time_prefix`` (default ``event``), ``unknown_fields`` (default
+``keep``), ``key``, ``[fields]``, ``[records.…]``, ``[[rules]]``, ``[[tables]]``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ecomflow.errors import ConfigError, NotFoundError
 SHOP = ("order", "inventory", "user_activity")
 KEYS = (
     "event",
+    "type",
     "version",
     "description",
     "time",
@@ -53,6 +54,7 @@ KEYS = (
     "tables",
 )
 _EVENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_TYPE = re.compile(r"\S(.{0,198}\S)?")
 _REMEDY = "Correct the file. For examples, see the built-in files in ecomflow/contract/shop/."
 # The folder of dead letters whose type is not known.
 _RESERVED_EVENTS = ("unknown",)
@@ -127,13 +129,17 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
 
 
 def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, versions whose tables differ, one table of
-    two events.
+    """What keeps ``contracts`` from standing together: one version of an event twice, versions whose tables differ, one type or
+    one table of two events.
     """
     contracts = tuple(contracts)
     found = [sentence for versions in versions_of(contracts).values() for sentence in _mistakes_of_versions(versions)]
     owners: dict[str, Contract] = {}
+    types: dict[str, Contract] = {}
     for contract in contracts:
+        same = types.setdefault(contract.type, contract)
+        if same.event != contract.event:
+            found.append(f"{contract.file}: type: {contract.type} is the type of {same.event} ({same.file}) already")
         for table in contract.tables:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
@@ -205,6 +211,7 @@ def _contract(root: Section) -> Contract:
     is_sound = not root.mistakes.sentences
     contract = Contract(
         event=_event(root),
+        type=_type(root),
         version=root.whole("version", 1) or 1,
         description=root.text("description") or "",
         time=time,
@@ -240,6 +247,14 @@ def _event(root: Section) -> str:
     elif event in _RESERVED_EVENTS:
         root.wrong("event", "another name: this one is the stream of what is of no known type")
     return event
+
+
+def _type(root: Section) -> str:
+    text = root.text("type", "the value that says the type of the event")
+    if text is not None and not (_TYPE.fullmatch(text) and text.isprintable()):
+        root.wrong("type", "1 to 200 characters that can be printed, without blanks at either end")
+    event = root.values.get("event")
+    return text or (event if isinstance(event, str) else "")
 
 
 def _time(root: Section, fields: tuple[Field, ...]) -> str:

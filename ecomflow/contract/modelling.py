@@ -15,6 +15,7 @@ from ecomflow.contract.columns import Built, TableRows, small_column
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.converting import SuspectError
 from ecomflow.contract.dead_letter import DeadLetter, dead_letter
+from ecomflow.contract.documents import body_path, violation_within
 from ecomflow.contract.events import Message
 from ecomflow.contract.exact import TooWideError, Vector, broken
 from ecomflow.contract.language import Path, Rule
@@ -89,7 +90,9 @@ def _without_violations(batch: TypedBatch, kind: EventType, dates: DateRange, no
     for index, (event, event_id, message) in enumerate(zip(batch.events, batch.event_ids, batch.messages, strict=True)):
         violation = violation_of_event(kind, event, event_id, dates)
         if violation is not None:
-            good.refused.append(dead_letter(message, violation.reason, sentence(violation), batch.stream, now))
+            error = sentence(violation_within(violation, body_path(message, kind.envelope)))
+            own_id = event_id if event_id != message.message_id else None
+            good.refused.append(dead_letter(message, violation.reason, error, batch.stream, now, event_id=own_id))
             continue
         if batch.kept:
             good.kept.append(batch.kept[index])

@@ -63,6 +63,8 @@ def _is_last(column: Column) -> bool:
 
 def disagreements(first: Contract, other: Contract) -> Iterator[str]:
     """What keeps ``other`` from writing the tables that ``first``, another version of the same event, writes: a sentence each."""
+    if first.type != other.type:
+        yield _differs(first, other, "type", repr(first.type), repr(other.type), "use the same one, or another event")
     if first.time_prefix != other.time_prefix:
         yield _differs(first, other, "time_prefix", repr(first.time_prefix), repr(other.time_prefix), "use the same one")
     tables = {table.name.lower(): table for table in first.tables}

@@ -116,7 +116,7 @@ class TestTheRulesAgree:
         """An event has rows just where no rule, asked of it alone, finds a violation; and the reason is that violation's."""
         codec = Codec(SHOP)
         dates = streamable_dates(NOW.date())
-        for batch in codec.decode([message(body, f"M-{n}") for n, body in enumerate(bodies)], NOW).streams.values():
+        for batch in codec.decode([message(body, f"M-{n}") for n, body in enumerate(bodies)], NOW).parts:
             assert batch.kind is not None
             facts = model(batch, NOW)
             refused = {letter.message_id: letter.error.partition(": ")[0] for letter in facts.refused}
@@ -128,7 +128,7 @@ class TestTheRulesAgree:
     def test_a_batch_in_halves_is_the_batch(self) -> None:
         """Rows, dead letters and unknown fields of the halves are those of the whole."""
         bodies = [order(order_id=f"O-{n}", **({"new": n} if n % 2 else {})) for n in range(5)] + [order(total_amount=-1)]
-        (batch,) = Codec(SHOP).decode([message(body, f"M-{n}") for n, body in enumerate(bodies)], NOW).streams.values()
+        (batch,) = Codec(SHOP).decode([message(body, f"M-{n}") for n, body in enumerate(bodies)], NOW).parts
         whole = model(batch, NOW)
         parts = [model(part, NOW) for part in halves(batch)]
         for index, table in enumerate(whole.tables):

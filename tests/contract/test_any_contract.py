@@ -2,135 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-import msgspec
-from hypothesis import given, note
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ecomflow.contract.codec import Codec
-from ecomflow.contract.language import Contract, Field, find, records_of
-from ecomflow.contract.loading import load_text
-from ecomflow.contract.numbers import number_in
-from ecomflow.contract.reading_tables import column_name
-from ecomflow.contract.times import EPOCH, read_moment
-from tests.support.compiled import Compiled, compiled, to_toml
+from ecomflow.contract.language import Contract, Field, records_of
+from tests.support.any_contract import ANY_JSON, contracts, objects
+from tests.support.compiled import compiled
 from tests.support.contract import message, property_test
+from tests.support.rebuilding import canonical, encode, rebuilt
 
 Json = Any
-
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-
-SCALARS = ("string", "integer", "numeric", "boolean", "float", "date", "timestamp", "ip_address", "json")
-KEYS = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters='"\\.'), min_size=1, max_size=4)
-NUMBERS = st.decimals(-(10**20), 10**20, places=9) | st.integers(-(10**28), 10**28) | st.decimals(-100, 100, places=2)
-JSON_SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | NUMBERS
-    | st.text(st.characters(blacklist_categories=("Cs",)), max_size=5)
-)
-ANY_JSON = st.recursive(
-    JSON_SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(blacklist_categories=("Cs",)), max_size=3), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-MOMENTS = st.tuples(
-    st.datetimes(datetime(2016, 1, 1), datetime(2026, 11, 1)),
-    st.sampled_from(["Z", "+02:00", "-0530", "z", ".123456789Z"]),
-).map(lambda pair: pair[0].replace(microsecond=0).isoformat() + pair[1])
-VALUES: dict[str, st.SearchStrategy[Json]] = {
-    "string": st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=6),
-    "integer": st.integers(-(2**63), 2**63 - 1),
-    "numeric": NUMBERS,
-    "boolean": st.booleans(),
-    "float": st.floats(-1e100, 1e100, allow_nan=False).map(lambda one: Decimal(repr(one))),
-    "date": st.dates().map(str),
-    "timestamp": MOMENTS,
-    "ip_address": st.ip_addresses().map(str),
-    "json": ANY_JSON.filter(lambda one: one is not None),
-}
-
-
-@st.composite
-def field_specs(draw: st.DrawFn, name: str, containers: bool, records: dict[str, Any]) -> dict[str, Any]:
-    kinds = [*SCALARS, *(["record", "list"] if containers and records else ["list"] if containers else [])]
-    kind = draw(st.sampled_from(kinds))
-    spec: dict[str, Any] = {"type": kind}
-    if kind == "record":
-        spec["of"] = draw(st.sampled_from(sorted(records)))
-    if kind == "list":
-        spec["of"] = draw(st.sampled_from([*sorted(records), "string", "numeric", "json"]))
-    if draw(st.booleans()):
-        spec["optional"] = True
-    if kind in ("integer", "numeric") and draw(st.integers(0, 3)) == 0:
-        spec["written_as"] = draw(st.sampled_from(["string", "number or string"]))
-    if kind == "string" and draw(st.integers(0, 3)) == 0:
-        spec["default"] = "none"
-    way = draw(st.lists(KEYS, max_size=2))
-    if way and kind not in ("record", "list"):
-        spec["path"] = ["o", *way, name]
-    elif draw(st.booleans()):
-        spec["path"] = [draw(KEYS) + name]
-    return spec
-
-
-@st.composite
-def contracts(draw: st.DrawFn) -> Contract:
-    """A contract with records, lists, paths and tables of every kind."""
-    records: dict[str, Any] = {}
-    for index in range(draw(st.integers(0, 2))):
-        inner = {f"r{index}_{n}": draw(field_specs(f"r{index}_{n}", False, {})) for n in range(draw(st.integers(1, 4)))}
-        records[f"rec{index}"] = inner
-    fields = {f"f{n}": draw(field_specs(f"f{n}", True, records)) for n in range(draw(st.integers(0, 6)))}
-    used = {spec.get("of") for spec in fields.values()}
-    records = {name: inner for name, inner in records.items() if name in used}
-    fields["at"] = {"type": "timestamp"}
-    lists = [name for name, spec in fields.items() if spec["type"] == "list"]
-    tables = [{"name": "fact_any"}, *({"name": f"fact_{name}", "each": name} for name in lists)]
-    parts: dict[str, Any] = {"event": "any", "time": "at", "fields": fields, "records": records, "tables": tables}
-    text = "\n".join(f"{key} = {to_toml(part)}" for key, part in parts.items())
-    note(text)
-    return load_text(text, "any.toml")
-
-
-def put(target: dict[str, Json], path: tuple[str, ...], value: Json) -> None:
-    for key in path[:-1]:
-        target = target.setdefault(key, {})
-    target[path[-1]] = value
-
-
-@st.composite
-def objects(draw: st.DrawFn, contract: Contract, fields: tuple[Field, ...]) -> dict[str, Json]:
-    """A valid object of ``fields``."""
-    found: dict[str, Json] = {}
-    records = records_of(contract.records)
-    for field in fields:
-        if field.optional and draw(st.integers(0, 3)) == 0:
-            if draw(st.booleans()):
-                put(found, field.path, None)
-            continue
-        put(found, field.path, draw(value_of(contract, field, records)))
-    return found
-
-
-def value_of(contract: Contract, field: Field, records: dict[str, Any]) -> st.SearchStrategy[Json]:
-    if field.type == "record":
-        return objects(contract, records[str(field.of)].fields)
-    if field.type == "list":
-        inner = objects(contract, records[field.of].fields) if field.of in records else VALUES[str(field.of)]
-        return st.lists(inner, max_size=3)
-    if field.type in ("integer", "numeric") and field.written_as == "string":
-        return VALUES[field.type].map(str)
-    return VALUES[field.type]
 
 
 def places(value: Json, fields: tuple[Field, ...], contract: Contract) -> Iterator[dict[str, Json]]:
@@ -149,132 +34,6 @@ def places(value: Json, fields: tuple[Field, ...], contract: Contract) -> Iterat
         elif field.of in records and isinstance(part, list):
             for one in part:
                 yield from places(one, records[field.of].fields, contract)
-
-
-def canonical(value: dict[str, Json], fields: tuple[Field, ...], contract: Contract) -> dict[str, Json]:
-    """``value`` as its rows tell it: null is missing, a moment is a moment however it is written."""
-    found = json.loads(_encode(value), parse_float=Decimal)
-    records = records_of(contract.records)
-    for field in fields:
-        at, way = found, [found]
-        for key in field.path[:-1]:
-            at = at.get(key) if isinstance(at, dict) else None
-            way.append(at)
-        part = at.pop(field.path[-1], None) if isinstance(at, dict) else None
-        part = field.default if part is None else part  # a record that is missing has none
-        told = None if part is None else told_value(part, field, contract, records)
-        if told not in (None, {}, []):
-            put_over(found, field.path, told)
-    return without_empty(found, fields)
-
-
-def told_value(part: Json, field: Field, contract: Contract, records: dict[str, Any]) -> Json:
-    kind = field.of if field.type == "list" else field.type
-    if field.of in records:
-        of = records[field.of].fields
-        return [canonical(one, of, contract) for one in part] if isinstance(part, list) else canonical(part, of, contract)
-    if field.type == "list":
-        return [told_scalar(one, str(kind)) for one in part]
-    return told_scalar(part, str(kind))
-
-
-def told_scalar(value: Json, kind: str) -> Json:
-    match kind:
-        case "timestamp":
-            return ("moment", read_moment(value, "refuse"))
-        case "float":
-            return float(value)
-        case "integer" | "numeric":
-            return number_in(value)
-        case "json":
-            return ("json", value)
-    return value
-
-
-def put_over(target: dict[str, Json], path: tuple[str, ...], value: Json) -> None:
-    for key in path[:-1]:
-        if not isinstance(target.get(key), dict):
-            target[key] = {}
-        target = target[key]
-    target[path[-1]] = value
-
-
-def without_empty(found: dict[str, Json], fields: tuple[Field, ...]) -> dict[str, Json]:
-    """Without the objects on the fields' paths that hold nothing."""
-    for field in sorted(fields, key=lambda one: -len(one.path)):
-        for size in range(len(field.path) - 1, 0, -1):
-            at: Json = found
-            for key in field.path[: size - 1]:
-                at = at.get(key) if isinstance(at, dict) else None
-            if isinstance(at, dict) and at.get(field.path[size - 1], 1) in (None, {}):
-                del at[field.path[size - 1]]
-    return found
-
-
-def rebuilt(outcome: Compiled, contract: Contract, event_id: str) -> dict[str, Json]:
-    """The document of ``event_id`` from its rows alone, the unknown part laid over it."""
-    rows = {table: [row for row in found if row["event_id"] == event_id] for table, found in outcome.rows.items()}
-    (row,) = rows["fact_any"]
-    found: dict[str, Json] = {"event_type": contract.event}
-    of_object(found, (), contract.fields, contract, row)
-    for field in contract.fields:
-        if field.type == "list" and (elements := list(of_list(field, contract, rows[f"fact_{field.name}"]))):
-            put_over(found, field.path, elements)
-    if row["unknown_fields"] is not None:
-        lay_over(found, json.loads(row["unknown_fields"], parse_float=Decimal))
-    return found
-
-
-def of_object(
-    found: dict[str, Json], names: tuple[str, ...], fields: tuple[Field, ...], contract: Contract, row: dict[str, Json]
-) -> None:
-    records = records_of(contract.records)
-    for field in fields:
-        place = find((*names, field.name), contract.fields, records)
-        assert place is not None
-        if field.type == "record":
-            inner: dict[str, Json] = {}
-            of_object(inner, place.names, records[str(field.of)].fields, contract, row)
-            if inner:
-                put_over(found, field.path, inner)
-        elif field.type != "list":
-            name = "event_timestamp" if place.names == (contract.time,) else column_name(place)
-            if row[name] is not None:
-                put_over(found, field.path, from_column(row[name], field.type))
-
-
-def of_list(field: Field, contract: Contract, rows: list[dict[str, Json]]) -> Iterator[Json]:
-    records = records_of(contract.records)
-    assert [row["line_number"] for row in rows] == list(range(1, len(rows) + 1))
-    for row in rows:
-        if field.of in records:
-            element: dict[str, Json] = {}
-            of_object(element, (field.name,), records[field.of].fields, contract, row)
-            yield element
-        else:
-            yield from_column(row[field.name], str(field.of))
-
-
-def from_column(value: Json, kind: str) -> Json:
-    match kind:
-        case "timestamp":
-            return ("moment", int((value - EPOCH).total_seconds()) * 10**6 + value.microsecond)
-        case "date":
-            return str(value)
-        case "json":
-            return ("json", json.loads(value, parse_float=Decimal))
-    return value
-
-
-def lay_over(found: Json, unknown: Json) -> None:
-    for key, part in unknown.items():
-        if key in found and isinstance(found[key], dict) and isinstance(part, dict):
-            lay_over(found[key], part)
-        elif key in found and isinstance(found[key], list) and isinstance(part, list):
-            for one, more in zip(found[key], part, strict=True):
-                lay_over(one, more)
-        else:
-            found[key] = part
 
 
 @st.composite
@@ -304,7 +63,7 @@ class TestNothingIsLost:
         """Every known and every unknown field, by a codec that has not met it and by one that has."""
         contract, events = made
         codec = Codec([contract])
-        messages = [message(_encode(event), f"M-{n}") for n, event in enumerate(events)]
+        messages = [message(encode(event), f"M-{n}") for n, event in enumerate(events)]
         for _ in range(2):
             outcome = compiled(messages, codec)
             assert [letter.error for letter in outcome.letters] == []
@@ -356,7 +115,7 @@ class TestReasons:
     def test_the_reason_names_the_place(self, made: tuple[Contract, dict[str, Json], str]) -> None:
         """The path of what is wrong, and a contract_violation of the event's own stream."""
         contract, event, path = made
-        outcome = compiled([message(_encode(event))], contracts=[contract])
+        outcome = compiled([message(encode(event))], contracts=[contract])
         assert outcome.rows == {}
         (letter,) = outcome.letters
         assert (letter.reason, letter.event_type) == ("contract_violation", "any")

@@ -12,53 +12,12 @@ import pyarrow as pa
 import pytest
 
 from ecomflow.contract.ddl import schemas_of, table_ddl
-from ecomflow.contract.language import Contract, Table
+from ecomflow.contract.language import Table
 from ecomflow.contract.loading import contracts_in_force, load_text, mistakes_between
 from ecomflow.contract.tables import event_streams, stream_tables, tables_of, versions_of
 from ecomflow.errors import ConfigError
 from tests.support.compiled import SHOP
-
-V1 = """
-event = "refund"
-time = "at"
-[fields]
-at = "timestamp"
-id = "string"
-amount = "numeric"
-note = { type = "string", optional = true }
-[[tables]]
-name = "fact_refund"
-cluster = ["id"]
-"""
-V2 = """
-event = "refund"
-version = 2
-time = "at"
-[fields]
-at = "timestamp"
-id = "string"
-currency = "string"
-note = "string"
-lines = { type = "list", of = "line" }
-[records.line]
-sku = "string"
-[[tables]]
-name = "fact_refund"
-cluster = ["id"]
-[[tables]]
-name = "fact_refund_line"
-each = "lines"
-columns = ["lines"]
-"""
-
-
-def first(changes: tuple[str, str] = ("", "")) -> Contract:
-    return load_text(V1.replace(*changes), "refund.toml")
-
-
-def second(changes: tuple[str, str] = ("", "")) -> Contract:
-    assert changes[0] in V2
-    return load_text(V2.replace(*changes), "refund.v2.toml")
+from tests.support.two_versions import V1, V2, first, second
 
 
 def columns(table: Table) -> dict[str, bool]:

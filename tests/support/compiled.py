@@ -33,7 +33,7 @@ def compiled(messages: Sequence[Message], codec: Codec | None = None, contracts:
     """What ``messages`` become, decoded in one batch and modelled stream by stream."""
     decoded = (codec or Codec(contracts)).decode(messages, NOW)
     outcome = Compiled({}, [], {}, decoded.drift, {})
-    for batch in decoded.streams.values():
+    for batch in decoded.parts:
         facts = model(batch, NOW)
         outcome.facts[batch.stream] = facts
         add_facts(outcome, facts)

@@ -104,12 +104,12 @@ class Outcome(NamedTuple):
 
 
 def add_facts(outcome: Any, facts: Any) -> None:
-    """The rows, sources and dead letters of one stream to an outcome."""
+    """The rows, sources and dead letters of one stream, or of one version of it, to an outcome."""
     outcome.letters.extend(facts.refused)
     for part in facts.tables:
         part.rows.validate(full=True)
-        outcome.rows[part.table] = part.rows.to_pylist()
-        outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+        outcome.rows.setdefault(part.table, []).extend(part.rows.to_pylist())
+        outcome.sources.setdefault(part.table, []).extend(facts.messages[source].message_id for source in part.sources)
 
 
 def outcome_of(messages: Iterable[Message], now: datetime = NOW) -> Outcome:
