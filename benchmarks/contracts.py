@@ -8,6 +8,8 @@ is to the compiled shop with valid events:
 - ``refused``: with a violation in each event (3); ``refused_5_percent`` and ``refused_half``: in so many, evenly spread (their
   share of that: 1.1 and 2)
 - ``thirty_types``: 30 event types, of which each event is one, to three of the same making (1)
+- ``attribute``, ``structured``, ``binary``: with the type in an attribute, as CloudEvents in either mode (1.3)
+- ``versions``: with a second version of each type, every other event being of it (1.3)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from benchmarks import hand_written
 from benchmarks.core import SHOP
 from benchmarks.events import NOW, messages
 from ecomflow.contract.codec import Codec
+from ecomflow.contract.envelope import CLOUDEVENTS, Envelope, envelope_of, to_message
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.modelling import model
@@ -36,6 +39,8 @@ BATCH = 9_999
 SECONDS = 20.0
 # Of each type, one event in so many is refused.
 EVERY = {"refused_5_percent": 20, "refused_half": 2, "refused": 1}
+# What is decoded in two stages: its type, its version or its body stand apart.
+TWO_STAGES = ("attribute", "structured", "binary", "versions")
 TARGETS = {
     "hand_written": 1.1,
     "unknown": 1.2,
@@ -43,6 +48,7 @@ TARGETS = {
     "refused_half": 2.0,
     "refused": 3.0,
     "thirty_types": 1.0,
+    **dict.fromkeys(TWO_STAGES, 1.3),
 }
 # What no decoder can read further than to its first bytes says nothing about contracts.
 _JUDGED = ("contract_violation", "out_of_range")
@@ -55,7 +61,7 @@ def by_hand(batch: list[Message]) -> int:
 
 def compiled(codec: Codec, batch: list[Message]) -> tuple[int, int]:
     """How many events are rows and how many dead letters."""
-    facts = [model(part, NOW) for part in codec.decode(batch, NOW).streams.values()]
+    facts = [model(part, NOW) for part in codec.decode(batch, NOW).parts]
     return sum(len(part.messages) for part in facts), sum(len(part.refused) for part in facts)
 
 
@@ -84,7 +90,7 @@ def many_types(copies: int) -> tuple[list[Contract], dict[str, list[str]]]:
         names[one.event] = [f"{one.event}_{number}" for number in range(copies)]
         for number, event in enumerate(names[one.event]):
             tables = tuple(msgspec.structs.replace(table, name=f"{table.name}_{number}") for table in one.tables)
-            contracts.append(msgspec.structs.replace(one, event=event, tables=tables))
+            contracts.append(msgspec.structs.replace(one, event=event, type=event, tables=tables))
     return contracts, names
 
 
@@ -120,7 +126,42 @@ def subjects() -> dict[str, Callable[[], Any]]:
         **{name: partial(compiled, shop, batch) for name, batch in refused.items()},
         "three_types": lambda: compiled(three, of_three),
         "thirty_types": lambda: compiled(thirty, of_thirty),
+        **envelopes(plain),
     }
+
+
+def enveloped(batch: Sequence[Message], envelope: Envelope) -> list[Message]:
+    """The events of ``batch`` in ``envelope``."""
+    made = []
+    for one in batch:
+        body = msgspec.json.decode(one.data)
+        kind = body.pop("event_type")
+        written = to_message(envelope, kind, one.message_id, None, msgspec.json.encode(body))
+        made.append(msgspec.structs.replace(one, data=written[0], attributes=written[1]))
+    return made
+
+
+def with_second_versions(batch: Sequence[Message]) -> tuple[list[Contract], list[Message]]:
+    """The shop's contracts twice, and ``batch`` with every other event of the second version."""
+    second = [msgspec.structs.replace(one, version=2) for one in SHOP]
+    versions = [
+        msgspec.structs.replace(one, attributes={**one.attributes, "event_version": str(1 + number % 2)})
+        for number, one in enumerate(batch)
+    ]
+    return [*SHOP, *second], versions
+
+
+def envelopes(batch: Sequence[Message]) -> dict[str, Callable[[], Any]]:
+    """Decoding in two stages: by an envelope, and by versions."""
+    assert CLOUDEVENTS.binary is not None
+    written = {"attribute": envelope_of(type="attribute:eventType"), "structured": CLOUDEVENTS, "binary": CLOUDEVENTS.binary}
+    contracts, versions = with_second_versions(batch)
+    sent = {name: enveloped(batch, envelope) for name, envelope in written.items()} | {"versions": versions}
+    codecs = {name: Codec(SHOP, CLOUDEVENTS) for name in ("structured", "binary")}
+    codecs |= {"attribute": Codec(SHOP, written["attribute"]), "versions": Codec(contracts)}
+    for name, codec in codecs.items():
+        _expect(name, compiled(codec, sent[name]), (BATCH, 0))
+    return {name: lambda codec=codec, batch=sent[name]: compiled(codec, batch) for name, codec in codecs.items()}  # type: ignore[misc]
 
 
 def _expect(name: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -148,6 +189,7 @@ def ratios(took: dict[str, float]) -> dict[str, float]:
         "unknown": took["unknown"] / took["compiled"],
         **{name: took[name] / took["compiled"] for name in EVERY},
         "thirty_types": took["thirty_types"] / took["three_types"],
+        **{name: took[name] / took["compiled"] for name in TWO_STAGES},
     }
 
 

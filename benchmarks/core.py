@@ -24,7 +24,7 @@ _CODEC = Codec(SHOP)
 
 def decoded(batch: list[Message], now: datetime = NOW) -> list[TypedBatch]:
     """``batch`` by stream."""
-    return list(_CODEC.decode(batch, now).streams.values())
+    return _CODEC.decode(batch, now).parts
 
 
 def modelled(batch: list[Message], now: datetime = NOW) -> list[Facts]:

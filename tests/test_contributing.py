@@ -32,7 +32,7 @@ now = datetime(2025, 12, 10, 12, tzinfo=UTC)
 codec = Codec(shop_contracts())
 for line in sys.stdin.buffer:
     decoded = codec.decode([Message(line.strip(), {}, "M-1", 0)], now)
-    facts = [model(batch, now) for batch in decoded.streams.values()]
+    facts = [model(batch, now) for batch in decoded.parts]
     rows = {one.table: one.rows.to_pylist() for batch in facts for one in batch.tables}
     refused = [(letter.reason, letter.error) for batch in facts for letter in batch.refused]
     print(json.dumps({"rows": rows, "refused": refused, "drift": list(decoded.drift)}, default=str))

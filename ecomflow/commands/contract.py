@@ -16,7 +16,7 @@ from ecomflow.contract.example import example_of, published_schema, to_text, who
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import contracts_named, load_files, source_of
 from ecomflow.contract.markdown import markdown
-from ecomflow.contract.versions import by_event, shared_tables
+from ecomflow.contract.tables import joined_tables, versions_of
 from ecomflow.errors import ContractError
 from ecomflow.sql import qualify
 from ecomflow.terminal.console import say
@@ -82,9 +82,9 @@ def ddl(event: EventName = None, project: Project = None) -> None:
     settings = settings_of(project)
     statements = [
         qualify(statement, settings.dataset_id)
-        for versions in by_event(_chosen(event, project)).values()
+        for versions in versions_of(_chosen(event, project)).values()
         for make in (table_ddl, view_ddl)
-        for statement in map(make, shared_tables(versions))
+        for statement in map(make, joined_tables(versions))
     ]
     typer.echo("\n".join(statements), nl=False)
 

@@ -73,7 +73,7 @@ def show_tally(tally: Tally, codec: Codec) -> None:
     for (event, path), count in sorted(tally.unknown_fields.items()):
         typer.echo(plain(f"note: {event} {path}: not in the contract; {_fate(event, codec)} ({_times(count)})").plain)
     for (event, rule), count in sorted(tally.rules_broken.items()):
-        text = next(one.check.text for one in codec.kinds[event].contract.rules if one.name == rule)
+        text = next(one.check.text for kind in codec.kinds[event].values() for one in kind.contract.rules if one.name == rule)
         typer.echo(plain(f"note: {event}: the rule {rule}, {text}, does not hold; the event passes ({_times(count)})").plain)
     show_sums(tally)
 
@@ -86,7 +86,7 @@ def show_sums(tally: Tally) -> None:
 
 
 def _fate(event: str, codec: Codec) -> str:
-    contract = codec.kinds[event].contract
+    contract = next(iter(codec.kinds[event].values())).contract
     return {
         "keep": f"the event passes, the field is kept in {contract.tables[0].name}.unknown_fields",
         "drop": "the event passes, the field is dropped",
@@ -102,7 +102,7 @@ def _summary(tally: Tally, codec: Codec) -> dict[str, Any]:
             {"event_type": event, "rule": rule, "count": count} for (event, rule), count in sorted(tally.rules_broken.items())
         ],
         "unknown_fields": [
-            {"event_type": event, "path": path, "fate": fate_of_unknown(codec.kinds[event]), "count": count}
+            {"event_type": event, "path": path, "fate": fate_of_unknown(next(iter(codec.kinds[event].values()))), "count": count}
             for (event, path), count in sorted(tally.unknown_fields.items())
         ],
     }

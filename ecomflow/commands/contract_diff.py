@@ -10,7 +10,7 @@ import typer
 from ecomflow.commands.shared import AsJson, Project, example_lines, settings_of
 from ecomflow.config import contracts_of
 from ecomflow.contract.diff import Change, Side, compare, events_of, read_side, side_of
-from ecomflow.contract.versions import conflicts
+from ecomflow.contract.loading import mistakes_between
 from ecomflow.errors import ContractError
 from ecomflow.infra.contract_changes import WarehouseChange, warehouse_changes
 from ecomflow.terminal.console import note, say, show_json, show_table
@@ -62,7 +62,7 @@ def _apart(old: Side, new: Side) -> list[str]:
         for one in side.described
         if one.event in events and one.contract is not None
     }
-    return conflicts(both.values())
+    return mistakes_between(both.values())
 
 
 def _show(changes: list[Change], tables: list[WarehouseChange] | None, apart: list[str]) -> None:

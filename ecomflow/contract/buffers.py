@@ -30,9 +30,15 @@ def lengths(column: pa.Array) -> Any:
     return np.subtract(places[1:], places[:-1], dtype=np.int64)
 
 
-def bytes_at(column: pa.Array, place: int) -> Any:
-    """The byte at ``place`` of each text of a string column, none of them null or shorter."""
-    return np.frombuffer(column.buffers()[2], dtype=np.uint8)[offsets(column)[:-1] + place]
+def at_most_bytes(column: pa.Array) -> int:
+    """No less than the bytes of all texts of a string column together."""
+    data = column.buffers()[2]
+    return 0 if data is None else int(data.size)
+
+
+def texts(column: pa.Array) -> Any:
+    """The bytes of a string column's texts, at least one of them not empty: uint8, to be read by ``offsets``."""
+    return np.frombuffer(column.buffers()[2], dtype=np.uint8)
 
 
 def integers(column: pa.Array, kind: Any) -> Any:

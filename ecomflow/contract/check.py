@@ -70,7 +70,7 @@ def check_lines(
         decoded = codec.decode(messages, now)
         for (event_type, path), times in decoded.drift.items():
             _add_unknown(tally, event_type, path, times)
-        refused = [line for part in decoded.streams.values() for line in _refused(part, file, dates, tally)]
+        refused = [line for part in decoded.parts for line in _refused(part, file, dates, tally)]
         tally.refused.update(line.reason for line in refused)
         yield from sorted(refused, key=lambda line: line.line)
 

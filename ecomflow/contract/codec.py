@@ -1,34 +1,37 @@
-"""Messages in; typed events by stream, and dead letters, out; and of a stream's events, rows. Pure: no Beam, no cloud, the clock
-passed in.
+"""Messages in; typed events by stream, and dead letters, out. Pure: no Beam, no cloud, the clock passed in.
 
-The fast path is one call of a typed decoder a message. A message that it refuses takes the slow path, which says whether it is
-malformed, unknown, in breach of its contract, or merely carries fields that the contract does not name. Those are learned: from
-then on the decoder takes them as raw text, so that a producer that adds a field slows nobody. What is learned is forgotten with
-the process, and nobody depends on it.
+The fast path is one call of a typed decoder a message; two where the message is in an envelope (``opening.py``). A message that
+it refuses takes the slow path (``documents.py``), which says whether it is malformed, unknown, in breach of its contract, or
+merely carries fields that the contract does not name. Those are learned: from then on the decoder takes them as raw text, so
+that a producer that adds a field slows nobody. What is learned is forgotten with the process, and nobody depends on it.
 """
 
 from __future__ import annotations
 
-import re
+import copyreg
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from decimal import DecimalException
-from operator import attrgetter
+from operator import attrgetter, call
 from typing import Any
 
 import msgspec
 
 from ecomflow.contract.compiling import EventType, compile_contract, with_learned
-from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter
-from ecomflow.contract.events import Message, event_ids_of, plain_number
-from ecomflow.contract.language import TYPE_KEY, Contract
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter
+from ecomflow.contract.documents import DECODE_ERRORS, Read, Refusal, event_id_of, read
+from ecomflow.contract.envelope import ECOMFLOW, Envelope
+from ecomflow.contract.events import Message, plain_number
+from ecomflow.contract.language import Contract
 from ecomflow.contract.limits import DateRange
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
-from ecomflow.contract.numbers import exact_number
-from ecomflow.contract.reasons import Violation, sentence, shown
+from ecomflow.contract.opening import Decoders, Opener, is_utf8
+from ecomflow.contract.reasons import Violation
 from ecomflow.contract.rule_code import field_violation
-from ecomflow.contract.unknown import Keeper, learn, split
+from ecomflow.contract.structs import Tag
+from ecomflow.contract.tables import versions_of
+from ecomflow.contract.times import EPOCH
+from ecomflow.contract.unknown import Keeper, learn
 
 # How much is decoded at a time: the events of a message can take twenty times its bytes while they wait to become rows.
 PORTION_BYTES = 8 * 2**20
@@ -38,9 +41,6 @@ MAX_UNKNOWN_PATHS = 1_000
 OTHER_PATHS = "other"
 # A document nested more deeply than is allowed has at least so many bytes.
 _SHALLOW_BYTES = 2 * MAX_DEPTH
-
-# What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, numbers that no amount can be.
-_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DecimalException)
 
 
 def portions(messages: list[Message]) -> Iterator[list[Message]]:
@@ -56,10 +56,12 @@ def portions(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 class TypedBatch(msgspec.Struct, gc=False):
-    """One stream's part of a batch: parallel lists of events, their ids and their messages; and what was refused.
+    """The events of one version of one stream in a batch: parallel lists of events, their ids and their messages; and what was
+    refused of the stream, which goes with its lowest version.
 
     ``kind`` is what the events were decoded by, None for the stream of what is of no known type. ``kept`` is the unknown part of
-    each event, as JSON, or None; empty where no event has one, or the contract does not keep it.
+    each event, as JSON, or None; empty where no event has one, or the contract does not keep it. What leaves its process has
+    neither: ``Codec.restored`` decodes it again.
     """
 
     stream: str
@@ -71,44 +73,41 @@ class TypedBatch(msgspec.Struct, gc=False):
     kept: list[bytes | None]
 
 
-class DecodedBatch(msgspec.Struct):
-    """A batch by stream (every one that occurs), and its unknown fields, counted by (type, path)."""
+def _packed(batch: TypedBatch) -> tuple[Any, ...]:
+    """What is pickled: no events, for their classes are made at start in each process."""
+    return TypedBatch, (batch.stream, None, [], batch.event_ids, batch.messages, batch.refused, [])
 
-    streams: dict[str, TypedBatch]
+
+copyreg.pickle(TypedBatch, _packed)
+
+
+class DecodedBatch(msgspec.Struct):
+    """A batch by stream and version (every one that occurs), and its unknown fields, counted by (stream, path)."""
+
+    parts: list[TypedBatch]
     drift: Counter[tuple[str, str]]
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a document is no event. ``event_type`` is what it says of itself, None where it says nothing."""
-
-    reason: Reason
-    error: str
-    event_type: str | None
-
-
-class Read(msgspec.Struct, frozen=True):
-    """An event that the slow path has read: its unknown part as JSON, or None, the paths of that, and their keys in full."""
-
-    stream: str
-    event: Any
-    unknown: bytes | None
-    paths: list[str]
-    keys: list[tuple[tuple[str, ...], str]]
-
-
 class Codec:
-    """Decodes the messages of a set of contracts.
+    """Decodes the messages of a set of contracts, which stand in ``envelope``.
 
     Threads may share one: what it has learned is replaced as a whole.
     """
 
-    def __init__(self, contracts: Iterable[Contract]) -> None:
-        kinds = {contract.event: compile_contract(contract) for contract in contracts}
-        self._current = _Decoding(kinds)
+    def __init__(self, contracts: Iterable[Contract], envelope: Envelope = ECOMFLOW) -> None:
+        versions = versions_of(contracts)
+        tag_key = _tag_key(versions, envelope)
+        kinds = {
+            event: {
+                one.version: compile_contract(one, each, envelope, Tag(tag_key, one.type) if tag_key else None) for one in each
+            }
+            for event, each in versions.items()
+        }
+        self._current = _Decoding(kinds, envelope, None if tag_key else Opener(envelope))
 
     @property
-    def kinds(self) -> dict[str, EventType]:
-        """The event types by name, as they are decoded now."""
+    def kinds(self) -> dict[str, dict[int, EventType]]:
+        """The versions of each event by its name, the lowest first, as they are decoded now."""
         return self._current.kinds
 
     @property
@@ -126,85 +125,98 @@ class Codec:
                 return decoded.batch
             self._current = learned
 
+    def restored(self, batch: TypedBatch) -> TypedBatch:
+        """``batch`` with its events, which it lacks where it comes from another process."""
+        if batch.events or not batch.messages:
+            return batch
+        (part,) = self.decode(batch.messages, EPOCH).parts  # none is refused: each was decoded before
+        part.refused = batch.refused
+        return part
+
+    def read(self, message: Message) -> Read | Refusal:
+        """The event of ``message`` as the slow path reads it, or why it is none."""
+        return self._current.read(message)
+
     def read_document(self, data: bytes) -> Read | Refusal:
-        """The event in ``data`` as the slow path reads it, or why it is none."""
-        return self._current.read(data)
+        """The same of a message without attributes."""
+        return self.read(Message(data, {}, "", 0))
+
+    def event_id_of(self, message: Message) -> str | None:
+        """The producer's own id of ``message``, None where the envelope says none."""
+        return event_id_of(message, self._current.envelope)
+
+
+def _tag_key(versions: dict[str, tuple[Contract, ...]], envelope: Envelope) -> str | None:
+    """The key of the body by which one decoder can read all types in one stage; None where it takes two."""
+    keys = envelope.type.keys
+    is_flat = not envelope.body and len(keys) == 1 and all(place.attribute is not None for place in envelope.ids)
+    named = {field.path[0] for each in versions.values() for contract in each for field in contract.fields}
+    return keys[0] if is_flat and keys[0] not in named and all(len(each) == 1 for each in versions.values()) else None
 
 
 class _Decoding:
-    """The event types as they are now, and the decoder of their union."""
+    """The event types as they are now, and their decoders: one of their union, or, behind an ``opener``, one for each."""
 
-    def __init__(self, kinds: dict[str, EventType]) -> None:
+    def __init__(self, kinds: dict[str, dict[int, EventType]], envelope: Envelope, opener: Opener | None) -> None:
         self.kinds = kinds
-        self.names = ", ".join(kinds)
-        union: Any = None
-        for kind in kinds.values():
-            union = kind.struct if union is None else union | kind.struct
-        self.decode = msgspec.json.Decoder(union, float_hook=plain_number).decode
+        self.envelope = envelope
+        self.types = {next(iter(versions.values())).contract.type: versions for versions in kinds.values()}
+        self.lowest: dict[str | None, EventType] = {event: next(iter(versions.values())) for event, versions in kinds.items()}
+        self.by_struct = {kind.struct: kind for versions in kinds.values() for kind in versions.values()}
+        self._opener = opener
+        self._id_attribute = envelope.ids[0].attribute or ""
+        if opener is None:
+            union: Any = None
+            for struct in self.by_struct:
+                union = struct if union is None else union | struct
+            self._decode = msgspec.json.Decoder(union, float_hook=plain_number).decode
+        else:
+            self._decoders = Decoders(self.types)
 
-    def learning(self, stream: str, keys: list[tuple[tuple[str, ...], str]]) -> _Decoding | None:
+    def decoded(self, messages: Sequence[Message], data: list[bytes]) -> tuple[Iterator[Any], list[str | None] | None]:
+        """The event of each message, raising one of DECODE_ERRORS where the slow path must look; and, where an opener has found
+        them, the producer's own ids.
+        """
+        if self._opener is None:
+            return map(self._decode, data), None
+        opened = self._opener.open(messages, data, self._decoders)
+        return map(call, opened.decoders, opened.bodies), opened.ids
+
+    def event_ids(self, messages: Sequence[Message], found: list[str | None] | None) -> list[str]:
+        """The id of each event: the producer's own, else that of its message."""
+        if found is None:
+            name = self._id_attribute
+            return [message.attributes.get(name) or message.message_id for message in messages]
+        return [own or message.message_id for own, message in zip(found, messages, strict=True)]
+
+    def learning(self, kind: EventType, keys: list[tuple[tuple[str, ...], str]]) -> _Decoding | None:
         """The same with ``keys`` learned; None where there is nothing new to learn."""
-        kind = self.kinds[stream]
         if kind.contract.unknown_fields == "refuse":
             return None
         learned = learn(kind.learned, keys)
-        return None if learned == kind.learned else _Decoding({**self.kinds, stream: with_learned(kind, learned)})
+        if learned == kind.learned:
+            return None
+        event, version = kind.contract.event, kind.contract.version
+        kinds = {**self.kinds, event: {**self.kinds[event], version: with_learned(kind, learned)}}
+        return _Decoding(kinds, self.envelope, self._opener)
 
-    def read(self, data: bytes) -> Read | Refusal:
-        if is_too_deep(data):
-            return Refusal("malformed_json", f"$: expected at most {MAX_DEPTH} levels of objects and arrays, got more", None)
-        try:
-            document, readable = _parse(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            found = str(error).splitlines()[0]
-            return Refusal("malformed_json", f"$: expected a JSON object in UTF-8, got bytes that are none: {found}", None)
-        if not isinstance(document, dict):
-            return Refusal("unknown_event_type", f"$: expected an object, got {_json_type(document)}", None)
-        name = document.get(TYPE_KEY)
-        kind = self.kinds.get(name) if isinstance(name, str) else None
-        if kind is None:
-            return self._unknown_type(document)
-        violation = kind.judge(document)
-        return _refusal(violation, str(name)) if violation else self._read_known(kind, data, readable)
-
-    def _read_known(self, kind: EventType, data: bytes, readable: bytes) -> Read | Refusal:
-        name = kind.contract.event
-        parts = split(readable, kind.root)
-        try:
-            event = kind.exact_decoder.decode(parts.known)
-        except _DECODE_ERRORS as error:  # what the judge would have to see; its words are better, but these are true
-            return Refusal("contract_violation", f"$: {str(error).splitlines()[0]}", name)
-        violation = kind.rules.of_values(event)
-        if violation is not None:
-            return _refusal(violation, name)  # here, so that no number too wide for Arrow goes on
-        unknown = parts.unknown if readable is data else split(data, kind.root).unknown
-        return Read(name, event, unknown, parts.paths, parts.keys)
-
-    def _unknown_type(self, document: dict[str, Any]) -> Refusal:
-        expected = f"$.{TYPE_KEY}: expected one of {self.names}"
-        if TYPE_KEY not in document:
-            return Refusal("unknown_event_type", f"{expected}, but it is missing", None)
-        name = document[TYPE_KEY]
-        if not isinstance(name, str):
-            return Refusal("unknown_event_type", f"{expected}, got {_json_type(name)}", None)
-        return Refusal("unknown_event_type", f"{expected}, got {shown(name)}", name)
-
-
-def _refusal(violation: Violation, name: str) -> Refusal:
-    return Refusal(violation.reason, sentence(violation), name)
+    def read(self, message: Message) -> Read | Refusal:
+        return read(message, self.envelope, self.types)
 
 
 class _Pass:
     """One go over a batch. ``learned`` is what is to be decoded by instead, where the batch has a field that can be learned."""
 
     def __init__(self, decoding: _Decoding, messages: Sequence[Message], now: datetime) -> None:
-        self.batch = DecodedBatch({}, Counter())
+        self.batch = DecodedBatch([], Counter())
         self.learned: _Decoding | None = None
         self._decoding = decoding
         self._messages = messages
         self._now = now
+        self._parts: dict[tuple[str, int], TypedBatch] = {}
         # Where in the batch the slow path has read an event with an unknown part, and the part.
         self._unknown: dict[int, bytes] = {}
+        self._ids: list[str | None] | None = None
         events = self._events()
         if self.learned is None:
             self._sort(events)
@@ -218,37 +230,40 @@ class _Pass:
         data = list(map(_data_of, self._messages))
         if data and max(map(len, data)) > _SHALLOW_BYTES:
             data = [b"" if is_too_deep(one) else one for one in data]  # no decoder's bound is ours: let it refuse these
-        decoded = map(self._decoding.decode, data)
+        decoded, self._ids = self._decoding.decoded(self._messages, data)
         while len(events) < len(data) and self.learned is None:
             try:
                 events.extend(decoded)
-            except _DECODE_ERRORS:
+            except DECODE_ERRORS:
                 events.append(self._decode_slowly(len(events)))
         return events
 
     def _decode_slowly(self, index: int) -> Any:
         message = self._messages[index]
-        outcome = self._decoding.read(message.data)
+        outcome = self._decoding.read(message)
         if isinstance(outcome, Refusal):
             self._refuse(message, outcome)
             return None
+        if self._ids is not None:
+            self._ids[index] = outcome.event_id
         if outcome.paths:
-            self.learned = self._decoding.learning(outcome.stream, outcome.keys)
+            self.learned = self._decoding.learning(outcome.kind, outcome.keys)
             for path in outcome.paths:
-                self._count(outcome.stream, path)
+                self._count(outcome.kind.contract.event, path)
             if outcome.unknown is not None:
                 self._unknown[index] = outcome.unknown
         return outcome.event
 
     def _refuse(self, message: Message, refusal: Refusal) -> None:
-        letter = dead_letter(message, refusal.reason, refusal.error, refusal.event_type, self._now)
-        stream = refusal.event_type if refusal.event_type in self._decoding.kinds else UNKNOWN_STREAM
-        self._stream(str(stream)).refused.append(letter)
+        event_id = event_id_of(message, self._decoding.envelope)
+        letter = dead_letter(message, refusal.reason, refusal.error, refusal.event_type, self._now, event_id=event_id)
+        self._part(self._decoding.lowest.get(refusal.event_type)).refused.append(letter)
 
-    def _stream(self, name: str) -> TypedBatch:
-        if name not in self.batch.streams:
-            self.batch.streams[name] = TypedBatch(name, self._decoding.kinds.get(name), [], [], [], [], [])
-        return self.batch.streams[name]
+    def _part(self, kind: EventType | None) -> TypedBatch:
+        key = (UNKNOWN_STREAM, 0) if kind is None else (kind.contract.event, kind.contract.version)
+        if key not in self._parts:
+            self._parts[key] = TypedBatch(key[0], kind, [], [], [], [], [])
+        return self._parts[key]
 
     def _count(self, stream: str, path: str, times: int = 1) -> None:
         key = (stream, path)
@@ -257,9 +272,10 @@ class _Pass:
         self.batch.drift[key] += times
 
     def _sort(self, events: list[Any]) -> None:
-        """File each event under its stream, in their order."""
+        """File each event under its stream and version, in their order."""
         by_type: dict[type, Any] = {}
-        for event, event_id, message in zip(events, event_ids_of(self._messages), self._messages, strict=True):
+        ids = self._decoding.event_ids(self._messages, self._ids)
+        for event, event_id, message in zip(events, ids, self._messages, strict=True):
             if event is not None:
                 try:
                     add_event, add_id, add_message = by_type[type(event)]
@@ -270,26 +286,27 @@ class _Pass:
                 add_message(message)
         self._keep(events)
         order = {name: index for index, name in enumerate((*self._decoding.kinds, UNKNOWN_STREAM))}
-        self.batch.streams = dict(sorted(self.batch.streams.items(), key=lambda item: order[item[0]]))
+        self.batch.parts = [part for _, part in sorted(self._parts.items(), key=lambda item: (order[item[0][0]], item[0][1]))]
 
     def _appends(self, event: Any) -> Any:
-        part = self._stream(str(type(event).__struct_config__.tag))
+        part = self._part(self._decoding.by_struct[type(event)])
         return part.events.append, part.event_ids.append, part.messages.append
 
     def _keep(self, events: list[Any]) -> None:
-        for part in list(self.batch.streams.values()):
+        parts = list(self._parts.values())
+        for part in parts:
             if part.kind is not None and part.kind.keep is not None:
                 self._keep_learned(part, part.kind.keep)
         if self._unknown:
             self._keep_slow(events)
-        for part in self.batch.streams.values():
+        for part in parts:
             if part.kind is not None and part.kind.contract.unknown_fields != "keep":
                 part.kept = []
 
     def _keep_slow(self, events: list[Any]) -> None:
         """What the slow path found, at its event's place in its stream."""
         found = {id(events[index]): unknown for index, unknown in self._unknown.items()}
-        for part in self.batch.streams.values():
+        for part in self._parts.values():
             for at, event in enumerate(part.events):
                 if (unknown := found.get(id(event))) is not None:
                     part.kept = part.kept or [None] * len(part.events)
@@ -301,14 +318,15 @@ class _Pass:
         for path, times in found.counts.items():
             if times:
                 self._count(part.stream, path, times)
-        if not _is_utf8(b"".join(filter(None, found.parts))):
-            self._without(part, {index for index, text in enumerate(found.parts) if text and not _is_utf8(text)})
+        if not is_utf8(b"".join(filter(None, found.parts))):
+            self._without(part, {index for index, text in enumerate(found.parts) if text and not is_utf8(text)})
 
     def _without(self, part: TypedBatch, broken: set[int]) -> None:
         for index in sorted(broken):
-            outcome = self._decoding.read(part.messages[index].data)
+            message = part.messages[index]
+            outcome = self._decoding.read(message)
             assert isinstance(outcome, Refusal)  # its bytes are no UTF-8
-            self._refuse(part.messages[index], outcome)
+            self._refuse(message, outcome)
         good = [index for index in range(len(part.events)) if index not in broken]
         for name in ("events", "event_ids", "messages", "kept"):
             values = getattr(part, name)
@@ -316,15 +334,6 @@ class _Pass:
 
 
 _data_of = attrgetter("data")
-
-
-def _is_utf8(text: bytes) -> bool:
-    """A decoder passes over a raw value without looking at its text."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def halves(batch: TypedBatch) -> Iterator[TypedBatch]:
@@ -345,37 +354,3 @@ def violation_of_event(kind: EventType, event: Any, event_id: str, dates: DateRa
         if rule.otherwise == "refuse" and (broken := field_violation(rule, kind.contract, evaluator, event)):
             return broken
     return None
-
-
-def _parse(data: bytes) -> tuple[Any, bytes]:
-    """The JSON document, every number exact, and the bytes it was read from: ``data``, or where an integer is too long for Python
-    to read, the same with those of its kind cut short.
-    """
-    try:
-        try:
-            return _QUICK_DECODER.decode(data), data
-        except DecimalException:
-            return _DOCUMENT_DECODER.decode(data), data
-    except msgspec.ValidationError:  # an integer of more than 4,300 digits
-        readable = _LONG_INTEGER.sub(_shortened, data)
-        return _DOCUMENT_DECODER.decode(readable), readable
-
-
-_QUICK_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=plain_number)
-_DOCUMENT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=exact_number)
-
-# A whole string, closed or not, so that digits within one stay; or an integer of more than 4,000 digits, its rest as a group.
-_LONG_INTEGER = re.compile(rb'"(?:[^"\\]|\\.)*+"?|(-?[0-9]{4000})([0-9]++)(?![.eE])', re.DOTALL)
-
-
-def _shortened(match: re.Match[bytes]) -> bytes:
-    """The first 4,000 digits, out of every column's range as the whole is; and blanks, so that later faults keep their place."""
-    kept, rest = match.groups()
-    return match[0] if kept is None else kept + b" " * len(rest)
-
-
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    names: dict[type, str] = {bool: "bool", str: "str", list: "array", dict: "object"}
-    return names.get(type(value), "number")

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ecomflow.contract.buffers import NUMERIC, decimals, integers, lengths, words
+from ecomflow.contract.buffers import at_most_bytes, integers, lengths
+from ecomflow.contract.converting import SuspectError, ToArrow, to_arrow_of
 from ecomflow.contract.ddl import ARROW_TYPES, modelled_schema
 from ecomflow.contract.generated import access, compiled, reader
 from ecomflow.contract.language import (
     Column,
     Constant,
     Contract,
-    Field,
     Operation,
     Path,
     Place,
@@ -30,23 +29,16 @@ from ecomflow.contract.language import (
     may_be_null,
     paths_in,
     records_of,
-    scalar_type,
 )
-from ecomflow.contract.limits import MAX_REPEATED_BYTES, DateRange, is_ip_address
-from ecomflow.contract.numbers import integer_in, is_numeric, number_in, scaled
-from ecomflow.contract.reading_tables import COLUMN_TYPES
-from ecomflow.contract.rule_code import lists_of, product_fits, repeated_texts
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, DateRange
+from ecomflow.contract.products import Small, exact_product, small_numbers, small_product
+from ecomflow.contract.rule_code import lists_of, repeated_texts
 from ecomflow.contract.times import DAY, EPOCH, moments
 from ecomflow.contract.tree import Node, nodes_to
-from ecomflow.contract.values import is_written_otherwise, written_fault
 
 # Four of the largest events: more than any batch of a shop, and little beside a worker's memory.
 MAX_REPEATED_BATCH_BYTES = 4 * MAX_REPEATED_BYTES
 _EPOCH_ORDINAL = EPOCH.toordinal()
-
-
-class SuspectError(Exception):
-    """Some event of the batch breaks a rule; which one is not known."""
 
 
 class TooManyRowsError(Exception):
@@ -61,10 +53,6 @@ class TableRows(msgspec.Struct, gc=False):
     sources: Any  # numpy int64 array of len(rows)
 
 
-# The values of a column in, the column out. Raises SuspectError and ArrowException.
-_ToArrow = Callable[[list[Any]], pa.Array]
-
-
 # A path's names, or one of the keys below: they stand for the columns that no path leads to.
 _Key = tuple[str, ...]
 _EVENT_ID, _DATE, _TIMESTAMP, _UNKNOWN, _LINE_NUMBER = (
@@ -76,7 +64,7 @@ class _Value(NamedTuple):
     """A path's column: ``read`` takes events, or the elements of the path's list."""
 
     read: Callable[[list[Any]], list[Any]]
-    to_arrow: _ToArrow
+    to_arrow: ToArrow
 
 
 class _Table(NamedTuple):
@@ -101,13 +89,14 @@ class _List(NamedTuple):
 
 
 class Built(msgspec.Struct):
-    """The tables of a batch; the columns that they are made of and their values, by path; where each event's elements begin in
-    each list, None where one has none.
+    """The tables of a batch; the columns that they are made of, their values and, once asked for, their small numbers, by path;
+    where each event's elements begin in each list, None where one has none.
     """
 
     tables: list[TableRows]
     columns: dict[_Key, pa.Array]
     values: dict[_Key, list[Any]]
+    small: dict[_Key, Small | None]
     starts: dict[_Key, Any]
 
 
@@ -123,9 +112,11 @@ _Fill = Callable[[_Rows, Built], pa.Array]
 
 
 class Builder:
-    """Builds the tables of one contract. Reads no clock and holds no state."""
+    """Builds the tables of one contract. Their rows have the columns of ``joined``, the tables of all versions of the event: null
+    where this one lacks them. Reads no clock and holds no state.
+    """
 
-    def __init__(self, contract: Contract, root: Node) -> None:
+    def __init__(self, contract: Contract, root: Node, joined: Sequence[Table]) -> None:
         self._records = records_of(contract.records)
         self._contract = contract
         self._root = root
@@ -135,14 +126,15 @@ class Builder:
         self._of_event = {names: self._value(place) for names in paths if (place := self._place(names)).list_index is None}
         self._lists = {each: self._list(each, paths) for each in lists_of(contract)}
         self._products = self._planned_products()
-        self._tables = [self._planned(table) for table in contract.tables]
+        by_name = {table.name: table for table in joined}
+        self._tables = [self._planned(table, by_name[table.name]) for table in contract.tables]
 
     def build(self, events: list[Any], event_ids: list[str], kept: list[bytes | None], dates: DateRange) -> Built:
         """The rows of ``events``, one or more. ``kept`` is the unknown part of each, or empty.
 
         Raises SuspectError, TooManyRowsError and pa.ArrowException.
         """
-        built = Built([], {}, {}, {})
+        built = Built([], {}, {}, {}, {})
         built.columns[_EVENT_ID] = pa.array(event_ids, pa.string())
         built.columns[_DATE], built.columns[_TIMESTAMP] = self._times(events, dates)
         built.columns[_UNKNOWN] = _kept_column(kept, len(events))
@@ -177,9 +169,14 @@ class Builder:
             built.values[names] = values = part.read(objects)
             built.columns[names] = part.to_arrow(values)
 
-    def _planned(self, table: Table) -> _Table:
-        columns = tuple(self._fill(column, table) for column in table.columns if column.source != "ingestion")
-        return _Table(table.name, table.each, modelled_schema(table), columns)
+    def _planned(self, table: Table, joined: Table) -> _Table:
+        mine = {column.name: column for column in table.columns}
+        columns = tuple(
+            self._fill(mine[column.name], table) if column.name in mine else _nulls(column)
+            for column in joined.columns
+            if column.source != "ingestion"
+        )
+        return _Table(table.name, table.each, modelled_schema(joined), columns)
 
     def _fill(self, column: Column, table: Table) -> _Fill:
         key = self._key(column)
@@ -241,8 +238,8 @@ class Builder:
         optional = field.optional and not is_list
         if not optional and may_be_null(place):
             # Decoded as it comes, a null would pass for a missing object.
-            return _Value(reader(nodes, False), _to_arrow(field, place, optional))
-        return _Value(reader(nodes, None if is_list else field.default), _to_arrow(field, place, optional))
+            return _Value(reader(nodes, False), to_arrow_of(field, place, optional))
+        return _Value(reader(nodes, None if is_list else field.default), to_arrow_of(field, place, optional))
 
     def _list(self, each: _Key, paths: list[_Key]) -> _List:
         nodes = nodes_to(self._root, self._place(each))[:-1]
@@ -262,31 +259,23 @@ class Builder:
         )
 
 
+def _nulls(column: Column) -> _Fill:
+    return lambda rows, _: pa.nulls(len(rows.sources), ARROW_TYPES[column.type])
+
+
 def _kept_column(kept: list[bytes | None], count: int) -> pa.Array:
     return pa.array(kept, pa.string()) if kept else pa.nulls(count, pa.string())
 
 
 def _check_repeated(counts: Any, texts: list[pa.Array]) -> None:
     """Refuse what its header, repeated on each of its lines, would make too large: an event, or the batch."""
+    if int(counts.max()) * sum(map(at_most_bytes, texts)) <= MAX_REPEATED_BYTES:
+        return  # not even all headers on as many lines as the longest event has
     repeated = counts * sum(lengths(column) for column in texts)
     if repeated.max() > MAX_REPEATED_BYTES:
         raise SuspectError
     if repeated.sum() > MAX_REPEATED_BATCH_BYTES:
         raise TooManyRowsError
-
-
-def _product(left: _Key, right: _Key, to_numeric: bool, built: Built) -> pa.Array:
-    """The product of two columns, exact: in 64 bits where each fits there, as it does for any shop; else in Python's integers."""
-    first, second = built.columns[left], built.columns[right]
-    if to_numeric and len(first) and first.null_count == second.null_count == 0:
-        counts, number = (first, words(second)) if first.type == pa.int64() else (second, words(first))
-        times, low = integers(counts, np.int64), number[:, 0]
-        if (low >> 63 == number[:, 1]).all() and _magnitude(low) * _magnitude(times) < 2**62:
-            totals = np.empty_like(number)
-            totals[:, 0] = low * times
-            totals[:, 1] = totals[:, 0] >> 63
-            return pa.Array.from_buffers(NUMERIC, len(totals), [None, pa.py_buffer(totals)])
-    return _exact_product(built.values[left], built.values[right], to_numeric)
 
 
 def _lengths(lists: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[int]]:
@@ -306,139 +295,13 @@ def _paths(contract: Contract) -> list[tuple[str, ...]]:
     return list(found)
 
 
-def _magnitude(values: Any) -> int:
-    """The largest absolute value."""
-    return max(int(values.max()), -int(values.min()))
+def small_column(built: Built, names: _Key) -> Small | None:
+    """The column of a path as small numbers, looked at once."""
+    if names not in built.small:
+        built.small[names] = small_numbers(built.columns[names])
+    return built.small[names]
 
 
-def small_numbers(column: pa.Array) -> tuple[Any, int] | None:
-    """An INT64 or NUMERIC column as int64 numbers, and the largest absolute one; None where some are null or wider."""
-    if column.null_count or not len(column):
-        return None
-    if column.type == NUMERIC:
-        billionths = words(column)
-        values = billionths[:, 0]
-        if not (values >> 63 == billionths[:, 1]).all():
-            return None
-    else:
-        values = integers(column, np.int64)
-    return values, _magnitude(values)
-
-
-def _exact_product(first: Sequence[Any], second: Sequence[Any], to_numeric: bool) -> pa.Array:
-    found: list[int | None] = []
-    for left, right in zip(first, second, strict=True):
-        left, right = number_in(left), number_in(right)
-        if left is None or right is None:
-            found.append(None)
-        elif not product_fits(left, right, to_numeric):
-            raise SuspectError
-        elif to_numeric:
-            whole, number = (left, right) if type(left) is int else (right, left)
-            found.append(whole * scaled(number))
-        else:
-            found.append(left * right)
-    return decimals(found) if to_numeric else pa.array(found, pa.int64())
-
-
-def _to_arrow(field: Field, place: Place, optional: bool) -> _ToArrow:
-    """``optional``: the value itself may be null. One that may not can be null for want of an object on the way to it."""
-    kind = scalar_type(place) or "string"
-    match kind:
-        case _ if field.type != "list" and is_written_otherwise(field):
-            return _written(field, may_be_null(place))
-        case "numeric":
-            return _numeric(field, may_be_null(place))
-        case "timestamp":
-            return lambda values: _moments(values, field.without_offset)
-        case "ip_address":
-            return _addresses
-        case "json":
-            return lambda values: _texts_of_json(values, optional)
-    arrow = ARROW_TYPES[COLUMN_TYPES[kind]]
-    return lambda values: pa.array(values, arrow)
-
-
-def _written(field: Field, nullable: bool) -> _ToArrow:
-    """Numbers that may stand in strings, and texts that may be numbers: looked at one by one."""
-    fault = written_fault(field, nullable)
-    assert fault is not None  # the caller has looked
-    readers: dict[str, Callable[[Any], Any]] = {"integer": integer_in, "numeric": number_in, "string": _text_in}
-    read = readers[field.type]
-    numeric, arrow = _numeric(field, nullable=True), ARROW_TYPES[COLUMN_TYPES[field.type]]
-
-    def to_arrow(values: list[Any]) -> pa.Array:
-        if any(value is not field.default and fault(value) for value in values) or (None in values and not nullable):
-            raise SuspectError
-        found = [read(value) for value in values]
-        return numeric(found) if field.type == "numeric" else pa.array(found, arrow)
-
-    return to_arrow
-
-
-def _text_in(value: Any) -> Any:
-    return str(value) if type(value) is int else value
-
-
-def _numeric(field: Field, nullable: bool) -> _ToArrow:
-    """Exact decimals within the field's bounds."""
-    least, most = field.min, field.max
-
-    def to_arrow(values: list[Any]) -> pa.Array:
-        column = _decimals(values)
-        if column.null_count and not nullable:
-            raise SuspectError
-        if least is not None or most is not None:
-            _check_bounds(column, least, most)
-        return column
-
-    return to_arrow
-
-
-def _check_bounds(column: pa.Array, least: Any, most: Any) -> None:
-    """Raise SuspectError where a value of a NUMERIC column is less than ``least`` or more than ``most``."""
-    if least == 0 and most is None and not column.null_count:
-        if len(column) and words(column)[:, 1].min() < 0:  # the sign is in the high word
-            raise SuspectError
-        return
-    bounds = pc.min_max(column).as_py()
-    low, high = bounds["min"], bounds["max"]
-    if low is not None and ((least is not None and low < least) or (most is not None and high > most)):
-        raise SuspectError
-
-
-def _decimals(values: list[Any]) -> pa.Array:
-    """Arrow raises for what is no number, does not fit, or would be rounded, and for ``1.0000000000``, whose zeros it can't leave
-    out.
-    """
-    try:
-        return pa.array(values, NUMERIC)
-    except (pa.ArrowException, TypeError):
-        if not all(value is None or is_numeric(value) for value in values):
-            raise SuspectError from None
-    return decimals([None if value is None else scaled(value) for value in values])
-
-
-def _moments(values: list[Any], without_offset: str) -> pa.Array:
-    column = moments(values, without_offset)
-    if column is None:
-        raise SuspectError
-    return column
-
-
-def _addresses(values: list[Any]) -> pa.Array:
-    if not all(address is None or is_ip_address(address) for address in set(values)):
-        raise SuspectError
-    return pa.array(values, pa.string())
-
-
-def _texts_of_json(values: list[Any], optional: bool) -> pa.Array:
-    try:
-        texts = [None if one is None else str(one, "utf-8") for one in values]
-    except UnicodeDecodeError as error:
-        raise SuspectError from error
-    if "null" in texts:
-        if not optional:
-            raise SuspectError
-        texts = [None if text == "null" else text for text in texts]
-    return pa.array(texts, pa.string())
+def _product(left: _Key, right: _Key, to_numeric: bool, built: Built) -> pa.Array:
+    small = small_product(small_column(built, left), small_column(built, right)) if to_numeric else None
+    return exact_product(built.values[left], built.values[right], to_numeric) if small is None else small

@@ -6,10 +6,13 @@ the files under ``ecomflow/sql`` are committed, and a test holds them equal.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from ecomflow.contract.buffers import NUMERIC
 from ecomflow.contract.language import Column, ColumnSource, Contract, Table
+from ecomflow.contract.tables import tables_of
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 # What the Storage Write API takes for each type: https://cloud.google.com/bigquery/docs/supported-data-types
@@ -49,6 +52,11 @@ def table_of(contract: Contract, name: str) -> Table:
 def table_schema(table: Table) -> pa.Schema:
     """The rows of ``table`` as Arrow: its columns in the DDL's order; ``ingestion_timestamp``, the last, is the sink's to add."""
     return pa.schema([pa.field(column.name, ARROW_TYPES[column.type], nullable=not column.required) for column in table.columns])
+
+
+def schemas_of(contracts: Iterable[Contract]) -> dict[str, pa.Schema]:
+    """The rows of every table of ``contracts``, by its name; the versions of an event are joined."""
+    return {table.name: table_schema(table) for table in tables_of(contracts)}
 
 
 def modelled_schema(table: Table) -> pa.Schema:

@@ -56,9 +56,17 @@ _DECODER = msgspec.json.Decoder(DeadLetter)
 
 
 def dead_letter(
-    message: Message, reason: Reason, error: str, event_type: str | None, failed_at: datetime, traceback: str | None = None
+    message: Message,
+    reason: Reason,
+    error: str,
+    event_type: str | None,
+    failed_at: datetime,
+    traceback: str | None = None,
+    event_id: str | None = None,
 ) -> DeadLetter:
-    """The dead letter of ``message``. ``event_type`` is what the message itself says, None where it says nothing."""
+    """The dead letter of ``message``. ``event_type`` is the event's name, or what else the message says of its type, None where
+    it says nothing. ``event_id`` is the producer's own, as the envelope says it; None: the attribute of that name.
+    """
     try:
         payload, encoding = message.data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
@@ -67,7 +75,7 @@ def dead_letter(
         reason=reason,
         error=error,
         event_type=event_type,
-        event_id=message.attributes.get("event_id"),
+        event_id=event_id or message.attributes.get("event_id"),
         message_id=message.message_id or None,
         publish_time=_moment(message.publish_time),
         attributes=message.attributes,

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ecomflow.contract.codec import Codec, Refusal, violation_of_event
+from ecomflow.contract.codec import Codec, violation_of_event
+from ecomflow.contract.documents import Refusal
 from ecomflow.contract.json_schema import Schema, schema_of, whole_schema
 from ecomflow.contract.language import TYPE_KEY, Contract, Field, RecordType, WrittenAs, records_of
 from ecomflow.contract.limits import streamable_dates
@@ -77,7 +78,7 @@ def _refusal(contract: Contract, data: bytes) -> str | None:
         return read.error
     if read.paths:
         return f"{read.paths[0]}: the contract does not name it"  # an example of a contract that has been replaced
-    violation = violation_of_event(codec.kinds[contract.event], read.event, "", streamable_dates(_DAY))
+    violation = violation_of_event(codec.kinds[contract.event][contract.version], read.event, "", streamable_dates(_DAY))
     return None if violation is None else sentence(violation)
 
 

@@ -70,7 +70,7 @@ def _list_node(root: Node, contract: Contract, each: tuple[str, ...]) -> Node:
 
 
 def _object(node: Node, contract: Contract, words: dict[tuple[str, ...], list[str]]) -> Schema:
-    tag: Schema = {} if node.keys else {TYPE_KEY: {"const": contract.event}}
+    tag: Schema = {} if node.keys else {TYPE_KEY: {"const": contract.type}}
     return {
         "type": "object",
         "properties": {**tag, **{child.key: _of(child, contract, words) for child in node.children}},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ecomflow.contract.language import TYPE_KEY, Field
+from ecomflow.contract.language import Field
 from ecomflow.contract.reasons import Violation, fault_violation, violation_of, within
 from ecomflow.contract.tree import Node
 from ecomflow.contract.values import is_written_otherwise, type_fault, written_fault
@@ -24,7 +24,7 @@ UNKNOWN_FIELD_RULE = f"expected {_NO_UNKNOWN_FIELD}"
 
 
 def judge_of(root: Node, refuses_unknown: bool) -> Judge:
-    """The judge of a whole document of this type, whose type key it passes over. Paths begin with ``$``."""
+    """The judge of a whole body. Paths begin with ``$``."""
     judge = _object(root, refuses_unknown)
 
     def of_document(document: Any) -> Violation | None:
@@ -39,8 +39,9 @@ def _judge(node: Node, refuses_unknown: bool) -> Judge:
         judge = _object(node, refuses_unknown)
     elif node.kind == "list":
         judge = _list(node, refuses_unknown)
+    elif node.field is None:
+        return lambda _: None  # the envelope's
     else:
-        assert node.field is not None  # a value is always a field
         judge = _value(node.field, node.optional)
     if not node.optional:
         return judge
@@ -49,8 +50,6 @@ def _judge(node: Node, refuses_unknown: bool) -> Judge:
 
 def _object(node: Node, refuses_unknown: bool) -> Judge:
     judges = {child.key: _judge(child, refuses_unknown) for child in node.children}
-    if not node.keys:
-        judges[TYPE_KEY] = lambda _: None
     required = [child.key for child in node.children if not child.optional]
     expected, is_personal = _or_null("object", node.optional), node.field is not None and node.field.personal
 

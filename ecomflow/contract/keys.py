@@ -20,6 +20,7 @@ from ecomflow.contract.language import (
 
 MAX_FILE_BYTES = 10 * 2**20
 MAX_EVENT_NAME = 100
+MAX_TYPE = 200
 MAX_VALUES = 10_000
 MAX_PATTERN = 1_000
 
@@ -82,11 +83,25 @@ FILE_KEYS = (
         "event",
         "text",
         REQUIRED,
-        "The value of `event_type` in messages of this type. Dead letters, counters and commands use the same name.",
+        "The name of the event type, which dead letters, counters and commands use. Messages have it in `event_type`, unless "
+        "`type` says otherwise.",
         f"1 to {MAX_EVENT_NAME} letters, digits, `_`, `-` and `.`; `-` and `.` not first. Not `{RESERVED_EVENTS[0]}`, which is "
         "the stream of messages without a known type.",
     ),
-    Key("version", "integer", "`1`", "The version of the contract.", "1 or more."),
+    Key(
+        "type",
+        "text",
+        "the value of `event`",
+        "The value that names the type in messages, if it is not `event`. The [envelope](contracts.md#envelopes) says where it is.",
+        f"1 to {MAX_TYPE} printable characters, no blanks at either end. No other event type has it.",
+    ),
+    Key(
+        "version",
+        "integer",
+        "`1`",
+        "The version of the contract. Several may be in use at once, a file each.",
+        "1 or more; different in each file of the same event.",
+    ),
     Key("description", "text", NONE, "What has happened, in a sentence."),
     Key(
         "time",

@@ -141,12 +141,15 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """One event type. ``time`` names the timestamp field whose UTC date partitions every table; the two columns that hold it are
+    """One version of an event type. ``type`` is what the envelope of its messages says, ``event`` what all else calls it.
+
+    ``time`` names the timestamp field whose UTC date partitions every table; the two columns that hold it are
     ``<time_prefix>_date`` and ``<time_prefix>_timestamp``. ``key`` are the fields that identify what the event tells of.
     ``tables`` begins with one that has a row an event.
     """
 
     event: str
+    type: str
     version: int
     description: str
     time: str

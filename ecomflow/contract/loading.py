@@ -1,13 +1,13 @@
 """Contract files flow in as TOML; contracts flow out, or every mistake in them at once. Nothing in a file is run.
 
-A file is one event type; ``keys.py`` says what each key means.
+A file is one version of an event type; ``keys.py`` says what each key means.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, DecimalException
 from functools import cache
 from importlib import resources
@@ -17,8 +17,10 @@ from typing import Any, get_args
 from ecomflow.contract.expressions import ExpressionError, parse_check
 from ecomflow.contract.keys import (
     FILE_KEYS,
+    MAX_COLUMNS,
     MAX_EVENT_NAME,
     MAX_FILE_BYTES,
+    MAX_TYPE,
     RESERVED_EVENTS,
     RULE_KEYS,
     TABLE_KEYS,
@@ -43,11 +45,12 @@ from ecomflow.contract.language import (
 from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
 from ecomflow.contract.reading_fields import check_lists, is_name, read_fields, read_records
 from ecomflow.contract.reading_tables import Declared, read_tables, scalar_places
-from ecomflow.contract.versions import conflicts
+from ecomflow.contract.tables import disagreements, joined_tables, versions_of
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
 _EVENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_EVENT_NAME - 1}}}", re.ASCII)
+_TYPE = re.compile(rf"\S(.{{0,{MAX_TYPE - 2}}}\S)?")
 _REMEDY = "Correct the file. For examples, see the built-in files in ecomflow/contract/shop/."
 
 
@@ -94,7 +97,8 @@ def _shop_contract(name: str) -> Contract:
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
     """The built-in contracts named in ``builtin_events``, and those in ``folder``, where there is one.
 
-    A file in ``folder`` replaces the built-in contract of the same event. Raises ConfigError with all mistakes, a line each.
+    A file in ``folder`` replaces the built-in contract of the same event and version; another version stands beside it. Raises
+    ConfigError with all mistakes, a line each.
     """
     for name in builtin_events:
         if name not in SHOP:
@@ -103,8 +107,9 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
                 "Correct builtin_events in ecomflow.toml.",
             )
     own = load_folder(folder) if folder.is_dir() else ()
-    replaced = {contract.event for contract in own}
-    builtin = shop_contracts([name for name in SHOP if name in builtin_events and name not in replaced])
+    replaced = {(contract.event, contract.version) for contract in own}
+    wanted = shop_contracts([name for name in SHOP if name in builtin_events])
+    builtin = [contract for contract in wanted if (contract.event, contract.version) not in replaced]
     if not (own or builtin):
         raise ConfigError(
             f"There is no event type: builtin_events is empty, and {folder}/ holds no contract.",
@@ -182,23 +187,41 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     return (None if mistakes.sentences else contract), mistakes.sentences
 
 
-def mistakes_between(contracts: Sequence[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events, two versions of an
-    event that can't write the same tables.
+def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
+    """What keeps ``contracts`` from standing together: one version of an event twice, versions whose tables differ, one type or
+    one table of two events.
     """
-    files: dict[tuple[str, int], str] = {}
+    contracts = tuple(contracts)
+    found = [sentence for versions in versions_of(contracts).values() for sentence in _mistakes_of_versions(versions)]
     owners: dict[str, Contract] = {}
-    found = []
+    types: dict[str, Contract] = {}
     for contract in contracts:
-        event = (contract.event, contract.version)
-        if event in files:
-            found.append(f"{contract.file}: event: {files[event]} has version {contract.version} of {contract.event} already")
-        files.setdefault(event, contract.file)
+        same = types.setdefault(contract.type, contract)
+        if same.event != contract.event:
+            found.append(f"{contract.file}: type: {contract.type} is the type of {same.event} ({same.file}) already")
         for table in contract.tables:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
                 found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
-    return [*found, *conflicts(contracts)]
+    for name, contract in owners.items():
+        shown_table = name.removesuffix("_unique")
+        owner = owners.get(shown_table, contract)
+        if owner.file != contract.file:
+            found.append(f"{contract.file}: tables: {name} is the view of {shown_table}, a table of {owner.event} ({owner.file})")
+    return found
+
+
+def _mistakes_of_versions(versions: tuple[Contract, ...]) -> Iterator[str]:
+    """Of the versions of one event, the lowest first."""
+    for index, contract in enumerate(versions):
+        lower = [one for one in versions[:index] if one.version < contract.version]
+        if index and len(lower) < index:
+            yield f"{contract.file}: event: {versions[index - 1].file} has version {contract.version} of {contract.event} already"
+        yield from next(filter(None, (list(disagreements(one, contract)) for one in lower)), [])
+    for table in joined_tables(versions):
+        if len(table.columns) > MAX_COLUMNS:
+            sentence = f"expected at most {MAX_COLUMNS} columns of all versions together, found {len(table.columns)}"
+            yield f"{versions[-1].file}: tables.{table.name}: {sentence}"
 
 
 def _checked(contracts: Sequence[Contract | None], mistakes: list[str]) -> tuple[Contract, ...]:
@@ -247,6 +270,7 @@ def _contract(root: Section) -> Contract:
     is_sound = not root.mistakes.sentences
     contract = Contract(
         event=_event(root),
+        type=_type(root),
         version=root.whole("version", 1) or 1,
         description=root.text("description") or "",
         time=time,
@@ -282,6 +306,14 @@ def _event(root: Section) -> str:
     elif event in RESERVED_EVENTS:
         root.wrong("event", "another name: this one is the stream of what is of no known type")
     return event
+
+
+def _type(root: Section) -> str:
+    text = root.text("type", "the value that says the type of the event")
+    if text is not None and not (_TYPE.fullmatch(text) and text.isprintable()):
+        root.wrong("type", f"1 to {MAX_TYPE} characters that can be printed, without blanks at either end")
+    event = root.values.get("event")
+    return text or (event if isinstance(event, str) else "")
 
 
 def _time(root: Section, fields: tuple[Field, ...]) -> str:

@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from ecomflow.contract.buffers import NUMERIC
 from ecomflow.contract.codec import TypedBatch, violation_of_event
-from ecomflow.contract.columns import Built, SuspectError, TableRows, small_numbers
+from ecomflow.contract.columns import Built, TableRows, small_column
 from ecomflow.contract.compiling import EventType
+from ecomflow.contract.converting import SuspectError
 from ecomflow.contract.dead_letter import DeadLetter, dead_letter
+from ecomflow.contract.documents import body_path, violation_within
 from ecomflow.contract.events import Message
 from ecomflow.contract.exact import TooWideError, Vector, broken
 from ecomflow.contract.language import Path, Rule
@@ -66,10 +68,10 @@ def _times_broken(rule: Rule, evaluator: Any, events: list[Any], built: Built) -
     """How many of ``events`` break ``rule``: by their columns where every number is small, else event by event."""
 
     def column(path: Path) -> Vector:
-        found = small_numbers(built.columns[path.names]) if path.names in built.columns else None
-        if found is None:
+        small = small_column(built, path.names) if path.names in built.columns else None
+        if small is None:
             raise TooWideError
-        return Vector(found[0], NUMERIC_SCALE if built.columns[path.names].type == NUMERIC else 0, found[1])
+        return Vector(small.values, NUMERIC_SCALE if built.columns[path.names].type == NUMERIC else 0, small.bound)
 
     def starts(path: Path) -> Any:
         found = next((start for each, start in built.starts.items() if path.names[: len(each)] == each), None)
@@ -88,7 +90,9 @@ def _without_violations(batch: TypedBatch, kind: EventType, dates: DateRange, no
     for index, (event, event_id, message) in enumerate(zip(batch.events, batch.event_ids, batch.messages, strict=True)):
         violation = violation_of_event(kind, event, event_id, dates)
         if violation is not None:
-            good.refused.append(dead_letter(message, violation.reason, sentence(violation), batch.stream, now))
+            error = sentence(violation_within(violation, body_path(message, kind.envelope)))
+            own_id = event_id if event_id != message.message_id else None
+            good.refused.append(dead_letter(message, violation.reason, error, batch.stream, now, event_id=own_id))
             continue
         if batch.kept:
             good.kept.append(batch.kept[index])

@@ -16,9 +16,9 @@ from ecomflow.contract.language import Contract, Table, records_of
 from ecomflow.contract.loading import load_text, read_contract
 from ecomflow.contract.reading_fields import can_be_key
 from ecomflow.contract.scalars import scalars_of
+from ecomflow.contract.tables import partition_of
 from ecomflow.contract.toml_edits import with_element, with_line
 from ecomflow.contract.tree import Node, tree_of
-from ecomflow.contract.versions import partition_of
 from ecomflow.errors import ConfigError
 
 ELEMENT = "[]"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw
 
-from ecomflow.contract.language import TYPE_KEY, Field
+from ecomflow.contract.language import Field
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN
 from ecomflow.contract.tree import Node
 
@@ -22,19 +22,27 @@ from ecomflow.contract.tree import Node
 Learned = Mapping[tuple[str, ...], tuple[str, ...]]
 
 
-def struct_of(root: Node, event: str, learned: Learned) -> type[msgspec.Struct]:
-    """The struct of the event type ``event``, tagged by it."""
-    return _struct(root, learned, tag=event, tag_field=TYPE_KEY)
+class Tag(NamedTuple):
+    """The key of the body's object whose text says of which struct it is, and that text."""
+
+    key: str
+    value: str
+
+
+def struct_of(root: Node, tag: Tag | None, learned: Learned) -> type[msgspec.Struct]:
+    """The struct of the body at ``root``, for a union of structs with a ``tag``."""
+    return _struct(root, learned, **({"tag": tag.value, "tag_field": tag.key} if tag else {}))
 
 
 def _struct(node: Node, learned: Learned, **tag: str) -> type[msgspec.Struct]:
-    fields = [_attribute(child, learned) for child in node.children]
-    names = {child.attribute: child.key for child in node.children}
+    children = [child for child in node.children if child.key != tag.get("tag_field")]
+    fields = [_attribute(child, learned) for child in children]
+    names = {child.attribute: child.key for child in children}
     for index, key in enumerate(learned.get(node.keys, ())):
         fields.append((f"u{index}", Raw, None))
         names[f"u{index}"] = key
     return msgspec.defstruct(
-        "Event" if tag else "Record",
+        "Record" if node.keys else "Event",
         fields,
         rename=names,
         frozen=True,
@@ -62,8 +70,7 @@ def _type(node: Node, learned: Learned) -> Any:
         assert field is not None  # a list is always a field
         bounds = _given(min_length=field.min_items or None, max_length=field.max_items)
         return _with(list[_type(node.children[0], learned)], bounds)  # type: ignore[misc]  # a type made at run time
-    assert node.field is not None  # so is a value
-    return _scalar(node.field)
+    return Any if node.field is None else _scalar(node.field)
 
 
 def _scalar(field: Field) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecomflow.contract.buffers import bytes_at, integers, lengths
+from ecomflow.contract.buffers import integers, offsets, texts
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -123,9 +123,8 @@ def moments(texts: Sequence[str | None], without_offset: str) -> pa.Array | None
 def _cast(column: pa.Array) -> pa.Array:
     """Raises ArrowInvalid for what is no moment by our rules; for some that are, too."""
     given = column.drop_null() if column.null_count else column
-    # Arrow takes a time without its seconds, too: ours has a colon before its minutes and one before its seconds.
-    if len(given) and (lengths(given).min() < _SHORTEST or not (_colon_at(given, 13) & _colon_at(given, 16)).all()):
-        raise pa.ArrowInvalid
+    if len(given):
+        _check_shape(given)
     cast = column.cast(TIMESTAMP)
     reached = integers(cast.drop_null() if cast.null_count else cast, np.int64)
     if len(reached) and not FIRST <= reached.min() <= reached.max() <= LAST:
@@ -133,9 +132,15 @@ def _cast(column: pa.Array) -> pa.Array:
     return cast
 
 
-def _colon_at(column: pa.Array, place: int) -> Any:
-    """Whether each text has a colon there."""
-    return bytes_at(column, place) == _COLON
+def _check_shape(column: pa.Array) -> None:
+    """Arrow takes a time without its seconds, too: ours has a colon before its minutes and one before its seconds."""
+    places = offsets(column)
+    starts = places[:-1]
+    if (places[1:] - starts).min() < _SHORTEST:
+        raise pa.ArrowInvalid
+    text = texts(column)
+    if not ((text[starts + 13] == _COLON) & (text[starts + 16] == _COLON)).all():
+        raise pa.ArrowInvalid
 
 
 def _usual(column: pa.Array, without_offset: str) -> pa.Array:

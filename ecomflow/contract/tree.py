@@ -7,7 +7,7 @@ in generated code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -20,8 +20,8 @@ NodeKind = Literal["value", "object", "list"]
 class Node(msgspec.Struct, kw_only=True):
     """One place in a message. ``keys`` lead to it from the event, ``[]`` standing for each element of a list.
 
-    ``field`` is what the contract says of it; None for an object on a field's ``path``. ``optional``: may be missing or null; a
-    list's element may not. A list has one child, its element, without a key.
+    ``field`` is what the contract says of it; None for an object on a field's ``path``, and for a value that is the envelope's.
+    ``optional``: may be missing or null; a list's element may not. A list has one child, its element, without a key.
     """
 
     key: str
@@ -33,10 +33,13 @@ class Node(msgspec.Struct, kw_only=True):
     children: list[Node] = msgspec.field(default_factory=list)
 
 
-def tree_of(contract: Contract) -> Node:
-    """The event as an object; its type key is no child."""
+def tree_of(contract: Contract, of_envelope: Iterable[tuple[str, ...]] = ()) -> Node:
+    """The event as an object. ``of_envelope`` are the keys of what the envelope says within it: known, and in no column."""
     root = Node(key="", keys=(), attribute="", kind="object", optional=False, field=None)
     _grow(root, contract.fields, records_of(contract.records))
+    for keys in of_envelope:
+        _add_value(root, keys)
+    _make_optional(root)
     return root
 
 
@@ -72,9 +75,25 @@ def _grow(parent: Node, fields: tuple[Field, ...], records: dict[str, RecordType
         for key in field.path[:-1]:
             at = _object_at(at, key)
         _add(at, field, records)
+    _make_optional(parent)
+
+
+def _make_optional(parent: Node) -> None:
+    """An object on a path within ``parent`` may be missing where all that it holds may."""
     for node in reversed(list(walk(parent))):  # inner before outer
         if node.kind == "object" and node.field is None and node is not parent:
             node.optional = all(child.optional for child in node.children)
+
+
+def _add_value(root: Node, keys: tuple[str, ...]) -> None:
+    at = root
+    for key in keys[:-1]:
+        at = _object_at(at, key)
+        if at.kind != "object":
+            return  # a field holds it
+    if keys[-1] not in [child.key for child in at.children]:
+        attribute = f"f{len(at.children)}"
+        at.children.append(Node(key=keys[-1], keys=keys, attribute=attribute, kind="value", optional=True, field=None))
 
 
 def _object_at(parent: Node, key: str) -> Node:

@@ -16,7 +16,6 @@ from msgspec import Raw
 
 from ecomflow.contract.generated import compiled
 from ecomflow.contract.judging import MAX_NAME_SHOWN
-from ecomflow.contract.language import TYPE_KEY
 from ecomflow.contract.structs import Learned
 from ecomflow.contract.tree import Node, json_path
 
@@ -59,11 +58,11 @@ def _split_object(raw: Raw, node: Node, found: Split) -> tuple[dict[str, Any], d
     unknown: dict[str, Any] = {}
     for key, part in _members(raw).items():
         child = children.get(key)
-        if child is None and not (key == TYPE_KEY and not node.keys):
+        if child is None:
             unknown[key] = part
             found.paths.append(f"{json_path(node.keys)}.{key[:MAX_NAME_SHOWN]}")
             found.keys.append((node.keys, key))
-        elif child is None or child.kind == "value":
+        elif child.kind == "value":
             known[key] = part
         else:
             known[key], rest = _split_part(part, child, found)

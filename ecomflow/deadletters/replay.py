@@ -292,7 +292,7 @@ def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
 def _refused_by_steps(messages: list[Message], codec: Codec, now: datetime) -> Iterator[DeadLetter]:
     """The dead letters that the pipeline's steps before the write would make of ``messages``."""
     for decoded in decoded_parts(codec, messages, now):
-        for batch in decoded.streams.values():
+        for batch in decoded.parts:
             for facts in modelled_parts(batch, now):
                 yield from facts.refused
 

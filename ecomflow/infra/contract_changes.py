@@ -11,7 +11,7 @@ import msgspec
 
 from ecomflow.contract.language import Contract
 from ecomflow.contract.language import Table as ContractTable
-from ecomflow.contract.versions import by_event, partition_of, shared_tables
+from ecomflow.contract.tables import joined_tables, partition_of, versions_of
 from ecomflow.infra.differences import Difference, plan_step
 from ecomflow.infra.resources import Table
 from ecomflow.sql import Column
@@ -31,15 +31,15 @@ def warehouse_changes(
     old: Sequence[Contract], new: Sequence[Contract], events: Sequence[str], dataset_id: str
 ) -> list[WarehouseChange]:
     """Every change in the tables of ``events``, in the dataset ``dataset_id``, from ``old`` to ``new``."""
-    before, after = by_event(old), by_event(new)
+    before, after = versions_of(old), versions_of(new)
     return [
-        change for event in events for change in _event_changes(event, before.get(event, []), after.get(event, []), dataset_id)
+        change for event in events for change in _event_changes(event, before.get(event, ()), after.get(event, ()), dataset_id)
     ]
 
 
-def _event_changes(event: str, old: list[Contract], new: list[Contract], dataset_id: str) -> Iterator[WarehouseChange]:
+def _event_changes(event: str, old: Sequence[Contract], new: Sequence[Contract], dataset_id: str) -> Iterator[WarehouseChange]:
     times = [{one.time for one in side} for side in (old, new)]
-    tables = [{table.name: table for table in shared_tables(side)} for side in (old, new)]
+    tables = [{table.name: table for table in joined_tables(side)} for side in (old, new)]
     for name in dict.fromkeys((*tables[0], *tables[1])):
         before, after = (side.get(name) for side in tables)
         if before is None:

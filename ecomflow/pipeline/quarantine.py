@@ -100,7 +100,7 @@ def decoded_parts(codec: Codec, messages: list[Message], now: datetime) -> Itera
 def _refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
     """Of stream unknown: a message that can't be decoded has no type."""
     letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
-    return DecodedBatch({UNKNOWN_STREAM: TypedBatch(UNKNOWN_STREAM, None, [], [], [], letters, [])}, Counter())
+    return DecodedBatch([TypedBatch(UNKNOWN_STREAM, None, [], [], [], letters, [])], Counter())
 
 
 # Model: a TypedBatch becomes Facts.

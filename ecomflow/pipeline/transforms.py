@@ -76,19 +76,19 @@ class _DecodeFn(StepFn):
             self._counters.count_drift(decoded.drift)
             refused = _refused_here(decoded)
             self._counters.count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
-            for stream, part in decoded.streams.items():
-                self._counters.count(f"decoded/{stream}", len(part.events))
+            for part in decoded.parts:
+                self._counters.count(f"decoded/{part.stream}", len(part.events))
                 self._counters.count("duplicates_seen", self._runtime.seen_ids.repeats_in(part.event_ids))
-                yield beam.pvalue.TaggedOutput(stream, part)
+                yield beam.pvalue.TaggedOutput(part.stream, part)
 
 
 def _messages_in(decoded: DecodedBatch) -> int:
-    return sum(len(part.events) + len(part.refused) for part in decoded.streams.values())
+    return sum(len(part.events) + len(part.refused) for part in decoded.parts)
 
 
 def _refused_here(decoded: DecodedBatch) -> int:
     """What decoding refuses itself: what is of no known type has a step of its own for that."""
-    return sum(len(part.refused) for stream, part in decoded.streams.items() if stream != UNKNOWN_STREAM)
+    return sum(len(part.refused) for part in decoded.parts if part.stream != UNKNOWN_STREAM)
 
 
 class ModelFacts(Step):
@@ -104,7 +104,7 @@ class _ModelFn(StepFn):
             now = self._runtime.now()
             self._counters.count_step(self._step, messages_in=len(batch.events))
             modelled = 0
-            for facts in modelled_parts(batch, now):
+            for facts in modelled_parts(self._runtime.codec.restored(batch), now):
                 for rule, times in facts.rules_broken.items():
                     self._counters.count(f"rules_broken/{batch.stream}/{rule}", times)
                 modelled += len(facts.messages)

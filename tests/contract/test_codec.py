@@ -46,8 +46,8 @@ class TestUnknownFields:
         codec = Codec(SHOP)
         body = order(new=1, items=[item(colour="red"), item()], shipping_address={**order()["shipping_address"], "zip": "75001"})
         first = compiled([message(body)], codec).rows["fact_order_header"][0]["unknown_fields"]
-        assert codec.kinds["order"].learned == {(): ("new",), ("items", "[]"): ("colour",), ("shipping_address",): ("zip",)}
-        struct = codec.kinds["order"].struct
+        assert codec.kinds["order"][1].learned == {(): ("new",), ("items", "[]"): ("colour",), ("shipping_address",): ("zip",)}
+        struct = codec.kinds["order"][1].struct
         again = compiled([message(body)], codec).rows["fact_order_header"][0]["unknown_fields"]
         assert (
             json.loads(first)
@@ -58,7 +58,7 @@ class TestUnknownFields:
                 "shipping_address": {"zip": "75001"},
             }
         )
-        assert codec.kinds["order"].struct is struct
+        assert codec.kinds["order"][1].struct is struct
 
     def test_events_without_it_keep_nothing(self) -> None:
         """By one codec, before and after."""
@@ -82,7 +82,7 @@ class TestUnknownFields:
             outcome = compiled([message(inventory(**many))], codec)
             assert json.loads(outcome.rows["fact_inventory"][0]["unknown_fields"]) == many
             assert len(outcome.drift) == len(many)
-        assert len(codec.kinds["inventory"].learned[()]) == MAX_LEARNED
+        assert len(codec.kinds["inventory"][1].learned[()]) == MAX_LEARNED
 
     def test_their_paths_are_bounded(self) -> None:
         """A message of a million names fills no counter."""
@@ -273,15 +273,15 @@ class TestReadDocument:
         """What a check or a replay's preview asks."""
         read = Codec(SHOP).read_document(encoded(inventory(new=1)))
         assert isinstance(read, Read)
-        assert (read.stream, read.unknown, read.paths) == ("inventory", b'{"new":1}', ["$.new"])
+        assert (read.kind.contract.event, read.unknown, read.paths) == ("inventory", b'{"new":1}', ["$.new"])
 
     def test_no_messages(self) -> None:
         """Nothing in is nothing out."""
-        assert Codec(SHOP).decode([], datetime.now(UTC)).streams == {}
+        assert Codec(SHOP).decode([], datetime.now(UTC)).parts == []
 
     def test_streams(self) -> None:
         """The event types, and what is of none."""
         assert Codec(SHOP).streams == ("order", "inventory", "user_activity", "unknown")
-        assert Codec(SHOP[1:2]).decode([message(order())], NOW).streams["unknown"].refused[0].error == (
+        assert Codec(SHOP[1:2]).decode([message(order())], NOW).parts[0].refused[0].error == (
             "$.event_type: expected one of inventory, got 'order'"
         )

@@ -246,7 +246,7 @@ class TestBatches:
         """Events, ids and messages stay parallel and in the order in which they came; only streams that occur are there."""
         bodies = [inventory(), order(order_id="O-2"), b"{", inventory(inventory_id="I-2"), order(status="odd"), activity()]
         messages = [message(body, f"M-{index}", event_id=f"E-{index}") for index, body in enumerate(bodies)]
-        streams = Codec(SHOP).decode(messages, NOW).streams
+        streams = {part.stream: part for part in Codec(SHOP).decode(messages, NOW).parts}
         assert {name: part.event_ids for name, part in streams.items()} == {
             "order": ["E-1"],
             "inventory": ["E-0", "E-3"],

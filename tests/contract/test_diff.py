@@ -250,9 +250,9 @@ class TestReleased:
 REFUND = """
 event = "refund"
 version = 1
-time = "at"
+time = "happened"
 [fields]
-at = "timestamp"
+happened = "timestamp"
 amount = { type = "numeric", min = 0, written_as = "number or string" }
 reason = "string"
 note = { type = "string", optional = true }
@@ -321,7 +321,7 @@ class TestContracts:
         utc, berlin = (
             refund(('"timestamp"', f'{{ type = "timestamp", without_offset = "{zone}" }}')) for zone in ("UTC", "Europe/Berlin")
         )
-        assert seen_by_producers(utc, berlin) == [("$.at", False, "without an offset in Europe/Berlin now, not in UTC")]
+        assert seen_by_producers(utc, berlin) == [("$.happened", False, "without an offset in Europe/Berlin now, not in UTC")]
         assert [breaking for _, breaking, _ in seen_by_producers(utc, refund())] == [True]
 
     def test_an_event_type_with_two_versions(self) -> None:
@@ -407,10 +407,10 @@ class TestWarehouse:
     def test_another_time(self) -> None:
         """The columns stay, and mean something else."""
         more = ("[records", 'sent = "timestamp"\n[records')
-        assert seen_by_the_warehouse(refund(more), refund(more, ('time = "at"', 'time = "sent"')))[-1] == (
+        assert seen_by_the_warehouse(refund(more), refund(more, ('time = "happened"', 'time = "sent"')))[-1] == (
             "all",
             True,
-            "time changed from at to sent",
+            "time changed from happened to sent",
         )
 
     def test_other_rows(self) -> None:

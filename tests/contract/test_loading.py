@@ -122,7 +122,7 @@ MISTAKES: list[tuple[str, str]] = [
     (short("time =", 'tine = "at"\ntime ='), "unknown key 'tine', did you mean 'time'?"),
     (
         short("time =", "zzz = 1\ntime ="),
-        "unknown key 'zzz'; known are event, version, description, time, time_prefix, unknown_fields, key, fields, records, rules, tables",
+        "unknown key 'zzz'; known are event, type, version, description, time, time_prefix, unknown_fields, key, fields, records, rules, tables",
     ),
     (short('event = "e"\n', ""), "expected event, the value of event_type, found none"),
     (short('"e"', '"../e"'), "event: expected 1 to 100 letters, digits, _, - and ., not beginning with - or ., found '../e'"),

@@ -32,6 +32,7 @@ from tests.support.contract import (
     number,
     order,
     outcome_of,
+    part_of,
     property_test,
     rows_of,
 )
@@ -52,7 +53,7 @@ ADDRESS = {
 
 def batch_of(stream: str, *bodies: Any) -> TypedBatch:
     messages = [message(body, f"M-{index}") for index, body in enumerate(bodies)]
-    return Codec(SHOP).decode(messages, NOW).streams[stream]
+    return part_of(Codec(SHOP).decode(messages, NOW), stream)
 
 
 class TestOrder:
@@ -292,7 +293,7 @@ class TestAgainstTheReference:
         """Refused are just the events that break a rule by themselves; the rows of the others are the reference's."""
         codec, dates = Codec(SHOP), streamable_dates(NOW.date())
         messages = [message(body, f"M-{index}") for index, body in enumerate(bodies)]
-        for batch in codec.decode(messages, NOW).streams.values():
+        for batch in codec.decode(messages, NOW).parts:
             assert batch.kind is not None
             mine = {one.message_id for one in batch.messages} | {str(one.message_id) for one in batch.refused}
             judged = {one.message_id: violation_of(batch.kind, one, dates) for one in messages if one.message_id in mine}

@@ -8,8 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from ecomflow.config import Settings
 from ecomflow.contract.codec import Codec
 from ecomflow.contract.ddl import table_ddl, view_ddl
 from ecomflow.contract.loading import load_text, shop_text
@@ -17,7 +19,7 @@ from ecomflow.contract.promote import Promotion, keys_in, promote, values_sql
 from ecomflow.contract.toml_edits import with_element, with_line
 from ecomflow.errors import ConfigError
 from ecomflow.sql import qualify
-from tests.support.cli import ecomflow
+from tests.support.cli import ecomflow, write_stack_file
 from tests.support.compiled import SHOP, compiled
 from tests.support.contract import NOW, encoded, item, message, order
 from tests.support.local_bigquery import LocalBigQuery, local_bigquery
@@ -222,6 +224,20 @@ class TestSql:
         }
         lines = warehouse.query(f"SELECT DISTINCT event_id, line_number, colour FROM `{DATASET}.fact_order_item` ORDER BY 1, 2")
         assert lines == [("e1", 1, None), ("e1", 2, "red"), ("e1", 3, "blue"), ("e2", 1, None), ("e2", 2, None)]
+
+    def test_the_command_draws_the_type_from_what_was_kept(self, warehouse: LocalBigQuery, tmp_path: Path) -> None:
+        """Without a file it asks the warehouse."""
+        for number, floor in enumerate((4, 12)):
+            body = order(shipping_address={"street": "s", "city": "c", "country": "FR", "floor": floor})
+            insert(warehouse, "fact_order_header", compiled([message(body, f"f{number}")]).rows["fact_order_header"][0])
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700)
+        endpoints = msgspec.structs.replace(warehouse.endpoints, pubsub="127.0.0.1:1", storage="http://127.0.0.1:1")
+        write_stack_file(state, endpoints)
+        settings = Settings(state_dir=str(state))
+        result = ecomflow("contract", "promote", "order", "$.shipping_address.floor", settings=settings, folder=tmp_path)
+        assert (result.returncode, "its type drawn from 2 values" in result.stderr) == (0, True)
+        assert 'floor   = { type = "integer", optional = true }' in (tmp_path / "contracts/order.toml").read_text()
 
 
 class TestCommand:

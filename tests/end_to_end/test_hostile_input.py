@@ -34,6 +34,7 @@ from tests.support.contract import (
     number,
     order,
     outcome_of,
+    part_of,
     property_test,
 )
 from tests.support.pipeline import FakeBigQuery, MemoryWarehouse, config_for, memory_runtime, run_graph
@@ -357,10 +358,10 @@ class TestTooLarge:
     def test_a_batch_of_large_ones_is_halved(self) -> None:
         """Orders within the bound, but together beyond the batch's: too many rows, until there are few enough."""
         body = encoded(order(customer_name="x" * 250_000, items=[item()] * 64))
-        batch = Codec(SHOP).decode([message(body)] * 5, NOW).streams["order"]
+        batch = part_of(Codec(SHOP).decode([message(body)] * 5, NOW), "order")
         with pytest.raises(TooManyRowsError):
             model(batch, NOW)
-        few = Codec(SHOP).decode([message(body)] * 4, NOW).streams["order"]
+        few = part_of(Codec(SHOP).decode([message(body)] * 4, NOW), "order")
         assert len(model(few, NOW).messages) == 4
 
     def test_memory_stays_bounded(self, warehouse: MemoryWarehouse) -> None:

@@ -40,6 +40,7 @@ from ecomflow.terminal import console
 from ecomflow.terminal.console import show_json
 from ecomflow.warehouse import queries
 from tests.support.cli import ecomflow, environment
+from tests.support.contract import part_of
 from tests.support.hostile import CONTROL, HOSTILE
 from tests.support.pipeline import inventory
 
@@ -59,7 +60,7 @@ class TestPaths:
         """Whatever type or id a message claims, it goes to a stream whose name we chose."""
         body = json.dumps({"event_type": name}).encode()
         decoded = Codec(SHOP).decode([Message(body, {"event_id": name}, name, 0)], NOW)
-        assert list(decoded.streams) == ["unknown"]
+        assert [part.stream for part in decoded.parts] == ["unknown"]
 
     @pytest.mark.stack
     def test_an_objects_name_holds_nothing_of_a_message(self, provisioned: Settings, target: Target) -> None:
@@ -104,7 +105,7 @@ def load(target: Target, messages: list[Message]) -> None:
     from ecomflow.pipeline.sinks.bigquery import TableWriters, with_ingestion_time
 
     config = pipeline_config(target)
-    facts = model(Codec(SHOP).decode(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
+    facts = model(part_of(Codec(SHOP).decode(messages, datetime(2026, 2, 1, tzinfo=UTC)), "inventory"), NOW)
     (part,) = facts.tables
     with closing(TableWriters(config, Counters())) as writers:
         writer = writers.writer(part.table)

@@ -24,7 +24,7 @@ def priced(total: str, *lines: tuple[int, str]) -> Body:
 
 def facts_of(contracts: Sequence[Contract], *bodies: Body) -> Facts:
     messages = [message(body, f"M-{index}") for index, body in enumerate(bodies)]
-    (batch,) = Codec(contracts).decode(messages, NOW).streams.values()
+    (batch,) = Codec(contracts).decode(messages, NOW).parts
     return model(batch, NOW)
 
 

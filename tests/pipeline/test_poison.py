@@ -28,6 +28,7 @@ from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline import quarantine
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
 from tests.support.cli import customised, ecomflow, environment, write_stack_file
+from tests.support.contract import part_of
 from tests.support.pipeline import MemoryWarehouse, activity, inventory, memory_runtime, message, order, run_graph
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
@@ -203,7 +204,7 @@ class TestFailures:
         assert from_line(to_lines([letter])) == letter
         sent = message(inventory(1, product_id=MARK), "e-1")
         (decoded,) = quarantine.decoded_parts(PoisonedCodec(SHOP), [sent], NOW)
-        (other,) = decoded.streams["unknown"].refused
+        (other,) = part_of(decoded, "unknown").refused
         assert (other.reason, other.event_type, original(other)) == ("processing_error", None, (sent.data, {"event_id": "e-1"}))
         plain = to_lines([DeadLetter("out_of_range", "$: x", None, None, None, None, {}, "", "utf-8", NOW, "1")])
         assert "traceback" not in json.loads(plain)
@@ -311,7 +312,7 @@ class TestPoisonInTheWriting:
     def test_a_publish_time_of_no_calendar_is_none(self) -> None:
         """What makes a letter must not raise itself."""
         sent = Message(b"{", {}, "m", 2**62)
-        (letter,) = Codec(SHOP).decode([sent], NOW).streams["unknown"].refused
+        (letter,) = part_of(Codec(SHOP).decode([sent], NOW), "unknown").refused
         assert letter.publish_time is None
 
 

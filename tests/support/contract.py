@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from hypothesis import HealthCheck, settings
 
-from ecomflow.contract.codec import Codec
+from ecomflow.contract.codec import Codec, DecodedBatch, TypedBatch
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
@@ -126,20 +126,26 @@ class Outcome(NamedTuple):
         return name
 
 
+def part_of(decoded: DecodedBatch, stream: str) -> TypedBatch:
+    """The one part of ``decoded`` that is of ``stream``."""
+    (part,) = (part for part in decoded.parts if part.stream == stream)
+    return part
+
+
 def outcome_of(
     messages: Iterable[Message], now: datetime = NOW, codec: Codec | None = None, contracts: Sequence[Contract] = SHOP
 ) -> Outcome:
     """What ``messages`` become: decoded in one batch, modelled stream by stream."""
     decoded = (codec or Codec(contracts)).decode(list(messages), now)
     outcome = Outcome({}, [], {}, decoded.drift, {})
-    for batch in decoded.streams.values():
+    for batch in decoded.parts:
         facts = model(batch, now)
         outcome.facts[batch.stream] = facts
         outcome.letters.extend(facts.refused)
         for part in facts.tables:
             part.rows.validate(full=True)
-            outcome.rows[part.table] = part.rows.to_pylist()
-            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
+            outcome.rows.setdefault(part.table, []).extend(part.rows.to_pylist())
+            outcome.sources.setdefault(part.table, []).extend(facts.messages[source].message_id for source in part.sources)
     return outcome
 
 

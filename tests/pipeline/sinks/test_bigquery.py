@@ -32,6 +32,7 @@ from ecomflow.pipeline.sinks.bigquery import (
     TableWriters,
     with_ingestion_time,
 )
+from tests.support.contract import part_of
 from tests.support.pipeline import (
     AnswersError,
     AnswersRowErrors,
@@ -100,7 +101,7 @@ def writer(bigquery: FakeBigQuery, passed: PassedTime) -> Iterator[TableWriter]:
 def rows(*numbers: int, **changes: Any) -> pa.RecordBatch:
     """Rows of inventory events with these numbers, as the pipeline models them."""
     messages = [message(inventory(number, **changes), message_id=f"m-{number}") for number in numbers]
-    facts = model(Codec(SHOP).decode(messages, NOW).streams["inventory"], NOW)
+    facts = model(part_of(Codec(SHOP).decode(messages, NOW), "inventory"), NOW)
     return with_ingestion_time(facts.tables[0].rows, NOW)
 
 

@@ -1,0 +1,157 @@
+"""Events of one's own, from samples to rows and back from the dead letters: the commands in a folder, no line of Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.client_options import ClientOptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import pubsub_v1
+
+from tests.support.cli import ecomflow
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.stack
+
+SAMPLES: list[dict[str, Any]] = [
+    {
+        "event_type": "refund",
+        "refund_id": f"R-{number}",
+        "order_id": "O-1",
+        "refunded_at": "2026-11-20T10:00:00",
+        "amount": amount,
+        "reason": reason,
+        "customer": {"id": 5, "email": "jane.doe@example.org"},
+        "lines": [{"product_id": f"P-{line}", "quantity": line + 1, "price": 6.25} for line in range(lines)],
+    }
+    for number, (amount, reason, lines) in enumerate([("6.25", "late", 1), ("18.75", "damaged", 2), ("0.10", "late", 1)])
+]
+
+
+class Folder:
+    """A user's folder with a stack of its own. A command runs in it as typed, and its exit code is asserted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *words: str, code: int = 0) -> str:
+        result = ecomflow(*words, folder=self.path)
+        assert result.returncode == code, (words, result.stdout, result.stderr)
+        return result.stdout
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self.run(*words, "--json", code=code))
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        return list(self.json("query", sql))
+
+    def publish(self, *bodies: object, **attributes: str) -> None:
+        """By Google's own client, as a producer does, with the variables that ``infra env`` prints."""
+        variables = self.json("infra", "env")
+        options = ClientOptions(api_endpoint=variables["PUBSUB_EMULATOR_HOST"])
+        before = os.environ.get("PUBSUB_EMULATOR_HOST")
+        os.environ["PUBSUB_EMULATOR_HOST"] = variables["PUBSUB_EMULATOR_HOST"]
+        try:
+            client = pubsub_v1.PublisherClient(client_options=options, credentials=AnonymousCredentials())
+            topic = client.topic_path(variables["GOOGLE_CLOUD_PROJECT"], "ecomflow-events")
+            for sent in [client.publish(topic, json.dumps(body).encode(), **attributes) for body in bodies]:
+                sent.result(30)
+            client.stop()
+        finally:
+            os.environ.pop("PUBSUB_EMULATOR_HOST", None)
+            if before is not None:
+                os.environ["PUBSUB_EMULATOR_HOST"] = before
+
+    @property
+    def contract(self) -> Path:
+        return self.path / "contracts" / "refund.toml"
+
+    def edit(self, old: str, new: str) -> None:
+        """One edit of the drafted contract."""
+        text = self.contract.read_text()
+        assert text.count(old) == 1, text
+        self.contract.write_text(text.replace(old, new))
+
+    def settled(self) -> dict[str, Any]:
+        """The equation, once nothing waits in the subscription."""
+        outcome: dict[str, Any] = {}
+
+        def is_empty() -> bool:
+            outcome.update(self.json("reconcile"))
+            return bool(outcome["waiting"]["messages"] == 0)
+
+        wait_until(is_empty, "the subscription is empty")
+        return {line["event_type"]: (line["facts"], line["dead_letters"]) for line in outcome["lines"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    """Stopped at the end, whatever became of the test."""
+    mine = Folder(tmp_path)
+    try:
+        yield mine
+    finally:
+        ecomflow("infra", "down", "--yes", folder=tmp_path)
+
+
+def test_a_refund_from_samples_to_rows(folder: Folder) -> None:
+    """Every command knows a type that was drafted from samples a minute ago."""
+    (folder.path / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in SAMPLES))
+    folder.run("contract", "new", "refund", "--from", "samples.jsonl")
+    folder.edit('reason      = "string"', 'reason      = { type = "string", values = ["late", "damaged"] }')
+    folder.run("contract", "check", "samples.jsonl")
+    folder.run("infra", "up")
+    folder.run("deploy", "--detach")
+
+    folder.publish(*SAMPLES)
+    folder.publish(SAMPLES[0] | {"refund_id": "R-8", "amount": "lots"}, event_id="E-8")
+    folder.publish(SAMPLES[1] | {"refund_id": "R-9", "coupon": {"code": "X"}, "reason": "lost"}, event_id="E-9")
+    assert folder.settled()["refund"] == (3, 2)
+
+    rows = folder.rows(
+        "SELECT refund_id, amount, customer_id, event_timestamp FROM ecomflow.fact_refund_unique ORDER BY refund_id"
+    )
+    assert [(row["refund_id"], Decimal(row["amount"]), row["customer_id"]) for row in rows] == [
+        ("R-0", Decimal("6.25"), 5),
+        ("R-1", Decimal("18.75"), 5),
+        ("R-2", Decimal("0.10"), 5),
+    ]
+    assert rows[0]["event_timestamp"].startswith("2026-11-20T10:00:00")
+    (total,) = folder.rows("SELECT SUM(quantity * price) AS total, COUNT(*) AS lines FROM ecomflow.fact_refund_line_unique")
+    assert (Decimal(total["total"]), total["lines"]) == (Decimal("31.25"), 4)
+
+    letters = [json.loads(line) for line in folder.run("dlq", "inspect", "--stream", "refund", "--json").splitlines()]
+    errors = {one["letter"]["event_id"]: one["letter"]["error"] for one in letters}
+    assert errors == {
+        "E-8": "$.amount: expected a number in a string, got 'lots'",
+        "E-9": "$.reason: expected one of late, damaged, got 'lost'",
+    }
+
+    # One edited line, and what was refused for it goes its way again.
+    (folder.path / "old.toml").write_text(folder.contract.read_text())
+    folder.edit('"damaged"]', '"damaged", "lost"]')
+    assert folder.json("contract", "diff", "old.toml", "contracts/refund.toml")["compatible"] is True
+    folder.run("job", "drain")
+    folder.run("deploy", "--detach")
+    folder.run("dlq", "replay", "--stream", "refund")
+    assert folder.settled()["refund"] == (4, 1)
+    (kept,) = folder.rows(
+        "SELECT JSON_VALUE(unknown_fields, '$.coupon.code') AS code FROM ecomflow.fact_refund WHERE refund_id = 'R-9'"
+    )
+    assert kept == {"code": "X"}
+
+    folder.run("publish", "--n", "20", "--types", "refund")
+    assert folder.settled()["refund"] == (24, 21)
+    metrics = folder.json("top", "--once")
+    assert [step["step"] for step in metrics["steps"] if "refund" in step["step"]] == [
+        "Model refund facts",
+        "Write refund facts",
+        "Write refund dead letters",
+    ]
+    assert {table["table"]: table["rows"] for table in metrics["tables"]}["fact_refund"] == 21
