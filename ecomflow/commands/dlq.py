@@ -348,7 +348,7 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
     columns = ("type", "path", "count")
     show_table("Fields of valid events that are not in the contract", columns, rows, right=("count",))
     more = f" {len(fields) - _MOST_FIELDS:,} more: --json." if len(fields) > _MOST_FIELDS else ""
-    say(f"Counted by {whose}; the fields were dropped.{more}")
+    say(f"Counted by {whose}.{more} To add one to its contract: ecomflow contract promote TYPE PATH")
 
 
 def _show_plan(plan: ReplayPlan) -> None:
