@@ -16,10 +16,14 @@ import typer
 
 from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Settings
+from ecomflow.contract import keys
+from ecomflow.contract.language import FIELD_TYPES, SCALAR_TYPES
+from ecomflow.contract.loading import read_contract
 from ecomflow.sql import questions
 from tests.support import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
+import make_contract_reference as contract_reference
 import make_data_model as data_model
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -147,6 +151,48 @@ def shown(name: str, default: Any) -> str:
     if isinstance(default, tuple):
         return ", ".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default or ("none" if default in (None, {}) else default))
+
+
+class TestContractLanguage:
+    """docs/contract-language.md, made from the tables and the sentences of the loader."""
+
+    def test_the_page_is_that_of_the_loader(self) -> None:
+        """Where it differs, run python docs/make_contract_reference.py."""
+        assert contract_reference.TARGET.read_text(encoding="utf-8") == contract_reference.reference()
+
+    @pytest.mark.parametrize(
+        ("part", "known"),
+        [
+            ("The file", keys.FILE_KEYS),
+            ("Fields", keys.FIELD_KEYS),
+            ("Rules", keys.RULE_KEYS),
+            ("Tables", keys.TABLE_KEYS),
+            ("Columns", keys.COLUMN_KEYS),
+        ],
+    )
+    def test_each_key_has_a_mistake(self, part: str, known: tuple[keys.Key, ...]) -> None:
+        """An example on the page, with what the loader says of it."""
+        found = {mistake.key for mistake in contract_reference.MISTAKES[part]} - {""}
+        assert found == set(keys.names_of(known))
+
+    def test_each_fault_has_a_sentence_of_its_own(self) -> None:
+        """So the order on the page is the order in which an event is checked."""
+        rows = [line.split(" | ") for line in contract_reference.reference().splitlines() if re.match(r"\| \d \| ", line)]
+        errors = [row[3] for row in rows]
+        assert len(set(errors)) == len(errors) == len(contract_reference.FAULTS) + 1
+
+    def test_every_type_is_described(self) -> None:
+        """In the order of the language; those of values have a column."""
+        assert tuple(keys.TYPES) == FIELD_TYPES
+        assert tuple(name for name, facts in keys.TYPES.items() if facts.column) == SCALAR_TYPES
+
+    def test_a_type_has_the_keys_that_the_page_says(self) -> None:
+        """The loader takes each of them for the types that it is for, and for no other."""
+        for key in keys.FIELD_KEYS[1:]:
+            for kind in FIELD_TYPES:
+                text = f'event = "e"\ntime = "at"\n[fields]\nat = "timestamp"\nf = {{ type = "{kind}", {key.name} = 0 }}\n'
+                refused = f"found one of type {kind}" in "\n".join(read_contract(text, "e.toml")[1])
+                assert refused == (kind not in key.types)
 
 
 class TestDecisions:
