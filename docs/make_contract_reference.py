@@ -79,8 +79,8 @@ BigQuery has the last word: rows that it refuses become dead letters with the re
 """
 _MISTAKES = """\
 A mistake is a sentence with the file, the place, what was expected and what was found. `ecomflow contract lint` lists all
-mistakes, also those between files, with exit code 2; so does every other command that reads contracts. Each of these lines replaces
-one of the `refund` of [contracts.md](contracts.md).
+mistakes, also those between files, with exit code 2; so does every other command that reads contracts. Each of these lines
+replaces one of the `refund` of [contracts.md](contracts.md).
 """
 
 
