@@ -87,7 +87,7 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 
 def watched(settings: Settings, seconds: float) -> History:
-    """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
+    """The metrics of the next ``seconds``, read as ``ecomflow top`` reads them."""
     history = History()
     with LiveTarget(settings) as target:
         reader = MetricsReader(settings, target.resolved, here=True)
@@ -169,7 +169,7 @@ def address_of(ui: subprocess.Popen[str]) -> str:
     for line in ui.stdout:
         if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", line):
             return found[0]
-    raise RuntimeError("ecomflow ui told no address")
+    raise RuntimeError("ecomflow ui printed no address")
 
 
 if __name__ == "__main__":

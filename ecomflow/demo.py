@@ -27,7 +27,7 @@ from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.warehouse import queries
 
 _QUESTION = "sales-per-product"
-_SETTLE_SECONDS = 300.0
+_WAIT_SECONDS = 300.0
 
 # Called with a unit (``events``), the number done, and the total if known.
 OnCount = Callable[[str, int, int | None], None]
@@ -134,9 +134,9 @@ def _wait_until_empty(target: Target, total: int, on_count: OnCount) -> None:
             )
         return waiting
 
-    if not wait_until_empty(read, _SETTLE_SECONDS):
+    if not wait_until_empty(read, _WAIT_SECONDS):
         raise UnavailableError(
-            f"The subscription still has messages after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
+            f"The subscription still has messages after {_WAIT_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
         )
 
 

@@ -28,7 +28,7 @@ from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, topic_sender
 from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.model import model_facts
@@ -191,11 +191,11 @@ def replay(
 
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
-    with interruptible_pool(_AT_ONCE) as (pool, in_hand):
+    with interruptible_pool(_AT_ONCE) as (pool, in_flight):
         # A few at a time, so that nothing more is started after a failure.
         waiting = iter(objects)
         while page := list(islice(waiting, _AT_ONCE)):
-            list(pool.map(lambda planned: mover.move(planned, in_hand), page))
+            list(pool.map(lambda planned: mover.move(planned, in_flight), page))
 
 
 class _PublishError(Exception):
@@ -216,8 +216,8 @@ class _Mover:
         self._lock = Lock()
         self.published = self.moved = self.left = 0
 
-    def move(self, planned: PlannedObject, in_hand: InHand) -> None:
-        with in_hand.piece():
+    def move(self, planned: PlannedObject, in_flight: InFlight) -> None:
+        with in_flight.task():
             lines = self._read(planned)
             chosen = [line for line in lines if _digest(line) in planned.lines]
             if chosen:
@@ -288,7 +288,7 @@ class _Mover:
 
 
 def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
-    """Dead letters refused after this time would be dropped as repeats; None if nothing drops repeats."""
+    """Dead letters refused after this time would be dropped as duplicates; None if nothing drops duplicates."""
     if settings.is_local or settings.dataflow.at_least_once or not settings.dataflow.id_attribute:
         return None
     return now - REMEMBERED

@@ -21,7 +21,7 @@ _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
 _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 _FULL_DISK = "No space left on device"
 # How long Ctrl-C waits for requests in flight. A healthy service answers within milliseconds.
-_SETTLE_SECONDS = 0.5
+_WAIT_SECONDS = 0.5
 
 
 class RequestSender:
@@ -63,8 +63,8 @@ class RequestSender:
         self._client.transport.close()
 
 
-class InHand:
-    """The work in flight on threads, so that Ctrl-C can wait for it for a limited time."""
+class InFlight:
+    """The tasks in flight on threads, so that Ctrl-C can wait for it for a limited time."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -72,8 +72,8 @@ class InHand:
         self._is_off = False
 
     @contextmanager
-    def piece(self) -> Iterator[None]:
-        """A piece of work on a thread. Raises CancelledError before it begins if ``call_off`` was called."""
+    def task(self) -> Iterator[None]:
+        """A task on a thread. Raises CancelledError before it begins if ``cancel`` was called."""
         with self._changed:
             if self._is_off:
                 raise CancelledError
@@ -85,22 +85,22 @@ class InHand:
                 self._count -= 1
                 self._changed.notify_all()
 
-    def call_off(self) -> None:
-        """Let no new piece begin, and wait at most _SETTLE_SECONDS for those in flight."""
+    def cancel(self) -> None:
+        """Start no new task, and wait at most _WAIT_SECONDS for those in flight."""
         with self._changed:
             self._is_off = True
-            self._changed.wait_for(lambda: not self._count, _SETTLE_SECONDS)
+            self._changed.wait_for(lambda: not self._count, _WAIT_SECONDS)
 
 
 @contextmanager
-def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHand]]:
-    """A pool that is joined at the end; after Ctrl-C only as long as ``call_off`` waits, because a service may never answer."""
-    pool, in_hand, is_interrupted = ThreadPoolExecutor(threads), InHand(), False
+def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InFlight]]:
+    """A pool that is joined at the end; after Ctrl-C only as long as ``cancel`` waits, because a service may never answer."""
+    pool, in_flight, is_interrupted = ThreadPoolExecutor(threads), InFlight(), False
     try:
-        yield pool, in_hand
+        yield pool, in_flight
     except KeyboardInterrupt:
         is_interrupted = True
-        in_hand.call_off()
+        in_flight.cancel()
         raise
     finally:
         pool.shutdown(wait=not is_interrupted, cancel_futures=is_interrupted)
@@ -122,7 +122,7 @@ def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowE
 
     topic, service = f"topic {target.settings.topic_path}", target.pubsub_service
     found = _about_events(cause_of(error), service) or translate(error, service, topic, "pubsub.topics.publish")
-    return type(found)(f"{found.message}{told_so_far(confirmed)}", found.remedy)
+    return type(found)(f"{found.message}{published_before(confirmed)}", found.remedy)
 
 
 def _about_events(cause: Exception, service: Service) -> EcomflowError | None:
@@ -140,6 +140,6 @@ def _about_events(cause: Exception, service: Service) -> EcomflowError | None:
     return None
 
 
-def told_so_far(confirmed: int) -> str:
+def published_before(confirmed: int) -> str:
     """The number of published events, to append to an error message."""
     return f" {confirmed:,} events were published before." if confirmed else ""

@@ -49,7 +49,7 @@ def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
     return from_counters(
         detail.counters,
         {},
-        at=now if detail.told_at is None else detail.told_at.timestamp(),
+        at=now if detail.updated_at is None else detail.updated_at.timestamp(),
         state=job.state,
         where=job.region,
         name=f"job {job.name} ({job.id})",

@@ -311,14 +311,14 @@ async def _static(request: Request) -> Response:
 def _show_errors(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Show an error as a page, or as the live part of a page if that was requested."""
 
-    async def tell(request: Request, error: Exception) -> Response:
+    async def show(request: Request, error: Exception) -> Response:
         status, shown = _status(error)
         if request.url.path.startswith("/live"):
             return HTMLResponse(trouble(shown), status)
         back = tag("p", tag("a", "Go to the graph", href="/"))
         return pages.answer(View("Error", "", join([trouble(shown), back])), status)
 
-    return tell
+    return show
 
 
 def _status(error: Exception) -> tuple[int, EcomflowError]:

@@ -42,8 +42,8 @@ class Server:
     def __init__(self, settings: Settings, log: Path, *more: str) -> None:
         self.log = log
         self.process: subprocess.Popen[bytes] = start("ui", "--no-open", "--port", "0", *more, settings=settings, log=log)
-        wait_until(lambda: self._told() is not None, "the page is served")
-        self.address = self._told() or ""
+        wait_until(lambda: self._printed() is not None, "the page is served")
+        self.address = self._printed() or ""
         self.base = self.address.partition("/?")[0]
 
     def stop(self) -> None:
@@ -51,7 +51,7 @@ class Server:
             self.process.send_signal(signal.SIGINT)
         assert self.process.wait(10) == 0, self.log.read_text()
 
-    def _told(self) -> str | None:
+    def _printed(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.log.read_text())
         return found[0] if found else None

@@ -73,16 +73,16 @@ def test_a_page_of_another_site(shop: Settings, stack: Endpoints, site: int, for
     upload = f"{stack.storage}/upload/storage/v1/b/{shop.bucket_name}/o?uploadType=media&name={made}"
     sql = json.dumps({"query": f"CREATE TABLE {shop.dataset}.{made} AS SELECT 1 AS a", "useLegacySql": False})
     foreign.goto(f"http://{name}:{site}/")
-    told = [
+    seen = [
         foreign.evaluate(TRY, [url, "POST", body, kind, mode])
         for url, body in ((query, sql), (upload, "hello"))
         for kind in (*SIMPLE, "application/json")
         for mode in ("no-cors", "cors")
     ]
     buckets = f"{stack.storage}/storage/v1/b?project=p"
-    told += [foreign.evaluate(TRY, [buckets, "GET", None, None, mode]) for mode in ("cors", "no-cors")]
+    seen += [foreign.evaluate(TRY, [buckets, "GET", None, None, mode]) for mode in ("cors", "no-cors")]
     assert foreign.evaluate(FORM, [query, sql[:-1] + ', "x', '": 1}']) == "loaded"
-    assert {(kind, text) for kind, _, text in told} <= {("opaque", ""), ("error", "")}
+    assert {(kind, text) for kind, _, text in seen} <= {("opaque", ""), ("error", "")}
     assert nothing_made(Target(shop, stack), made)
 
 

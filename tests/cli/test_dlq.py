@@ -117,7 +117,7 @@ class TestStats:
         assert json.loads(result.stdout)["unknown_fields"] == [{"event_type": "order", "path": "$.coupon", "count": 8}]
 
     def test_without_a_job_to_ask(self, filled: Settings, stack: Endpoints) -> None:
-        """The letters of a project are grouped all the same; why its counters are not shown is told on standard error."""
+        """The dead letters of a project are grouped all the same; standard error says why its counters are not shown."""
         with dataflow_beside(stack) as (_, endpoints):
             result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
         assert result.returncode == 0, result.stderr
@@ -163,7 +163,7 @@ class TestFollow:
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
 
     def test_a_clock_that_is_set_back_makes_nothing_new(self, filled: Settings, stack: Endpoints) -> None:
-        """The letters of the last day are not shown as if they arrived; those that do arrive then are."""
+        """The dead letters of the last day are not shown as if they arrived; those that do arrive then are."""
         target = Target(filled, stack)
         store(target, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
         looks = iter(range(9))
@@ -204,7 +204,7 @@ class TestTenThousand:
 
     @pytest.fixture
     def many(self, bucket: Settings, stack: Endpoints) -> Iterator[Settings]:
-        """10,000 letters of two streams in 500 objects, over some hours."""
+        """10,000 dead letters of two streams in 500 objects, over some hours."""
         start = datetime.now(UTC) - timedelta(minutes=self.OBJECTS)
 
         def put(number: int) -> None:
@@ -246,7 +246,7 @@ class TestTenThousand:
         return printed, time.monotonic() - began, usage.ru_maxrss / 1024
 
 
-def test_nothing_but_letters_lies_in_the_bucket(filled: Settings, stack: Endpoints) -> None:
+def test_the_bucket_has_only_dead_letters(filled: Settings, stack: Endpoints) -> None:
     """Looking changes nothing."""
     target = Target(filled, stack)
     before = names(target, "")

@@ -415,7 +415,7 @@ class TestProject:
     """What BigQuery is asked for a project, and what is said before."""
 
     def test_bytes_are_shown_first(self, google: Any) -> None:
-        """A dry run tells what the query will scan, on standard error, and then the rows of all pages come."""
+        """A dry run shows on standard error what the query will scan; then the rows of all pages come."""
         google.scanned, google.rows = 1_234_567_890, [1, 2, 3]
         result = invoke("SELECT n FROM ecomflow.t", "--csv", **google.at)
         assert result.stdout_bytes == b"n\r\n1\r\n2\r\n3\r\n"

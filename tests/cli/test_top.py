@@ -43,8 +43,8 @@ from tests.support.waiting import wait_until
 START = 1_764_547_200.0
 
 
-def told(at: float, **known: Any) -> PipelineMetrics:
-    """What a busy local pipeline tells ``at`` seconds after it began."""
+def reported(at: float, **known: Any) -> PipelineMetrics:
+    """The metrics of a busy local pipeline ``at`` seconds after its start."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
     counts |= {f"{kind}/{step}": counted for step in STEPS for kind in ("in", "out")}
@@ -66,8 +66,8 @@ def busy(seconds: int = 120, **known: Any) -> History:
     """A history of so many seconds, the last of them with ``known`` besides."""
     found = History()
     for at in range(1, seconds):
-        found.add(told(at), START + at)
-    found.add(told(seconds, **known), START + seconds)
+        found.add(reported(at), START + at)
+    found.add(reported(seconds, **known), START + seconds)
     return found
 
 
@@ -122,7 +122,7 @@ class TestView:
             ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
-    def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
+    def test_trouble_is_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
         """Below the state, before all metrics."""
         lines = drawn(busy(**known))
         assert lines[0].startswith(first)
@@ -145,7 +145,7 @@ class TestView:
     def test_old_metrics_are_called_so(self) -> None:
         """Dataflow's come late, and Cloud Monitoring's later."""
         found = History()
-        found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
+        found.add(reported(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
         assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
         assert "12 messages, the oldest 0 s old, 4 min 0 s ago" in text
@@ -184,9 +184,9 @@ class TestOnce:
     @pytest.mark.parametrize(("state", "code"), [("drained", 0), ("failed", 4), ("running", 4)])
     def test_its_exit_code_is_that_of_job_status(self, state: Any, code: int, tmp_path: Path) -> None:
         """What has ended well is no failure; what runs by its own words, but holds no lock, was killed."""
-        told = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
+        status = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
         (tmp_path / ".ecomflow").mkdir()
-        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(status))
         top, status = (ecomflow(*command, "--json", folder=tmp_path) for command in (["top"], ["job", "status"]))
         assert (top.returncode, status.returncode) == (code, code)
         found = json.loads(top.stdout)
@@ -310,7 +310,7 @@ class TestInATerminal:
 
 
 def metrics_of(settings: Settings) -> dict[str, Any]:
-    """What ``top --json`` tells."""
+    """The output of ``top --json``."""
     shown = ecomflow("top", "--json", settings=settings)
     assert shown.returncode == 0, shown.stderr
     found: dict[str, Any] = json.loads(shown.stdout)

@@ -89,7 +89,7 @@ class TestMessageOf:
 
 class TestRefusals:
     def test_each_by_its_place(self) -> None:
-        """The pipeline's own steps say which letters they would refuse again, and where."""
+        """The pipeline's own steps say which dead letters they would refuse again, and where."""
         at = datetime.now(UTC)
         good = letter(order(order_date=at.isoformat()), "$: expected a table", "rejected_by_bigquery", event_id="E-9")
         wrong_total = letter(order(order_date=at.isoformat(), total_amount=1), "$: expected a table", "rejected_by_bigquery")
@@ -165,7 +165,7 @@ class TestReplayed:
         assert {original(msgspec.json.decode(line, type=DeadLetter))[0] for line in aside} == {original(held(1))[0]}
 
     def test_the_newest_only(self, provisioned: Settings, target: Target) -> None:
-        """--limit counts letters, over objects and within one."""
+        """--limit counts dead letters, over objects and within one."""
         now = datetime.now(UTC)
         for age in (3, 2, 1):
             store(target, [held(age * 10 + line, now - timedelta(minutes=age)) for line in range(2)])
@@ -191,7 +191,7 @@ class TestReplayed:
         assert (ids_in(target), names(target, "replayed/")) == (["E-1"], [])
 
     def test_a_project_waits_until_dataflow_has_forgotten(self, provisioned: Settings, target: Target) -> None:
-        """Dataflow drops an event_id that it has seen within ten minutes, so letters as young as that are not replayed to it."""
+        """Dataflow drops an event_id that it has seen within ten minutes, so dead letters that young are not replayed."""
         now = datetime.now(UTC)
         store(target, [held(1, now - timedelta(minutes=5))])
         store(target, [held(2, now - timedelta(minutes=20))])

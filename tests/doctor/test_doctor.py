@@ -59,7 +59,7 @@ class TestRequire:
         require([Check("a", True, "fine"), Check("b", True, "Not checked: x.", checked=False)])
 
     def test_first_failure(self) -> None:
-        """The first failure gives class, exit code and sentence; the others are named, and every remedy is told once."""
+        """The first failure gives class, exit code and sentence; the others are named, and every remedy is given once."""
         wrong = [
             Check("a", True, "fine"),
             Check("topic t", False, "It does not exist.", "Run: ecomflow infra up", 3),
@@ -120,15 +120,15 @@ class TestPreflight:
         }
 
     def test_drifted(self, provisioned: Settings, target: Target) -> None:
-        """Each line that is not as it should be says how, and what mends it: infra up, or more where that can't."""
+        """Each line that is not as it should be says how, and what fixes it: infra up, or something else where that can't."""
         run("DROP VIEW `DATASET.fact_order_unique`", target)
         run("DROP TABLE `DATASET.fact_inventory`", target)
         ddl = sql.table_ddl("fact_inventory", provisioned.dataset_id)
         run(ddl.replace("quantity_change     INT64", "quantity_change     STRING"), target)
         moved = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
         found = failures(preflight(Target(moved, target.endpoints), for_dataflow=False))
-        told = {name: (check.message, check.exit_code) for name, check in found.items()}
-        assert told == {
+        expected = {name: (check.message, check.exit_code) for name, check in found.items()}
+        assert expected == {
             f"subscription {moved.subscription}": ("Ack_deadline_seconds is 10, expected 60.", 2),
             "table fact_inventory": ("Column quantity_change is STRING NOT NULL, expected INT64 NOT NULL.", 6),
             "view fact_order_unique": ("It does not exist.", 3),
@@ -154,7 +154,7 @@ class TestPreflight:
         assert {name: check.exit_code for name, check in failures(found).items()} == {f"bucket {provisioned.bucket}": 4}
 
     def test_a_service_that_is_not_there(self, provisioned: Settings, stack: Endpoints) -> None:
-        """A service that refuses connections is told with where it should be, within seconds."""
+        """A service that refuses connections is reported with its address, within seconds."""
         found = failures(preflight(Target(provisioned, msgspec.structs.replace(stack, pubsub="127.0.0.1:1")), for_dataflow=False))
         assert {check.exit_code for check in found.values()} == {4}
         assert len(found) == 4
@@ -179,7 +179,7 @@ def access_of(endpoints: Endpoints, for_dataflow: bool, settings: Settings = PRO
 
 
 class TestAccess:
-    """Roles and permissions, as a stub of Google tells them."""
+    """Roles and permissions, as a stub of Google reports them."""
 
     def test_a_job_without_roles(self, google: tuple[Google, Endpoints]) -> None:
         """Each role that is seen nowhere is a line with the reason and the command that grants it."""
@@ -244,17 +244,17 @@ class TestAccess:
         assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project 4242."
 
     @pytest.mark.parametrize(
-        ("bindings", "told"),
+        ("bindings", "expected"),
         [
             ([("projects/p/roles/mine", f"serviceAccount:{ACCOUNT}")], "projects/p/roles/mine"),
             ([("roles/pubsub.editor", "group:jobs@example.com")], "group:jobs@example.com"),
         ],
     )
-    def test_roles_that_cannot_be_told(self, bindings: list[tuple[str, str]], told: str) -> None:
+    def test_roles_that_are_unknown(self, bindings: list[tuple[str, str]], expected: str) -> None:
         """A custom role of the account, or a group with a sufficient role, may be what is wanted: that is said, not guessed."""
         found = access.judge(job_grants(PROJECT)[0], ACCOUNT, [access.Binding(*binding) for binding in bindings])
         assert (found.ok, found.checked) == (True, False)
-        assert told in found.message
+        assert expected in found.message
 
     def test_the_pipeline_on_this_machine(self, google: tuple[Google, Endpoints]) -> None:
         """The local engine works as whoever runs it: what that account may do is asked, and the missing permission is named."""
@@ -272,7 +272,7 @@ class TestAccess:
         assert bucket.remedy == expected
 
     def test_a_service_account_that_is_not_there(self, google: tuple[Google, Endpoints]) -> None:
-        """It is told as the setting to correct."""
+        """The error names the setting to correct."""
         google[0].missing = (f"{ACCOUNT}:testIamPermissions",)
         found = {check.name: check for check in access_of(google[1], for_dataflow=True)}
         line = found["acting as the job's service account"]
@@ -328,7 +328,7 @@ class TestSample:
         assert row["price"] == Decimal("12345678901234567890123456789.123456789")
 
     @pytest.mark.parametrize(
-        ("read", "told"),
+        ("read", "expected"),
         [
             ({"a": 1, "b": None}, []),
             ({"a": 1.0, "b": None}, ["a: wrote 1, read 1.0"]),
@@ -337,9 +337,9 @@ class TestSample:
             ({"a": 1, "b": None, "c": 2}, ["c: wrote 'no column', read 2"]),
         ],
     )
-    def test_differences(self, read: dict[str, Any], told: list[str]) -> None:
-        """A value of another type, another NULL, and a column too few or too many are all told."""
-        assert probe.differences({"a": 1, "b": None}, read) == told
+    def test_differences(self, read: dict[str, Any], expected: list[str]) -> None:
+        """A value of another type, another NULL, and a column too few or too many are all reported."""
+        assert probe.differences({"a": 1, "b": None}, read) == expected
 
 
 def leftovers(target: Target) -> list[str]:
@@ -369,7 +369,7 @@ class TestProbe:
     def test_a_warehouse_that_changes_values(
         self, provisioned: Settings, monkeypatch: pytest.MonkeyPatch, target: Target
     ) -> None:
-        """A value that comes back otherwise is told by its column, what was written and what was read; the table is removed."""
+        """A value that comes back different is reported with its column and both values; the table is removed."""
         append = probe._append
 
         def rounded(row: Any, schema: Any, name: str, *where: Any) -> None:
@@ -465,7 +465,7 @@ class TestCommand:
         assert {check["ok"] for check in found} == {True}
 
     def test_a_failure(self, provisioned: Settings, target: Target) -> None:
-        """The line that fails stands out with what mends it, and its exit code is the command's."""
+        """The line that fails has the fix, and its exit code is the command's."""
         run("DROP TABLE `DATASET.fact_order_item`", target)
         result = ecomflow("doctor", settings=provisioned)
         assert result.returncode == 3

@@ -77,7 +77,7 @@ class TestKilledInMidStream:
 
 
 class TestTheReadme:
-    """What the README tells a newcomer to type, typed."""
+    """The commands of the README, as a newcomer types them."""
 
     def test_its_commands_run_in_their_order(self, tmp_path: Path) -> None:
         """Each command under By hand ends well, in a folder of its own, and the answers are there."""

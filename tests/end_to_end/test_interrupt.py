@@ -129,7 +129,7 @@ class TestNobodyAnswers:
     """A service that hangs holds nobody up."""
 
     def test_publish_says_what_is_not_known(self, tmp_path: Path) -> None:
-        """What was under way without an answer is told, and counted nowhere."""
+        """What was in flight without an answer is reported, and counted nowhere."""
 
         def attempt() -> Ended:
             with stuck_pubsub() as (stuck, host):

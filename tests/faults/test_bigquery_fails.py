@@ -90,7 +90,7 @@ def refusing(ids: set[str]) -> Any:
         response = _Response()
         response.error.code, response.error.message = 3, "Errors found while processing rows."
         for index in found:
-            response.row_errors.add(index=index, message="told to refuse this row")
+            response.row_errors.add(index=index, message="refused by the test")
         return Answer(response.SerializeToString())
 
     return plan
@@ -105,8 +105,8 @@ def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: F
     publish(target, [_as_refused(event, refused) for event in batch], ledger)
     equation_holds(target, ledger)
     letters = {stored.letter.event_id: stored.letter for stored in store.letters(target)}
-    told = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
-    assert told == {("rejected_by_bigquery", "$: fact_inventory: told to refuse this row")}
+    found = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
+    assert found == {("rejected_by_bigquery", "$: fact_inventory: refused by the test")}
 
 
 def _as_refused(event: GeneratedEvent, refused: set[str]) -> GeneratedEvent:
@@ -146,7 +146,7 @@ def test_a_column_that_is_missing(shop: Settings, stack: Endpoints, fronts: Fron
     pipeline.says(f"BigQuery refuses the rows of {name}", since=said)
     pipeline.says("'user_agent'", since=said)
     assert count_waiting(target) == 30
-    client.delete_table(name)  # its partitions are gone, too, which no column can mend
+    client.delete_table(name)  # its partitions are gone, too, which no added column can restore
     made = ecomflow("infra", "up", settings=shop)
     assert made.returncode == 0, made.stderr
     equation_holds(target, ledger)

@@ -59,7 +59,7 @@ def test_a_bucket_that_hangs(shop: Settings, stack: Endpoints, fronts: Fronts, p
 def test_a_bucket_that_takes_nothing(
     status: int, sentence: str, remedy: str, shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
 ) -> None:
-    """The pipeline says what is wrong and what to do, keeps everything unacknowledged, and goes on once it is mended."""
+    """The pipeline says what is wrong and what to do, keeps everything unacknowledged, and continues once it is fixed."""
     said = len(pipeline.said())
     fronts.storage.plan = lambda method, path: status if method == "POST" else None
     target = Target(shop, stack)

@@ -29,7 +29,7 @@ def given_back(request: bytes) -> Instead:
 
 
 def copies(target: Target, event_id: str) -> tuple[int, int]:
-    """How often an inventory event stands in its table, and in its view."""
+    """How often an inventory event is in its table, and in its view."""
     counted = "SELECT COUNT(*) FROM ecomflow.fact_inventory{} WHERE event_id IN UNNEST(@ids)"
     ((rows,),), ((seen,),) = (select(target, counted.format(view), ids=[event_id]) for view in ("", "_unique"))
     return rows, seen
@@ -56,8 +56,8 @@ def test_the_same_event_under_different_message_ids(
     event_id = next(e.attributes["event_id"] for e in batch if e.event_type == "inventory" and e.fault is None)
     target = Target(shop, stack)
     with ThreadPoolExecutor(4) as pool:
-        for told in [pool.submit(publish, target, batch, ledger) for _ in range(8)]:
-            told.result()
+        for call in [pool.submit(publish, target, batch, ledger) for _ in range(8)]:
+            call.result()
     equation_holds(target, ledger)
     assert copies(target, event_id) == (8, 1)
 

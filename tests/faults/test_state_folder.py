@@ -41,11 +41,11 @@ def test_a_folder_that_is_read_only(own_shop: Settings) -> None:
 
 @pytest.mark.faults
 def test_a_full_disk_under_a_pipeline_that_runs(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
-    """It says that it can't tell how it fares, and goes on; with room again job status is up to date."""
+    """It says that it can't write its status, and continues; with room again job status is up to date."""
     with running(own_shop) as pipeline:
         draft = own_shop.state_path / "pipeline.tmp"
         wait_until(lambda: _linked(draft, Path("/dev/full")), "the disk is full for the status file")
-        pipeline.says("can't tell how it fares")
+        pipeline.says("can't write its status")
         pipeline.says("No space left on device")
         target = Target(own_shop, stack)
         publish(target, events(5, seed=1), ledger)
@@ -54,11 +54,11 @@ def test_a_full_disk_under_a_pipeline_that_runs(own_shop: Settings, stack: Endpo
         room = time.time()
         wait_until(lambda: (pipeline.status().updated or 0) > room, "job status is up to date")
         assert pipeline.status().counters["received"] == 30
-        assert pipeline.said().count("can't tell how it fares") == 1
+        assert pipeline.said().count("can't write its status") == 1
 
 
 def _linked(path: Path, target: Path) -> bool:
-    """Whether ``path`` is a link to ``target`` now: a draft that is being written stands in the way."""
+    """Whether ``path`` is a link to ``target`` now: a draft that is being written is in the way."""
     try:
         path.symlink_to(target)
     except FileExistsError:
@@ -98,7 +98,7 @@ def test_two_deploys_on_one_subscription(own_shop: Settings, stack: Endpoints, t
         for seed in range(10):
             publish(target, events(20, seed=seed), ledger)
         equation_holds(target, ledger)
-        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have told what they received")
+        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have reported what they received")
 
 
 def _received(pipeline: Pipeline) -> int:
@@ -111,7 +111,7 @@ def test_two_infra_ups_at_once(tmp_path: Path) -> None:
     settings = Settings(state_dir=str(tmp_path / "state"))
     try:
         with ThreadPoolExecutor(2) as pool:
-            results = [told.result() for told in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
+            results = [call.result() for call in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
         assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
         third = ecomflow("infra", "up", settings=settings)
         assert re.search(r"All \d+ resources are up to date; nothing was changed", third.stdout)

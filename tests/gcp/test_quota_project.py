@@ -78,10 +78,10 @@ def test_a_client_of_dataflow_names_the_project(login: None) -> None:
         assert [job.name for job in client_at(stub, used).list_jobs(request)] == ["shop"]
         with pytest.raises(google.api_core.exceptions.Forbidden) as caught:
             client_at(stub, Login("t")).list_jobs(request)
-    told = translate(caught.value, Service("Dataflow", "dataflow.googleapis.com", "r", "ecom-test", None), "the jobs")
-    assert isinstance(told, AccessError)
-    assert told.message == "Dataflow does not know which project's quota to use for this login."
-    assert told.remedy == "Set one: gcloud auth application-default set-quota-project ecom-test"
+    error = translate(caught.value, Service("Dataflow", "dataflow.googleapis.com", "r", "ecom-test", None), "the jobs")
+    assert isinstance(error, AccessError)
+    assert error.message == "Dataflow does not know which project's quota to use for this login."
+    assert error.remedy == "Set one: gcloud auth application-default set-quota-project ecom-test"
 
 
 def client_at(stub: DataflowStub, login: Any) -> Any:

@@ -63,7 +63,7 @@ def as_emulators(stack: Endpoints) -> dict[str, str]:
 
 class TestApis:
     def test_observed(self, google: Google) -> None:
-        """The APIs are asked for in one request, and those enabled are told."""
+        """The APIs are asked for in one request, and those enabled are reported."""
         google.enabled.remove("dataflow.googleapis.com")
         assert observe_apis(PROJECT).enabled == tuple(api for api in APIS if api != "dataflow.googleapis.com")
         assert [path for _, path, _ in google.requests] == ["/v1/projects/test-project/services:batchGet"]
@@ -87,7 +87,7 @@ class TestApis:
         assert pauses == [1.0]
 
     def test_refused(self, google: Google) -> None:
-        """Google's reason is told, with the command that would do the same."""
+        """The error has Google's reason, and the command that does the same."""
         google.refused = "Billing account for project is not found."
         with pytest.raises(AccessError, match=r"refuses to enable .*: Billing account for project is not found\.") as caught:
             enable_apis(["pubsub.googleapis.com"], PROJECT, sleep=lambda _: None)
@@ -154,7 +154,7 @@ class TestUp:
     def test_on_the_command_line(
         self, google: Google, in_project: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """plan is a diff by column; up tells what it made and which roles the job needs; a second up does nothing; down asks."""
+        """plan is a diff by column; up prints what it created and the roles for the job; a second up does nothing; down asks."""
         for name, value in {**as_emulators(stack), **as_variables(in_project)}.items():
             monkeypatch.setenv(name, value)
         google.enabled.remove("dataflow.googleapis.com")

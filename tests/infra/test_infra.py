@@ -80,7 +80,7 @@ class TestPlan:
         assert {(step.action, step.differences) for step in plan_steps(desired(LOCAL), live).steps} == {("keep", ())}
 
     @pytest.mark.parametrize(
-        ("kind", "attribute", "live", "told"),
+        ("kind", "attribute", "live", "expected"),
         [
             (Topic, "retention_days", 7, ("7", "0")),
             (Subscription, "ack_deadline_seconds", 10, ("10", "30")),
@@ -99,10 +99,10 @@ class TestPlan:
             (Table, "clustering", ("status",), ("status", "shipping_address_country, status")),
         ],
     )
-    def test_changed(self, kind: type[Resource], attribute: str, live: object, told: tuple[str, str]) -> None:
+    def test_changed(self, kind: type[Resource], attribute: str, live: object, expected: tuple[str, str]) -> None:
         """An attribute that can be changed is, and the plan shows it as it is and as it should be."""
         step = differing(kind, **{attribute: live})
-        assert (step.action, step.differences) == ("change", (Difference(attribute, *told, "change"),))
+        assert (step.action, step.differences) == ("change", (Difference(attribute, *expected, "change"),))
 
     @pytest.mark.parametrize(
         ("kind", "attribute", "live", "remedy"),
@@ -429,7 +429,7 @@ class TestTranslate:
         ],
     )
     def test_something_missing_in_a_project(self, text: str) -> None:
-        """What is missing is named by the resource, not told as the project."""
+        """The error names the missing resource, not the project."""
         assert translate(google.NotFound(text), CLOUD, "topic t").message == "Topic t does not exist."
 
 
@@ -758,7 +758,7 @@ class TestFailures:
         assert time.monotonic() - begun < 3
 
     def test_unreachable(self) -> None:
-        """An emulator that isn't there is told within seconds, with what brings one up."""
+        """A missing emulator is reported within seconds, with the command that starts one."""
         nowhere = Endpoints(pubsub="127.0.0.1:1", storage="http://127.0.0.1:1", bigquery="http://127.0.0.1:1")
         begun = time.monotonic()
         with pytest.raises(UnavailableError, match=r"at (http://)?127.0.0.1:1 does not answer") as caught:

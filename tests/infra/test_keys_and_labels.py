@@ -99,12 +99,12 @@ class TestLabelsWanted:
         assert {resource.labels for resource in desired(SETTINGS)} == {("stage=test", "team=shop")}  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(("live", "told"), [((), "none"), (("mine=1", "team=toys"), "team=toys")])
-    def test_changed(self, kind: type[Resource], live: tuple[str, ...], told: str) -> None:
+    @pytest.mark.parametrize(("live", "expected"), [((), "none"), (("mine=1", "team=toys"), "team=toys")])
+    def test_changed(self, kind: type[Resource], live: tuple[str, ...], expected: str) -> None:
         """Missing and different labels are shown; other people's labels are not."""
         step = plan_step(wanted(kind), msgspec.structs.replace(wanted(kind), labels=live))
         assert step.action == "change"
-        assert step.differences == (Difference("labels", told, "stage=test, team=shop", "change"),)
+        assert step.differences == (Difference("labels", expected, "stage=test, team=shop", "change"),)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_others(self, kind: type[Resource]) -> None:
@@ -148,7 +148,7 @@ class TestJob:
 
 class TestSettings:
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "expected"),
         [
             ('kms_key = "key"', "'key' is not a Cloud KMS key: expected projects/PROJECT/locations/LOCATION/keyRings/RING/"),
             (f'kms_key = "{KEY}/cryptoKeyVersions/1"', "is not a Cloud KMS key: .*, without a version"),
@@ -157,14 +157,14 @@ class TestSettings:
             ('[dataflow]\nkms_key = "key"', "'key' is not a Cloud KMS key"),
         ],
     )
-    def test_wrong_key(self, text: str, told: str, tmp_path: Path) -> None:
+    def test_wrong_key(self, text: str, expected: str, tmp_path: Path) -> None:
         """A key that Google would refuse half way through is refused when the settings are read."""
         (tmp_path / "ecomflow.toml").write_text(text)
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=expected):
             load_settings({}, {}, tmp_path)
 
     @pytest.mark.parametrize(
-        ("labels", "told"),
+        ("labels", "expected"),
         [
             ({"Team": "shop"}, "'Team' is not a valid label key"),
             ({"team": "The Shop"}, "'The Shop' is not a valid value of the label team"),
@@ -174,11 +174,11 @@ class TestSettings:
             ({"a": "b" * 64}, "is not a valid value of the label a"),
         ],
     )
-    def test_wrong_labels(self, labels: dict[str, str], told: str, tmp_path: Path) -> None:
+    def test_wrong_labels(self, labels: dict[str, str], expected: str, tmp_path: Path) -> None:
         """Labels that Google would refuse are refused when the settings are read, with the place to correct."""
         pairs = ", ".join(f'"{key}" = "{value}"' for key, value in labels.items())
         (tmp_path / "ecomflow.toml").write_text(f"labels = {{ {pairs} }}\n")
-        with pytest.raises(ConfigError, match=told) as caught:
+        with pytest.raises(ConfigError, match=expected) as caught:
             load_settings({}, {}, tmp_path)
         assert caught.value.remedy == "Correct labels in ecomflow.toml, or ECOMFLOW_LABELS."
 
@@ -208,8 +208,8 @@ class TestInAProject:
         there = {status.name: status.detail for status in infra.status(Target(SETTINGS, served(project(PLAIN))))}
         labels = "labels is none, expected stage=test, team=shop"
         key = f"kms_key is none, expected {KEY}"
-        told = {resource.name: there[resource.name] for resource in desired(SETTINGS)}
-        assert told == {
+        found = {resource.name: there[resource.name] for resource in desired(SETTINGS)}
+        assert found == {
             resource.name: f"{key}; {labels}" if hasattr(resource, "kms_key") else labels for resource in desired(SETTINGS)
         }
 

@@ -1,4 +1,4 @@
-"""What waits in the subscription, as Cloud Monitoring and the local Pub/Sub tell it."""
+"""The backlog of the subscription, as Cloud Monitoring and the local Pub/Sub report it."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def still(number: int, at: datetime | None = None) -> DeadLetter:
 
 
 def store(target: Target, letters: list[DeadLetter], unique: str = "x") -> str:
-    """One object of the letters, which are of one stream and minute; its name."""
+    """One object of the dead letters, which are of one stream and minute; its name."""
     name = object_name(stream_of(letters[0]), letters[0].failed_at, unique)
     target.bucket.blob(name).upload_from_string(to_lines(letters))
     return name

@@ -78,7 +78,7 @@ class TestTables:
 
 class TestDeadLetters:
     def test_groups_and_letters(self, provisioned: Settings, target: Target) -> None:
-        """A group of each cause with its count; behind it the letters, with the offending value marked and the command."""
+        """A group of each cause with its count; behind it the dead letters, with the offending value marked and the command."""
         store(target, [held(1), held(2)])
         store(target, [still(1)])
         browser, _ = page_of(provisioned)
@@ -128,7 +128,7 @@ class TestDeadLetters:
             assert "\u202e" not in html
 
     def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
-        """Whatever else lies in the folder, the letters are shown."""
+        """Whatever else lies in the folder, the dead letters are shown."""
 
         store(target, [held(1)])
         name = names(target, "dlq/")[0].replace(".jsonl", "-foreign.jsonl")
@@ -141,7 +141,7 @@ class TestDeadLetters:
 class TestReplay:
     @pytest.fixture
     def fixed(self, provisioned: Settings, target: Target) -> str:
-        """A group of two letters that pass by now, and one that still does not."""
+        """A group of two dead letters that pass by now, and one that still does not."""
         passing = [letter(order(order_date=today()), STATUS_ERROR, event_id=f"E-{n}") for n in range(2)]
         store(target, [*passing, held(3)])
         return fingerprint(held(3)).id
@@ -185,9 +185,7 @@ class TestReplay:
         browser, gate = page_of(provisioned, allow_replay=True)
         assert post(browser, gate, "/replays/unknown").status_code == 404
 
-    def test_with_the_flag_the_button_stands_beside_the_command(
-        self, provisioned: Settings, fixed: str, stack: Endpoints
-    ) -> None:
+    def test_with_the_flag_the_button_is_beside_the_command(self, provisioned: Settings, fixed: str, stack: Endpoints) -> None:
         """The page that may replay offers the preview, and the command all the same."""
         browser, _ = page_of(provisioned, allow_replay=True)
         shown = browser.get(f"/dead-letters/order/{fixed}?reason=contract_violation").text

@@ -81,7 +81,7 @@ def is_one_select(sql: str) -> bool:
 class TestHere:
     @pytest.mark.parametrize("sql", READS)
     def test_what_reads_is_taken(self, sql: str) -> None:
-        """One query, whatever stands in its strings, comments and quoted names."""
+        """One query, whatever is in its strings, comments and quoted names."""
         assert is_one_select(rewritten(sql))
 
     @pytest.mark.parametrize("sql", WRITES)

@@ -1,4 +1,4 @@
-"""The analysts' questions on the local warehouse, against answers reckoned in Python from the events themselves."""
+"""The analysts' questions on the local warehouse, compared with results calculated in Python from the events themselves."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ ACTIVITIES = (
     Activity("a1", "u1", "s1", "login", at(DAY, 23, 50), copies=2),
     Activity("a2", "u1", "s1", "view_product", at(DAY, 23, 55), copies=2),
     Activity("a4", "u1", "s2", "login", at(NEXT_DAY, 9)),
-    # Two in the same moment: told apart by event_id. And another user in a session of the same name.
+    # Two in the same moment: distinguished by event_id. And another user in a session of the same name.
     Activity("a6", "u2", "s1", "checkout", at(DAY, 8)),
     Activity("a5", "u2", "s1", "add_to_cart", at(DAY, 8)),
 )

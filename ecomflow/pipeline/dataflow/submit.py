@@ -1,7 +1,7 @@
 """Settings in, a streaming job on Dataflow out: the same graph as on this machine, submitted by Beam's own DataflowRunner.
 
-What can be known beforehand is looked up before anything is staged, and Beam's retries, which last for minutes, are cut to
-seconds: a person waits. ``dry_run`` makes the same graph and options, and speaks to nobody.
+Problems are detected as far as possible before anything is staged, and Beam's retries, which last for minutes, are cut to
+seconds, because the user waits. ``dry_run`` builds the same graph and options, offline.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.tree import Step, graph_tree
 
 _LOOK_SECONDS = 10.0
-# Beam waits 5 s and longer between tries, up to 7 of them. So many at this pace are over in seconds, and pass over a hiccup.
+# Beam makes up to 7 attempts, 5 s and more apart. With this pause they take seconds, and still survive a short outage.
 _LONGEST_PAUSE = 1.0
 _STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
-# With "always", google-cloud-core would pass by the endpoint that the variable above names.
+# With "always", google-cloud-core would ignore the endpoint in the variable above.
 _MTLS_VARIABLE = "GOOGLE_API_USE_MTLS_ENDPOINT"
 _QUOTA_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 
 
 class SubmittedJob(msgspec.Struct, frozen=True):
-    """A job as Dataflow took it: ``staged`` are the gs:// paths of its pipeline and wheel, ``url`` its page in the console."""
+    """A job that Dataflow has accepted. ``staged``: gs:// paths of its pipeline and wheel; ``url``: its page in the console."""
 
     job_id: str
     name: str
@@ -61,7 +61,7 @@ class SubmittedJob(msgspec.Struct, frozen=True):
 
 
 class DryRun(msgspec.Struct, frozen=True):
-    """What would be submitted: Beam's options in their order, and the graph."""
+    """What would be submitted: Beam's options, in order, and the graph."""
 
     options: tuple[str, ...]
     graph: tuple[Step, ...]
@@ -74,11 +74,13 @@ def submit(
     update: bool = False,
     transform_name_mapping: Mapping[str, str] | None = None,
 ) -> SubmittedJob:
-    """Submit the pipeline, and return as soon as Dataflow has taken the job.
+    """Submit the pipeline, and return as soon as Dataflow has accepted the job.
 
     ``extra`` are Beam options as ``--name=value``. With ``update`` the job replaces the running one of its name, whose steps
-    ``transform_name_mapping`` maps to the new names. Raises ConfigError for options that can't stand, PipelineError where a job
-    of the name runs (or, to be updated, doesn't), NotFoundError, AccessError or UnavailableError where Google's services refuse.
+    ``transform_name_mapping`` maps to the new names.
+
+    Raises ConfigError for invalid options, PipelineError if a job of the name is already running (or, for an update, is not), and
+    NotFoundError, AccessError or UnavailableError if Google's services refuse.
     """
     check_endpoints(target.endpoints)
     with _scratch() as folder, _patient_for_seconds(), _quiet():
@@ -112,7 +114,7 @@ def dry_run(settings: Settings, extra: Sequence[str] = ()) -> DryRun:
 
 
 def check(target: Target, extra: Sequence[str] = ()) -> None:
-    """Raise the ConfigError that ``submit`` would, without speaking to anyone."""
+    """Raises the ConfigError that ``submit`` would raise. Works offline."""
     check_endpoints(target.endpoints)
     with _quiet():
         beam_options(target.settings, Path("ecomflow.whl"), extra, endpoint=target.endpoints.dataflow)
@@ -124,13 +126,13 @@ def console_url(settings: Settings, job_id: str) -> str:
 
 
 def worker_config(target: Target) -> PipelineConfig:
-    """What travels to the workers: Google's own endpoints, but for a job that is submitted to an emulator."""
+    """The config for the workers: with Google's own endpoints, unless the job is submitted to an emulator."""
     ours = msgspec.structs.replace(target.endpoints, dataflow=None) if target.endpoints.dataflow is not None else Endpoints()
     return msgspec.structs.replace(pipeline_config(target.settings), endpoints=ours)
 
 
 def running_job(target: Target) -> api.Job | None:
-    """The job of the settings' name that has not ended, or None. Raises what google-api-core raises."""
+    """The job with the configured name that has not ended, or None. Raises what google-api-core raises."""
     settings = target.settings
     request = api.ListJobsRequest(
         project_id=settings.project_id,
@@ -151,7 +153,7 @@ def _check_bucket(target: Target) -> None:
 
 
 def _check_name(settings: Settings, job: api.Job | None, update: bool) -> None:
-    """A name is one running job's. An update needs it running: Beam looks for any other for ever."""
+    """Only one running job can have a name. An update needs that job running: Beam would look for it forever."""
     name = settings.dataflow.job_name
     if job is None:
         if update:
@@ -174,9 +176,9 @@ def _name_taken(name: str, job_id: str) -> PipelineError:
 
 
 def _overtaken(settings: Settings, words: str) -> PipelineError:
-    """Beam's sentence about a job that was there first, which names it, as our own."""
+    """Beam's message about a job of the same name that was submitted first, as a PipelineError with its id."""
     found = re.search(r"already active job named \S+ with id: (\S+)\. ", words)
-    if found is None:  # an update of a job that is updated already
+    if found is None:  # an update of a job that is already being updated
         return PipelineError(words, "See: ecomflow job list")
     return _name_taken(settings.dataflow.job_name, found[1])
 
@@ -189,7 +191,7 @@ def _state(job: api.Job) -> str:
 def _run(target: Target, arguments: list[str]) -> tuple[PipelineOptions, api.Job]:
     options = PipelineOptions(arguments)
     result = _pipeline(target, options).run()
-    return result._options, result._job  # the job as it was created: its public state asks the service once more
+    return result._options, result._job  # the job as it was created; its public state would need another request
 
 
 def _pipeline(target: Target, options: PipelineOptions) -> beam.Pipeline:
@@ -203,7 +205,7 @@ def _pipeline(target: Target, options: PipelineOptions) -> beam.Pipeline:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for the time of a submission, for Beam's own temporary folders too: it leaves them behind."""
+    """A folder for the duration of a submission, also for Beam's own temporary folders, which it does not delete."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="ecomflow-") as folder:
         tempfile.tempdir = folder
@@ -215,7 +217,7 @@ def _scratch() -> Iterator[Path]:
 
 @contextmanager
 def _patient_for_seconds() -> Iterator[None]:
-    """Beam's own waiting between tries, cut short."""
+    """Shorten the pauses between Beam's attempts."""
 
     before = beam_retry.Clock.sleep
     beam_retry.Clock.sleep = lambda _, seconds: time.sleep(min(seconds, _LONGEST_PAUSE))
@@ -227,7 +229,7 @@ def _patient_for_seconds() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Beam's log lines and warnings; what matters in them is raised. With --debug they are shown."""
+    """Hide Beam's log lines and warnings, except with --debug. What matters in them is raised as an error."""
     if os.environ.get("ECOMFLOW_DEBUG"):
         logging.basicConfig(level=logging.INFO)
         yield
@@ -244,7 +246,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _quota_project(target: Target) -> Iterator[None]:
-    """Beam finds credentials by itself, and only the environment tells it the quota project of a user's login without one."""
+    """Beam finds credentials by itself; for a user's login without a quota project it needs one in the environment."""
     quota = find_credentials(target.settings.project_id).quota_project_id if target.endpoints.dataflow is None else None
     with _environment({_QUOTA_VARIABLE: quota} if quota else {}):
         yield
@@ -252,7 +254,7 @@ def _quota_project(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
-    """Where the bucket is an emulator's: Beam stages by a client that looks only into the environment."""
+    """If the bucket is in an emulator, set its variable: Beam's storage client only reads the environment."""
     if endpoints.storage is None:
         yield
         return
@@ -262,7 +264,7 @@ def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
 
 @contextmanager
 def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """``wanted`` in the environment until the block ends."""
+    """Set the environment variables ``wanted`` inside the block."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -277,14 +279,14 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _errors(target: Target) -> Iterator[None]:
-    """Raises what fails on the way to Dataflow as an EcomflowError."""
+    """Raises errors of a submission as EcomflowErrors."""
     job = f"job {target.settings.dataflow.job_name}"
     try:
         with google_errors(target.dataflow_service, job, decide=partial(_about_a_submission, target.settings)):
             yield
-    except DataflowJobAlreadyExistsError as error:  # someone else was quicker, since the name was looked up
+    except DataflowJobAlreadyExistsError as error:  # another job was submitted after the check of the name
         raise _overtaken(target.settings, str(error)) from error
-    except OSError as error:  # Beam's own, for an upload that is refused
+    except OSError as error:  # raised by Beam if an upload is refused
         words = str(error).splitlines()[0]
         raise AccessError(f"The job can't be staged: {words}", "See what is missing with: ecomflow doctor") from error
 

@@ -38,8 +38,8 @@ _RawRequest = AppendRowsRequest.pb()
 # An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
 MAX_REQUEST_BYTES = 9_000_000
 
-# An append that is given up fails its bundle; the messages then come again. A connection that does not answer counts as lost: a
-# network that vanished would keep it open for ever.
+# An append that is given up fails its bundle, whose messages are redelivered. A connection that does not answer counts as lost: a
+# network that vanished would keep it open forever.
 PATIENCE = Patience(answer=60.0, give_up=120.0, first_pause=0.1, longest_pause=10.0)
 # An answer that takes longer than this part of the time that it may take is said to be waited for.
 _SLOW = 0.05
@@ -55,7 +55,7 @@ _GRANT = "Grant the role roles/bigquery.dataEditor."
 
 
 class MaybeMissingError(AccessError):
-    """BigQuery denies access to a table "(or it may not exist)": it tells nobody without access which of the two it is."""
+    """BigQuery denies access to a table "(or it may not exist)": without access it does not say which."""
 
 
 class RefusedRow(NamedTuple):
