@@ -534,6 +534,6 @@ class TestCommand:
         result = ecomflow("contract", "diff", "one.toml", "two.toml", folder=tmp_path)
         assert result.returncode == 10
         assert " ".join(result.stdout.split()).endswith(
-            "These versions can't stand side by side: two.toml: tables.fact_refund.reason: expected STRING, as in one.toml, found INT64;"
-            " give the column a name of its own."
+            "These versions can't stand side by side: two.toml: tables.fact_refund.reason: expected STRING, as in one.toml, found"
+            " INT64; give the column a name of its own."
         )
