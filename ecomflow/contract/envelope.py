@@ -169,10 +169,11 @@ def mode_of(envelope: Envelope, message: Message) -> Envelope:
 
 
 def is_structured(message: Message) -> bool:
-    """Whether a CloudEvent is in structured mode: so its content type says, or it has no ``ce-type``."""
+    """Whether a CloudEvent is in structured mode: it has no ``ce-type``, or its content type says so."""
     attributes = message.attributes
-    kind = attributes.get("content-type") or attributes.get("Content-Type") or ""
-    return kind.startswith(_STRUCTURED) or "ce-type" not in attributes
+    if "ce-type" not in attributes:
+        return True
+    return (attributes.get("content-type") or attributes.get("Content-Type") or "").startswith(_STRUCTURED)
 
 
 def places_in_body(envelope: Envelope) -> tuple[Keys, ...]:
