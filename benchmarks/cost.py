@@ -55,6 +55,7 @@ from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.model import model_facts
@@ -89,7 +90,7 @@ HOW = {
 def ecomflow(sample: list[Message]) -> dict[str, float]:
     tables = [rows for part in _bundles(sample) for rows in _tables_of(part)]
     pipeline = beam.Pipeline(options=_options("--streaming"))
-    config = worker_config(SETTINGS, Endpoints())
+    config = worker_config(Target(SETTINGS, Endpoints()))
     build_graph(pipeline, ReadMessages(config, "event_id", None), config)
     sent = sum(rows.serialize().size for rows in tables)
     billed = sum(_sizes(rows) for rows in tables)

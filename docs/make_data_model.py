@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent / "data-model.md"
 PICTURE = Path(__file__).parent / "pictures" / "data-model.svg"
 MARK = "<!-- From here on: python docs/make_data_model.py -->\n"
 
-# What tells one row from another, as the _unique views have it.
+# The key of a row, as in the _unique views.
 KEY = ("event_id", "line_number")
 
 

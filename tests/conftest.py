@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.loopback.proxies import bypass_proxies
 
 if TYPE_CHECKING:
@@ -64,11 +65,18 @@ def settings(stack: Endpoints, stack_folder: Path) -> Settings:
 
 
 @pytest.fixture
-def provisioned(settings: Settings, stack: Endpoints) -> Settings:
+def target(settings: Settings, stack: Endpoints) -> Iterator[Target]:
+    """The local stack with those settings."""
+    with Target(settings, stack) as target:
+        yield target
+
+
+@pytest.fixture
+def provisioned(settings: Settings, target: Target) -> Settings:
     """The same, with everything created."""
     from ecomflow import infra
 
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    infra.apply(target, infra.plan(target))
     return settings
 
 

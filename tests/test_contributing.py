@@ -133,7 +133,7 @@ class TestTheRecipe:
         assert outcome["rows"] == {}
 
     def test_ddl_and_arrow_schemas_agree(self, changed: Path) -> None:
-        """By the tests that hold them equal, on the changed package; only the list of optional columns has to be told."""
+        """By the tests that hold them equal, on the changed package; only the list of optional columns has to be passed."""
         tests = changed / "tests"
         (tests / "contract").mkdir(parents=True)
         for name in ("tests/__init__.py", "tests/contract/__init__.py", "tests/contract/test_facts.py"):

@@ -15,9 +15,10 @@ from rich.tree import Tree
 
 from ecomflow.commands.job_view import show_local
 from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, examples, runs_here, target_line
-from ecomflow.config import Settings, labels_of, load_settings, resolve_endpoints
+from ecomflow.config import Settings, labels_of, load_settings
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import LiveTarget, open_target
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.prometheus import served
 from ecomflow.pipeline.direct import launch, logs, workers
@@ -180,9 +181,10 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
         yield None
         return
 
-    reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
-    with served(reader.read, port, settings.other_users) as bound:
-        yield bound
+    with LiveTarget(settings) as target:
+        reader = MetricsReader(settings, target.resolved, here=True)
+        with served(reader.read, port, settings.other_users) as bound:
+            yield bound
 
 
 @contextmanager
@@ -219,16 +221,16 @@ def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: boo
     note(target_line(settings)) if as_json else say(target_line(settings))
     with err.status("Building the graph…"):  # importing Beam takes most of the time
         from ecomflow.pipeline.dataflow import submit
-    endpoints = resolve_endpoints(settings)
-    submit.check(settings, endpoints, extra)
-    if dry_run:
-        planned = submit.dry_run(settings, extra)
-        show_json(planned) if as_json else _show_plan(planned)
-        return
-    with err.status("Checking…"):
-        require(preflight(settings, endpoints, for_dataflow=True))
-    with err.status("Staging and submitting…"):
-        job = submit.submit(settings, endpoints, extra=extra)
+    with open_target(settings, running=False) as target:
+        submit.check(target, extra)
+        if dry_run:
+            planned = submit.dry_run(settings, extra)
+            show_json(planned) if as_json else _show_plan(planned)
+            return
+        with err.status("Checking…"):
+            require(preflight(target, for_dataflow=True))
+        with err.status("Staging and submitting…"):
+            job = submit.submit(target, extra=extra)
     if as_json:
         show_json(job)
         return

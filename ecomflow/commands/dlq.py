@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
-from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import STREAMS, stream_of, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
 from ecomflow.deadletters import store
@@ -24,6 +24,7 @@ from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
 from ecomflow.deadletters.replay import replay as publish_again
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
+from ecomflow.gcp.target import Target, open_target
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
@@ -66,12 +67,13 @@ def inspect(
     command shows the others, then fails.
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    if follow:
-        _follow(store.follow(settings, endpoints, selected, limit=limit, unreadable=unreadable), full, as_json)
-        return
-    with _reading() as report:
-        found = store.newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable, on_progress=report)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target:
+        if follow:
+            _follow(store.follow(target, selected, limit=limit, unreadable=unreadable), full, as_json)
+            return
+        with _reading() as report:
+            found = store.newest(target, limit=limit, selected=selected, unreadable=unreadable, on_progress=report)
     if as_json:
         show_json([_as_object(item) for item in found])
     elif not found:
@@ -89,11 +91,11 @@ def stats(
     Also counts fields of valid events that are not in the contract.
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    with _reading() as report:
-        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target, _reading() as report:
+        found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
-        fields = unknown_fields(_counters(settings, endpoints))
+        fields = unknown_fields(_counters(target))
     if as_json:
         show_json({"groups": groups, "unknown_fields": fields})
     else:
@@ -129,16 +131,16 @@ def replay(
     """
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
-    endpoints = running_endpoints(settings)
-    if not as_json:
-        say(target_line(settings))
-    with _reading() as report:
-        plan = plan_replay(settings, endpoints, selected, patch=change, limit=limit, on_progress=report)
-    if not as_json:
-        _show_plan(plan)
-    summary = None
-    if plan.passing and not dry_run:
-        summary = _publish_again(settings, endpoints, plan, change)
+    with open_target(settings) as target:
+        if not as_json:
+            say(target_line(settings))
+        with _reading() as report:
+            plan = plan_replay(target, selected, patch=change, limit=limit, on_progress=report)
+        if not as_json:
+            _show_plan(plan)
+        summary = None
+        if plan.passing and not dry_run:
+            summary = _publish_again(target, plan, change)
     if as_json:
         kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
@@ -167,19 +169,18 @@ def export(
 ) -> None:
     """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
     settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    with _reading() as report:
-        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target, _reading() as report:
+        found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         count = _write_lines(found, file)
     note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
     _refuse_unreadable(unreadable)
 
 
-def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
+def _publish_again(target: Target, plan: ReplayPlan, patch: Any) -> ReplaySummary:
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
-            settings,
-            endpoints,
+            target,
             plan,
             patch=patch,
             on_progress=lambda published: shown.count("dead letters", published, plan.passing),
@@ -282,7 +283,7 @@ def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
     return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
 
 
-def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
+def _counters(target: Target) -> dict[str, int]:
     """The counters of the current or last pipeline: the local one, or the project's job. If they can't be read, prints why and
     returns none, because an account that may read the bucket may lack access to jobs.
     """
@@ -290,10 +291,10 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     from ecomflow.jobs.client import JobsApi
 
     try:
-        if settings.is_local:
-            return read_status(settings.state_path).counters
-        api = JobsApi(settings, endpoints)
-        return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
+        if target.settings.is_local:
+            return read_status(target.settings.state_path).counters
+        api = JobsApi(target)
+        return service.metrics(api, service.find(api, target.settings.dataflow.job_name)).own
     except EcomflowError as error:
         note(f"Fields that are not in the contract can't be shown: {error.message}")
         return {}

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from ecomflow import infra
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
-from ecomflow.config import Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.gcp.target import open_target
 from ecomflow.local import exports, supervisor
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
@@ -31,15 +32,14 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     say_here(target_line(settings))
     if settings.is_local:
         _start_stack(settings, say_here)
-    with err.status("Comparing resources…") as status:
-        endpoints = running_endpoints(settings)
-        planned = infra.plan(settings, endpoints)
-        done = infra.apply(settings, endpoints, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
+    with err.status("Comparing resources…") as status, open_target(settings) as target:
+        planned = infra.plan(target)
+        done = infra.apply(target, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
     grants = () if settings.is_local else infra.job_grants(settings)
     if as_json:
         show_json({"steps": done.steps, "grants": grants})
         return
-    if endpoints.bigquery is not None:
+    if target.endpoints.bigquery is not None:
         say("Skipped the table dead_letters: the local BigQuery has no external tables. Use instead: ecomflow dlq stats")
     if done.steps:
         _show_steps(done)
@@ -57,7 +57,8 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
     Changes nothing.
     """
     settings = settings_of(project)
-    planned = infra.plan(settings, running_endpoints(settings))
+    with open_target(settings) as target:
+        planned = infra.plan(target)
     if as_json:
         show_json(planned)
         return
@@ -71,7 +72,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
-    resources = infra.status(settings, running_endpoints(settings)) if ready else ()
+    resources = _resources(settings) if ready else ()
     pipeline = read_status(settings.state_path)
     if as_json:
         show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
@@ -138,9 +139,14 @@ def down(
         _stop_stack(settings, with_data)
         return
 
-    with err.status("Deleting…"):
-        removals = infra.down(settings, running_endpoints(settings), with_data=with_data)
+    with err.status("Deleting…"), open_target(settings) as target:
+        removals = infra.down(target, with_data=with_data)
     _show_removals(removals)
+
+
+def _resources(settings: Settings) -> tuple[infra.ResourceStatus, ...]:
+    with open_target(settings) as target:
+        return infra.status(target)
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ecomflow.commands.shared import AsJson, Project, examples, settings_of, target_line
-from ecomflow.config import running_endpoints
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import open_target
 from ecomflow.generator import publisher, rounds
 from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.terminal.console import note, say, show_json, show_table
@@ -80,17 +80,16 @@ def _day(text: str | None) -> Any:
 
 
 def _with_progress(settings: Any, events: Any, total: int, rate: float | None, ledger: Path | None, quiet: bool) -> Any:
-    endpoints = running_endpoints(settings)
-    (note if quiet else say)(target_line(settings))
-    with progress("Publishing") as shown:
-        return publisher.publish(
-            settings,
-            endpoints,
-            events,
-            rate=rate,
-            ledger=ledger or default_ledger(settings, endpoints),
-            on_progress=lambda confirmed: shown.count("events", confirmed, total),
-        )
+    with open_target(settings) as target:
+        (note if quiet else say)(target_line(settings))
+        with progress("Publishing") as shown:
+            return publisher.publish(
+                target,
+                events,
+                rate=rate,
+                ledger=ledger or default_ledger(target),
+                on_progress=lambda confirmed: shown.count("events", confirmed, total),
+            )
 
 
 def _show(summary: Any, seed: int, as_json: bool) -> None:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import ROOT, STREAMS, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.gcp.clients import storage_client
+from ecomflow.errors import EcomflowError
+from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 def newest(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     *,
     limit: int,
     selected: DeadLetterFilter = ANY,
@@ -103,13 +102,12 @@ def newest(
     on_progress: OnProgress | None = None,
 ) -> list[StoredDeadLetter]:
     """At most ``limit`` dead letters of ``selected``, newest first. Raises the same errors as ``letters``."""
-    found = letters(settings, endpoints, selected, few=True, unreadable=unreadable, on_progress=on_progress)
+    found = letters(target, selected, few=True, unreadable=unreadable, on_progress=on_progress)
     return list(islice(found, limit))
 
 
 def letters(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter = ANY,
     *,
     few: bool = False,
@@ -122,15 +120,14 @@ def letters(
     objects that can't be read as dead letters. ``on_progress`` gets the number of objects read so far. Raises NotFoundError
     (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first unreadable object.
     """
-    for stored in objects(settings, endpoints, selected, few=few, unreadable=unreadable, on_progress=on_progress):
+    for stored in objects(target, selected, few=few, unreadable=unreadable, on_progress=on_progress):
         chosen = [letter for _, letter in stored.letters if is_chosen(letter, selected)]
         chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
         yield from (StoredDeadLetter(letter, stored.name) for letter in chosen)
 
 
 def objects(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     few: bool = False,
@@ -138,8 +135,8 @@ def objects(
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
     """The objects that can contain dead letters of ``selected``, latest minute first. Otherwise like ``letters``."""
-    with reading(settings, endpoints):
-        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), selected, few), start=1):
+    with reading(target):
+        for number, stored in enumerate(_objects(target.bucket, selected, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
@@ -158,8 +155,7 @@ def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
 
 
 def follow(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     limit: int,
@@ -171,16 +167,16 @@ def follow(
 
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
-    bucket = bucket_of(settings, endpoints)
+    bucket = target.bucket
     begin = now() - _LATE
-    with reading(settings, endpoints):
+    with reading(target):
         seen = {listed.name for listed in _since(bucket, selected.streams, begin)}
-    first = newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable)
+    first = newest(target, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
         begin, before = now() - _LATE, begin
-        with reading(settings, endpoints):
+        with reading(target):
             recent = list(_since(bucket, selected.streams, begin))
             if begin < before - timedelta(seconds=LEAST_STEP):  # The clock was set back: the objects since then are not new.
                 seen |= {listed.name for listed in recent}
@@ -192,11 +188,6 @@ def follow(
                 unreadable.append(Unreadable(stored.name, stored.error))
             yield from (StoredDeadLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, selected))
         sleep(_POLL_SECONDS)
-
-
-def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
-    """The bucket of the dead letters. Sends no request."""
-    return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
 
 
 def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> None:
@@ -301,32 +292,23 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
 
 
 @contextmanager
-def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+def reading(target: Target) -> Iterator[None]:
     """Translate the errors raised inside the block while the bucket is read.
 
     A 404 means a missing bucket only if the bucket does not exist: a service can also return it for a damaged object.
     """
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import ConnectionError as HttpConnectionError
+    from google.api_core.exceptions import NotFound
 
-    try:
+    from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+
+    name = target.settings.bucket_name
+
+    def about_an_object(cause: Exception) -> EcomflowError | None:
+        with suppress(*FAILURES):
+            if isinstance(cause, NotFound) and target.bucket.exists(timeout=30):
+                sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
+                return EcomflowError(sentence, "Run the command again.")
+        return None
+
+    with google_errors(target.storage_service, f"bucket {name}", "storage.objects.list", decide=about_an_object):
         yield
-    except exceptions.NotFound as error:
-        with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
-            if bucket_of(settings, endpoints).exists(timeout=30):
-                raise EcomflowError(
-                    f"Bucket {settings.bucket_name} exists, but an object that it lists was not found: {error.message}",
-                    "Run the command again.",
-                ) from error
-        raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
-    except exceptions.Forbidden as error:
-        role = "Grant the role roles/storage.objectViewer."
-        raise AccessError(f"Bucket {settings.bucket_name} can't be read: {error}", role) from error
-    except (exceptions.Unauthorized, GoogleAuthError) as error:
-        login = "Log in again: gcloud auth application-default login"
-        raise AccessError(f"The Google credentials do not work: {error}", login) from error
-    except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
-        raise UnavailableError(
-            f"The bucket's service does not respond: {error}", "Check it with: ecomflow infra status"
-        ) from error

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import Target
 from ecomflow.infra.resources import Bucket, Resource
 
 if TYPE_CHECKING:
     from google.cloud import storage
 
 
-def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> str | None:
+def owner_of(bucket: storage.Bucket, target: Target) -> str | None:
     """``project <number>`` as reported by Cloud Storage; None for an emulator without projects."""
     from ecomflow.infra.services import has_apis
 
-    if endpoints.storage is not None and (bucket.project_number is None or not has_apis(settings, endpoints)):
+    if target.endpoints.storage is not None and (bucket.project_number is None or not has_apis(target)):
         return None
     return f"project {bucket.project_number}"
 
@@ -52,36 +53,35 @@ def with_owner(wanted: Resource, live: Resource | None, settings: Settings) -> R
     return msgspec.structs.replace(wanted, owner=expected_owner(settings))
 
 
-def check_owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> None:
+def check_owner_of(bucket: storage.Bucket, target: Target) -> None:
     """Raises ConfigError if ``bucket`` belongs to another project than expected; else as ``expected_owner``."""
-    owner = owner_of(bucket, settings, endpoints)
+    owner = owner_of(bucket, target)
     if owner is None:
         return
-    expected = expected_owner(settings)
+    expected = expected_owner(target.settings)
     if owner != expected:
-        name = settings.bucket_project or settings.project_id
+        name = target.settings.bucket_project or target.settings.project_id
         shown = expected if expected.endswith(f" {name}") else f"{expected} ({name})"
         sentence = f"Bucket {bucket.name} belongs to {owner}, expected {shown}. Nothing is written to it."
         raise ConfigError(sentence, foreign_bucket_remedy(owner))
 
 
-def check_owner(settings: Settings, endpoints: Endpoints) -> None:
+def check_owner(target: Target) -> None:
     """Checks that the bucket exists and belongs to the right project. Call it before writing to the bucket.
 
     Requests nothing for the local stack. Raises NotFoundError (bucket), or as ``check_owner_of``.
     """
+    settings = target.settings
     if settings.is_local:
         return
-    from ecomflow.gcp.clients import storage_client
-    from ecomflow.gcp.errors import google_errors, storage_service
+    from ecomflow.gcp.errors import google_errors
     from ecomflow.gcp.permissions import READ_BUCKET
     from ecomflow.infra.observe import REQUEST_SECONDS, storage_retry
 
-    service = storage_service(settings, endpoints)
+    service = target.storage_service
     with google_errors(service, f"bucket {settings.bucket_name}", READ_BUCKET):
-        client = storage_client(settings.project_id, endpoints)
-        bucket = client.get_bucket(settings.bucket_name, timeout=REQUEST_SECONDS, retry=storage_retry(service))
-    check_owner_of(bucket, settings, endpoints)
+        bucket = target.storage.get_bucket(settings.bucket_name, timeout=REQUEST_SECONDS, retry=storage_retry(service))
+    check_owner_of(bucket, target)
 
 
 def foreign_bucket_remedy(owner: str) -> str:

@@ -19,8 +19,10 @@ from google.auth.transport.requests import AuthorizedSession
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import DeniedError, Service, google_errors
+from ecomflow.gcp.errors import DeniedError, google_errors
 from ecomflow.gcp.permissions import READ_SERVICES
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.infra.resources import APIS, Apis
 
 _REQUEST_SECONDS = 10.0
@@ -35,14 +37,14 @@ _ROLES = {
 }
 
 
-def has_apis(settings: Settings, endpoints: Endpoints) -> bool:
+def has_apis(target: Target) -> bool:
     """Whether there is a Google Cloud project whose APIs can be listed."""
-    return not settings.is_local and (at_google(endpoints) or _endpoint(_SERVICE_USAGE) is not None)
+    return not target.settings.is_local and (at_google(target.endpoints) or _endpoint(_SERVICE_USAGE) is not None)
 
 
-def has_project_policy(settings: Settings, endpoints: Endpoints) -> bool:
+def has_project_policy(target: Target) -> bool:
     """Whether there is a Google Cloud project whose roles can be read."""
-    return not settings.is_local and (at_google(endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
+    return not target.settings.is_local and (at_google(target.endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
 
 
 def at_google(endpoints: Endpoints) -> bool:

@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
 from ecomflow.metrics.moments import Moment
@@ -49,7 +49,7 @@ def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
     return from_counters(
         detail.counters,
         {},
-        at=now if detail.told_at is None else detail.told_at.timestamp(),
+        at=now if detail.updated_at is None else detail.updated_at.timestamp(),
         state=job.state,
         where=job.region,
         name=f"job {job.name} ({job.id})",
@@ -81,7 +81,7 @@ class MetricsReader:
     def __init__(
         self,
         settings: Settings,
-        endpoints: Callable[[], Endpoints],
+        target: Callable[[], Target],
         *,
         here: bool,
         job: str | None = None,
@@ -89,12 +89,11 @@ class MetricsReader:
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._endpoints = endpoints
+        self._target = target
         self._here = here
         self._job = job or settings.dataflow.job_name
         self._clock = clock
         self._steady = steady
-        self._api: Any = None
         self._backlog: Backlog | EcomflowError | None = None
         self._backlog_due = -math.inf
 
@@ -118,22 +117,21 @@ class MetricsReader:
         from ecomflow.jobs import service
         from ecomflow.jobs.client import JobsApi
 
-        if self._api is None:
-            self._api = JobsApi(self._settings, self._endpoints())
+        api = JobsApi(self._target())
         try:
-            job = service.find(self._api, self._job)
+            job = service.find(api, self._job)
         except NotFoundError:
             return from_counters({}, {}, at=self._clock(), state="none", where=self._settings.region, name=f"job {self._job}")
-        return dataflow_metrics(service.detail(self._api, job), self._clock())
+        return dataflow_metrics(service.detail(api, job), self._clock())
 
     def _read_backlog(self, now: float) -> Backlog | EcomflowError | None:
         try:
-            endpoints = self._endpoints()
-            if endpoints.pubsub is None and self._settings.is_local:
+            target = self._target()
+            if target.endpoints.pubsub is None and self._settings.is_local:
                 return UnavailableError(
                     f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
-            self._backlog_due = -math.inf if endpoints.pubsub else self._steady() + _CLOUD_BACKLOG_SECONDS
-            return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
+            self._backlog_due = -math.inf if target.endpoints.pubsub else self._steady() + _CLOUD_BACKLOG_SECONDS
+            return read_backlog(target, datetime.fromtimestamp(now, UTC))
         except EcomflowError as error:
             return error

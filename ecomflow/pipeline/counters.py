@@ -3,9 +3,9 @@
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
 ``duplicates_seen``, ``order_totals_differ``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the graph;
 ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
-counted by the batch, never by the message.
+incremented once per batch, not per message.
 
-Gauges and what is waited for are of the process alone: Beam has no such metric that Dataflow tells of.
+Gauges, and what the pipeline waits for, exist only in the process: Beam has no such metric that Dataflow reports.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ class Counters:
                 self._appends[table] = self._moment()
 
     def waiting(self, place: str, sentence: str | None) -> None:
-        """Say what ``place`` waits for just now: "BigQuery to take rows of fact_order: 503 …"; None: it goes on."""
+        """Report what ``place`` is waiting for: "BigQuery to accept rows of fact_order: 503 …"; None: it continues."""
         with self._lock:
-            self._waiting.pop(place, None)  # what is told last stands last
+            self._waiting.pop(place, None)  # the latest report comes last
             if sentence is not None:
                 self._waiting[place] = sentence
 
     def snapshot(self) -> dict[str, Any]:
-        """What was counted, the gauges, the process's memory in hand, and what was last said to be waited for: under the names
-        that they have in ``launch.PipelineStatus``.
+        """The counters, the gauges with the process's current memory, and what was last waited for, as fields of
+        ``launch.PipelineStatus``.
         """
         now = self._moment()
         with self._lock:

@@ -1,10 +1,10 @@
-"""A step's work and its batch in; what the work makes of the batch out, without the messages that make it raise: those become
-dead letters.
+"""A step's function and its batch in; its result out, without the messages that make it raise an exception: those become dead
+letters.
 
-Only a fault of our own makes a pure step raise, for what a message may be is refused by value. Such a message would come again
-for ever and hold up the stream; so the batch is halved until the message stands alone, it is refused as ``processing_error``
-with the traceback, and the rest flows. What a service says (it does not answer, a table is missing) says nothing about a
-message: that passes through, and the bundle comes again.
+Only a bug of ours makes a pure step raise, because invalid messages are refused by value. Such a message would be redelivered
+forever and block the stream. So the batch is halved until the message is isolated, it is refused as ``processing_error`` with the
+traceback, and the others continue. Errors of services (no answer, a missing table) are not about a message: they pass through,
+and the bundle is redelivered.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def isolate(
             result = work(batch)
         except _NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # noqa: BLE001  # the one place that does: a bug must not stop the stream for ever
+        except Exception as error:  # noqa: BLE001  # the only place that does: a bug must not stop the stream forever
             failure = _failure(error) if parts is None else None
         else:
             yield result

@@ -1,8 +1,8 @@
 """The steps that both runners share: message batches in; rows in BigQuery and dead letters in the bucket out.
 
-Each PTransform applies the pure function or the writer that it is named for. Batches travel the edges; what a step refuses
-travels on with its batch as a value, so that a stream is one line of steps, and one fused stage, from its decoding to its dead
-letters. What a step takes in, puts out and refuses is counted under the label that it has in the graph.
+Each PTransform applies the pure function or the writer after which it is named. The elements are batches. What a step refuses
+stays in its batch as a value, so that a stream is one sequence of steps, and one fused stage, from decoding to dead letters. The
+messages in, out and refused of a step are counted under its label in the graph.
 """
 
 from __future__ import annotations

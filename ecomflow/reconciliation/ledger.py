@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, read_stack_endpoints
+from ecomflow.config import read_stack_endpoints
 from ecomflow.errors import AccessError, ConfigError
+from ecomflow.gcp.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -112,15 +113,16 @@ def _end_of_whole_lines(file: int, size: int) -> int:
     return 0
 
 
-def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
+def default_ledger(target: Target) -> Path | None:
     """The path of the local stack's ledger, which ``ecomflow publish`` writes; None for a project or the user's own emulator.
 
     It is in the data folder of the local Pub/Sub, so that ``infra down --with-data`` deletes it together with its events. There
     is one for each topic and dataset.
     """
+    settings = target.settings
     data = settings.state_path / "pubsub"
     own = read_stack_endpoints(settings.state_path) if settings.is_local else None
-    if own is None or own.pubsub != endpoints.pubsub or not data.is_dir():
+    if own is None or own.pubsub != target.endpoints.pubsub or not data.is_dir():
         return None
     return data / "ledger" / f"{quote(settings.topic, safe='')}.{settings.dataset}.jsonl"
 

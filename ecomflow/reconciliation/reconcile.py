@@ -17,11 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.dead_letter import EVENT_STREAMS, STREAMS, stream_of
 from ecomflow.contract.facts import STREAM_TABLES
 from ecomflow.deadletters import store
 from ecomflow.errors import ImbalanceError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Waiting, count_waiting
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.warehouse.queries import select
@@ -76,23 +76,21 @@ class Reconciliation(msgspec.Struct, frozen=True):
     unreadable: tuple[store.Unreadable, ...] = ()
 
 
-def reconcile(
-    settings: Settings, endpoints: Endpoints, ledger: Path | None = None, on_count: OnCount = lambda *_: None
-) -> Reconciliation:
+def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = lambda *_: None) -> Reconciliation:
     """Read every store, and check the equation for the events of ``ledger``.
 
     By default it uses the local stack's own ledger, if there is one; events that are not in that one are then reported too.
     ``on_count`` gets the progress. Raises ConfigError for a ledger that can't be read, and the errors of the stores.
     """
-    own = default_ledger(settings, endpoints)
+    own = default_ledger(target)
     path = ledger or (own if own is not None and own.exists() else None)
     if path is None:
-        return _without_ledger(settings, endpoints, on_count)
+        return _without_ledger(target, on_count)
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
-    waiting = count_waiting(settings, endpoints)
+    waiting = count_waiting(target)
     unreadable: list[store.Unreadable] = []
-    shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count, unreadable)
+    shapes, letters = _shapes(target, entries, on_count), _letters(target, on_count, unreadable)
     outcome = balance_by_id(entries, shapes, letters, waiting)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
     if unpublished:  # events published since the ledger was read may already be written, and are in the ledger by now
@@ -104,15 +102,15 @@ def reconcile(
     )
 
 
-def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount = lambda *_: None) -> Reconciliation:
-    amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, _sql("COUNT(*)"))}
+def _without_ledger(target: Target, on_count: OnCount = lambda *_: None) -> Reconciliation:
+    amounts = {tuple(shape): int(amount) for *shape, amount in select(target, _sql("COUNT(*)"))}
     odd = [shape for shape in amounts if type_of(shape) is None]
-    suspects = _ids_of(settings, endpoints, odd)
+    suspects = _ids_of(target, odd)
     unreadable: list[store.Unreadable] = []
-    letters = _letters(settings, endpoints, on_count, unreadable)
+    letters = _letters(target, on_count, unreadable)
     # Read them again after the backlog: events that were being written are complete by now, or still in the backlog.
-    waiting = count_waiting(settings, endpoints)
-    shapes = _shapes(settings, endpoints, {*suspects, *letters}, on_count)
+    waiting = count_waiting(target)
+    shapes = _shapes(target, {*suspects, *letters}, on_count)
     outcome = balance_places(amounts, shapes, suspects, letters, waiting)
     return msgspec.structs.replace(outcome, unreadable=tuple(unreadable), adds_up=outcome.adds_up and not unreadable)
 
@@ -229,14 +227,14 @@ def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
     return f"SELECT {shape}, {wanted} FROM ({events}) {outer} GROUP BY {shape}"  # noqa: S608
 
 
-def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
+def _shapes(target: Target, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
     """The shape of each event of ``ids`` that is in any table; on the local stack of all events, which is faster there."""
     wanted = "ARRAY_AGG(event_id)"
-    if settings.is_local:
-        answers = iter([select(settings, endpoints, _sql(wanted))])
+    if target.settings.is_local:
+        answers = iter([select(target, _sql(wanted))])
     else:
         sql = _sql(wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = (select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids)))
+        answers = (select(target, sql, ids=part) for part in _parts(sorted(ids)))
     found: dict[str, Shape] = {}
     for rows in answers:
         found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
@@ -244,19 +242,19 @@ def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_cou
     return found
 
 
-def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> set[str]:
+def _ids_of(target: Target, shapes: list[Shape]) -> set[str]:
     """The ids of all events with one of ``shapes``."""
     if not shapes:
         return set()
     having = " OR ".join("(" + " AND ".join(f"n{n} = {amount}" for n, amount in enumerate(shape)) + ")" for shape in shapes)
-    rows = select(settings, endpoints, _sql("ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
+    rows = select(target, _sql("ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
     return {key for *_, keys in rows for key in keys}
 
 
-def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
+def _letters(target: Target, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that the event would have in the tables."""
     found: dict[str, str] = {}
-    stored_letters = store.letters(settings, endpoints, unreadable=unreadable)
+    stored_letters = store.letters(target, unreadable=unreadable)
     for number, stored in enumerate(stored_letters, start=1):
         found[str(stored.letter.event_id or stored.letter.message_id)] = stream_of(stored.letter)
         if number % _LETTERS_A_REPORT == 0:

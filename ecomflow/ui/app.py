@@ -18,9 +18,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ecomflow.config import Settings, resolve_endpoints, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.deadletters.store import replay_command
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import TABLES, question, questions
@@ -68,30 +69,38 @@ class Pages:
 
     def __init__(self, settings: Settings, gate: Gate, options: Options) -> None:
         self.settings, self.gate, self.options = settings, gate, options
-        reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=options.here, job=options.job)
+        self._targets = LiveTarget(settings)
+        self.target = self._targets.running
+        reader = MetricsReader(settings, self._targets.resolved, here=options.here, job=options.job)
         self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
-        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
+        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(self.target()), self._least(_COUNTS_SECONDS))
         self.details: dict[str, Reading[TableDetail]] = {
-            name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
+            name: Reading(lambda name=name: read_detail(self.target(), name), _DETAIL_SECONDS)  # type: ignore[misc]
             for name in TABLES
         }
         self.letters: Reading[Overview] = Reading(
-            lambda: read_overview(settings, lambda count: setattr(self.letters, "progress", count)), self._least(_LETTERS_SECONDS)
+            lambda: read_overview(self.target(), lambda count: setattr(self.letters, "progress", count)),
+            self._least(_LETTERS_SECONDS),
         )
-        self.replays = Replays(settings)
+        self.replays = Replays(self.target)
 
     def _least(self, seconds: float) -> float:
         return seconds if self.settings.is_local else _CLOUD_SECONDS
 
+    def close(self) -> None:
+        """Stop reading, and close the clients."""
+        self.sampler.stop()
+        self._targets.close()
+
     @property
-    def target(self) -> str:
+    def place(self) -> str:
         """The stack or project, in one line."""
         where = f"Local stack in {self.settings.state_path}/"
         return where if self.settings.is_local else f"Project {self.settings.project}, {self.settings.region}"
 
     def answer(self, view: View, status: int = 200) -> Response:
-        return HTMLResponse(page(view, self.target), status)
+        return HTMLResponse(page(view, self.place), status)
 
     def live(self, title: str, path: str, content: Html, live_at: str) -> Response:
         return self.answer(View(title, path, Html(""), content, live_at))
@@ -141,7 +150,7 @@ class Pages:
 
     async def read_table(self, request: Request, form: dict[str, str]) -> Response:
         name = _table_name(request)
-        amount = await in_thread(lambda: scanned(self.settings, name))
+        amount = await in_thread(lambda: scanned(self.target(), name))
         if form.get("step") != "read":
             return self._table_of_project(name, weighed_view(name, amount, self.gate.form_token))
         if amount > self.options.max_bytes:
@@ -149,7 +158,7 @@ class Pages:
                 f"BigQuery would scan {amount:,} bytes: expected at most {self.options.max_bytes:,}.",
                 "Start the page with a higher --max-bytes.",
             )
-        detail = await in_thread(lambda: read_detail(self.settings, name))
+        detail = await in_thread(lambda: read_detail(self.target(), name))
         return self._table_of_project(name, detail_view(detail))
 
     def _table_of_project(self, name: str, below: Html) -> Response:
@@ -173,7 +182,7 @@ class Pages:
         asked = request.path_params
         selected = filter_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
         limit = _number(request.query_params.get("limit", ""), PAGE, 200)
-        found = await in_thread(lambda: read_newest(self.settings, selected, limit))
+        found = await in_thread(lambda: read_newest(self.target(), selected, limit))
         token = self.gate.form_token if self.options.allow_replay else None
         content = dead_letters_view(selected, found, replay_command(self.settings, selected), token)
         return self.answer(View("Dead letters", "/dead-letters", content))
@@ -232,14 +241,14 @@ class Pages:
             if own
             else queries.prepare(self.settings, name_or_sql, values)
         )
-        endpoints = running_endpoints(self.settings)
+        target = self.target()
         if own:
-            asked = read_only(self.settings, endpoints, asked)
+            asked = read_only(target, asked)
         if not self.settings.is_local and form.get("sure") != "yes":
-            amount = queries.scanned_bytes(self.settings, endpoints, asked)
+            amount = queries.scanned_bytes(target, asked)
             fields = {name: text for name, text in form.items() if name != "sure"}
             return weighed(amount, self.options.max_bytes, self.gate.form_token, action, fields)
-        reply = queries.send(self.settings, endpoints, asked, None if self.settings.is_local else self.options.max_bytes)
+        reply = queries.send(target, asked, None if self.settings.is_local else self.options.max_bytes)
         return answer_view(queries.taken(reply, MOST_ROWS), reply.total, shell)
 
 
@@ -302,14 +311,14 @@ async def _static(request: Request) -> Response:
 def _show_errors(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Show an error as a page, or as the live part of a page if that was requested."""
 
-    async def tell(request: Request, error: Exception) -> Response:
+    async def show(request: Request, error: Exception) -> Response:
         status, shown = _status(error)
         if request.url.path.startswith("/live"):
             return HTMLResponse(trouble(shown), status)
         back = tag("p", tag("a", "Go to the graph", href="/"))
         return pages.answer(View("Error", "", join([trouble(shown), back])), status)
 
-    return tell
+    return show
 
 
 def _status(error: Exception) -> tuple[int, EcomflowError]:

@@ -30,6 +30,7 @@ from ecomflow import infra
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
 from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
@@ -42,8 +43,8 @@ from tests.support.waiting import wait_until
 START = 1_764_547_200.0
 
 
-def told(at: float, **known: Any) -> PipelineMetrics:
-    """What a busy local pipeline tells ``at`` seconds after it began."""
+def reported(at: float, **known: Any) -> PipelineMetrics:
+    """The metrics of a busy local pipeline ``at`` seconds after its start."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
     counts |= {f"{kind}/{step}": counted for step in STEPS for kind in ("in", "out")}
@@ -65,8 +66,8 @@ def busy(seconds: int = 120, **known: Any) -> History:
     """A history of so many seconds, the last of them with ``known`` besides."""
     found = History()
     for at in range(1, seconds):
-        found.add(told(at), START + at)
-    found.add(told(seconds, **known), START + seconds)
+        found.add(reported(at), START + at)
+    found.add(reported(seconds, **known), START + seconds)
     return found
 
 
@@ -121,7 +122,7 @@ class TestView:
             ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
-    def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
+    def test_trouble_is_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
         """Below the state, before all metrics."""
         lines = drawn(busy(**known))
         assert lines[0].startswith(first)
@@ -144,7 +145,7 @@ class TestView:
     def test_old_metrics_are_called_so(self) -> None:
         """Dataflow's come late, and Cloud Monitoring's later."""
         found = History()
-        found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
+        found.add(reported(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
         assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
         assert "12 messages, the oldest 0 s old, 4 min 0 s ago" in text
@@ -183,9 +184,9 @@ class TestOnce:
     @pytest.mark.parametrize(("state", "code"), [("drained", 0), ("failed", 4), ("running", 4)])
     def test_its_exit_code_is_that_of_job_status(self, state: Any, code: int, tmp_path: Path) -> None:
         """What has ended well is no failure; what runs by its own words, but holds no lock, was killed."""
-        told = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
+        status = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
         (tmp_path / ".ecomflow").mkdir()
-        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(status))
         top, status = (ecomflow(*command, "--json", folder=tmp_path) for command in (["top"], ["job", "status"]))
         assert (top.returncode, status.returncode) == (code, code)
         found = json.loads(top.stdout)
@@ -309,7 +310,7 @@ class TestInATerminal:
 
 
 def metrics_of(settings: Settings) -> dict[str, Any]:
-    """What ``top --json`` tells."""
+    """The output of ``top --json``."""
     shown = ecomflow("top", "--json", settings=settings)
     assert shown.returncode == 0, shown.stderr
     found: dict[str, Any] = json.loads(shown.stdout)
@@ -326,7 +327,7 @@ class TestBesideAPipeline:
             command = ("publish", "--n", "60", "--rate", "200", "--seed", "3", "--ledger", ledger, "--json")
             published = ecomflow(*command, settings=settings)
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            wait_until(lambda: count_waiting(Target(settings, stack)) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
@@ -350,13 +351,14 @@ class TestBesideAPipeline:
         table = f"{settings.dataset_id}.fact_inventory"
         pipeline = start("deploy", settings=settings, log=tmp_path / "pipeline.log")
         with watching(settings) as terminal:
+            target = Target(settings, stack)
             try:
                 wait_until(lambda: terminal.shows(rf"● running +process {pipeline.pid}"))
                 bigquery_client(settings.project_id, stack).delete_table(table)
-                publisher.publish(settings, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
-                infra.apply(settings, stack, infra.plan(settings, stack))
-                wait_until(lambda: count_waiting(settings, stack) == 0)
+                infra.apply(target, infra.plan(target))
+                wait_until(lambda: count_waiting(target) == 0)
                 wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
@@ -364,7 +366,7 @@ class TestBesideAPipeline:
             wait_until(lambda: terminal.shows(r"● gone") and terminal.shows("ecomflow deploy --detach"))
             with running(settings) as anew:
                 wait_until(lambda: terminal.shows(rf"● running +process {anew.pid}") and terminal.shows("received .* 0 events"))
-                publisher.publish(settings, stack, rounds.generate(3, seed=2, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(3, seed=2, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"received .* 18 events"))
             wait_until(lambda: terminal.shows(r"● drained"))
             assert not any("/s" in frame and re.search(r"-\d", frame) for frame in terminal.frames)

@@ -343,7 +343,7 @@ class TestTooLarge:
         assert len(outcome.rows.get("fact_order", [])) == (0 if over else 64)
 
     def test_neighbours_of_a_refused_one_are_rows(self) -> None:
-        """The slow path finds the one by its own size; another fault of it is told first."""
+        """The slow path finds the one by its own size; another fault of it is reported first."""
         large = order(customer_name="x" * 2_000_000, items=[item()] * 1200)
         bodies = [order(), large, {**large, "total_amount": -1}, order()]
         outcome = outcome_of([message(body, f"M-{n}") for n, body in enumerate(bodies)])

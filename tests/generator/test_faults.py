@@ -41,7 +41,7 @@ class TestEachFault:
         assert fault.corrupt(body) == fault.corrupt(body) != encode(body)
         assert encode(body) == encode(before)
 
-    def test_its_stream_is_the_type_that_can_still_be_told(self, shop: Shop, fault: Fault, event_type: str) -> None:
+    def test_its_stream_is_the_type_that_is_still_known(self, shop: Shop, fault: Fault, event_type: str) -> None:
         """Malformed JSON and unknown types land in ``unknown``, anything else with its type."""
         readable = fault.reason in ("contract_violation", "out_of_range")
         assert expected_stream(fault, event_type) == (event_type if readable else "unknown")

@@ -13,7 +13,8 @@ from ecomflow import infra
 from ecomflow.config import DataflowSettings, Endpoints, Settings, load_settings
 from ecomflow.doctor import preflight
 from ecomflow.errors import ConfigError, SchemaError
-from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.clients import publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Difference, plan_step
 from ecomflow.infra.resources import (
     Bucket,
@@ -98,12 +99,12 @@ class TestLabelsWanted:
         assert {resource.labels for resource in desired(SETTINGS)} == {("stage=test", "team=shop")}  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(("live", "told"), [((), "none"), (("mine=1", "team=toys"), "team=toys")])
-    def test_changed(self, kind: type[Resource], live: tuple[str, ...], told: str) -> None:
+    @pytest.mark.parametrize(("live", "expected"), [((), "none"), (("mine=1", "team=toys"), "team=toys")])
+    def test_changed(self, kind: type[Resource], live: tuple[str, ...], expected: str) -> None:
         """Missing and different labels are shown; other people's labels are not."""
         step = plan_step(wanted(kind), msgspec.structs.replace(wanted(kind), labels=live))
         assert step.action == "change"
-        assert step.differences == (Difference("labels", told, "stage=test, team=shop", "change"),)
+        assert step.differences == (Difference("labels", expected, "stage=test, team=shop", "change"),)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_others(self, kind: type[Resource]) -> None:
@@ -147,7 +148,7 @@ class TestJob:
 
 class TestSettings:
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "expected"),
         [
             ('kms_key = "key"', "'key' is not a Cloud KMS key: expected projects/PROJECT/locations/LOCATION/keyRings/RING/"),
             (f'kms_key = "{KEY}/cryptoKeyVersions/1"', "is not a Cloud KMS key: .*, without a version"),
@@ -156,14 +157,14 @@ class TestSettings:
             ('[dataflow]\nkms_key = "key"', "'key' is not a Cloud KMS key"),
         ],
     )
-    def test_wrong_key(self, text: str, told: str, tmp_path: Path) -> None:
+    def test_wrong_key(self, text: str, expected: str, tmp_path: Path) -> None:
         """A key that Google would refuse half way through is refused when the settings are read."""
         (tmp_path / "ecomflow.toml").write_text(text)
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=expected):
             load_settings({}, {}, tmp_path)
 
     @pytest.mark.parametrize(
-        ("labels", "told"),
+        ("labels", "expected"),
         [
             ({"Team": "shop"}, "'Team' is not a valid label key"),
             ({"team": "The Shop"}, "'The Shop' is not a valid value of the label team"),
@@ -173,11 +174,11 @@ class TestSettings:
             ({"a": "b" * 64}, "is not a valid value of the label a"),
         ],
     )
-    def test_wrong_labels(self, labels: dict[str, str], told: str, tmp_path: Path) -> None:
+    def test_wrong_labels(self, labels: dict[str, str], expected: str, tmp_path: Path) -> None:
         """Labels that Google would refuse are refused when the settings are read, with the place to correct."""
         pairs = ", ".join(f'"{key}" = "{value}"' for key, value in labels.items())
         (tmp_path / "ecomflow.toml").write_text(f"labels = {{ {pairs} }}\n")
-        with pytest.raises(ConfigError, match=told) as caught:
+        with pytest.raises(ConfigError, match=expected) as caught:
             load_settings({}, {}, tmp_path)
         assert caught.value.remedy == "Correct labels in ecomflow.toml, or ECOMFLOW_LABELS."
 
@@ -200,24 +201,24 @@ class TestInAProject:
 
     def test_all_as_it_should_be(self, served: Serve) -> None:
         """If everything has key and labels, there is nothing to do."""
-        assert {step.action for step in infra.plan(SETTINGS, served(project())).steps} == {"keep"}
+        assert {step.action for step in infra.plan(Target(SETTINGS, served(project()))).steps} == {"keep"}
 
     def test_status(self, served: Serve) -> None:
         """Each resource with another key or other labels is reported."""
-        there = {status.name: status.detail for status in infra.status(SETTINGS, served(project(PLAIN)))}
+        there = {status.name: status.detail for status in infra.status(Target(SETTINGS, served(project(PLAIN))))}
         labels = "labels is none, expected stage=test, team=shop"
         key = f"kms_key is none, expected {KEY}"
-        told = {resource.name: there[resource.name] for resource in desired(SETTINGS)}
-        assert told == {
+        found = {resource.name: there[resource.name] for resource in desired(SETTINGS)}
+        assert found == {
             resource.name: f"{key}; {labels}" if hasattr(resource, "kms_key") else labels for resource in desired(SETTINGS)
         }
 
     def test_up_refuses(self, served: Serve) -> None:
         """If a topic has another key nothing is changed, whatever else differs."""
         stub = project(PLAIN)
-        endpoints = served(stub)
+        target = Target(SETTINGS, served(stub))
         with pytest.raises(SchemaError, match=f"Nothing was changed, .*kms_key is none, expected {KEY}"):
-            infra.apply(SETTINGS, endpoints, infra.plan(SETTINGS, endpoints))
+            infra.apply(target, infra.plan(target))
         assert stub.writes() == []
 
     def test_created(self, served: Serve) -> None:
@@ -226,7 +227,8 @@ class TestInAProject:
         for name in (SETTINGS.topic_path, SETTINGS.bucket_name, SETTINGS.dataset_id):
             del stub.there[name]
         endpoints = served(stub)
-        infra.apply(SETTINGS, endpoints, infra.plan(SETTINGS, endpoints))
+        target = Target(SETTINGS, endpoints)
+        infra.apply(target, infra.plan(target))
         topic = stub.there[SETTINGS.topic_path]
         assert isinstance(topic, Topic)
         assert (topic.kms_key, topic.labels) == (KEY, ("stage=test", "team=shop"))
@@ -241,7 +243,8 @@ class TestInAProject:
         for name in names:
             stub.there[name] = msgspec.structs.replace(stub.there[name], kms_key=OTHER, labels=("mine=1",))
         endpoints = served(stub)
-        done = infra.apply(SETTINGS, endpoints, infra.plan(SETTINGS, endpoints))
+        target = Target(SETTINGS, endpoints)
+        done = infra.apply(target, infra.plan(target))
         assert [(step.kind, step.action) for step in done.steps] == [
             ("bucket", "change"),
             ("dataset", "change"),
@@ -258,20 +261,21 @@ class TestInAProject:
         stub = project()
         name = f"{SETTINGS.dataset_id}.fact_order"
         stub.there[name] = msgspec.structs.replace(stub.there[name], kms_key=f"{KEY}/cryptoKeyVersions/3")
-        assert {step.action for step in infra.plan(SETTINGS, served(stub)).steps} == {"keep"}
+        assert {step.action for step in infra.plan(Target(SETTINGS, served(stub))).steps} == {"keep"}
 
     def test_a_query(self, served: Serve) -> None:
         """A query has the labels, so that its cost can be attributed."""
         stub = project()
         endpoints = served(stub)
         query = queries.prepare(SETTINGS, "SELECT 1", {})
-        queries._started(SETTINGS, endpoints, query, queries._service(SETTINGS, endpoints))
+        target = Target(SETTINGS, endpoints)
+        queries._started(target, query, queries._service(target))
         assert [body["configuration"]["labels"] for body in stub.bodies] == [SETTINGS.labels]
 
     @pytest.mark.parametrize("for_dataflow", [True, False])
     def test_before_a_deploy(self, for_dataflow: bool, served: Serve) -> None:
         """A pipeline runs without the labels, but not without the configured key."""
-        found = preflight(SETTINGS, served(project(PLAIN)), for_dataflow=for_dataflow)
+        found = preflight(Target(SETTINGS, served(project(PLAIN))), for_dataflow=for_dataflow)
         wrong = {check.name: check.message for check in found if not check.ok and not check.name.startswith("roles/")}
         assert {name.split()[0] for name in wrong} == {"topic", "bucket", "dataset", "table"}
         assert {message.split(";")[0] for message in wrong.values()} == {f"Kms_key is none, expected {KEY}"}
@@ -279,14 +283,14 @@ class TestInAProject:
 
 @pytest.mark.stack
 class TestOnTheLocalServices:
-    def test_created_kept_and_changed(self, settings: Settings, stack: Endpoints) -> None:
+    def test_created_kept_and_changed(self, settings: Settings, stack: Endpoints, target: Target) -> None:
         """Everything is created with the labels; a second time there is nothing to do; another value is changed everywhere, and
         other people's labels stay.
         """
         labelled = msgspec.structs.replace(settings, labels={"team": "shop"})
-        infra.apply(labelled, stack, infra.plan(labelled, stack))
-        assert self.labels(settings, stack) == [{"team": "shop"}] * 16
-        assert infra.apply(labelled, stack, infra.plan(labelled, stack)).steps == ()
+        infra.apply(Target(labelled, stack), infra.plan(Target(labelled, stack)))
+        assert self.labels(target) == [{"team": "shop"}] * 16
+        assert infra.apply(Target(labelled, stack), infra.plan(Target(labelled, stack))).steps == ()
 
         own = {"name": settings.topic_path, "labels": {"team": "shop", "owner": "ops"}}
         publisher_client(stack).update_topic(topic=own, update_mask={"paths": ["labels"]})
@@ -294,37 +298,37 @@ class TestOnTheLocalServices:
         bucket.labels = {**bucket.labels, "mine": "1"}
         bucket.patch()
         moved = msgspec.structs.replace(settings, labels={"team": "toys"})
-        done = infra.apply(moved, stack, infra.plan(moved, stack))
+        done = infra.apply(Target(moved, stack), infra.plan(Target(moved, stack)))
         assert {(step.action, step.differences) for step in done.steps} == {
             ("change", (Difference("labels", "team=shop", "team=toys", "change"),))
         }
         assert len(done.steps) == 16
-        found = self.labels(settings, stack)
+        found = self.labels(target)
         assert [labels["team"] for labels in found] == ["toys"] * 16
         assert found[0] == {"team": "toys", "owner": "ops"}
         assert found[4] == {"team": "toys", "mine": "1"}
 
-    def test_added(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_added(self, provisioned: Settings, target: Target) -> None:
         """Resources that were created without labels get them; then there is nothing left to do."""
         labelled = msgspec.structs.replace(provisioned, labels={"team": "shop", "env": "test"})
-        infra.apply(labelled, stack, infra.plan(labelled, stack))
-        assert self.labels(provisioned, stack) == [{"team": "shop", "env": "test"}] * 16
-        assert {step.action for step in infra.plan(labelled, stack).steps} == {"keep"}
+        infra.apply(Target(labelled, target.endpoints), infra.plan(Target(labelled, target.endpoints)))
+        assert self.labels(target) == [{"team": "shop", "env": "test"}] * 16
+        assert {step.action for step in infra.plan(Target(labelled, target.endpoints)).steps} == {"keep"}
 
     @staticmethod
-    def labels(settings: Settings, stack: Endpoints) -> list[dict[str, str]]:
+    def labels(target: Target) -> list[dict[str, str]]:
         """The labels of every resource, in the order of ``desired``, as Google's own clients read them."""
-        client = bigquery_client(settings.project_id, stack)
+        client = target.bigquery
         found: list[dict[str, str]] = []
-        for resource in desired(settings):
+        for resource in desired(target.settings):
             match resource:
                 case Topic():
-                    found.append(dict(publisher_client(stack).get_topic(topic=resource.name).labels))
+                    found.append(dict(target.publisher.get_topic(topic=resource.name).labels))
                 case Subscription():
-                    with subscriber_client(stack) as subscriber:
+                    with subscriber_client(target.endpoints) as subscriber:
                         found.append(dict(subscriber.get_subscription(subscription=resource.name).labels))
                 case Bucket():
-                    found.append(storage_client(settings.project_id, stack).get_bucket(resource.name).labels)
+                    found.append(target.storage.get_bucket(resource.name).labels)
                 case Dataset():
                     found.append(client.get_dataset(resource.name).labels)
                 case _:

@@ -1,4 +1,4 @@
-"""What waits in the subscription, as Cloud Monitoring and the local Pub/Sub tell it."""
+"""The backlog of the subscription, as Cloud Monitoring and the local Pub/Sub report it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from google.cloud.monitoring_v3.services.metric_service.transports import Metric
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, NotFoundError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import (
     AGE_METRIC,
@@ -128,32 +129,32 @@ class TestNewestBacklog:
 
 class TestCountWaiting:
     @pytest.mark.stack
-    def test_the_local_stack_counts_just_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_stack_counts_just_now(self, provisioned: Settings, target: Target) -> None:
         """Every message that is not acknowledged, at this moment."""
-        publisher.publish(provisioned, stack, rounds.generate(3, seed=1, now=NOW))
-        assert count_waiting(provisioned, stack) == Waiting(18, None)
+        publisher.publish(target, rounds.generate(3, seed=1, now=NOW))
+        assert count_waiting(target) == Waiting(18, None)
 
     @pytest.mark.stack
-    def test_the_local_stack_tells_the_age_of_the_oldest(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_stack_tells_the_age_of_the_oldest(self, provisioned: Settings, target: Target) -> None:
         """Since it was published; of nothing there is none."""
-        assert read_backlog(provisioned, stack, datetime.now(UTC)) == Backlog(Waiting(0), None)
-        publisher.publish(provisioned, stack, rounds.generate(1, seed=1, now=NOW))
-        found = read_backlog(provisioned, stack, datetime.now(UTC) + timedelta(seconds=60))
+        assert read_backlog(target, datetime.now(UTC)) == Backlog(Waiting(0), None)
+        publisher.publish(target, rounds.generate(1, seed=1, now=NOW))
+        found = read_backlog(target, datetime.now(UTC) + timedelta(seconds=60))
         assert found is not None
         assert found.waiting == Waiting(6, None)
         assert found.oldest_seconds == pytest.approx(65, abs=5)
 
     @pytest.mark.stack
-    def test_a_subscription_that_is_not_there(self, settings: Settings, stack: Endpoints) -> None:
+    def test_a_subscription_that_is_not_there(self, settings: Settings, target: Target) -> None:
         """It is named, with what to run."""
         with pytest.raises(NotFoundError, match=settings.subscription):
-            count_waiting(settings, stack)
+            count_waiting(target)
 
     def test_without_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         """A project without a login ends at once, with the command that signs in."""
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
         with pytest.raises(AccessError, match="redentials"):
-            count_waiting(SETTINGS, Endpoints())
+            count_waiting(Target(SETTINGS, Endpoints()))
 
 
 class Clock:

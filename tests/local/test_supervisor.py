@@ -46,7 +46,7 @@ class TestProcess:
         detached.stop([stranger], 0.0)
 
     def test_a_step_of_the_wall_clock_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first NTP answer after a boot moves the boot time, from which psutil reckons the start of each process."""
+        """The first NTP answer after a boot moves the boot time, from which psutil calculates the start of each process."""
         identity = identity_of(os.getpid())
         before = psutil.Process().create_time()
         boot = psutil.boot_time()
@@ -114,7 +114,7 @@ class TestWithoutStack:
             supervisor.up(tmp_path / "file" / "state")
         assert "ECOMFLOW_STATE_DIR" in str(caught.value.remedy)
 
-    def test_a_missing_extra_is_told_before_anything_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_extra_is_reported_before_anything_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a package of the local GCS no folder is made and no process started."""
 
         def missing() -> None:
@@ -306,7 +306,7 @@ class TestLifecycle:
             assert supervisor.status(tmp_path / "one").ready
 
     def test_services_whose_starter_was_killed_are_replaced(self, tmp_path: Path) -> None:
-        """Killed after it had started them and before stack.json told of them, infra up blocks no later one."""
+        """An infra up that is killed after it started them, before they are in stack.json, does not block a later one."""
         with supervisor.running_stack(tmp_path):
             orphans = [identity_of(pid) for pid in pids(supervisor.status(tmp_path)).values() if pid]
             (tmp_path / "stack.json").unlink()

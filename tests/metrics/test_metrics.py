@@ -12,6 +12,7 @@ import pytest
 
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
 from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
@@ -37,7 +38,7 @@ NO_LATENCY = (0,) * (len(LATENCY_BOUNDS) + 1)
 
 
 def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
-    """What a local pipeline that began at START tells ``at`` seconds later; ``rows`` of fact_order, ``refused`` messages."""
+    """The metrics of a local pipeline ``at`` seconds after its start at START; ``rows`` of fact_order, ``refused`` messages."""
     counts = {
         "received": received,
         "in/Decode events": received,
@@ -48,10 +49,10 @@ def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
     return from_counters(counts, {}, at=START + at, **fields)
 
 
-def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
-    """Each of ``told`` was read at the moment at which it was told."""
+def history(*readings: PipelineMetrics, kept: float = 300.0) -> History:
+    """Each of ``readings`` was read at the time at which it was taken."""
     found = History(kept)
-    for one in told:
+    for one in readings:
         found.add(one, one.at)
     return found
 
@@ -63,8 +64,8 @@ class TestFromCounters:
         assert [step.step for step in found] == [*STEPS, "Old step"]
         assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
-    def test_what_was_counted_is_told(self) -> None:
-        """Each figure comes from its counters or gauges; without any it is 0 or not known."""
+    def test_what_was_counted_is_reported(self) -> None:
+        """Each metric comes from its counters or gauges; without any it is 0 or unknown."""
         counts = {
             "received": 9,
             "rows/fact_inventory": 4,
@@ -113,7 +114,7 @@ class TestSparkline:
 
 class TestRates:
     def test_a_rate_is_the_mean_of_the_last_seconds(self) -> None:
-        """What was counted in the last ten seconds, by the times at which it was told."""
+        """What was counted in the last ten seconds, by the times at which it was reported."""
         found = history(*(metrics(at, 100 * at, rows=50 * at, refused=10 * at) for at in range(30))).rates()
         assert found is not None
         assert (found.seconds, found.received, found.refused) == (10.0, 100.0, 10.0)
@@ -121,12 +122,12 @@ class TestRates:
         assert [rate.messages_in for rate in found.steps if rate.step == "Decode events"] == [100.0]
 
     def test_metrics_that_come_seldom_are_compared_with_those_before(self) -> None:
-        """Dataflow tells its counters every half minute or so."""
+        """Dataflow reports its counters about twice a minute."""
         found = history(metrics(0, 0), metrics(40, 400), metrics(70, 1000)).rates()
         assert found is not None
         assert (found.seconds, found.received) == (30.0, 20.0)
 
-    def test_what_has_not_been_told_anew_changes_no_rate(self) -> None:
+    def test_what_was_not_reported_again_changes_no_rate(self) -> None:
         """Read twice, it counts once; the newer reading, with its backlog, takes the other's place."""
         found = history(metrics(0, 0), metrics(1, 100))
         found.add(metrics(1, 100, backlog=3), START + 2)
@@ -193,7 +194,7 @@ class TestSeries:
         assert history(metrics(1)).series(rows_of("fact_order"), 3) == [None, None, None]
 
     def test_what_a_view_draws(self) -> None:
-        """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
+        """Rows of a table; the messages in of a step, and of the first, which has none, the messages out."""
         read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
         assert [of(read) for of in (messages_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
 
@@ -223,7 +224,7 @@ class TestTrouble:
         assert trouble(History()) is None
 
     @pytest.mark.parametrize(
-        ("told", "sentence"),
+        ("reading", "sentence"),
         [
             (metrics(0, state="none", name="", started=None), "No pipeline is running. Start it with: ecomflow deploy --detach"),
             (
@@ -250,26 +251,26 @@ class TestTrouble:
             ),
         ],
     )
-    def test_nothing_runs(self, told: PipelineMetrics, sentence: str) -> None:
+    def test_nothing_runs(self, reading: PipelineMetrics, sentence: str) -> None:
         """Why, what waits meanwhile, and how to start it."""
-        assert trouble(history(told)) == sentence
+        assert trouble(history(reading)) == sentence
 
     def test_it_waits_for_a_service(self) -> None:
         """At once, in the pipeline's own words."""
-        told = metrics(1, waiting_for="BigQuery to accept rows of fact_order:\n503 try again")
-        assert trouble(history(told)) == (
+        readings = metrics(1, waiting_for="BigQuery to accept rows of fact_order:\n503 try again")
+        assert trouble(history(readings)) == (
             "The pipeline is waiting for BigQuery to accept rows of fact_order: 503 try again. See: ecomflow infra status"
         )
 
     def test_it_restarts(self) -> None:
-        """Within the last minute; what was longer ago is told by the count alone."""
+        """Within the last minute; earlier ones are only counted."""
         restarted = [metrics(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
         assert trouble(history(*restarted[:3])) == (
             "The pipeline has restarted in the last minute, 2 times in total: Out of luck. See: ecomflow job logs"
         )
         assert trouble(history(*restarted)) is None
 
-    def test_it_has_told_nothing_for_a_while(self) -> None:
+    def test_it_has_reported_nothing_for_a_while(self) -> None:
         """A process that hangs writes no status; Dataflow's metrics may be older."""
         silent = history(metrics(0))
         silent.now = START + 25
@@ -294,20 +295,21 @@ class TestTrouble:
         assert trouble(history(metrics(0, 5), metrics(300, 5, backlog=7, oldest_unacked_seconds=0.4))) is None
 
     def test_one_look_is_enough_where_the_last_append_is_known(self) -> None:
-        """A script that reads but twice is told too: tables keep the time of their last rows."""
+        """A script that reads only twice sees it too: tables keep the time of their last rows."""
         table = TableMetrics("fact_order", 5, START + 10)
-        told = [
+        readings = [
             msgspec.structs.replace(metrics(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
             for at in (60, 61)
         ]
         assert (
-            trouble(history(*told)) == "7 messages are waiting, and there has been no progress for 51 s. See: ecomflow job logs"
+            trouble(history(*readings))
+            == "7 messages are waiting, and there has been no progress for 51 s. See: ecomflow job logs"
         )
 
     def test_it_is_stuck_after_a_restart(self) -> None:
         """What failed last is what it is stuck on."""
-        told = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
-        assert trouble(history(*told)) == (
+        readings = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
+        assert trouble(history(*readings)) == (
             "7 messages are waiting, and there has been no progress for 90 s: Table x does not exist. See: ecomflow job logs"
         )
 
@@ -324,8 +326,8 @@ class TestReport:
 
 
 class TestLocalMetrics:
-    def test_the_status_file_is_told(self) -> None:
-        """What the pipeline counts, when it told it, and how many processes it has."""
+    def test_the_status_file_is_reported(self) -> None:
+        """What the pipeline counts, when it reported that, and how many processes it has."""
         status = PipelineStatus(
             "running",
             7,
@@ -345,14 +347,14 @@ class TestLocalMetrics:
         assert (found.last_failure, found.waiting_for) == ("bad luck", "a bus")
 
     def test_no_pipeline(self) -> None:
-        """It is told so, as of now."""
+        """It is reported so, as of now."""
         found = local_metrics(PipelineStatus("none"), START)
         assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
 
 
 class TestReader:
     def test_the_backlog_of_google_cloud_is_as_old_as_its_sample(self) -> None:
-        """Its time is Cloud Monitoring's; without a sample nobody knows it, and why is told."""
+        """Its time is Cloud Monitoring's; without a sample it is unknown, and the reason is given."""
         sampled = datetime.fromtimestamp(START - 180, UTC)
         found = with_backlog(metrics(0), Backlog(Waiting(7, sampled), 200.0), START)
         assert (found.backlog, found.oldest_unacked_seconds, found.backlog_at) == (7, 200.0, START - 180)
@@ -364,14 +366,15 @@ class TestReader:
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
         """The pipeline's state is shown all the same, and that the stack is not running."""
-        found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        settings = Settings(state_dir=str(tmp_path))
+        found = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True).read()
         assert (found.state, found.where) == ("none", "local")
         assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
 
     @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
     def test_a_step_of_the_wall_clock_makes_no_status_old(self, step: int, tmp_path: Path) -> None:
-        """What was told a second before the step is a second old after it, and the pipeline is well."""
-        told = PipelineStatus(
+        """What was readings a second before the step is a second old after it, and the pipeline is well."""
+        readings = PipelineStatus(
             "running",
             7,
             counters={"received": 9},
@@ -380,11 +383,12 @@ class TestReader:
             updated=START + 100,
             updated_steady=600.0,
         )
+        settings = Settings(state_dir=str(tmp_path))
         reader = MetricsReader(
-            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
         )
         with locked(tmp_path):
-            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
             found = reader.read()
         assert (found.at, found.started) == (START + 100 + step, START + step)
         assert {table.table: table.last_append for table in found.tables}["fact_order"] == START + 50 + step
@@ -392,33 +396,34 @@ class TestReader:
         readings.add(found, START + 101 + step)
         assert trouble(readings) is None
 
-    def test_what_has_ended_in_an_earlier_boot_stays_as_told(self, tmp_path: Path) -> None:
+    def test_what_has_ended_in_an_earlier_boot_stays_as_reported(self, tmp_path: Path) -> None:
         """Its steady clock was another one."""
-        told = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
-        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        readings = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
+        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
+        settings = Settings(state_dir=str(tmp_path))
         reader = MetricsReader(
-            Settings(state_dir=str(tmp_path)), Endpoints, here=True, clock=lambda: START + 200, steady=lambda: 5.0
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 200, steady=lambda: 5.0
         )
         assert reader.read().at == START + 100
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""
         settings = Settings(state_dir=str(tmp_path))
-        reader = MetricsReader(settings, Endpoints, here=True, clock=lambda: START)
+        reader = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START)
         found = History()
         for at, received in enumerate((900, 5)):
-            told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
-            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            readings = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
             found.add(reader.read(), START)
             (tmp_path / STATUS_FILE).unlink()
             found.add(reader.read(), START)
         assert all(number is None or number >= 0 for number in found.series(lambda one: one.received, 4))
 
     @pytest.mark.stack
-    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, target: Target) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = MetricsReader(provisioned, lambda: stack, here=True).read()
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        found = MetricsReader(provisioned, lambda: target, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -439,7 +444,7 @@ class TestDataflow:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     def read(self, stub: DataflowStub) -> PipelineMetrics:
-        return MetricsReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+        return MetricsReader(SETTINGS, lambda: Target(SETTINGS, Endpoints(dataflow=stub.url)), here=False).read()
 
     def test_a_jobs_counters_are_the_same_metrics(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""
@@ -461,7 +466,7 @@ class TestDataflow:
         assert (found.memory_bytes, found.last_failure) == (None, "out of disk")
 
     def test_a_backlog_that_nobody_may_see(self, stub: DataflowStub) -> None:
-        """It is not known, and the way to sign in is told; all else is shown."""
+        """It is unknown, and the message says how to sign in; everything else is shown."""
         stub.add_job("shop")
         found = self.read(stub)
         assert (found.state, found.backlog) == ("running", None)

@@ -1,4 +1,4 @@
-"""Moments noted before the wall clock was set, told by it as it is set now."""
+"""Moments noted before the wall clock was set, by the clock as it is set now."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ BAD: list[tuple[Body, str, str]] = [
 class TestModel:
     @pytest.mark.parametrize("body", GOOD + LARGE, ids=lambda body: bytes(body["total_amount"]).decode())
     def test_equal_amounts_differ_in_no_mode(self, body: Body) -> None:
-        """Exact, however they are written and however large; a binary float would tell 0.1 + 0.2 from 0.3."""
+        """Exact, however they are written and however large; as binary floats 0.1 + 0.2 and 0.3 would differ."""
         modes: tuple[OrderTotals, ...] = ("ignore", "count", "refuse")
         for mode in modes:
             facts = facts_of(mode, body)

@@ -23,6 +23,7 @@ from ecomflow.contract.events import Message
 from ecomflow.deadletters import store
 from ecomflow.errors import UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.target import Target
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline import quarantine, transforms
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
@@ -113,7 +114,7 @@ class TestIsolate:
         """The common case costs one call."""
         assert self.isolated([1, 2, 3], sum) == ([6], [[1, 2, 3]])
 
-    def test_the_one_that_raises_stands_alone_in_the_end(self) -> None:
+    def test_the_one_that_raises_is_isolated(self) -> None:
         """The others come out in their order; the poison is tried by itself a bounded number of times."""
         outputs, tried = self.isolated(list(range(1000)), lambda part: bug() if 777 in part else part)
         assert [one for out in outputs for one in (out if isinstance(out, list) else [out[0]])] == list(range(1000))
@@ -127,7 +128,7 @@ class TestIsolate:
         assert self.isolated([1], lambda part: bug() if next(failures) else part) == ([[1]], [[1], [1]])
 
     def test_memory_that_runs_out_halves_the_batch(self) -> None:
-        """A MemoryError is one of those that a smaller batch may mend."""
+        """A MemoryError is one of those that a smaller batch may avoid."""
 
         def work(part: list[int]) -> list[int]:
             if len(part) > 2:
@@ -213,7 +214,7 @@ class TestPoisonInAStep:
     def test_one_becomes_a_dead_letter_and_the_rest_flows(
         self, step: str, stream: str, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Every other message's rows are written, once; the letter tells what was raised, where, and gives the message back."""
+        """Every other message's rows are written once; the dead letter has the error, where it was raised, and the message."""
         BREAKS[step](warehouse, monkeypatch)
         bodies = [MAKERS[stream](number) for number in range(33)]
         bodies[20][PRODUCT[stream]] = MARK
@@ -257,7 +258,7 @@ class TestPoisonInTheWriting:
     def test_a_message_has_one_letter_whatever_its_tables_say(
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Refused by BigQuery in one table and poison in another: the failure of our own is told, once."""
+        """Refused by BigQuery in one table and poison in another: our own failure is reported, once."""
         break_building(warehouse, monkeypatch, ("fact_order",))
         warehouse.refuse = lambda table, row: "no" if table == "fact_order_header" and row["order_id"] == MARK else None
         run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2")])
@@ -364,7 +365,7 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
         process.terminate()
         code = process.wait(timeout=60)
     assert code == 0, log.read_text()
-    letters = {found.letter.event_id: found.letter for found in store.newest(settings, stack, limit=100)}
+    letters = {found.letter.event_id: found.letter for found in store.newest(Target(settings, stack), limit=100)}
     assert {name: (letter.reason, letter.error.partition("raised ")[2]) for name, letter in letters.items()} == {
         "e-7": ("processing_error", "ZeroDivisionError: a bug in decode"),
         "e-21": ("processing_error", "MemoryError"),

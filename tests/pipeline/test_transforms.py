@@ -123,7 +123,7 @@ class TestRows:
         assert warehouse.letters == {}
 
     def test_stock_and_activity_become_their_rows(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """One row each; without the event_id attribute the message id stands in its place."""
+        """One row each; without the event_id attribute the message id replaces it."""
         run(runtime, [message(inventory(1), message_id="m-7"), message(activity(2), "e-2")])
         (stock,) = warehouse.rows["fact_inventory"]
         assert stock == {
@@ -225,7 +225,7 @@ def refuse_orders(*numbers: int) -> Callable[[str, dict[str, Any]], str | None]:
 
 class TestRefusedByBigQuery:
     def test_a_message_becomes_one_dead_letter(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """However many rows of a message are refused, one letter tells each row's table and BigQuery's words."""
+        """However many rows of a message are refused, one dead letter names each row's table and BigQuery's message."""
         warehouse.refuse = refuse_orders(2)
         sent = [message(order(number), f"e-{number}") for number in (1, 2, 3)]
         run(runtime, sent)
@@ -237,7 +237,7 @@ class TestRefusedByBigQuery:
         assert len(warehouse.rows["fact_order"]) == 5
         assert len(warehouse.rows["fact_order_item"]) == 6
 
-    def test_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
+    def test_dead_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Refusals that come when the bundle ends, in several batches, still reach the bucket, with those refused before."""
         warehouse.refuse = refuse_orders(1, 4)
         run(runtime, [message(order(1)), message(order(2, items=[]))], [message(order(3))], [message(order(4))])
@@ -248,7 +248,7 @@ class TestRefusedByBigQuery:
         ]
 
     def test_rows_are_traced_to_their_message(self) -> None:
-        """A row's message is found by the table's sources, not by the row's position; letters come in the messages' order."""
+        """A row's message is found by the table's sources, not by the row's position; dead letters are in message order."""
         messages = [message(order(number), f"e-{number}") for number in range(3)]
         empty = pa.RecordBatch.from_pylist([])
         header = TableRows("fact_order_header", empty, np.array([0, 1, 2]))
@@ -290,7 +290,7 @@ class TestCounters:
         assert runtime.counters.totals() == counts
 
     def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """By its label in the graph. What one step refuses no other refuses, and the next takes in what the last put out."""
+        """By its label in the graph. What one step refuses no other refuses, and one step's output is the next one's input."""
         warehouse.refuse = refuse_orders(2)
         counts = run(
             runtime,
@@ -422,7 +422,7 @@ class TestGraph:
         assert runtime.failure.take() is error
 
     def test_a_dead_letter_batch_counts_when_it_is_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """Letters reach the writer as one batch a stream and bundle of messages."""
+        """Dead letters reach the writer as one batch a stream and bundle of messages."""
         run(runtime, [message(b"1"), message(b"2")], [message(b"3")])
         letters: list[DeadLetter] = warehouse.letters["unknown"]
         assert [letter.payload for letter in letters] == ["1", "2", "3"]

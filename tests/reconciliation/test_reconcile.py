@@ -17,7 +17,7 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store
 from ecomflow.errors import ConfigError, ImbalanceError
-from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.pipeline.direct import launch
@@ -242,11 +242,11 @@ class TestLedger:
         """It lies in the data of the local Pub/Sub, one for each topic and dataset; a project or an emulator has none."""
         own, settings = Endpoints(pubsub="127.0.0.1:1"), Settings(state_dir=str(tmp_path), topic="../t")
         write_stack_file(tmp_path, own)
-        assert default_ledger(settings, own) is None
+        assert default_ledger(Target(settings, own)) is None
         (tmp_path / "pubsub").mkdir()
-        assert default_ledger(settings, own) == tmp_path / "pubsub" / "ledger" / "..%2Ft.ecomflow.jsonl"
-        assert default_ledger(settings, Endpoints(pubsub="127.0.0.1:2")) is None
-        assert default_ledger(msgspec.structs.replace(settings, project="my-project"), own) is None
+        assert default_ledger(Target(settings, own)) == tmp_path / "pubsub" / "ledger" / "..%2Ft.ecomflow.jsonl"
+        assert default_ledger(Target(settings, Endpoints(pubsub="127.0.0.1:2"))) is None
+        assert default_ledger(Target(msgspec.structs.replace(settings, project="my-project"), own)) is None
 
 
 @contextmanager
@@ -261,14 +261,14 @@ def deployed(settings: Settings) -> Iterator[None]:
 
 
 @pytest.fixture
-def loaded(provisioned: Settings, stack: Endpoints) -> Iterator[tuple[Settings, Path]]:
+def loaded(provisioned: Settings, target: Target) -> Iterator[tuple[Settings, Path]]:
     """Ten rounds published twice by the command and loaded by a pipeline; the settings, and the ledger that the command kept."""
     for _ in range(2):
         published = ecomflow("publish", "--n", "10", "--seed", "5", "--date", "2026-01-05", settings=provisioned)
         assert published.returncode == 0, published.stderr
     with deployed(provisioned):
-        assert wait_until_empty(lambda: count_waiting(provisioned, stack), 60)
-    ledger = default_ledger(provisioned, stack)
+        assert wait_until_empty(lambda: count_waiting(target), 60)
+    ledger = default_ledger(target)
     assert ledger is not None
     yield provisioned, ledger
     ledger.unlink()
@@ -301,11 +301,13 @@ class TestOnTheStack:
         assert shown.stdout.splitlines()[-1] == "It adds up: every event is accounted for exactly once."
 
         orders, moves = self._valid(ledger, "order"), self._valid(ledger, "inventory")
-        lost = self._lose_a_letter(settings, stack)
-        self._run(settings, stack, "DELETE FROM ecomflow.fact_order_item WHERE event_id = '{}' AND line_number = 1", orders[0])
-        self._run(settings, stack, "DELETE FROM ecomflow.fact_inventory WHERE event_id = '{}'", moves[0])
-        self._run(settings, stack, _COPY_OF.format(id="'stranger'", date="event_date"), moves[1])
-        self._run(settings, stack, _COPY_OF.format(id="event_id", date="DATE_ADD(event_date, INTERVAL 1 DAY)"), moves[2])
+        lost = self._lose_a_letter(Target(settings, stack))
+        self._run(
+            Target(settings, stack), "DELETE FROM ecomflow.fact_order_item WHERE event_id = '{}' AND line_number = 1", orders[0]
+        )
+        self._run(Target(settings, stack), "DELETE FROM ecomflow.fact_inventory WHERE event_id = '{}'", moves[0])
+        self._run(Target(settings, stack), _COPY_OF.format(id="'stranger'", date="event_date"), moves[1])
+        self._run(Target(settings, stack), _COPY_OF.format(id="event_id", date="DATE_ADD(event_date, INTERVAL 1 DAY)"), moves[2])
 
         result, outcome = reconciled(settings)
         assert result.returncode == 7
@@ -316,12 +318,12 @@ class TestOnTheStack:
         assert orders[0] in result.stderr
         assert "1 not in the ledger: stranger" in result.stderr
 
-        followed = reconcile(settings, stack, ledger)
+        followed = reconcile(Target(settings, stack), ledger)
         assert (list(followed.missing), followed.unpublished) == (outcome["missing"], ())
         # The same by parts of ids, as in a project.
         in_project = msgspec.structs.replace(settings, project="ecomflow-local")
-        assert reconcile(in_project, stack, ledger) == followed
-        unaided = reconcile(in_project, stack)
+        assert reconcile(Target(in_project, stack), ledger) == followed
+        unaided = reconcile(Target(in_project, stack))
         assert (unaided.incomplete, unaided.doubled, unaided.adds_up) == (followed.incomplete, (), False)
         assert unaided.lines[0].facts == 9
 
@@ -336,22 +338,22 @@ class TestOnTheStack:
             "It adds up if all 12 events that were not found are among those messages. To wait for them, add: --wait 60"
         )
 
-    def test_it_adds_up_at_any_moment(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_it_adds_up_at_any_moment(self, provisioned: Settings, target: Target) -> None:
         """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""
-        ledger = default_ledger(provisioned, stack)
+        ledger = default_ledger(target)
         events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
         with deployed(provisioned), ThreadPoolExecutor(1) as pool:
-            publishing = pool.submit(publisher.publish, provisioned, stack, events, rate=1500, ledger=ledger)
+            publishing = pool.submit(publisher.publish, target, events, rate=1500, ledger=ledger)
             outcomes = []
             while not publishing.done():
-                outcomes += [reconcile(provisioned, stack), reconcile(provisioned, stack, ledger)]
-                outcomes.append(_without_ledger(provisioned, stack))
+                outcomes += [reconcile(target), reconcile(target, ledger)]
+                outcomes.append(_without_ledger(target))
         assert [outcome for outcome in outcomes if not outcome.adds_up] == []
         assert any(line.waiting for outcome in outcomes for line in outcome.lines)
 
-    def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, target: Target) -> None:
         """Events that no command published: only facts and dead letters are counted, and the output says so."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
         with deployed(provisioned):
             shown = ecomflow("reconcile", "--wait", "30", settings=provisioned)
         assert shown.returncode == 0, shown.stderr
@@ -364,18 +366,18 @@ class TestOnTheStack:
         return [key for key, item in read_ledger(ledger).items() if item.event_type == event_type and item.fault is None]
 
     @staticmethod
-    def _lose_a_letter(settings: Settings, stack: Endpoints) -> set[str]:
+    def _lose_a_letter(target: Target) -> set[str]:
         """Delete the objects that hold one event's dead letter; the ids of all that are lost with it."""
-        before = list(store.letters(settings, stack))
-        bucket = storage_client(settings.project_id, stack).bucket(settings.bucket_name)
+        before = list(store.letters(target))
+        bucket = target.bucket
         for name in {stored.object_name for stored in before if stored.letter.event_id == before[0].letter.event_id}:
             bucket.blob(name).delete()
-        after = {stored.letter.event_id for stored in store.letters(settings, stack)}
+        after = {stored.letter.event_id for stored in store.letters(target)}
         return {str(stored.letter.event_id) for stored in before} - after
 
     @staticmethod
-    def _run(settings: Settings, stack: Endpoints, sql: str, event_id: str) -> None:
-        select(settings, stack, sql.format(event_id))
+    def _run(target: Target, sql: str, event_id: str) -> None:
+        select(target, sql.format(event_id))
 
 
 _COLUMNS = "inventory_id, product_id, warehouse_id, quantity_change, reason, event_timestamp, ingestion_timestamp"

@@ -176,9 +176,9 @@ class TestQuestions:
             assert read
             for table in read:
                 definition = sql.table_definition(table)
-                told = question.reads.split(f"{table} (")[1].split(")")[0]
-                assert told.startswith(f"partition {definition.partition}: ")
-                assert told.endswith(f"; cluster {', '.join(definition.clustering)}")
+                described = question.reads.split(f"{table} (")[1].split(")")[0]
+                assert described.startswith(f"partition {definition.partition}: ")
+                assert described.endswith(f"; cluster {', '.join(definition.clustering)}")
                 assert f"ecomflow.{table}_unique" in question.sql
 
     def test_unknown_name_lists_the_others(self) -> None:

@@ -27,7 +27,7 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
 
 
 def customised(folder: Path, text: str) -> dict[str, str]:
-    """The variables of a process that runs ``text`` when it starts, before whatever else it is told by PYTHONPATH."""
+    """The variables of a process that runs ``text`` when it starts, before whatever else is in PYTHONPATH."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}

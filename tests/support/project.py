@@ -59,6 +59,7 @@ ROLES = {
         *("pubsub.subscriptions.consume", "pubsub.topics.publish"),
     ),
     "roles/storage.bucketViewer": ("storage.buckets.get", "storage.buckets.list"),
+    "roles/storage.objectViewer": ("storage.objects.get", "storage.objects.list"),
     "roles/storage.objectUser": _OBJECTS,
     "roles/storage.admin": (
         *_OBJECTS,

@@ -8,17 +8,17 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.dead_letter import original, stream_of
 from ecomflow.contract.facts import SCHEMAS
 from ecomflow.deadletters import store
+from ecomflow.gcp.target import Target
 from ecomflow.generator import rounds
 from ecomflow.warehouse import queries
 
 
-def rows_of(settings: Settings, stack: Endpoints, table: str) -> list[dict[str, Any]]:
+def rows_of(target: Target, table: str) -> list[dict[str, Any]]:
     """The rows of ``table`` without ``ingestion_timestamp``."""
-    answer = queries.ask(settings, stack, f"SELECT * EXCEPT (ingestion_timestamp) FROM ecomflow.{table}", {})
+    answer = queries.ask(target, f"SELECT * EXCEPT (ingestion_timestamp) FROM ecomflow.{table}", {})
     return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
 
 
@@ -79,11 +79,11 @@ def sort_key(row: dict[str, Any]) -> tuple[str, int]:
     return row["event_id"], row.get("line_number", 0)
 
 
-def assert_landed(settings: Settings, stack: Endpoints, events: list[rounds.GeneratedEvent]) -> None:
+def assert_landed(target: Target, events: list[rounds.GeneratedEvent]) -> None:
     """Every event of ``events`` is in its tables or its dead letter, value by value, and nothing else is."""
     for table, expected in expected_rows(events).items():
-        assert sorted(rows_of(settings, stack, table), key=sort_key) == sorted(expected, key=sort_key), table
-    letters = [stored.letter for stored in store.newest(settings, stack, limit=10_000)]
+        assert sorted(rows_of(target, table), key=sort_key) == sorted(expected, key=sort_key), table
+    letters = [stored.letter for stored in store.newest(target, limit=10_000)]
     found = [(letter.event_id, stream_of(letter), letter.reason, *original(letter)) for letter in letters]
     invalid = [event for event in events if event.fault is not None]
     wanted = [(e.attributes["event_id"], e.expected_stream, e.expected_reason, e.data, e.attributes) for e in invalid]

@@ -260,7 +260,7 @@ class TestGraph:
         found, sentence, remedy = graph.state(sample(**changes))
         assert (found, words in sentence, remedy is None) == (tone, True, tone == "good")
 
-    def test_what_a_screen_reader_is_told_does_not_move(self) -> None:
+    def test_what_a_screen_reader_announces_has_no_numbers(self) -> None:
         """The live region has no metrics, or it would be read out each second."""
         html = graph.state_line(sample(waiting_for="BigQuery for 12 s"))
         heard = re.search(r'role="status" aria-live="polite">([^<]*)<', html)
@@ -336,7 +336,7 @@ class TestNumbers:
 
 
 def test_a_replay_says_what_it_did() -> None:
-    """Published, moved aside, and left where it was."""
+    """It shows what passes, what was published and what was moved."""
     plan = ReplayPlan(3, 2, {"$.a": 1}, {"$.a": "no"}, 0, [], [])
     done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
     text = Elements(dead_letters.replay_view(done, "t")).text

@@ -1,7 +1,7 @@
-"""Settings and the user's own Beam options in; the one list of Beam options that a Dataflow job is submitted with out.
+"""Settings and the user's own Beam options in; the Beam options with which a Dataflow job is submitted out.
 
-What Google would refuse minutes later is refused here, offline. An option that follows from a setting is taken from the setting
-only, and one that Beam does not know is an error: Beam itself would pass over it.
+What Google would refuse minutes later is refused here, offline. An option that follows from a setting can only be set by that
+setting, and an unknown option is an error, whereas Beam would ignore it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ecomflow.errors import ConfigError
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
 VERSION_LABEL = "ecomflow-version"
 
-# Beam's options that ecomflow sets itself, with what sets them.
+# Beam's options that ecomflow sets, with the flag or setting for each.
 _FROM_SETTINGS = {
     "project": "--project",
     "region": "region in ecomflow.toml",
@@ -74,7 +74,7 @@ def beam_options(
 ) -> list[str]:
     """The options as ``--name=value``. ``endpoint`` is the URL of an emulator of the Dataflow API.
 
-    Raises ConfigError for a setting or an option of ``extra`` that can't stand.
+    Raises ConfigError for an invalid setting or option of ``extra``.
     """
     check_settings(settings)
     _check_extra(extra)
@@ -91,7 +91,7 @@ def beam_options(
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise ConfigError where a setting of the job breaks one of Google's rules."""
+    """Raises ConfigError if a setting of the job breaks one of Google's rules."""
     job = settings.dataflow
     if settings.project is None:
         raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
@@ -111,7 +111,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_endpoints(endpoints: Endpoints) -> None:
-    """Raise ConfigError where workers at Google would be told to speak to an emulator on this machine."""
+    """Raises ConfigError if workers at Google would connect to an emulator on this machine."""
     if endpoints.dataflow is not None:
         return
     variables = {
@@ -144,8 +144,8 @@ def _job_options(settings: Settings, wheel: Path) -> list[str]:
             }
         ),
         "--streaming",
-        "--no_save_main_session",  # on Dataflow it is saved by default; the wheel holds all that the steps need
-        # Beam would run pip freeze, and stage the list of whatever is installed here.
+        "--no_save_main_session",  # on Dataflow it is saved by default; the wheel has everything that the steps need
+        # Beam would run pip freeze, and stage the list of the packages installed here.
         "--experiments=disable_logging_submission_environment",
         *(f"--labels={key}={value}" for key, value in sorted(labels.items())),
     ]
@@ -160,7 +160,7 @@ def _key(settings: Settings) -> str | None:
 
 
 def _worker_options(job: DataflowSettings, key: str | None) -> list[str]:
-    # num_workers is only how many start: without a least number, autoscaling may go below it.
+    # num_workers is only the initial number: without a minimum, autoscaling may go below it.
     # https://cloud.google.com/dataflow/docs/horizontal-autoscaling
     least = None if job.workers is None else f"min_num_workers={job.workers}"
     return [
@@ -183,7 +183,7 @@ def _worker_options(job: DataflowSettings, key: str | None) -> list[str]:
 def _emulator_options(endpoint: str | None) -> list[str]:
     if endpoint is None:
         return []
-    # Beam speaks REST, as emulators do, only where the endpoint says localhost.
+    # Beam uses REST, as emulators do, only if the endpoint is localhost.
     return [f"--dataflow_endpoint={endpoint.replace('127.0.0.1', 'localhost')}", "--no_auth"]
 
 
@@ -248,13 +248,13 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _check_with_beam(options: list[str]) -> None:
-    """Let Beam read and validate the options as it does for the real service: an emulator's endpoint would switch that off.
+    """Let Beam parse and validate the options as for the real service; with an emulator's endpoint it would not.
 
-    As a dry run, or Beam would ask for the bucket's soft delete policy: without credentials that takes minutes.
+    As a dry run, or Beam would request the bucket's soft delete policy, which takes minutes without credentials.
     """
     complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint):  # argparse prints its usage, which is every option of Beam
+        with redirect_stderr(complaint):  # argparse prints its usage, with all options of Beam
             parsed = PipelineOptions([*options, "--dry_run=true"])
             parsed.get_all_options()
             errors = PipelineOptionsValidator(parsed, DataflowRunner()).validate()

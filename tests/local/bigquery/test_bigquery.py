@@ -309,7 +309,7 @@ class TestArrowTypes:
     def test_a_timestamp_without_a_zone_is_refused(self, warehouse: LocalBigQuery) -> None:
         """By name and type, and nothing is written."""
         warehouse.make_table("zoned")
-        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not take .*timestamp\[us\]"):
+        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not accept .*timestamp\[us\]"):
             warehouse.append(request(batch(["a"], zone=None), "zoned"))
         assert warehouse.query("SELECT count(*) FROM shop.zoned") == [(0,)]
 
@@ -350,7 +350,7 @@ class TestUnderLoad:
         def guarded(work: Callable[[int], None], table: int) -> None:
             try:
                 work(table)
-            except Exception as error:  # noqa: BLE001  # told to the test's thread
+            except Exception as error:  # noqa: BLE001  # raised in the test's thread
                 errors.append(error)
 
         work = [(append, table) for table in sent] + [(query, 0), (query, 1), (define, 0)]

@@ -208,7 +208,7 @@ class TestStack:
     def test_all_but_the_damaged_message_is_delivered_and_infra_up_says_so(
         self, do_damage: Callable[[Path], None], missing: int, tmp_path: Path
     ) -> None:
-        """Published by Google's client, stopped, damaged, started: what was skipped and where it is kept is told, until that
+        """Published by Google's client, stopped, damaged, started: what was skipped and where it is kept is reported, until that
         file is deleted.
         """
         settings = Settings(state_dir=str(tmp_path / "state"))

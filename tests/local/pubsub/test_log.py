@@ -280,7 +280,7 @@ class TestDamage:
             read(tmp_path)
 
     def test_a_rewrite_keeps_the_damaged_file_and_tells_of_it_until_that_is_deleted(self, tmp_path: Path) -> None:
-        """The kept file is the damaged one byte for byte; what is told of it outlives further rewrites."""
+        """The kept file is the damaged one byte for byte; the report of it outlives further rewrites."""
         starts = offsets(tmp_path, self.MANY[:9])
         flip(tmp_path, starts[4] + 9)
         was = (tmp_path / "pubsub.log").read_bytes()

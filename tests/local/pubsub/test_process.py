@@ -148,7 +148,7 @@ class TestProcess:
             assert server.process.wait(1) == 0
             stream.close()
 
-    def test_a_folder_or_port_in_use_is_told_in_a_sentence(self, tmp_path: Path) -> None:
+    def test_a_folder_or_port_in_use_is_reported_in_a_sentence(self, tmp_path: Path) -> None:
         """Exit code 4 and no traceback."""
         with ServerProcess(tmp_path / "first") as server:
             port = server.host.rpartition(":")[2]

@@ -95,7 +95,7 @@ class TestPublishAndPull:
         assert len(clients.pull(5000)) == 1000
 
     def test_a_pull_is_bounded_in_bytes_yet_gives_at_least_one(self, clients: Clients) -> None:
-        """A client that was told nothing of it refuses a response of 4 MiB: one message at most is larger, and comes alone."""
+        """A client with default options refuses a response of 4 MiB: one message at most is larger, and comes alone."""
         for size in (1, 2, 5, 1):
             clients.publish(bytes(size * 10**6))
         assert [len(clients.pull()) for _ in range(4)] == [2, 1, 1, 0]
@@ -614,7 +614,7 @@ class TestStreamingPull:
         stream.half_close()
 
     def test_a_deleted_subscription_ends_its_streams(self, clients: Clients) -> None:
-        """A waiting subscriber is told NOT_FOUND and does not hang."""
+        """A waiting subscriber gets NOT_FOUND and does not hang."""
         future = clients.subscriber.subscribe(SUBSCRIPTION, lambda message: message.ack())
         clients.publish(b"x")
         wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_undelivered_messages == 0)

@@ -94,7 +94,7 @@ class TestToFile:
         assert sorted(path.name for path in to_file.parent.iterdir()) == ["pipeline.jsonl", "pipeline.jsonl.1"]
 
     def test_a_full_disk_stops_nothing(self, to_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """It is told once on standard error until the file can be written again."""
+        """It is reported once on standard error until the file can be written again."""
         to_file.symlink_to("/dev/full")
         log.info("one")
         log.info("two")
@@ -104,7 +104,7 @@ class TestToFile:
         said = capsys.readouterr().err
         assert " ".join(said.split()) == f"The log can't be written: {to_file}: No space left on device"
 
-    def test_a_folder_that_can_not_be_made_is_told(self, tmp_path: Path) -> None:
+    def test_a_folder_that_can_not_be_made_is_reported(self, tmp_path: Path) -> None:
         """AccessError names it and the setting that chooses another."""
         (tmp_path / "file").write_text("")
         with pytest.raises(AccessError, match="Not a directory") as caught:
@@ -120,7 +120,7 @@ class TestToFile:
 
 class TestToTerminal:
     def test_warnings_are_sentences(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """What is a warning or worse is shown without time or level, inert; info is not, nor what the command tells itself."""
+        """What is a warning or worse is shown without time or level, inert; info is not, nor what the command shows itself."""
         with logs.handled_by(logs.ToTerminal()):
             log.info("not shown")
             log.error("not shown either", extra=logs.NOT_ON_TERMINAL)

@@ -201,15 +201,15 @@ def test_a_lost_answer_is_a_repeat_and_no_loss(writer: TableWriter, bigquery: Fa
     assert written(bigquery) == ["i-1", "i-1"]
 
 
-class ToldCounters(Counters):
+class RecordingCounters(Counters):
     """Keeps what was said to be waited for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str | None] = []
+        self.sentences: list[str | None] = []
 
     def waiting(self, place: str, sentence: str | None) -> None:
-        self.told.append(sentence)
+        self.sentences.append(sentence)
 
 
 IMPATIENT = PATIENCE._replace(answer=0.1)
@@ -217,17 +217,17 @@ IMPATIENT = PATIENCE._replace(answer=0.1)
 
 def test_silence_is_a_lost_connection(bigquery: FakeBigQuery, caplog: pytest.LogCaptureFixture) -> None:
     """Where no answer comes in time, that is said, the connection is given up, and the rows are written on a new one."""
-    counters = ToldCounters()
+    counters = RecordingCounters()
     bigquery.faults.append(SaysNothing())
     with bigquery.serve() as host, closing(TableWriters(config_for(bigquery_storage=host), counters, IMPATIENT)) as writers:
         assert append(writers.writer(TABLE), rows(1)) == []
     assert written(bigquery) == ["i-1"]
     assert bigquery.streams == 2
     assert "no answer in 0 s" in caplog.text
-    assert (counters.told[0], counters.told[-1]) == ("BigQuery to answer an append to fact_inventory", None)
+    assert (counters.sentences[0], counters.sentences[-1]) == ("BigQuery to answer an append to fact_inventory", None)
 
 
-def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
+def test_what_is_waited_for_is_reported(bigquery: FakeBigQuery) -> None:
     """While the sink waits it says for what; each further try is counted; then it waits for nothing."""
     bigquery.faults += [EndsStream(code) for code in 2 * (grpc.StatusCode.UNAVAILABLE,)]
     counters = Counters()
@@ -249,7 +249,7 @@ def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
 def test_retries_are_bounded(fault: Fault, writer: TableWriter, bigquery: FakeBigQuery, passed: PassedTime) -> None:
     """After two minutes, in pauses of 10 s at most, UnavailableError says which table and why."""
     bigquery.always = fault
-    with pytest.raises(UnavailableError, match=r"test-project\.shop\.fact_inventory: .*told to"):
+    with pytest.raises(UnavailableError, match=r"test-project\.shop\.fact_inventory: .*by the test"):
         append(writer, rows(1))
     assert PATIENCE.give_up <= sum(passed.slept) <= PATIENCE.give_up + 10
     assert max(passed.slept) == 10
@@ -346,13 +346,13 @@ class TestAColumnThatAppendsDoNotKnowYet:
         return TableWriter(config, TABLE, client, counters or Counters(), sleep=passed.sleep, clock=passed.clock, columns=columns)
 
     def test_it_is_waited_for_while_the_table_has_it(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
-        """Whatever the case of its name; the rows are written once it is known, and what is waited for is told meanwhile."""
+        """Whatever the case of its name; the rows are written once it is known, and meanwhile the status says so."""
         bigquery.faults.extend([UNKNOWN_COLUMN] * 4)
-        told: list[str | None] = []
+        sentences: list[str | None] = []
         counters = Counters()
 
         def columns() -> list[str]:
-            told.append(counters.snapshot()["waiting_for"])
+            sentences.append(counters.snapshot()["waiting_for"])
             return [name.upper() for name in SCHEMAS[TABLE].names]
 
         with bigquery.serve() as host:
@@ -361,8 +361,8 @@ class TestAColumnThatAppendsDoNotKnowYet:
             writer.close()
         assert written(bigquery) == ["i-1"]
         assert passed.slept == [0.1, 0.2, 0.4, 0.8]
-        assert told[-1] is not None
-        assert "a new column of fact_inventory, which can take ten minutes" in told[-1]
+        assert sentences[-1] is not None
+        assert "a new column of fact_inventory, which can take ten minutes" in sentences[-1]
 
     def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """As for a service that does not answer, of which the engine never gives up."""
@@ -419,7 +419,7 @@ def test_access_denied_or_no_such_table(writer: TableWriter, bigquery: FakeBigQu
         (grpc.StatusCode.UNAUTHENTICATED, AccessError, "Log in again: gcloud auth application-default login"),
     ],
 )
-def test_a_lasting_error_is_told_at_once(
+def test_a_lasting_error_is_reported_at_once(
     fault: Callable[[grpc.StatusCode], Fault],
     code: grpc.StatusCode,
     kind: type[EcomflowError],
@@ -428,7 +428,7 @@ def test_a_lasting_error_is_told_at_once(
     bigquery: FakeBigQuery,
     passed: PassedTime,
 ) -> None:
-    """What no wait mends raises its own error with the table's name and what to do, without a second try."""
+    """What waiting can't fix raises its own error with the table's name and what to do, without a second try."""
     bigquery.always = fault(code)
     with pytest.raises(kind) as caught:
         append(writer, rows(1))
@@ -466,7 +466,7 @@ def test_whatever_ends_the_stream_answers_what_waits(
     def broken(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:
-            raise ValueError("told to")
+            raise ValueError("by the test")
         return appending(*arguments, **options)
 
     appending = bigquery_sink.append_rows
