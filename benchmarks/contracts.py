@@ -29,7 +29,7 @@ from benchmarks import hand_written
 from benchmarks.core import SHOP
 from benchmarks.events import NOW, messages
 from ecomflow.contract.codec import Codec
-from ecomflow.contract.envelope import CLOUDEVENTS, Envelope, envelope_of, to_message
+from ecomflow.contract.envelope import CLOUDEVENTS, Envelope, EnvelopeSettings, read_envelope, to_message
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.modelling import model
@@ -154,7 +154,11 @@ def with_second_versions(batch: Sequence[Message]) -> tuple[list[Contract], list
 def envelopes(batch: Sequence[Message]) -> dict[str, Callable[[], Any]]:
     """Decoding in two stages: by an envelope, and by versions."""
     assert CLOUDEVENTS.binary is not None
-    written = {"attribute": envelope_of(type="attribute:eventType"), "structured": CLOUDEVENTS, "binary": CLOUDEVENTS.binary}
+    written = {
+        "attribute": read_envelope(EnvelopeSettings(type="attribute:eventType")),
+        "structured": CLOUDEVENTS,
+        "binary": CLOUDEVENTS.binary,
+    }
     contracts, versions = with_second_versions(batch)
     sent = {name: enveloped(batch, envelope) for name, envelope in written.items()} | {"versions": versions}
     codecs = {name: Codec(SHOP, CLOUDEVENTS) for name in ("structured", "binary")}

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ecomflow.contract.envelope import Envelope, EnvelopeSettings, read_envelope
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import SHOP, contracts_in_force
 from ecomflow.errors import ConfigError, UnavailableError
@@ -95,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The folder of the user's contracts, and which of the built-in ones are in force beside them.
     contracts: str = "contracts"
     builtin_events: tuple[str, ...] = SHOP
+    # Where type, id, version and body of an event stand in its message.
+    envelope: EnvelopeSettings = EnvelopeSettings()
     state_dir: str = ".ecomflow"
     # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
@@ -134,6 +137,11 @@ def contracts_of(settings: Settings) -> tuple[Contract, ...]:
     return contracts_in_force(Path(settings.contracts), settings.builtin_events)
 
 
+def envelope_of(settings: Settings) -> Envelope:
+    """Where type, id, version and body of an event stand in its message."""
+    return read_envelope(settings.envelope)
+
+
 class _StackFile(msgspec.Struct, frozen=True):
     """The part of stack.json, written by ``ecomflow.local.supervisor``, that is read here."""
 
@@ -171,8 +179,8 @@ COMMENTED_CONFIG = """\
 # The Cloud KMS key of topics, bucket, dataset and tables. It must be in location: the multi-region europe for EU, us for US.
 # kms_key = "projects/my-project/locations/europe/keyRings/ring/cryptoKeys/key"
 
-# The folder of your own event types, one TOML file each, and which built-in ones to use. A file for the same event replaces the
-# built-in one. See docs/contracts.md.
+# The folder of your own event types, one TOML file each, and which built-in ones to use. A file for the same version of an event
+# replaces the built-in one. See docs/contracts.md.
 # contracts = "contracts"
 # builtin_events = ["order", "inventory", "user_activity"]
 
@@ -198,6 +206,15 @@ COMMENTED_CONFIG = """\
 # Whether the local stack, the page and the metrics answer other users of this machine: "refuse" or "allow". Takes effect when
 # they start.
 # other_users = "refuse"
+
+# Where type, id, version and body of an event stand in its message: "attribute:<name>", or a path in the JSON document. The
+# preset "cloudevents" reads CloudEvents, structured and binary; with it, nothing else may be set.
+# [envelope]
+# preset = "ecomflow"
+# type = "$.event_type"
+# id = "attribute:event_id"
+# version = "attribute:event_version"
+# body = "$"
 
 # The job on Dataflow. Dataflow decides what is not set.
 # [dataflow]
@@ -307,7 +324,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    names = [name for name in Settings.__struct_fields__ if name != "dataflow"]
+    names = [name for name in Settings.__struct_fields__ if name not in ("dataflow", "envelope")]
     found: dict[str, Any] = {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
     if "labels" in found:
         found["labels"] = labels_of(found["labels"].split(","))
@@ -331,6 +348,7 @@ def _as_url(host: str | None) -> str | None:
 
 
 def _check(settings: Settings) -> None:
+    envelope_of(settings)
     if settings.project is not None and not _PROJECT_ID.fullmatch(settings.project):
         raise ConfigError(
             f"'{settings.project}' is not a valid project id: "

@@ -17,11 +17,13 @@ from ecomflow.config import (
     DataflowSettings,
     Endpoints,
     Settings,
+    envelope_of,
     load_settings,
     read_stack_endpoints,
     resolve_endpoints,
     running_endpoints,
 )
+from ecomflow.contract.envelope import CLOUDEVENTS, ECOMFLOW, EnvelopeSettings, Location
 from ecomflow.errors import AccessError, ConfigError, UnavailableError
 from ecomflow.processes.state_folder import folder_mark
 
@@ -169,13 +171,14 @@ class TestCommentedConfig:
         assert tomllib.loads(COMMENTED_CONFIG) == {}
 
     def test_uncommented_it_names_every_setting(self, tmp_path: Path) -> None:
-        """Each setting stands there once, those of Dataflow in their table; outside of it with its default where it has one."""
+        """Each setting is there once, those of Dataflow and the envelope in their tables; outside with its default, if any."""
         text = re.sub(r"^# (\w+ = |\[)", r"\1", COMMENTED_CONFIG, flags=re.MULTILINE)
         values = tomllib.loads(text)
         assert sorted(values) == sorted(Settings.__struct_fields__)
         assert sorted(values["dataflow"]) == sorted(DataflowSettings.__struct_fields__)
+        assert sorted(values["envelope"]) == sorted(EnvelopeSettings.__struct_fields__)
         settings = load_settings({}, {}, write_config(tmp_path, text))
-        assert msgspec.structs.replace(settings, dataflow=DataflowSettings()) == Settings(
+        assert msgspec.structs.replace(settings, dataflow=DataflowSettings(), envelope=EnvelopeSettings()) == Settings(
             project="my-project",
             bucket="my-project-ecomflow",
             bucket_project="my-shared-project",
@@ -183,6 +186,34 @@ class TestCommentedConfig:
             labels={"team": "shop", "env": "production"},
         )
         assert settings.bucket_name == Settings(project="my-project").bucket_name
+
+
+class TestEnvelope:
+    def test_from_the_file(self, tmp_path: Path) -> None:
+        """The places that it says, the others of the preset."""
+        write_config(tmp_path, '[envelope]\ntype = "attribute:eventType"\nbody = "$.data"')
+        envelope = envelope_of(load_settings({}, {}, tmp_path))
+        assert envelope == msgspec.structs.replace(ECOMFLOW, type=Location("eventType"), body=("data",))
+        write_config(tmp_path, '[envelope]\npreset = "cloudevents"')
+        assert envelope_of(load_settings({}, {}, tmp_path)) == CLOUDEVENTS
+        assert envelope_of(Settings()) == ECOMFLOW
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            (
+                'preset = "x"\ntype = "y"',
+                "envelope.preset is 'x': expected one of ecomflow, cloudevents.\nenvelope.type is 'y': ",
+            ),
+            ("tpye = 1", "The settings are not valid: Object contains unknown field `tpye` - at `$.envelope`."),
+        ],
+    )
+    def test_mistakes_are_told_at_load(self, tmp_path: Path, text: str, sentence: str) -> None:
+        """All of them at once."""
+        write_config(tmp_path, f"[envelope]\n{text}")
+        with pytest.raises(ConfigError) as caught:
+            load_settings({}, {}, tmp_path)
+        assert caught.value.message.startswith(sentence)
 
 
 class TestEndpoints:

@@ -17,6 +17,7 @@ import typer
 from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Settings
 from ecomflow.contract import keys
+from ecomflow.contract.envelope import EnvelopeSettings
 from ecomflow.contract.language import FIELD_TYPES, SCALAR_TYPES
 from ecomflow.contract.loading import read_contract
 from ecomflow.sql import questions
@@ -133,14 +134,17 @@ def test_the_readme_fits_two_screens() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-@pytest.mark.parametrize("settings", [Settings(), DataflowSettings()], ids=["ecomflow", "dataflow"])
-def test_every_setting_is_documented(settings: Settings | DataflowSettings) -> None:
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [(Settings(), 0), (EnvelopeSettings(), 1), (DataflowSettings(), 2)],
+    ids=["ecomflow", "envelope", "dataflow"],
+)
+def test_every_setting_is_documented(settings: msgspec.Struct, part: int) -> None:
     """docs/settings.md has a row for each setting, with its default."""
-    general, mark, dataflow = (DOCS / "settings.md").read_text(encoding="utf-8").partition("The table `[dataflow]`")
-    assert mark
-    text = general if isinstance(settings, Settings) else dataflow
-    documented = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", text, re.MULTILINE))
-    names = [name for name in settings.__struct_fields__ if name != "dataflow"]
+    parts = re.split(r"^The table `\[\w+\]`", (DOCS / "settings.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(parts) == 3
+    documented = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", parts[part], re.MULTILINE))
+    names = [name for name in settings.__struct_fields__ if name not in ("dataflow", "envelope")]
     assert {name: documented.get(name) for name in names} == {name: shown(name, getattr(settings, name)) for name in names}
 
 

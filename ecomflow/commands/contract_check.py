@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from ecomflow.commands.shared import example_lines, settings_of
-from ecomflow.config import contracts_of
+from ecomflow.config import contracts_of, envelope_of
 from ecomflow.contract.check import Tally, check_lines, fate_of_unknown
 from ecomflow.contract.codec import Codec
 from ecomflow.errors import ConfigError, ContractError
@@ -41,7 +41,8 @@ def check(
 
     Exits with 10 if an event is refused, or if there are no events.
     """
-    codec, now, tally = Codec(contracts_of(settings_of(None))), datetime.now(UTC), Tally()
+    settings, now, tally = settings_of(None), datetime.now(UTC), Tally()
+    codec = Codec(contracts_of(settings), envelope_of(settings))
     for file in files:
         name = "stdin" if str(file) == STDIN else str(file)
         for refused in check_lines(lines_of(file), name, now, codec, tally):

@@ -21,11 +21,11 @@ from ecomflow.contract.compiling import EventType, compile_contract, with_learne
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter
 from ecomflow.contract.documents import DECODE_ERRORS, Read, Refusal, event_id_of, read
 from ecomflow.contract.envelope import ECOMFLOW, Envelope
-from ecomflow.contract.events import Message, plain_number
+from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.limits import DateRange
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
-from ecomflow.contract.opening import Decoders, Opener, is_utf8
+from ecomflow.contract.opening import is_utf8, opener_of, union_decoder
 from ecomflow.contract.reasons import Violation
 from ecomflow.contract.rule_code import field_violation
 from ecomflow.contract.structs import Tag
@@ -103,7 +103,7 @@ class Codec:
             }
             for event, each in versions.items()
         }
-        self._current = _Decoding(kinds, envelope, None if tag_key else Opener(envelope))
+        self._current = _Decoding(kinds, envelope, is_plain=tag_key is not None)
 
     @property
     def kinds(self) -> dict[str, dict[int, EventType]]:
@@ -143,7 +143,7 @@ class Codec:
 
     def event_id_of(self, message: Message) -> str | None:
         """The producer's own id of ``message``, None where the envelope says none."""
-        return event_id_of(message, self._current.envelope)
+        return self._current.id_of(message)
 
 
 def _tag_key(versions: dict[str, tuple[Contract, ...]], envelope: Envelope) -> str | None:
@@ -155,31 +155,26 @@ def _tag_key(versions: dict[str, tuple[Contract, ...]], envelope: Envelope) -> s
 
 
 class _Decoding:
-    """The event types as they are now, and their decoders: one of their union, or, behind an ``opener``, one for each."""
+    """The event types as they are now, and their decoders: where ``is_plain``, one of their union; else what opens envelopes."""
 
-    def __init__(self, kinds: dict[str, dict[int, EventType]], envelope: Envelope, opener: Opener | None) -> None:
+    def __init__(self, kinds: dict[str, dict[int, EventType]], envelope: Envelope, is_plain: bool) -> None:
         self.kinds = kinds
         self.envelope = envelope
         self.types = {next(iter(versions.values())).contract.type: versions for versions in kinds.values()}
         self.lowest: dict[str | None, EventType] = {event: next(iter(versions.values())) for event, versions in kinds.items()}
         self.by_struct = {kind.struct: kind for versions in kinds.values() for kind in versions.values()}
-        self._opener = opener
         self._id_attribute = envelope.ids[0].attribute or ""
-        if opener is None:
-            union: Any = None
-            for struct in self.by_struct:
-                union = struct if union is None else union | struct
-            self._decode = msgspec.json.Decoder(union, float_hook=plain_number).decode
-        else:
-            self._decoders = Decoders(self.types)
+        self._open = None if is_plain else opener_of(envelope, self.types)
+        if is_plain:
+            self._decode = union_decoder(list(self.by_struct), envelope.type.keys[0])
 
     def decoded(self, messages: Sequence[Message], data: list[bytes]) -> tuple[Iterator[Any], list[str | None] | None]:
-        """The event of each message, raising one of DECODE_ERRORS where the slow path must look; and, where an opener has found
-        them, the producer's own ids.
+        """The event of each message, raising one of DECODE_ERRORS where the slow path must look; and the producer's own ids,
+        where they stand in an envelope.
         """
-        if self._opener is None:
+        if self._open is None:
             return map(self._decode, data), None
-        opened = self._opener.open(messages, data, self._decoders)
+        opened = self._open(messages, data)
         return map(call, opened.decoders, opened.bodies), opened.ids
 
     def event_ids(self, messages: Sequence[Message], found: list[str | None] | None) -> list[str]:
@@ -188,6 +183,10 @@ class _Decoding:
             name = self._id_attribute
             return [message.attributes.get(name) or message.message_id for message in messages]
         return [own or message.message_id for own, message in zip(found, messages, strict=True)]
+
+    def id_of(self, message: Message) -> str | None:
+        """The producer's own id."""
+        return message.attributes.get(self._id_attribute) if self._open is None else event_id_of(message, self.envelope)
 
     def learning(self, kind: EventType, keys: list[tuple[tuple[str, ...], str]]) -> _Decoding | None:
         """The same with ``keys`` learned; None where there is nothing new to learn."""
@@ -198,7 +197,7 @@ class _Decoding:
             return None
         event, version = kind.contract.event, kind.contract.version
         kinds = {**self.kinds, event: {**self.kinds[event], version: with_learned(kind, learned)}}
-        return _Decoding(kinds, self.envelope, self._opener)
+        return _Decoding(kinds, self.envelope, is_plain=self._open is None)
 
     def read(self, message: Message) -> Read | Refusal:
         return read(message, self.envelope, self.types)
@@ -255,7 +254,7 @@ class _Pass:
         return outcome.event
 
     def _refuse(self, message: Message, refusal: Refusal) -> None:
-        event_id = event_id_of(message, self._decoding.envelope)
+        event_id = self._decoding.id_of(message)
         letter = dead_letter(message, refusal.reason, refusal.error, refusal.event_type, self._now, event_id=event_id)
         self._part(self._decoding.lowest.get(refusal.event_type)).refused.append(letter)
 

@@ -63,7 +63,7 @@ class _Document(msgspec.Struct, gc=False):
 
 def read(message: Message, envelope: Envelope, types: Types) -> Read | Refusal:
     """The event of ``message``, or the first reason why it has none."""
-    envelope = mode_of(envelope, message)
+    envelope = envelope if envelope.binary is None else mode_of(envelope, message)
     attribute = envelope.type.attribute
     said = _name(types.get(message.attributes.get(attribute, ""))) if attribute else None
     document = _parsed(message.data, "$", said)
@@ -77,9 +77,7 @@ def read(message: Message, envelope: Envelope, types: Types) -> Read | Refusal:
 
 
 def _read(message: Message, document: _Document, envelope: Envelope, versions: Versions) -> Read | Refusal:
-    kind: EventType | Refusal = next(iter(versions.values()))
-    if len(versions) > 1:
-        kind = _version(message, document.value, envelope, versions)
+    kind = _version(message, document.value, envelope, versions)
     if isinstance(kind, Refusal):
         return kind
     body = _body(document, envelope, kind) if envelope.body else document
@@ -119,6 +117,8 @@ def _unknown_type(found: Any, place: Location, types: Types) -> Refusal:
 
 def _version(message: Message, document: Any, envelope: Envelope, versions: Versions) -> EventType | Refusal:
     lowest = next(iter(versions.values()))
+    if len(versions) == 1:
+        return lowest
     for place in envelope.versions:
         found = _found(message, document, place)
         if found is _MISSING or found is None:

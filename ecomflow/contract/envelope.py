@@ -9,7 +9,7 @@ https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -29,6 +29,16 @@ _STRUCTURED = "application/cloudevents"
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class EnvelopeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The envelope as [envelope] in ecomflow.toml says it; what is None is as in the preset."""
+
+    preset: str = "ecomflow"
+    type: str | None = None
+    id: str | None = None
+    version: str | None = None
+    body: str | None = None
 
 
 class Location(msgspec.Struct, frozen=True):
@@ -93,32 +103,27 @@ CLOUDEVENTS = Envelope(
 PRESETS: Mapping[str, Envelope] = {"ecomflow": ECOMFLOW, "cloudevents": CLOUDEVENTS}
 
 
-def envelope_of(
-    preset: str = "ecomflow",
-    type: str | None = None,
-    id: str | None = None,
-    version: str | None = None,
-    body: str | None = None,
-) -> Envelope:
-    """The envelope ``preset``, with other places where some are given. Raises ConfigError with all mistakes, a line each."""
-    given = {name: text for name, text in (("type", type), ("id", id), ("version", version), ("body", body)) if text is not None}
-    mistakes = list(_mistakes(preset, given))
-    if mistakes:
-        raise ConfigError("\n".join(mistakes), "Correct [envelope] in ecomflow.toml.")
+def read_envelope(settings: EnvelopeSettings) -> Envelope:
+    """The preset, with other places where some are given. Raises ConfigError with all mistakes, a line each."""
+    given = {name: text for name, text in msgspec.structs.asdict(settings).items() if name != "preset" and text is not None}
+    _check(_mistakes(settings.preset, given))
     places = {name: _location(text) for name, text in given.items()}
     envelope = msgspec.structs.replace(
-        PRESETS[preset],
+        PRESETS[settings.preset],
         **{name: place for name, place in places.items() if name == "type"},
         **{f"{name}s": (place,) for name, place in places.items() if name in ("id", "version")},
         **{name: place.keys for name, place in places.items() if name == "body"},
     )
-    mistakes = list(_overlaps(envelope))
-    if mistakes:
-        raise ConfigError("\n".join(mistakes), "Correct [envelope] in ecomflow.toml.")
+    _check(_overlaps(envelope))
     return envelope
 
 
-def _mistakes(preset: str, given: Mapping[str, str]) -> Any:
+def _check(mistakes: Iterable[str]) -> None:
+    if sentences := list(mistakes):
+        raise ConfigError("\n".join(sentences), "Correct [envelope] in ecomflow.toml.")
+
+
+def _mistakes(preset: str, given: Mapping[str, str]) -> Iterator[str]:
     if preset not in PRESETS:
         yield f"envelope.preset is {preset!r}: expected one of {', '.join(PRESETS)}."
     elif given and preset == "cloudevents":
@@ -141,7 +146,7 @@ def _location(text: str) -> Location:
     return _value(*text.split(".")[1:])
 
 
-def _overlaps(envelope: Envelope) -> Any:
+def _overlaps(envelope: Envelope) -> Iterator[str]:
     """Each place holds one value, and no other place within it; the body alone may."""
     places = {"type": (envelope.type,), "id": envelope.ids, "version": envelope.versions, "body": (_value(*envelope.body),)}
     values = [(name, place.keys) for name, found in places.items() for place in found if place.attribute is None]
@@ -169,10 +174,11 @@ def mode_of(envelope: Envelope, message: Message) -> Envelope:
 
 
 def is_structured(message: Message) -> bool:
-    """Whether a CloudEvent is in structured mode: so its content type says, or it has no ``ce-type``."""
+    """Whether a CloudEvent is in structured mode: it has no ``ce-type``, or its content type says so."""
     attributes = message.attributes
-    kind = attributes.get("content-type") or attributes.get("Content-Type") or ""
-    return kind.startswith(_STRUCTURED) or "ce-type" not in attributes
+    if "ce-type" not in attributes:
+        return True
+    return (attributes.get("content-type") or attributes.get("Content-Type") or "").startswith(_STRUCTURED)
 
 
 def places_in_body(envelope: Envelope) -> tuple[Keys, ...]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Settings, contracts_of
+from ecomflow.config import Settings, contracts_of, envelope_of
 from ecomflow.contract.codec import Codec, portions
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
 from ecomflow.contract.events import Message
@@ -101,7 +101,8 @@ def plan_replay(
     Changes nothing. Raises the same errors as ``store.objects``.
     """
     moment = now or datetime.now(UTC)
-    before, codec = _dropped_after(target.settings, moment), Codec(contracts_of(target.settings))
+    before = _dropped_after(target.settings, moment)
+    codec = Codec(contracts_of(target.settings), envelope_of(target.settings))
     plan = ReplayPlan(0, 0, {}, {}, 0, [], [])
     found = store.objects(target, selected, unreadable=plan.unreadable, on_progress=on_progress)
     for stored in found:

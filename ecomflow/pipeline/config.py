@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, contracts_of, resolve_endpoints
+from ecomflow.config import Endpoints, Settings, contracts_of, envelope_of, resolve_endpoints
+from ecomflow.contract.envelope import ECOMFLOW, Envelope
 from ecomflow.contract.language import Contract
 from ecomflow.contract.tables import event_streams
 
@@ -19,6 +20,7 @@ class PipelineConfig(msgspec.Struct, frozen=True):
     endpoints: Endpoints
     ack_deadline_seconds: int
     contracts: tuple[Contract, ...]
+    envelope: Envelope = ECOMFLOW
 
     @property
     def event_streams(self) -> tuple[str, ...]:
@@ -39,4 +41,5 @@ def pipeline_config(settings: Settings) -> PipelineConfig:
         endpoints=resolve_endpoints(settings),
         ack_deadline_seconds=settings.ack_deadline_seconds,
         contracts=contracts_of(settings),
+        envelope=envelope_of(settings),
     )

@@ -45,7 +45,7 @@ class Runtime:
         self.counters = Counters(now, steady)
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
-        self.codec = Codec(config.contracts)
+        self.codec = Codec(config.contracts, config.envelope)
         self._puller = _OnDemand(lambda: puller(config, self.counters))
         self._table_writers = _OnDemand(lambda: table_writers(config, self.counters))
         self._dead_letter_writer = _OnDemand(lambda: dead_letter_writer(config, self.counters))

@@ -268,6 +268,15 @@ class TestMoments:
             assert np.array(column.view("int64")).tolist() == alone
 
 
+class TestTypes:
+    def test_the_type_must_be_said(self) -> None:
+        """Also where there is but one."""
+        contract = contract_of(AT)
+        for body in ({"at": refund()["at"]}, refund(event_type="")):
+            error = only_letter(compiled([message(body)], contracts=[contract])).error
+            assert error.startswith("$.event_type: expected one of refund, ")
+
+
 class TestReadDocument:
     def test_an_event_by_itself(self) -> None:
         """What a check or a replay's preview asks."""

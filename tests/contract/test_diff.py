@@ -529,11 +529,11 @@ class TestCommand:
     def test_versions_that_can_not_stand_side_by_side(self, tmp_path: Path) -> None:
         """They are refused with what to do."""
         (tmp_path / "one.toml").write_text(REFUND)
-        two = REFUND.replace("version = 1", "version = 2").replace('reason = "string"', 'reason = "string"\nshop = "string"')
+        two = REFUND.replace("version = 1", "version = 2").replace('reason = "string"', 'reason = "integer"')
         (tmp_path / "two.toml").write_text(two)
         result = ecomflow("contract", "diff", "one.toml", "two.toml", folder=tmp_path)
         assert result.returncode == 10
         assert " ".join(result.stdout.split()).endswith(
-            "These versions can't stand side by side: two.toml: tables.fact_refund: shop is required, and version 1 (one.toml)"
-            " lacks it: make the field optional, or add it there."
+            "These versions can't stand side by side: two.toml: tables.fact_refund.reason: expected STRING, as in one.toml, found"
+            " INT64; give the column a name of its own."
         )

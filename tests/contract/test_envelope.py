@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecomflow.contract.codec import Codec
-from ecomflow.contract.envelope import CLOUDEVENTS, ECOMFLOW, Envelope, envelope_of, to_message
+from ecomflow.contract.envelope import CLOUDEVENTS, ECOMFLOW, Envelope, EnvelopeSettings, read_envelope, to_message
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import load_text, mistakes_between
@@ -250,7 +250,7 @@ class TestCloudEvents:
 class TestOtherPlaces:
     def test_the_type_in_an_attribute(self) -> None:
         """The body has no field of it: one called event_type is kept as any other."""
-        codec = codec_of(envelope_of(type="attribute:eventType"))
+        codec = codec_of(read_envelope(EnvelopeSettings(type="attribute:eventType")))
         kind = {"eventType": "com.example/orders.created"}
         for _ in range(2):
             messages = [message(data(), "M-1", **kind, event_id="E-1"), message(data(event_type="x"), "M-2", **kind)]
@@ -262,7 +262,7 @@ class TestOtherPlaces:
 
     def test_a_body_within_the_document(self) -> None:
         """With the type in the body, the id beside it; numbers are ids as well."""
-        codec = codec_of(envelope_of(type="$.payload.order.kind", id="$.meta.id", body="$.payload.order"))
+        codec = codec_of(read_envelope(EnvelopeSettings(type="$.payload.order.kind", id="$.meta.id", body="$.payload.order")))
 
         def sent(body: Any, meta: Any, message_id: str = "M-1") -> Message:
             return message({"meta": meta, "payload": {"order": body, "more": 1}}, message_id)
@@ -293,24 +293,24 @@ class TestOtherPlaces:
     def test_another_key_of_the_body(self, field: str) -> None:
         """A contract may name the type's place as a field, too."""
         contract = created(('id = "string"', f'id = {{ type = "string", {field}optional = true }}'))
-        codec = Codec([contract], envelope_of(type="$.topic"))
+        codec = Codec([contract], read_envelope(EnvelopeSettings(type="$.topic")))
         outcome = compiled([message({**data(), "topic": "com.example/orders.created"})], codec)
         assert outcome.letters == []
         assert outcome.rows["fact_order_created"][0]["id"] == ("com.example/orders.created" if field else "O-1")
 
     def test_the_place_of_an_id_in_the_body(self) -> None:
         """It is no unknown field, and may be one of the contract."""
-        codec = codec_of(envelope_of(id="$.event.id", type="$.event.type"))
+        codec = codec_of(read_envelope(EnvelopeSettings(id="$.event.id", type="$.event.type")))
         event = {"id": "E-9", "type": "com.example/orders.created"}
         assert rows([message(data(event=event))], codec) == [("E-9", "O-1", None)]
         assert rows([message(data(event={**event, "by": "x"}))], codec) == [("E-9", "O-1", '{"event":{"by":"x"}}')]
-        codec = codec_of(envelope_of(id="$.id"))
+        codec = codec_of(read_envelope(EnvelopeSettings(id="$.id")))
         assert rows([message(data(event_type="com.example/orders.created"))], codec) == [("O-1", "O-1", None)]
 
     def test_unknown_fields_may_be_refused(self) -> None:
         """What the envelope names is known."""
         contract = created(("[fields]", 'unknown_fields = "refuse"\n[fields]'))
-        codec = Codec([contract], envelope_of(type="$.meta.type", id="$.meta.id", version="$.v"))
+        codec = Codec([contract], read_envelope(EnvelopeSettings(type="$.meta.type", id="$.meta.id", version="$.v")))
         body = data(meta={"type": contract.type, "id": "E-1"}, v=1)
         assert compiled([message(body)], codec).rows["fact_order_created"][0]["event_id"] == "E-1"
         assert error(message({**body, "w": 1}), codec) == "$.w: expected no field that the contract does not name, got one"
@@ -352,8 +352,8 @@ class TestTypes:
 class TestSettings:
     def test_presets(self) -> None:
         """The default is ours."""
-        assert (envelope_of(), envelope_of("cloudevents")) == (ECOMFLOW, CLOUDEVENTS)
-        assert envelope_of(body="$", type="$.event_type", id="attribute:event_id") == ECOMFLOW
+        assert (read_envelope(EnvelopeSettings()), read_envelope(EnvelopeSettings("cloudevents"))) == (ECOMFLOW, CLOUDEVENTS)
+        assert read_envelope(EnvelopeSettings(body="$", type="$.event_type", id="attribute:event_id")) == ECOMFLOW
 
     @pytest.mark.parametrize(
         ("given", "sentence"),
@@ -385,7 +385,7 @@ class TestSettings:
     def test_mistakes(self, given: dict[str, str], sentence: str) -> None:
         """Each is a sentence; exit code 2."""
         with pytest.raises(ConfigError) as caught:
-            envelope_of(**given)
+            read_envelope(EnvelopeSettings(**given))
         assert (caught.value.message, caught.value.exit_code) == (sentence, 2)
 
 
@@ -393,11 +393,11 @@ ENVELOPES = [
     ECOMFLOW,
     CLOUDEVENTS,
     CLOUDEVENTS.binary,
-    envelope_of(type="attribute:t", version="attribute:v"),
-    envelope_of(type="$.é.type", id="$.é.id", version="$.é.v", body="$.é.body"),
-    envelope_of(type="$.data.of.type", id="$.id", version="$.data.of.v", body="$.data"),
-    envelope_of(type="$.zz.type", id="$.zz.id", version="$.zz.v"),
-    envelope_of(type="$.t", id="attribute:id"),
+    read_envelope(EnvelopeSettings(type="attribute:t", version="attribute:v")),
+    read_envelope(EnvelopeSettings(type="$.é.type", id="$.é.id", version="$.é.v", body="$.é.body")),
+    read_envelope(EnvelopeSettings(type="$.data.of.type", id="$.id", version="$.data.of.v", body="$.data")),
+    read_envelope(EnvelopeSettings(type="$.zz.type", id="$.zz.id", version="$.zz.v")),
+    read_envelope(EnvelopeSettings(type="$.t", id="attribute:id")),
 ]
 
 

@@ -72,12 +72,12 @@ class TestCopy:
 class TestLint:
     def test_every_mistake_of_every_file(self, folder: Path) -> None:
         """One line each, all at once, also those between files; exit code 2."""
-        (folder / "contracts/a.toml").write_text(REFUND.replace('"string"', '"strin"').replace("time =", "tyme ="))
+        (folder / "contracts/a.toml").write_text(REFUND.replace('"string"', '"strin"').replace("time =", "timee ="))
         (folder / "contracts/b.toml").write_text(REFUND.replace("fact_refund", "fact_order"))
         result = ecomflow("contract", "lint", folder=folder)
         assert (result.returncode, result.stdout) == (2, "")
         assert [line.removeprefix("Error: ") for line in result.stderr.splitlines()[:-1]] == [
-            "contracts/a.toml: unknown key 'tyme', did you mean 'time'?",
+            "contracts/a.toml: unknown key 'timee', did you mean 'time'?",
             "contracts/a.toml: fields.id.type: expected one of string, integer, numeric, boolean, float, date, timestamp,"
             " ip_address, json, record, list, found 'strin', did you mean 'string'?",
             "contracts/a.toml: expected time, the name of a timestamp field (at), found none",

@@ -34,7 +34,7 @@ class Typed(msgspec.Struct):
 def first_violation(body: Any, dates: DateRange = DATES, codec: Codec | None = None) -> Violation | None:
     """The event with its very digits, also those that the decoder of the fast path refuses, asked by itself."""
     data = message(body).data
-    kind = (codec or Codec(SHOP)).kinds[msgspec.json.decode(data, type=Typed).event_type]
+    kind = (codec or Codec(SHOP)).kinds[msgspec.json.decode(data, type=Typed).event_type][1]
     return violation_of_event(kind, kind.exact_decoder.decode(data), "E-1", dates)
 
 

@@ -13,7 +13,7 @@ from ecomflow.contract.language import Contract, Field, find, records_of
 from ecomflow.contract.numbers import number_in
 from ecomflow.contract.reading_tables import column_name
 from ecomflow.contract.times import EPOCH, read_moment
-from tests.support.compiled import Compiled
+from tests.support.contract import Outcome
 
 Json = Any
 
@@ -80,7 +80,7 @@ def without_empty(found: dict[str, Json], fields: tuple[Field, ...]) -> dict[str
     return found
 
 
-def rebuilt(outcome: Compiled, contract: Contract, event_id: str) -> dict[str, Json]:
+def rebuilt(outcome: Outcome, contract: Contract, event_id: str) -> dict[str, Json]:
     """The document of ``event_id`` from its rows alone, the unknown part laid over it."""
     rows = {table: [row for row in found if row["event_id"] == event_id] for table, found in outcome.rows.items()}
     (row,) = rows["fact_any"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 import zipfile
@@ -25,6 +26,7 @@ from apache_beam.utils import retry as beam_retry
 
 from ecomflow import __version__, infra
 from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.deadletters import store
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.gcp.clients import storage_client
 from ecomflow.gcp.target import Target
@@ -32,6 +34,7 @@ from ecomflow.generator import rounds
 from ecomflow.pipeline.dataflow import submit
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
 from ecomflow.pipeline.tree import step_names
+from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow
 from tests.support.dataflow import (
     PROJECT,
@@ -402,6 +405,28 @@ class TestSubmission:
         )
         assert_landed(target, events)
 
+    def test_a_contract_of_ones_own_travels_with_the_job(self, cloud: Settings, endpoints: Endpoints, tmp_path: Path) -> None:
+        """The staged pipeline runs it with the user's folder gone: a worker reads no contract file."""
+        folder = tmp_path / "contracts"
+        folder.mkdir()
+        (folder / "refund.toml").write_text(REFUND)
+        target = Target(msgspec.structs.replace(cloud, contracts=str(folder)), endpoints)
+        infra.apply(target, infra.plan(target))
+        pipeline = staged_pipeline(target, submit.submit(target))
+        shutil.rmtree(folder)
+
+        at = datetime.now(UTC).isoformat()
+        bodies = [{"event_type": "refund", "refund_id": f"R-{n}", "at": at, "lines": [{"price": n}] * n} for n in (1, 2)]
+        bodies.append({"event_type": "refund", "refund_id": "", "at": at, "lines": []})
+        messages = [PubsubMessage(json.dumps(body).encode(), {"event_id": f"E-{n}"}) for n, body in enumerate(bodies)]
+        execute(pipeline, [one._to_proto_str(for_publish=True) for one in messages], target)
+        lines = select(
+            target, "SELECT refund_id, line_number, price FROM ecomflow.fact_refund_line ORDER BY refund_id, line_number"
+        )
+        assert list(lines) == [("R-1", 1, 1), ("R-2", 1, 2), ("R-2", 2, 2)]
+        (letter,) = store.newest(target, limit=10)
+        assert (letter.stream, letter.letter.error) == ("refund", "$.refund_id: expected str of length >= 1, got ''")
+
     def test_an_update(self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub) -> None:
         """An update names the running job and the mapping of its steps; the old job makes way."""
         old = stub.add_job("ecomflow", RUNNING)
@@ -425,6 +450,23 @@ class TestSubmission:
         assert state() == before
         assert [path.name for path in tmp_path.iterdir() if path.name != "beam-requirements-cache"] == []
 
+
+REFUND = """
+event = "refund"
+time = "at"
+[fields]
+refund_id = "string"
+at = "timestamp"
+lines = { type = "list", of = "line" }
+[records.line]
+price = "numeric"
+[[tables]]
+name = "fact_refund"
+[[tables]]
+name = "fact_refund_line"
+each = "lines"
+columns = ["refund_id", "lines"]
+"""
 
 Arrange = Callable[[DataflowStub], Any]
 
