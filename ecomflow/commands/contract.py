@@ -14,12 +14,12 @@ from ecomflow.config import contracts_of
 from ecomflow.contract.ddl import table_ddl, view_ddl
 from ecomflow.contract.example import example_of, published_schema, to_text, whole_published_schema
 from ecomflow.contract.language import Contract
-from ecomflow.contract.loading import contracts_named, load_files, source_of
+from ecomflow.contract.loading import SHOP, contracts_named, load_files, shop_contracts, source_of
 from ecomflow.contract.markdown import markdown
 from ecomflow.contract.tables import joined_tables, versions_of
-from ecomflow.errors import ContractError
+from ecomflow.errors import ConfigError, ContractError
 from ecomflow.sql import qualify
-from ecomflow.terminal.console import say
+from ecomflow.terminal.console import note, say
 
 contract = group_of_commands("Show and change the contracts of your event types, and check events against them.")
 
@@ -48,7 +48,7 @@ def show(
     ] = Format.JSON_SCHEMA,
 ) -> None:
     """Show a contract: the type and rules of each field of an event, and its tables."""
-    chosen = _chosen(event)
+    chosen = _builtin_or_chosen(event) if form is Format.TOML else _chosen(event)
     if form is Format.JSON_SCHEMA:
         schema = published_schema(chosen[0]) if event is not None and len(chosen) == 1 else whole_published_schema(chosen)
         typer.echo(to_text(schema), nl=False)
@@ -93,6 +93,17 @@ def _chosen(event: str | None, project: str | None = None) -> tuple[Contract, ..
     """The contracts in force of the event type, or all. Raises ConfigError for an unknown type."""
     contracts = contracts_of(settings_of(project))
     return contracts if event is None else contracts_named(event, contracts)
+
+
+def _builtin_or_chosen(event: str | None) -> tuple[Contract, ...]:
+    """The contracts to print as files: a built-in one also while another file has mistakes, to compare that with."""
+    try:
+        return _chosen(event)
+    except ConfigError:
+        if event not in SHOP:
+            raise
+    note("There are mistakes in your contracts: this is the built-in one.")
+    return shop_contracts([event])
 
 
 def _example_or_none(one: Contract) -> bytes | None:

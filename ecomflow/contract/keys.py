@@ -92,7 +92,7 @@ FILE_KEYS = (
         "type",
         "text",
         "the value of `event`",
-        "The name of the type in messages, if it is not that of `event`. The [envelope](contracts.md#envelopes) says where it is.",
+        "The name of the type in messages, if it isn't that of `event`. The [envelope](contracts.md#envelopes) says where it is.",
         f"1 to {MAX_TYPE} printable characters, no blanks at either end. No other event type has it.",
     ),
     Key(

@@ -51,7 +51,7 @@ from ecomflow.errors import ConfigError, NotFoundError
 SHOP = ("order", "inventory", "user_activity")
 _EVENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_EVENT_NAME - 1}}}", re.ASCII)
 _TYPE = re.compile(rf"\S(.{{0,{MAX_TYPE - 2}}}\S)?")
-_REMEDY = "Correct the file. For examples, see the built-in files in ecomflow/contract/shop/."
+_REMEDY = "Correct the file. Compare with: ecomflow contract show order --format toml. All keys: docs/contract-language.md."
 
 
 def load_text(text: str, file: str) -> Contract:

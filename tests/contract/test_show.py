@@ -299,6 +299,17 @@ class TestShow:
             "# contracts/refund.toml",
         ]
 
+    def test_a_built_in_file_while_another_has_mistakes(self, tmp_path: Path) -> None:
+        """It is what the sentence about the mistakes says to compare with; a type of one's own is not shown."""
+        (tmp_path / "contracts").mkdir()
+        (tmp_path / "contracts/refund.toml").write_text('event = "refund"\n')
+        shown = ecomflow("contract", "show", "order", "--format", "toml", folder=tmp_path)
+        assert (shown.returncode, shown.stdout) == (0, shop_text("order"))
+        assert shown.stderr == "There are mistakes in your contracts: this is the built-in one.\n"
+        refused = ecomflow("contract", "show", "refund", "--format", "toml", folder=tmp_path)
+        assert refused.returncode == 2
+        assert "Compare with: ecomflow contract show order --format toml." in refused.stderr
+
     def test_a_type_that_is_none(self, tmp_path: Path) -> None:
         """The sentence names those that there are, and the nearest one."""
         shown = ecomflow("contract", "show", "odrer", folder=tmp_path)
