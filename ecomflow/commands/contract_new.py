@@ -38,7 +38,7 @@ def new(
     ],
     field: Annotated[
         str,
-        typer.Option(help="Where the type stands: a key, keys with dots between them, or attribute:NAME. Picks the samples."),
+        typer.Option(help="Where the type is: a key, keys with dots between them, or attribute:NAME. Picks the samples."),
     ] = TYPE_KEY,
     to: Folder = None,
     force: Force = False,
@@ -65,16 +65,16 @@ def new(
 
 
 def _about(read: Samples, event: str, field: str) -> list[str]:
-    sentences = [f"{_count(len(read.samples))} looked at."]
+    sentences = [f"{_count(len(read.samples))} read."]
     if others := ", ".join(f"{name} {count:,}" for name, count in sorted(read.others.items())):
         sentences.append(f"Lines of other types left out: {others}.")
     if not read.have_type:
         sentences.append(
-            f"The samples have no {field}: taken to be {event}, each of them. Their messages need an {TYPE_KEY}, or an [envelope]"
-            " in ecomflow.toml that says where it stands."
+            f"The samples have no {field}: all of them are taken to be {event}. The pipeline needs {TYPE_KEY} in each message, or"
+            " [envelope] in ecomflow.toml, to tell the type."
         )
     elif field != TYPE_KEY:
-        sentences.append(f"The type stands in {field}: say so in [envelope] in ecomflow.toml, or have producers send {TYPE_KEY}.")
+        sentences.append(f"The type is in {field}: say so in [envelope] in ecomflow.toml, or have producers send {TYPE_KEY}.")
     return sentences
 
 
@@ -87,7 +87,7 @@ def _count(samples: int) -> str:
 
 
 def _check_samples(contract: Contract, read: Samples, file: str) -> None:
-    """All must pass; those that are only too old or too new to be written today, apart."""
+    """All must pass. Those that are only too old or too new to be written today are counted separately."""
     codec, now, tally, today = Codec([contract]), datetime.now(UTC), Tally(), Tally()
     lines = list(typed_lines(read, contract.event))
     refused = list(check_lines(lines, file, now, codec, tally, DateRange(date.min, date.max)))
@@ -96,7 +96,7 @@ def _check_samples(contract: Contract, read: Samples, file: str) -> None:
         typer.echo(plain(f"{line.file}:{line.line}: {line.reason} {line.error}").plain)
     show_sums(tally)
     if old := len(outdated) - len(refused):
-        say(f"{_count(old)} would be refused today, for their date: it must be at most 10 years back and 1 year ahead.")
+        say(f"{_count(old)} would be refused today because of the date, which must be at most 10 years back and 1 year ahead.")
     if refused:
         raise ContractError(
             f"{_count(len(refused))} would become dead letters.", f"Correct {contract.file}, and see: ecomflow contract check"

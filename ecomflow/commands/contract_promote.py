@@ -38,7 +38,7 @@ def promote_field(
         Path | None,
         typer.Option(
             "--from",
-            help="File of JSON lines to draw the type from; - for standard input. Default: what was kept in unknown_fields.",
+            help="File of JSON lines to infer the type from; - for standard input. Default: what was kept in unknown_fields.",
             show_default=False,
         ),
     ] = None,
@@ -59,11 +59,11 @@ def promote_field(
         )
     promotion = promote(source_of(contract), str(file), path, values)
     write_contract(file, promotion.text)
-    note(f"Wrote {file}, with this line, its type drawn from {_count(values)}:\n  {promotion.line.strip()}")
+    note(f"Wrote {file}, with this line, its type inferred from {_count(values)}:\n  {promotion.line.strip()}")
     if promotion.because:
-        note(f"Assumed, because {promotion.because}.")
+        note(f"Assumed: {promotion.because}.")
     if promotion.personal:
-        note("Assumed: it is personal, by its name; its values stand in no error and no log.")
+        note("Assumed: it is personal, judging by its name; its values appear in no error and no log.")
     columns = ", ".join(f"{table}.{column}" for table, column in promotion.columns.items())
     note(f"infra up adds {columns}. Then update the pipeline, and run this SQL, which fills the rows that are there.")
     typer.echo(qualify(promotion.sql, settings.dataset_id), nl=False)

@@ -1,7 +1,7 @@
 """A contract in; the DDL of its tables and of their views, and the Arrow schemas of their rows, out. Pure: nothing is run.
 
 Each statement runs as it is in BigQuery with a dataset named ``ecomflow``; ``ecomflow.sql.qualify`` writes another. Of the shop's
-the files under ``ecomflow/sql`` are committed, and a test holds them equal.
+the files under ``ecomflow/sql`` are committed, and a test compares them.
 """
 
 from __future__ import annotations

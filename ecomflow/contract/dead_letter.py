@@ -6,7 +6,7 @@ Which step creates which reason:
   ``contract_violation`` of what the types say (``$.items[0].quantity: expected int >= 1``)
 - model: ``contract_violation`` of the other rules (``$.ip_address``), ``out_of_range`` (a date that no partition takes)
 - write: ``rejected_by_bigquery`` (the table, and BigQuery's own words)
-- any: ``processing_error`` (a fault of the pipeline itself, not of the message; ``traceback`` tells where)
+- any: ``processing_error`` (a fault of the pipeline itself, not of the message; ``traceback`` says where)
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def dead_letter(
 
 
 def _moment(publish_time: int) -> datetime | None:
-    """None where there is none, or none that a calendar has."""
+    """None if there is none, or if it is not a date of the calendar."""
     try:
         return datetime.fromtimestamp(publish_time / 1e6, UTC) if publish_time else None
     except (ValueError, OverflowError, OSError):
@@ -118,5 +118,5 @@ def to_lines(letters: list[DeadLetter]) -> bytes:
 
 
 def from_line(line: bytes) -> DeadLetter:
-    """The dead letter on ``line``. Raises msgspec.MsgspecError where it is none."""
+    """The dead letter on ``line``. Raises msgspec.MsgspecError if it is not one."""
     return _DECODER.decode(line)

@@ -1,6 +1,6 @@
 """Two sets of contracts in; every change between them from the view of their producers out.
 
-A side is contract files, with all that they say, or JSON Schemas as they were published. What changes for the warehouse stands in
+A side is contract files, with all that they say, or JSON Schemas as they were published. What changes for the warehouse is in
 ``infra/contract_changes.py``.
 """
 
@@ -34,7 +34,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """One version of an event type: its schema, and its contract where there is one."""
+    """One version of an event type: its schema, and its contract if there is one."""
 
     event: str
     version: int
@@ -82,7 +82,7 @@ def side_of(contracts: Iterable[Contract], whole: bool) -> Side:
 def read_side(path: Path, builtin_events: Sequence[str]) -> Side:
     """A contract file, a JSON Schema as ``contract show`` prints it, or the contracts in force with the folder ``path``.
 
-    Raises ConfigError and NotFoundError where it is none of them.
+    Raises ConfigError and NotFoundError if it is none of them.
     """
     if path.is_dir():
         return side_of(contracts_in_force(path, builtin_events), whole=True)
@@ -169,7 +169,7 @@ def _type_changes(old: Described | None, new: Described | None) -> Iterator[Chan
 
 
 def _bounds_in_strings(old: Contract, new: Contract) -> Iterator[tuple[str, bool, str]]:
-    """Of numbers that stand in strings, whose bounds no JSON Schema says; and of the zone of moments without an offset."""
+    """Bounds of numbers in strings, which JSON Schema can't express, and the time zone of timestamps without an offset."""
     before = {node.keys: node for node in walk(tree_of(old)) if node.field is not None}
     for node in walk(tree_of(new)):
         was, field = before.get(node.keys), node.field

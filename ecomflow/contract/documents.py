@@ -98,7 +98,7 @@ def _parsed(data: bytes, path: str, name: str | None) -> _Document | Refusal:
         value, readable = _parse(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         found = str(error).splitlines()[0]
-        return Refusal("malformed_json", f"{path}: expected a JSON object in UTF-8, got bytes that are none: {found}", name)
+        return Refusal("malformed_json", f"{path}: expected a JSON object in UTF-8, got invalid JSON: {found}", name)
     return _Document(value, readable, data, path)
 
 

@@ -106,7 +106,7 @@ def _scalars_outside_lists(seen: Seen, keys: Keys, is_always: bool) -> Iterator[
 
 def _of_time(name: str, others: list[str]) -> list[str]:
     also = f" Other timestamps in each sample: {', '.join(others)}." if others else ""
-    return [f"time is {name}: the timestamp that sounds most like when the event happened.{also}"]
+    return [f"time is {name}: the timestamp whose name fits best.{also}"]
 
 
 class _Scope:
@@ -148,13 +148,13 @@ class _Drafting:
 
     def _of_object(self, seen: Seen, keys: Keys, above: Keys, scope: _Scope, prefix: Keys = ()) -> Iterator[DraftField]:
         """The fields of an object. ``keys`` lead to it from the event, ``above`` names the records that it is in. ``prefix`` are
-        the keys of objects around that are no records, as the time is in them.
+        the keys of the objects around it that are not records, because the time is in them.
         """
         names: set[str] = set()
         for key, member in seen.members.items():
             here = (*keys, key)
             if not can_be_key(key):
-                self._group("{}: no name can stand for this key; what it holds is kept as unknown.", (*keys, repr(key)))
+                self._group("{}: path can't name this key; its value is kept in unknown_fields.", (*keys, repr(key)))
             elif len(here) < len(self._time) and here == self._time[: len(here)]:
                 yield from self._of_object(member, here, above, scope, (*prefix, key))
             else:
@@ -168,13 +168,13 @@ class _Drafting:
                 if (member.nulls or member.times < seen.objects) and not field.is_open:
                     field.spec["optional"] = True
                     field.spec.pop("min_length", None)
-                    self._group("{}: optional, for some samples lack it or have null.", here)
+                    self._group("{}: optional, because some samples lack it or have null.", here)
                 yield field
 
     def _field(self, seen: Seen, name: str, keys: Keys, above: Keys, scope: _Scope) -> DraftField:
         shapes = [bool(seen.scalars), bool(seen.objects), bool(seen.arrays)]
         if seen.is_empty:
-            self._group("{}: null or empty in each sample. They stand in the file as comments: their type can't be drawn.", keys)
+            self._group("{}: null or empty in each sample, so the type is unknown. In the file it is a comment.", keys)
             return DraftField(name, (), {"type": "string"}, "null or empty in each sample", is_open=True)
         if sum(shapes) > 1:
             return self._json(name, keys, above, scope, "it is of several types")
@@ -185,7 +185,7 @@ class _Drafting:
         return self._scalar(seen, name, keys, above, scope)
 
     def _json(self, name: str, keys: Keys, above: Keys, scope: _Scope, because: str) -> DraftField:
-        self._said.append(f"{_shown(keys)}: {because}; taken as json, which keeps it as it is, in one column.")
+        self._said.append(f"{_shown(keys)}: {because}; type json, which keeps the value as it is, in one column.")
         return DraftField(scope.free(name, above), (), {"type": "json"}, f"assumed: {because}")
 
     def _record(self, seen: Seen, name: str, keys: Keys, above: Keys, scope: _Scope) -> DraftField:
@@ -201,7 +201,7 @@ class _Drafting:
         if scope is not self.header:
             return self._json(name, keys, above, scope, "it is a list within a list")
         if element.scalars or element.arrays or element.nulls:
-            return self._json(name, keys, above, scope, "it is a list of values that are no objects")
+            return self._json(name, keys, above, scope, "it is a list of values that are not objects")
         if len(element.members) >= _MAP_KEYS and _share(element) < _MAP_SHARE:
             return self._json(name, keys, above, scope, "its keys look like values")
         inner = _Scope()
@@ -216,17 +216,17 @@ class _Drafting:
         spec, comments = dict(found.spec), []
         if spec["type"] == "ip_address" or is_personal_name(keys[-1], keys[:-1]):
             spec["personal"] = True
-            comments.append("assumed: personal, by its name")
-            self._group("{}: personal, by their names; their values stand in no error and no log.", keys)
+            comments.append("assumed: personal, judging by its name")
+            self._group("{}: personal, judging by the name; values appear in no error and no log.", keys)
         if spec.get("personal") and spec.pop("values", None):
-            pass  # a person's own value is no kind of thing
+            pass  # personal values are not an enumeration
         elif found.because:
             comments.append(f"assumed: {found.because}")
             self._of_type(found.spec, found.because, keys)
         if keys != self._time:
             free = scope.free(name, above)
             if free != name:
-                why = "that is a word of SQL" if name.upper() in SQL_WORDS else f"a column called {name} is there already"
+                why = "that is a reserved word of SQL" if name.upper() in SQL_WORDS else f"a column called {name} exists already"
                 self._said.append(f"{_shown(keys)} is called {free}: {why}.")
             name = free
         return DraftField(name, (), spec, "; ".join(comments))
@@ -235,6 +235,8 @@ class _Drafting:
         written = {"string": " written as a string", "number or string": " written as a number or a string"}
         if "values" in spec:
             self._said.append(f"{_shown(keys)} is one of {', '.join(spec['values'])}: {because}.")
+        elif spec["type"] == "timestamp":
+            self._group(f"{{}}: in {because}.", keys)
         else:
             self._group(f"{{}}: {spec['type']}{written.get(spec.get('written_as', ''), '')}, because {because}.", keys)
 
@@ -304,7 +306,7 @@ def _own_id(event: str, fields: list[DraftField]) -> str | None:
 
 
 def _cluster(drafting: _Drafting, fields: list[DraftField], event: str) -> list[str]:
-    """Ids of other things, then a field of few values: what queries filter and group by. Its own id where there is none."""
+    """Ids of other things, then a field of few values: what queries filter and group by. Without those, its own id."""
     columns = dict(_columns(drafting, fields))
     own = _own_id(event, fields)
     ids = sorted((name for name in columns if is_id(name) and name != own), key=lambda name: not is_of_interest(name))

@@ -1,6 +1,6 @@
 """A draft in; the contract file that a person edits next, out. Pure.
 
-Fields stand under one another with their types aligned, what was assumed behind them as a comment.
+A line for each field, with types aligned, and with assumptions as comments.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ecomflow.contract.draft import Draft, DraftField, DraftTable
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _HEAD = """\
-# Drafted from {source}. What was assumed says so: correct it, add descriptions, and check it with
+# Drafted from {source}. Correct what is marked as assumed, add descriptions, and check it:
 #   ecomflow contract lint
 #   ecomflow contract check SAMPLES
-# For the whole language, see docs/contracts.md.
+# To compare: ecomflow contract show order --format toml. All keys: docs/contract-language.md.
 """
 
 

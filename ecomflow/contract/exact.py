@@ -1,7 +1,7 @@
 """The check of a rule in; its two sides for an event, exact, out. And for a batch: how many break it. Pure.
 
-Every number is a whole multiple of a power of ten that the contract tells (1 for integers, a billionth for a NUMERIC), so that
-sums and products are sums and products of integers: of 64 bits where all of them fit there, of Python's else.
+Every number is a whole multiple of a power of ten that the contract determines (1 for integers, a billionth for a NUMERIC), so
+that sums and products are sums and products of integers: of 64 bits if all of them fit, otherwise Python's own.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _MOST = 2**62
 Evaluator = Callable[[Any], "tuple[Decimal, Decimal] | None"]
 
 
-class _Missing(Exception):  # noqa: N818  # no error: a value that an event does not have
-    """A value that the check needs is not there: the check says nothing."""
+class _Missing(Exception):  # noqa: N818  # not an error: a value that an event does not have
+    """A value that the check needs is missing: the check does not apply."""
 
 
 class _Side(NamedTuple):

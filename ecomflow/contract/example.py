@@ -1,6 +1,6 @@
 """A contract in; an event that is valid under it, always the same one, out. Pure.
 
-The shop's have examples that tell something, kept beside their contracts. For any other one the values are made from the types.
+The built-in contracts come with realistic examples. For other contracts, values are made from the types.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     check      = sum comparison sum
     sum        = product { ("+" | "-") product }
     product    = part { "*" part }
-    part       = number | 'text' | path | "sum" "(" sum ")" | "(" sum ")"
+    part       = number | 'string' | path | "sum" "(" sum ")" | "(" sum ")"
     path       = name { "." name }
     comparison = "<" | "<=" | "==" | "!=" | ">=" | ">"
 
@@ -30,7 +30,7 @@ MAX_LENGTH = 2_000
 
 
 class ExpressionError(ValueError):
-    """A text is no expression. The message goes ``expected ..., found ...``."""
+    """A text is not an expression. The message has the form ``expected ..., found ...``."""
 
 
 def parse_check(text: str) -> Check:
@@ -70,7 +70,7 @@ def _product(reader: _Reader) -> Expression:
 def _part(reader: _Reader) -> Expression:
     if reader.symbol("("):
         return reader.closed(_sum(reader))
-    kind, text = reader.take("a field, a number or 'a text'")
+    kind, text = reader.take("a field, a number or a 'string'")
     if kind == "number":
         return Constant(Decimal(text) if "." in text else int(text))
     if kind == "text":
@@ -108,7 +108,7 @@ class _Reader:
         return text
 
     def take(self, expected: str) -> tuple[str, str]:
-        """The next token, which is no symbol."""
+        """The next token, which is not a symbol."""
         if self._at >= len(self._tokens) or self._tokens[self._at][0] == "symbol":
             self.fail(expected)
         self._at += 1

@@ -1,7 +1,7 @@
 """The few words of Python that columns are read with: made from attributes of our own in; compiled functions out.
 
 A list comprehension written out takes two thirds of the time of ``operator.attrgetter``, and a column is one. No text of a
-contract or of a message stands in the source: attributes are ``f0`` and ``u0`` by position (``tree.py``), and any other word is
+contract or of a message is in the source: attributes are ``f0`` and ``u0`` by position (``tree.py``), and any other word is
 refused here.
 """
 

@@ -1,6 +1,6 @@
 """The name of a field in; what it probably is, out. Pure.
 
-Guesses for a draft that a person reads next: each one is told. English names, in any of the usual spellings.
+Guesses for a draft that a person reads next: each one is reported. English names, in any of the usual spellings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PERSONAL_PAIRS |= {
 }
 _PERSONAL_PAIRS |= {(one, "name") for one in _PEOPLE}
 _PLACES = {"latitude", "longitude", "lat", "lng", "lon"}
-# Of these a switch, a number or a kind is no one's own.
+# A switch, a number or a kind of these is not personal.
 _IMPERSONAL = {"id", "type", "verified", "consent", "count", "status", "accepts", "at", "marketing", "opt", "enabled", "domain"}
 
 _NO_VALUES = {"name", "title", "description", "comment", "note", "text", "message", "url", "uri", "path", "currency", "country"}

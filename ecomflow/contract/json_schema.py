@@ -1,6 +1,7 @@
 """A contract in; the JSON Schema (2020-12) of its messages, for their producers, out. Pure.
 
-What JSON Schema can't say (exact decimals, the range of dates, the size of an event, the own rules) stands in a description.
+What JSON Schema can't express (exact decimals, the range of dates, the size of an event, the contract's rules) is in a
+description.
 """
 
 from __future__ import annotations

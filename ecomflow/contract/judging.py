@@ -1,8 +1,8 @@
 """The shape of an event in; a judge of parsed documents, which names the first violation, out. Pure.
 
-A decoder stops at the first thing that it does not know, be it a violation or merely a new field. This judge tells them apart,
-and says what msgspec's words leave out: the value that was found. It looks where the decoder does, in its order: the message's
-own, then what is missing. A test holds the two equal.
+A decoder stops at the first thing that it does not know, whether that is a violation or merely a new field. This judge
+distinguishes the two, and adds what msgspec's errors lack: the value that was found. It checks in the
+decoder's order: first what is in the message, then what is missing. A test compares the two.
 """
 
 from __future__ import annotations

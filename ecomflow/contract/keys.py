@@ -48,7 +48,7 @@ SQL_WORDS = frozenset(_WORDS.split())
 
 
 class Key(NamedTuple):
-    """A key of a TOML table. ``value`` is what stands behind it, ``types`` the types of fields that may have it."""
+    """A key of a TOML table. ``value`` is its value in TOML, ``types`` the types of fields that may have it."""
 
     name: str
     value: str
@@ -59,7 +59,7 @@ class Key(NamedTuple):
 
 
 class TypeFacts(NamedTuple):
-    """A type of fields. ``json`` is what a message holds, ``column`` what a table holds, None where its parts are columns."""
+    """A type of fields. ``json`` is its form in a message, ``column`` its type in a table, None if its parts are columns."""
 
     json: str
     column: ColumnType | None
@@ -81,7 +81,7 @@ def _one_of(options: Sequence[str]) -> str:
 FILE_KEYS = (
     Key(
         "event",
-        "text",
+        "string",
         REQUIRED,
         "The name of the event type, which dead letters, counters and commands use. Messages have it in `event_type`, unless "
         "`type` says otherwise.",
@@ -90,7 +90,7 @@ FILE_KEYS = (
     ),
     Key(
         "type",
-        "text",
+        "string",
         "the value of `event`",
         "The name of the type in messages, if it isn't that of `event`. The [envelope](contracts.md#envelopes) says where it is.",
         f"1 to {MAX_TYPE} printable characters, no blanks at either end. No other event type has it.",
@@ -102,17 +102,17 @@ FILE_KEYS = (
         "The version of the contract. Several may be in use at once, a file each.",
         "1 or more; different in each file of the same event.",
     ),
-    Key("description", "text", NONE, "What has happened, in a sentence."),
+    Key("description", "string", NONE, "What has happened, in a sentence."),
     Key(
         "time",
-        "text",
+        "string",
         REQUIRED,
         "The field that says when the event happened. Its UTC date partitions every table.",
         "A field of `[fields]` of type `timestamp` that is not optional.",
     ),
     Key(
         "time_prefix",
-        "text",
+        "string",
         "`event`",
         "The prefix of the two columns that hold the time: `<prefix>_date` and `<prefix>_timestamp`.",
         "A name.",
@@ -127,7 +127,7 @@ FILE_KEYS = (
     ),
     Key(
         "key",
-        "list of texts",
+        "list of strings",
         NONE,
         "The fields that identify what the event is about, such as the order. For readers: nothing follows from it.",
         "Fields of `[fields]` that are not optional, and not of type `record`, `list`, `json` or `float`.",
@@ -162,23 +162,23 @@ _SCALARS: tuple[ScalarType, ...] = get_args(ScalarType)
 FIELD_KEYS = (
     Key(
         "type",
-        "text",
+        "string",
         REQUIRED,
         'The type. `name = "string"` is short for `name = { type = "string" }`.',
         "One of the types above.",
     ),
     Key(
         "description",
-        "text",
+        "string",
         NONE,
-        "What the field means. It becomes the description of the column, and stands in the JSON Schema.",
+        "What the field means. It becomes the description of the column.",
         'For a field that becomes a column: one line without `"` and `\\`.',
     ),
     Key(
         "path",
-        "text, or list of texts",
+        "string, or list of strings",
         "the field's name",
-        "Where the value stands in the message, if not under the field's name: keys with dots between them, from the object that "
+        "Where the value is in the message, if not under the field's name: keys with dots between them, from the object that "
         "the field belongs to. A list of keys if a key contains a dot.",
         "Keys without quotation marks, backslashes and control characters. Each field has a place of its own, not within that of "
         "another.",
@@ -192,7 +192,7 @@ FIELD_KEYS = (
     ),
     Key(
         "default",
-        "text, number, `true` or `false`",
+        "string, number, `true` or `false`",
         NONE,
         "The value of the column if the field is missing or `null`. It makes the field optional, and its column `REQUIRED`.",
         "A value of the field's type, and one that `values` and `pattern` allow.",
@@ -204,7 +204,7 @@ FIELD_KEYS = (
         "min_length",
         "integer",
         "`1`; for optional fields `0`",
-        "The minimum number of characters. A required text can't be empty unless this is 0.",
+        "The minimum number of characters. A required string can't be empty unless this is 0.",
         "0 or more.",
         ("string",),
     ),
@@ -213,23 +213,23 @@ FIELD_KEYS = (
     ),
     Key(
         "values",
-        "list of texts",
+        "list of strings",
         NONE,
-        "The texts that are allowed.",
+        "The strings that are allowed.",
         f"1 to {MAX_VALUES:,} different ones.",
         ("string",),
     ),
     Key(
         "pattern",
-        "text",
+        "string",
         NONE,
-        "A regular expression, as in Python, that the whole text matches.",
+        "A regular expression, as in Python, that the whole string matches.",
         f"At most {MAX_PATTERN:,} characters.",
         ("string",),
     ),
     Key(
         "without_offset",
-        "text",
+        "string",
         "`refuse`",
         "What a time without an offset means: it is refused, or it is in this time zone.",
         "`refuse`, or a name of the time zone database, such as `UTC` or `Europe/Berlin`.",
@@ -245,7 +245,7 @@ FIELD_KEYS = (
     ),
     Key(
         "fake",
-        "text",
+        "string",
         NONE,
         "What kind of value the example of `contract show --format example` has: `email`, `name`, `phone_number`, `url`, "
         "`country_code` or `city`.",
@@ -253,7 +253,12 @@ FIELD_KEYS = (
         tuple(kind for kind in _SCALARS if kind != "json"),
     ),
     Key(
-        "of", "text", REQUIRED, "The name of the record; for a list also a scalar type.", "No list of lists.", ("record", "list")
+        "of",
+        "string",
+        REQUIRED,
+        "The name of the record; for a list also a scalar type.",
+        "No list of lists.",
+        ("record", "list"),
     ),
     Key("min_items", "integer", "`0`", "The minimum number of elements.", "0 or more.", ("list",)),
     Key("max_items", "integer", NONE, "The maximum number of elements.", "1 or more, and not below `min_items`.", ("list",)),
@@ -262,7 +267,7 @@ FIELD_KEYS = (
 RULE_KEYS = (
     Key(
         "check",
-        "text",
+        "string",
         REQUIRED,
         "A comparison that a good event satisfies, in the [expression language](#expressions).",
         "Fields of type `integer` and `numeric`, which are exact. If one of them is missing and has no default, the rule is not "
@@ -275,38 +280,38 @@ RULE_KEYS = (
         "What happens to an event that breaks the rule. `count`: it passes, and the counter `rules_broken/<event>/<rule>` counts "
         "it. `refuse`: it becomes a dead letter.",
     ),
-    Key("name", "text", "`rule_<number>`", "What the counter is called.", "A name; each rule has a different one."),
+    Key("name", "string", "`rule_<number>`", "What the counter is called.", "A name; each rule has a different one."),
 )
 
 TABLE_KEYS = (
     Key(
         "name",
-        "text",
+        "string",
         REQUIRED,
         "The name of the table. Its view is called `<name>_unique`.",
         f"At most {MAX_TABLE_NAME} letters, digits and `_`, not beginning with a digit. Not `{RESERVED_TABLES[0]}`, and not a "
         "table or view of this or another event type.",
     ),
-    Key("description", "text", "made from `each`", "What a row is.", 'One line without `"` and `\\`.'),
+    Key("description", "string", "made from `each`", "What a row is.", 'One line without `"` and `\\`.'),
     Key(
         "each",
-        "text",
+        "string",
         NONE,
         "The list of which each element gets a row. Without it, each event gets one row.",
         "A field of type `list`; within records, with dots. Not in the first table.",
     ),
     Key(
         "cluster",
-        "list of texts",
+        "list of strings",
         NONE,
         "The columns that the table is clustered by, most important first.",
         f"At most {MAX_CLUSTER} different columns of this table, of type {', '.join(CLUSTERABLE)}.",
     ),
     Key(
         "columns",
-        "list of texts and tables",
+        "list of strings and tables",
         "every field outside of lists, and those of `each`",
-        "The columns, in order. A text is the name of a field; a record or a list stands for all of its fields. Every table also "
+        "The columns, in order. A string is the name of a field; a record or a list is replaced by its fields. Every table also "
         "has the [columns of all tables](#columns-of-every-table).",
         f"At most {MAX_COLUMNS:,}, different in more than case. Names follow the [rules below](#names).",
     ),
@@ -315,24 +320,24 @@ TABLE_KEYS = (
 COLUMN_KEYS = (
     Key(
         "name",
-        "text",
+        "string",
         "the names on the way to the field, joined by `_`",
         "The name of the column.",
         "A [column name](#names). Required for a product and a constant.",
     ),
     Key(
         "value",
-        "text or number",
+        "string or number",
         "the field called `name`",
-        "What the column holds: a field, the product of two fields (`lines.quantity * lines.price`), a number, or a `'text'`.",
+        "What the column holds: a field, the product of two fields (`lines.quantity * lines.price`), a number, or a `'string'`.",
         "In a product, one field is an `integer`, the other an `integer` or `numeric`, and both belong to the event, or both to "
         "the element.",
     ),
-    Key("description", "text", "that of the field", "The description of the column.", 'One line without `"` and `\\`.'),
+    Key("description", "string", "that of the field", "The description of the column.", 'One line without `"` and `\\`.'),
 )
 
 TYPES: dict[FieldType, TypeFacts] = {
-    "string": TypeFacts("string", "STRING", "A text. Not empty, unless it is optional or has `min_length = 0`."),
+    "string": TypeFacts("string", "STRING", "Text. Not empty, unless it is optional or has `min_length = 0`."),
     "integer": TypeFacts("number without a decimal point or an exponent", "INT64", "An integer of 64 bits. `2.0` is refused."),
     "numeric": TypeFacts(
         "number",
@@ -349,6 +354,6 @@ TYPES: dict[FieldType, TypeFacts] = {
     ),
     "ip_address": TypeFacts("string", "STRING", "An IPv4 or IPv6 address without a zone."),
     "json": TypeFacts("anything", "JSON", "Any JSON value, kept as it is."),
-    "record": TypeFacts("object", None, "An object whose fields stand in `[records.<name>]`. Each becomes a column."),
+    "record": TypeFacts("object", None, "An object with the fields of `[records.<name>]`, which become columns."),
     "list": TypeFacts("array", None, "An array of records or of scalars, for a table with `each`."),
 }

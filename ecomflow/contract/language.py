@@ -1,6 +1,6 @@
 """What one contract file says, as frozen records: an event type, its fields, its rules and its tables. Pure data, picklable.
 
-``loading.py`` makes them from TOML and is the only one to do so: whoever holds a ``Contract`` may rely on all that is checked
+``loading.py`` makes them from TOML and nothing else does: code that gets a ``Contract`` can rely on everything that is checked
 there (names, types, paths that lead to a field, columns that BigQuery takes).
 """
 
@@ -18,7 +18,7 @@ SCALAR_TYPES: tuple[ScalarType, ...] = (
 )
 FIELD_TYPES: tuple[FieldType, ...] = (*SCALAR_TYPES, "record", "list")
 
-# Where the type of an event stands. No field may be called so.
+# The key with the type of an event. No field may have this name.
 TYPE_KEY = "event_type"
 
 UnknownFields = Literal["keep", "refuse", "drop"]
@@ -58,7 +58,7 @@ Expression = Path | Constant | Operation | Sum
 
 
 class Check(msgspec.Struct, frozen=True):
-    """A comparison that holds for a good event. ``text`` is how it stands in the file."""
+    """A comparison that a good event satisfies. ``text`` is how the file has it."""
 
     comparison: Comparison
     left: Expression
@@ -73,7 +73,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     An ``optional`` field may be missing or null; it then has its ``default``, else none. A string that is not optional has a
     ``min_length`` of 1 unless the file says 0: an id or a name that is there but empty is a fault of its producer.
     ``without_offset`` is ``refuse`` or the zone that a timestamp without one is taken to be in. ``of`` is what a list lists
-    (a scalar type or a record) or the record that a record is. No value of a ``personal`` field stands in a reason or a log.
+    (a scalar type or a record) or the record that a record is. Values of ``personal`` fields appear in no error and no log.
     """
 
     name: str
@@ -117,7 +117,7 @@ ColumnSource = Literal["value", "event_id", "date", "timestamp", "line_number", 
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column of a table. ``value`` is what it holds where its ``source`` is ``value``; the other sources have none.
+    """A column of a table. ``value`` is its value if its ``source`` is ``value``; the other sources have none.
 
     A value is a path, the product of two, or a constant.
     """
@@ -144,7 +144,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """One version of an event type. ``type`` is what the envelope of its messages says, ``event`` what all else calls it.
 
     ``time`` names the timestamp field whose UTC date partitions every table; the two columns that hold it are
-    ``<time_prefix>_date`` and ``<time_prefix>_timestamp``. ``key`` are the fields that identify what the event tells of.
+    ``<time_prefix>_date`` and ``<time_prefix>_timestamp``. ``key`` are the fields that identify what the event is about.
     ``tables`` begins with one that has a row an event.
     """
 
@@ -164,7 +164,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a path of names leads: the fields on the way, the last one being what stands there. ``list_index`` is the index of
+    """Where a path of names leads: the fields on the way; the last one is the one it leads to. ``list_index`` is the index of
     the list among them, or None.
     """
 
@@ -178,7 +178,7 @@ def records_of(contract_records: tuple[RecordType, ...]) -> dict[str, RecordType
 
 
 def find(names: tuple[str, ...], fields: tuple[Field, ...], records: dict[str, RecordType]) -> Place | None:
-    """The place that ``names`` lead to from the event's ``fields``; None where there is none, or only behind a second list."""
+    """The place that ``names`` lead to from the event's ``fields``; None if there is none, or only inside a second list."""
     found: list[Field] = []
     list_index = None
     inner: tuple[Field, ...] = fields
@@ -217,7 +217,7 @@ def scalar_type(place: Place) -> ScalarType | None:
 
 
 def may_be_null(place: Place) -> bool:
-    """Whether a row can lack the value at ``place``: something on the way may be missing, and there is no default."""
+    """Whether the value at ``place`` may be missing from a row: something on the way is optional and has no default."""
     within = place.fields if place.list_index is None else place.fields[place.list_index + 1 :]
     return any(field.optional and field.default is None for field in within)
 

@@ -1,4 +1,4 @@
-"""A line of a file in; the message that it holds out. Pure.
+"""A line of a file in; the message on it out. Pure.
 
 A line is the data of a message, as it would be published; or a whole message, whose attributes count, in one of three forms:
 
@@ -91,5 +91,5 @@ def _message(line: bytes) -> tuple[bytes, Attributes]:
 
 
 def _decoded(text: str, encoding: Encoding) -> bytes:
-    """Raises ValueError for what is no base64."""
+    """Raises ValueError if it is not base64."""
     return base64.b64decode(text, validate=True) if encoding == "base64" else text.encode()

@@ -1,4 +1,4 @@
-"""Contract files flow in as TOML; contracts flow out, or every mistake in them at once. Nothing in a file is run.
+"""Contract files flow in as TOML; contracts flow out, or all mistakes in them at once. Nothing in a file is run.
 
 A file is one version of an event type; ``keys.py`` says what each key means.
 """
@@ -95,9 +95,9 @@ def _shop_contract(name: str) -> Contract:
 
 
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
-    """The built-in contracts named in ``builtin_events``, and those in ``folder``, where there is one.
+    """The built-in contracts named in ``builtin_events``, and those in ``folder``, if it exists.
 
-    A file in ``folder`` replaces the built-in contract of the same event and version; another version stands beside it. Raises
+    A file in ``folder`` replaces the built-in contract of the same event and version; another version is added to it. Raises
     ConfigError with all mistakes, a line each.
     """
     for name in builtin_events:
@@ -112,14 +112,14 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
     builtin = [contract for contract in wanted if (contract.event, contract.version) not in replaced]
     if not (own or builtin):
         raise ConfigError(
-            f"There is no event type: builtin_events is empty, and {folder}/ holds no contract.",
+            f"There is no event type: builtin_events is empty, and {folder}/ contains no contract.",
             "Describe one with: ecomflow contract new",
         )
     return _checked([*builtin, *own], mistakes_between([*builtin, *own]))
 
 
 def contracts_named(event: str, contracts: Sequence[Contract]) -> tuple[Contract, ...]:
-    """The contracts of ``event`` among ``contracts``, one a version. Raises ConfigError where there is none."""
+    """The contracts of ``event`` among ``contracts``, one a version. Raises ConfigError if there is none."""
     found = tuple(contract for contract in contracts if contract.event == event)
     if not found:
         known = list(dict.fromkeys(contract.event for contract in contracts))
@@ -131,12 +131,12 @@ def contracts_named(event: str, contracts: Sequence[Contract]) -> tuple[Contract
 
 
 def source_of(contract: Contract) -> str:
-    """The text of the file that says ``contract``. Raises NotFoundError where it is gone."""
+    """The text of the file of ``contract``. Raises NotFoundError if it is gone."""
     return shop_text(contract.event) if is_builtin(contract) else read_text(FilePath(contract.file))
 
 
 def is_builtin(contract: Contract) -> bool:
-    """Whether it is the package's own, and no file of a user's."""
+    """Whether it is one of the package, not a user's file."""
     return contract.event in SHOP and contract in shop_contracts([contract.event])
 
 
@@ -146,11 +146,11 @@ def shop_text(event: str) -> str:
 
 
 def read_text(path: FilePath) -> str:
-    """The text of the contract file ``path``. Raises NotFoundError, and ConfigError where it can't be read."""
+    """The text of the contract file ``path``. Raises NotFoundError, and ConfigError if it can't be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
+        raise NotFoundError(f"There is no contract {path}.", "Name an existing file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}.", "Name a contract file.") from error
 
@@ -178,17 +178,17 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     try:
         values = tomllib.loads(text, parse_float=_number)
     except (tomllib.TOMLDecodeError, ValueError) as error:
-        mistakes.say("", f"expected TOML, found a mistake in it: {str(error).splitlines()[0]}")
+        mistakes.say("", f"not valid TOML: {str(error).splitlines()[0]}")
         return None, mistakes.sentences
     except RecursionError:
-        mistakes.say("", "expected TOML, found it nested too deeply")
+        mistakes.say("", "not valid TOML: nested too deeply")
         return None, mistakes.sentences
     contract = _contract(Section(mistakes, "", values))
     return (None if mistakes.sentences else contract), mistakes.sentences
 
 
 def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, versions whose tables differ, one type or
+    """What keeps ``contracts`` from being used together: one version of an event twice, versions whose tables differ, one type or
     one table of two events.
     """
     contracts = tuple(contracts)
@@ -198,11 +198,11 @@ def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
     for contract in contracts:
         same = types.setdefault(contract.type, contract)
         if same.event != contract.event:
-            found.append(f"{contract.file}: type: {contract.type} is the type of {same.event} ({same.file}) already")
+            found.append(f"{contract.file}: type: {contract.type} is already the type of {same.event} ({same.file})")
         for table in contract.tables:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
-                found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
+                found.append(f"{contract.file}: tables: {table.name} is already a table of {owner.event} ({owner.file})")
     for name, contract in owners.items():
         shown_table = name.removesuffix("_unique")
         owner = owners.get(shown_table, contract)
@@ -216,7 +216,7 @@ def _mistakes_of_versions(versions: tuple[Contract, ...]) -> Iterator[str]:
     for index, contract in enumerate(versions):
         lower = [one for one in versions[:index] if one.version < contract.version]
         if index and len(lower) < index:
-            yield f"{contract.file}: event: {versions[index - 1].file} has version {contract.version} of {contract.event} already"
+            yield f"{contract.file}: event: {versions[index - 1].file} already has version {contract.version} of {contract.event}"
         yield from next(filter(None, (list(disagreements(one, contract)) for one in lower)), [])
     for table in joined_tables(versions):
         if len(table.columns) > MAX_COLUMNS:
@@ -234,7 +234,7 @@ def _read_file(path: FilePath) -> tuple[Contract | None, list[str]]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
+        raise NotFoundError(f"There is no contract {path}.", "Name an existing file.") from None
     except OSError as error:
         return None, [f"{path}: expected a file that can be read, found: {error.strerror}"]
     if len(data) > MAX_FILE_BYTES:
@@ -289,7 +289,7 @@ def _contract(root: Section) -> Contract:
 
 
 def _names_only(root: Section) -> tuple[Any, ...]:
-    """Tables are not looked into while their fields are wrong: each mistake there would be told again for each column."""
+    """Tables are not read while fields have mistakes: each of those would be reported again for each column."""
     for section in root.sections("tables"):
         section.known_keys(names_of(TABLE_KEYS))
     return ()
@@ -304,14 +304,14 @@ def _event(root: Section) -> str:
     if not _EVENT.fullmatch(event):
         root.wrong("event", f"1 to {MAX_EVENT_NAME} letters, digits, _, - and ., not beginning with - or .")
     elif event in RESERVED_EVENTS:
-        root.wrong("event", "another name: this one is the stream of what is of no known type")
+        root.wrong("event", "another name: this one is the stream of messages without a known type")
     return event
 
 
 def _type(root: Section) -> str:
     text = root.text("type", "the value that says the type of the event")
     if text is not None and not (_TYPE.fullmatch(text) and text.isprintable()):
-        root.wrong("type", f"1 to {MAX_TYPE} characters that can be printed, without blanks at either end")
+        root.wrong("type", f"1 to {MAX_TYPE} printable characters, without blanks at either end")
     event = root.values.get("event")
     return text or (event if isinstance(event, str) else "")
 
@@ -330,7 +330,7 @@ def _time(root: Section, fields: tuple[Field, ...]) -> str:
     elif field.type != "timestamp":
         root.wrong("time", "the name of a timestamp field", f"{name}, which is {field.type}")
     elif field.optional:
-        root.wrong("time", "a field that is always there: it partitions the tables", f"{name}, which is optional")
+        root.wrong("time", "a field that is not optional, because its date partitions the tables", f"{name}, which is optional")
     return name
 
 
@@ -345,7 +345,7 @@ def _key(root: Section, fields: tuple[Field, ...]) -> tuple[str, ...]:
         if name not in known:
             root.wrong("key", "names of fields", shown(name) + nearest(name, known))
         elif known[name].type in ("record", "list", "json", "float") or known[name].optional:
-            root.wrong("key", "fields that are always there and can be compared", name)
+            root.wrong("key", "fields that are not optional and can be compared", name)
     return names
 
 
@@ -366,10 +366,10 @@ def _rules(root: Section, declared: Declared) -> tuple[Rule, ...]:
 
 
 def _check(section: Section, declared: Declared) -> Check | None:
-    text = section.text("check", "a comparison, as amount <= 100")
+    text = section.text("check", "a comparison, such as amount <= 100")
     if text is None:
         if "check" not in section.values:
-            section.mistakes.say(section.where, "a rule needs a check, as amount <= 100")
+            section.mistakes.say(section.where, "a rule needs a check, such as amount <= 100")
         return None
     try:
         check = parse_check(text)
@@ -383,7 +383,7 @@ def _check(section: Section, declared: Declared) -> Check | None:
 
 
 def _check_operands(section: Section, declared: Declared, expression: Any, within_sum: bool) -> None:
-    """Numbers only; a list's fields only in a sum, and a sum over one list."""
+    """Only numbers; fields of a list only in a sum, and a sum over one list."""
     match expression:
         case Path():
             _check_operand(section, declared, expression, within_sum)
@@ -393,7 +393,7 @@ def _check_operands(section: Section, declared: Declared, expression: Any, withi
         case Sum():
             _check_sum(section, declared, expression, within_sum)
         case _ if isinstance(expression.value, str):
-            section.wrong("check", "numbers", f"the text {shown(expression.value)}")
+            section.wrong("check", "numbers", f"the string {shown(expression.value)}")
 
 
 def _check_operand(section: Section, declared: Declared, path: Path, within_sum: bool) -> None:
@@ -406,7 +406,7 @@ def _check_operand(section: Section, declared: Declared, path: Path, within_sum:
         kind = place.fields[-1].type
         section.wrong("check", "integer and numeric fields, which are exact", f"{text}, which is {kind}")
     elif place.list_index is not None and not within_sum:
-        section.wrong("check", f"sum(...) around what stands in the list {place.names[place.list_index]}", text)
+        section.wrong("check", f"sum(...) around fields of the list {place.names[place.list_index]}", text)
 
 
 def _check_sum(section: Section, declared: Declared, expression: Sum, within_sum: bool) -> None:
@@ -423,7 +423,7 @@ def _check_sum(section: Section, declared: Declared, expression: Sum, within_sum
 
 
 def _check_all_held(mistakes: Mistakes, contract: Contract) -> None:
-    """Every field stands in a column: what a contract names and no table holds would be lost."""
+    """Every field is in a column: otherwise its values would be lost."""
     records = records_of(contract.records)
     held = {
         path.names for table in contract.tables for column in table.columns if column.value for path in paths_in(column.value)
@@ -432,4 +432,4 @@ def _check_all_held(mistakes: Mistakes, contract: Contract) -> None:
     for place in all_scalars(contract.fields, records):
         if place.names not in held:
             where = f"fields.{'.'.join(place.names)}"
-            mistakes.say(where, "stands in no table: add it to the columns of one, or leave it out, and it is kept as unknown")
+            mistakes.say(where, "no table has a column for it: add it to the columns of a table, or remove it")

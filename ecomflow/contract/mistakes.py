@@ -1,6 +1,6 @@
-"""Sentences about what is wrong in a contract file, gathered while it is read: so many mistakes, one list.
+"""Sentences about the mistakes in a contract file, collected while it is read.
 
-Each has one form, ``refund.toml: fields.amount.min: expected a number, found 'none'``.
+They have the form ``refund.toml: fields.amount.min: expected a number, found 'none'``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LONGEST_SHOWN = 60
 
 
 class Mistakes:
-    """What is wrong in ``file``, in the order in which it was found."""
+    """The mistakes in ``file``, in the order in which they were found."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -29,7 +29,7 @@ class Mistakes:
 
 
 def shown(value: Any) -> str:
-    """A TOML value as it may stand in a sentence: short, on one line, inert."""
+    """A TOML value for a sentence: short, on one line, without control characters."""
     match value:
         case bool():
             text = "true" if value else "false"
@@ -51,7 +51,7 @@ def shown(value: Any) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``, did you mean 'pattern'?`` for ``patern``; nothing where no known name is near."""
+    """``, did you mean 'pattern'?`` for ``patern``; empty if no known name is similar."""
     close = difflib.get_close_matches(name[:100], list(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
 
@@ -62,7 +62,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Section:
-    """A TOML table that is read key by key; ``where`` is its place in the file. What is not as expected is noted and None."""
+    """A TOML table that is read key by key; ``where`` is its place in the file. Unexpected values are reported, and are None."""
 
     def __init__(self, mistakes: Mistakes, where: str, values: dict[str, Any]) -> None:
         self.mistakes = mistakes
@@ -76,13 +76,13 @@ class Section:
         self.mistakes.add(self.at(key), expected, shown(self.values.get(key)) if found is None else found)
 
     def known_keys(self, known: Sequence[str]) -> None:
-        """Note every key that is none of ``known``, with the nearest one."""
+        """Report every key that is not in ``known``, with the most similar one."""
         for key in self.values:
             if key not in known:
                 hint = nearest(key, known) or f"; known are {', '.join(known)}"
                 self.mistakes.say(self.where, f"unknown key {shown(key)}{hint}")
 
-    def text(self, key: str, expected: str = "a text") -> str | None:
+    def text(self, key: str, expected: str = "a string") -> str | None:
         value = self.values.get(key)
         if value is None or isinstance(value, str):
             return value
@@ -99,7 +99,7 @@ class Section:
         value = self.values.get(key)
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63):
             return value
-        self.wrong(key, f"an integer from {least}")
+        self.wrong(key, f"an integer, {least} or more")
         return None
 
     def one_of(self, key: str, options: Sequence[str]) -> str | None:
@@ -114,7 +114,7 @@ class Section:
         value = self.values.get(key, [])
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return tuple(value)
-        self.wrong(key, "a list of texts")
+        self.wrong(key, "a list of strings")
         return ()
 
     def sections(self, key: str) -> list[Section]:

@@ -28,7 +28,7 @@ _LONGEST = 4_000
 
 
 def is_numeric(value: Any) -> bool:
-    """Whether ``value`` is an exact number that a NUMERIC column holds without rounding."""
+    """Whether ``value`` is an exact number that fits a NUMERIC column without rounding."""
     if type(value) is int:
         return -NUMERIC_LIMIT < value < NUMERIC_LIMIT
     if type(value) is not Decimal or not value.is_finite() or not -NUMERIC_LIMIT < value < NUMERIC_LIMIT:
@@ -49,9 +49,9 @@ def amount(billionths: int) -> Decimal:
 
 
 def exact_number(digits: str) -> Decimal:
-    """The number that JSON's ``digits`` say: one that Arrow reads faithfully wherever a NUMERIC column holds it.
+    """The number that JSON's ``digits`` say: one that Arrow reads exactly if it fits a NUMERIC column.
 
-    Needless zeros are left out of one that is wider than that. Infinity stands for an exponent beyond any decimal.
+    Trailing zeros of a wider one are removed. Infinity represents an exponent beyond any decimal.
     """
     try:
         return plain_number(digits)

@@ -24,7 +24,7 @@ from ecomflow.errors import ConfigError
 ELEMENT = "[]"
 _STEP = re.compile(r'\.([^.\[\]"]+)|\.?"([^"]+)"|\["([^"]+)"\]|(\[\])')
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_NO_TABLE = "stands in no table"
+_NO_TABLE = "no table has a column for it"
 
 
 class Promotion(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def keys_in(path: str) -> tuple[str, ...]:
         at = match.end()
     if not path.startswith("$") or not keys or at != len(path) or keys[-1] == ELEMENT:
         raise ConfigError(
-            f"'{path}' is no path of a field.", "Write it as contract check shows it: '$.coupon', '$.items[].colour'."
+            f"'{path}' is not the path of a field.", "Write it as contract check shows it: '$.coupon', '$.items[].colour'."
         )
     if "'" in path:
         raise ConfigError(f"{path} has an apostrophe, which no SQL of ours can quote.", "Add the field by hand.")
@@ -88,7 +88,7 @@ def _spec(keys: tuple[str, ...], values: Sequence[Any]) -> tuple[dict[str, Any],
     """What is known only of these values (that they are few, that some are empty) is not said: it would refuse others."""
     found = [value for value in values if value is not None]
     if not found or any(isinstance(value, dict | list) for value in found):
-        because = "its values are objects or arrays" if found else "there is no value to draw a type from"
+        because = "its values are objects or arrays" if found else "there is no value to infer a type from"
         return {"type": "json", "optional": True}, because
     scalars = scalars_of(keys[-1], found)
     spec = {key: part for key, part in scalars.spec.items() if key not in ("values", "min_length")}
@@ -113,7 +113,7 @@ def _target(contract: Contract, keys: tuple[str, ...], path: str) -> _Target:
         child = next((one for one in node.children if one.key == ("" if key == ELEMENT else key)), None)
         if child is None:
             if ELEMENT in keys[at:] or not all(map(can_be_key, keys[since:])):
-                raise ConfigError(f"{path}: no contract can name it.", "Only an object's key can be promoted, by its text.")
+                raise ConfigError(f"{path}: a contract can't name it.", "Only an object's key can be promoted, by its text.")
             return _Target(header, field_name("_".join(keys[at:])), keys[since:], each)
         node = child
         names = (*names, node.field.name) if node.field is not None and key != ELEMENT else names
@@ -129,7 +129,7 @@ def _target(contract: Contract, keys: tuple[str, ...], path: str) -> _Target:
 def _check_is_object(node: Node, rest: tuple[str, ...], path: str) -> None:
     if rest and node.kind == "value":
         raise ConfigError(
-            f"{path} lies within a field of the contract that is no object.", "That field holds it already, as json."
+            f"{path} is inside a field of the contract that is not an object.", "That field already contains it, as json."
         )
     if rest and node.kind == "list" and rest[0] != ELEMENT:
         raise ConfigError(f"{path} leads through a list.", f"Write {ELEMENT} behind the list's name.")
@@ -182,7 +182,7 @@ def values_sql(contract: Contract, path: str, limit: int) -> str:
 
 
 def _split(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The keys to the list, none where there is none, and those behind it."""
+    """The keys to the list (empty if there is none), and those behind it."""
     at = keys.index(ELEMENT) if ELEMENT in keys else -1
     return keys[: max(at, 0)], keys[at + 1 :]
 

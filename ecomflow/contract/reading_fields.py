@@ -1,4 +1,4 @@
-"""The ``[fields]`` and ``[records]`` of a contract file in; fields, and sentences about what is wrong with them, out. Pure."""
+"""The ``[fields]`` and ``[records]`` of a contract file in; fields, and sentences about mistakes in them, out. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ecomflow.contract.mistakes import Mistakes, Section, listed, nearest, shown
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, is_numeric
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-# What msgspec takes for a key: its decoder compares keys as they stand in the message, before escapes are read.
+# What msgspec takes for a key: its decoder compares keys as they are in the message, before escapes are decoded.
 _KEY = re.compile(r'[^"\\\x00-\x1f]*')
 
 _KEYS = {kind: names_of([key for key in FIELD_KEYS if kind in key.types]) for kind in FIELD_TYPES}
@@ -47,7 +47,7 @@ def read_records(mistakes: Mistakes, values: Any) -> tuple[RecordType, ...]:
         return ()
     for name in values:
         if not is_name(name) or name in FIELD_TYPES:
-            mistakes.add(f"records.{shown(name)}", "a name of letters, digits and _ that is no type", shown(name))
+            mistakes.add(f"records.{shown(name)}", "a name of letters, digits and _ that is not a type", shown(name))
     read = [RecordType(name, read_fields(mistakes, f"records.{name}", part, values)) for name, part in values.items()]
     _check_nesting(mistakes, {record.name: record for record in read})
     return tuple(read)
@@ -63,7 +63,7 @@ def read_field(fields: Section, name: str, records: dict[str, Any]) -> Field | N
         fields.mistakes.add(
             fields.at(shown(name)),
             f"a name of letters, digits and _ that does not begin with a digit, of at most {MAX_NAME} characters",
-            f"{shown(name)}; path says the key in the message where that is another",
+            f"{shown(name)}; if the key in the message is different, use path",
         )
         return None
     if isinstance(value, str):
@@ -126,7 +126,7 @@ def _field(section: Section, name: str, kind: FieldType, records: dict[str, Any]
         max_items=many,
     )
     if kind == "string" and written_as != "string" and field.values:
-        section.mistakes.say(section.where, "values are texts: a string with values can't be written as a number")
+        section.mistakes.say(section.where, "values are strings: one with values can't be written as a number")
     if default is not None and kind == "string":
         _check_default(section, field, str(default))
     return field
@@ -134,7 +134,7 @@ def _field(section: Section, name: str, kind: FieldType, records: dict[str, Any]
 
 def _in_order(section: Section, lower: str, least: Any, upper: str, most: Any) -> None:
     if least is not None and most is not None and least > most:
-        section.wrong(upper, f"at least {lower}, {least}")
+        section.wrong(upper, f"at least {lower} ({least})")
 
 
 def _path(section: Section, name: str) -> tuple[str, ...]:
@@ -170,7 +170,9 @@ def _default(section: Section, kind: FieldType) -> Scalar | None:
         "float": _is_integer(value) or _is_finite(value),
     }
     if not fits[kind]:
-        section.wrong("default", {"string": "a text", "boolean": "true or false", "integer": "an integer"}.get(kind, "a number"))
+        section.wrong(
+            "default", {"string": "a string", "boolean": "true or false", "integer": "an integer"}.get(kind, "a number")
+        )
         return None
     exact: Scalar = float(value) if kind == "float" else value
     return exact
@@ -180,7 +182,7 @@ def _check_default(section: Section, field: Field, default: str) -> None:
     if field.values and default not in field.values:
         section.wrong("default", f"one of {', '.join(field.values)}")
     if field.pattern and not re.fullmatch(field.pattern, default):
-        section.wrong("default", f"a text that matches {field.pattern}")
+        section.wrong("default", f"a string that matches {field.pattern}")
 
 
 def _bound(section: Section, key: str, kind: FieldType) -> int | Decimal | None:
@@ -205,7 +207,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _exact(value: Any) -> int | Decimal | None:
-    """A TOML number (its floats are read as Decimals) that a NUMERIC holds."""
+    """A TOML number (floats are read as Decimals) that fits a NUMERIC."""
     return value if isinstance(value, int | Decimal) and not isinstance(value, bool) and is_numeric(value) else None
 
 
@@ -214,11 +216,11 @@ def _values(section: Section) -> tuple[str, ...]:
         return ()
     values = section.texts("values")
     if not values and section.values["values"] == []:
-        section.wrong("values", "one text or more", "none")
+        section.wrong("values", "at least one string", "none")
     if len(values) > MAX_VALUES:
-        section.wrong("values", f"at most {MAX_VALUES} texts", str(len(values)))
+        section.wrong("values", f"at most {MAX_VALUES} strings", str(len(values)))
     if len(set(values)) < len(values):
-        section.wrong("values", "different texts", f"{shown(next(one for one in values if values.count(one) > 1))} twice")
+        section.wrong("values", "different strings", f"{shown(next(one for one in values if values.count(one) > 1))} twice")
     return values
 
 
@@ -257,10 +259,11 @@ def _of(section: Section, kind: FieldType, records: dict[str, Any]) -> str | Non
     value = section.values.get("of")
     if value is None:
         section.mistakes.say(
-            section.where, f"a {kind} needs 'of', the {'record' if kind == 'record' else 'type or record'} of it"
+            section.where,
+            f"a {kind} needs 'of', the {'name of its record' if kind == 'record' else 'type or record of its elements'}",
         )
     elif value == "list":
-        section.wrong("of", "a scalar type or a record: a list of lists is no table; take it as json", "'list'")
+        section.wrong("of", "a scalar type or a record: a list of lists can't be a table; use type json", "'list'")
     elif value not in options:
         hint = nearest(value, options) if isinstance(value, str) else ""
         expected = "a record of this file" if kind == "record" else "a scalar type or a record of this file"
@@ -269,32 +272,30 @@ def _of(section: Section, kind: FieldType, records: dict[str, Any]) -> str | Non
 
 
 def _check_paths(mistakes: Mistakes, where: str, fields: tuple[Field, ...]) -> None:
-    """No two fields of an object stand at one place, and none within another."""
+    """No two fields of an object have the same place, and none is inside another."""
     taken: dict[tuple[str, ...], str] = {}
     for field in fields:
         if where == "fields" and field.path[0] == TYPE_KEY:
             mistakes.add(f"fields.{field.name}", "another key", f"'{TYPE_KEY}', which names the type of the event")
         for path, name in taken.items():
             if path == field.path:
-                mistakes.say(f"{where}.{field.name}", f"stands at {'.'.join(path)}, as {name} does")
+                mistakes.say(f"{where}.{field.name}", f"has the same place in the message as {name}: {'.'.join(path)}")
             elif path == field.path[: len(path)] or field.path == path[: len(field.path)]:
                 outer, inner = (name, field.name) if len(path) < len(field.path) else (field.name, name)
-                mistakes.say(
-                    f"{where}.{field.name}", f"{inner} stands within {outer}: declare {outer} as a record, or leave it out"
-                )
+                mistakes.say(f"{where}.{field.name}", f"{inner} is inside {outer}: make {outer} a record, or remove it")
         taken[field.path] = field.name
 
 
 def _check_nesting(mistakes: Mistakes, records: dict[str, RecordType]) -> None:
-    """No record holds itself, and no list stands within a list."""
+    """No record contains itself."""
     for record in records.values():
         for field in record.fields:
             if field.of == record.name or (field.of in records and record.name in _within(field.of, records)):
-                mistakes.say(f"records.{record.name}.{field.name}", "a record can't hold itself; take it as json")
+                mistakes.say(f"records.{record.name}.{field.name}", "a record can't contain itself; use type json")
 
 
 def _within(name: str, records: dict[str, RecordType]) -> set[str]:
-    """Every record that record ``name`` holds, at any depth."""
+    """Every record inside record ``name``, at any depth."""
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -306,7 +307,7 @@ def _within(name: str, records: dict[str, RecordType]) -> set[str]:
 
 
 def check_lists(mistakes: Mistakes, fields: tuple[Field, ...], records: tuple[RecordType, ...]) -> None:
-    """No element of a list holds a list; no record is there for nothing."""
+    """No element of a list contains a list; every record is used."""
     by_name = {record.name: record for record in records}
     used: set[str] = set()
     for field in (*fields, *(field for record in records for field in record.fields)):
@@ -316,9 +317,9 @@ def check_lists(mistakes: Mistakes, fields: tuple[Field, ...], records: tuple[Re
         inner = {field.of, *_within(field.of, by_name)}
         lists = [f"{name}.{one.name}" for name in sorted(inner) for one in by_name[name].fields if one.type == "list"]
         if field.type == "list" and lists:
-            mistakes.say(f"{lists[0]}", f"a list within the list {field.name} is no table; take it as json")
+            mistakes.say(f"{lists[0]}", f"a list inside the list {field.name} can't be a table; use type json")
     for record in records:
         if record.name not in used:
             mistakes.say(
-                f"records.{record.name}", f"no field is of this record{nearest(record.name, [f.of or '' for f in fields])}"
+                f"records.{record.name}", f"no field uses this record{nearest(record.name, [f.of or '' for f in fields])}"
             )

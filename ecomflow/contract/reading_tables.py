@@ -1,4 +1,4 @@
-"""The ``[[tables]]`` of a contract file in; tables with all of their columns, and what is wrong with them, out. Pure."""
+"""The ``[[tables]]`` of a contract file in; tables with all of their columns, and sentences about mistakes in them, out. Pure."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from ecomflow.contract.numbers import INT64_MAX, is_numeric
 from ecomflow.contract.reading_fields import is_name
 
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-# What a description in our DDL may not hold: it stands there between quotation marks.
+# Not allowed in a description: in the DDL it is a string in quotation marks.
 _NOT_DESCRIBING = re.compile(r'["\\\n\r]')
 
 COLUMN_TYPES: dict[str, ColumnType] = {name: facts.column for name, facts in TYPES.items() if facts.column is not None}
 
-EVENT_ID = "The producer's own id of the event, else the Pub/Sub message id; the same in each repeat."
+EVENT_ID = "The producer's own id of the event, or else the Pub/Sub message id; the same for each delivery."
 INGESTION = "When the pipeline wrote the row (UTC)."
-UNKNOWN_FIELDS = "What the event holds beside the fields of its contract, as it came; null where there is nothing."
+UNKNOWN_FIELDS = "Fields that the contract does not name, as JSON; NULL if there are none."
 _HAPPENED = "When the event happened, as the producer stated it, in UTC."
-_LINE_NUMBER = "The element's place in its list, from 1; with event_id it identifies the row."
+_LINE_NUMBER = "The position of the element in its list, from 1; together with event_id it identifies the row."
 
 
 class Declared(NamedTuple):
@@ -69,14 +69,14 @@ class Declared(NamedTuple):
 def read_tables(mistakes: Mistakes, sections: list[Section], declared: Declared) -> tuple[Table, ...]:
     """The tables in their order. The first one takes what is unknown."""
     if not sections:
-        mistakes.say("", "expected one table or more, [[tables]], found none")
+        mistakes.say("", "expected at least one table, [[tables]], found none")
     tables = [_table(section, declared, is_first=index == 0) for index, section in enumerate(sections)]
     names = [table.name.lower() for table in tables]
     for index, table in enumerate(tables):
         if table.name.lower() in names[:index]:
             mistakes.say(f"tables[{index}].name", f"two tables are called {table.name}")
         elif table.name.lower() in [f"{name}_unique" for name in names]:
-            mistakes.say(f"tables[{index}].name", f"{table.name} is the view of the table {table.name[:-7]}")
+            mistakes.say(f"tables[{index}].name", f"{table.name} is the name of the view of {table.name[:-7]}")
     return tuple(tables)
 
 
@@ -85,12 +85,20 @@ def _table(section: Section, declared: Declared, is_first: bool) -> Table:
     name = _table_name(section)
     each = _each(section, declared)
     if is_first and "each" in section.values:
-        section.wrong("each", "a table with a row an event first: an event whose list is empty would leave nothing")
+        section.wrong(
+            "each", "a table with one row for each event first: an event with an empty list would otherwise leave no row"
+        )
     columns = list(_columns(section, declared, each))
     columns = _completed(columns, declared, each, keeps=is_first and declared.keeps)
     _check_columns(section, columns, declared)
     cluster = _cluster(section, columns)
-    return Table(name, _described(section) or f"One row for each {each[-1] if each else 'event'}.", each, cluster, tuple(columns))
+    return Table(
+        name,
+        _described(section) or f"One row for each {f'element of {each[-1]}' if each else 'event'}.",
+        each,
+        cluster,
+        tuple(columns),
+    )
 
 
 def _table_name(section: Section) -> str:
@@ -102,7 +110,7 @@ def _table_name(section: Section) -> str:
     if not _TABLE_NAME.fullmatch(name) or len(name) > MAX_TABLE_NAME:
         section.wrong("name", f"letters, digits and _, at most {MAX_TABLE_NAME} of them, not beginning with a digit")
     elif name.lower() in RESERVED_TABLES:
-        section.wrong("name", "another name: this one is ecomflow's own")
+        section.wrong("name", "another name: ecomflow uses this one itself")
     return name
 
 
@@ -143,7 +151,7 @@ def _entry(section: Section, declared: Declared, each: tuple[str, ...]) -> Itera
     own = _own_columns(declared, each)
     value = section.values.get("value", name)
     if value is None:
-        section.mistakes.say(section.where, "a column needs a value, or a name that is one")
+        section.mistakes.say(section.where, "a column needs a value, or the name of a field")
     elif isinstance(value, str) and value in own and not _means_field(declared, value, name):
         if name not in (None, value):
             section.wrong("name", f"no other name for {value}")
@@ -183,12 +191,12 @@ def _of_expression(
             if (column := _product(section, declared, each, value)) and _named(section, name):
                 yield Column(str(name), column.type, column.required, described or column.description, "value", value)
         case _:
-            section.wrong("value", "a field, the product of two fields, or a constant; what else is to be said, a view says")
+            section.wrong("value", "a field, the product of two fields, or a constant; for anything else, create a view")
 
 
 def _named(section: Section, name: str | None) -> bool:
     if name is None:
-        section.mistakes.say(section.where, "a column that is no field needs a name")
+        section.mistakes.say(section.where, "a column that is not a field needs a name")
     return name is not None
 
 
@@ -213,7 +221,7 @@ def _place(section: Section, declared: Declared, each: tuple[str, ...], path: Pa
         return None
     if place.list_index is not None and place.names[: place.list_index + 1] != each:
         where = f"in a table with each = '{'.'.join(place.names[: place.list_index + 1])}'"
-        section.mistakes.add(section.where, f"a field of the event, or an element's {where}", repr(text))
+        section.mistakes.add(section.where, f"a field of the event, or one of an element {where}", repr(text))
         return None
     return place
 
@@ -227,12 +235,12 @@ def _of_path(
     if scalar_type(place) is not None:
         yield from _of_scalar(declared, place, name, described)
     elif name is not None or described is not None:
-        section.mistakes.add(section.where, "a field with a value of its own", f"{'.'.join(path.names)!r}, which holds others")
+        section.mistakes.add(section.where, "a field with a single value", f"{'.'.join(path.names)!r}, which has several")
     elif inner := _scalars_within(place, declared):
         for one in inner:
             yield from _of_scalar(declared, one, None, None)
     else:
-        section.mistakes.add(section.where, "a field with a value of its own", f"{'.'.join(path.names)!r}, a list of lists")
+        section.mistakes.add(section.where, "a field with a single value", f"{'.'.join(path.names)!r}, a list of lists")
 
 
 def _of_scalar(declared: Declared, place: Place, name: str | None, described: str | None) -> Iterator[Column]:
@@ -260,7 +268,7 @@ def _product(section: Section, declared: Declared, each: tuple[str, ...], value:
         return None
     kinds = [scalar_type(place) for place in found]
     if "integer" not in kinds or not {*kinds} <= {"integer", "numeric"}:
-        section.wrong("value", "an integer field times an integer or numeric one, whose product a column holds exactly")
+        section.wrong("value", "an integer field times an integer or numeric one, whose product is exact")
         return None
     if [place.list_index is None for place in found] not in ([True, True], [False, False]):
         section.wrong("value", "two fields of the event, or two of the element")
@@ -342,17 +350,17 @@ def _check_columns(section: Section, columns: list[Column], declared: Declared) 
     for column in columns:
         lower = column.name.lower()
         if lower in seen:
-            also = "" if seen[lower] == column.name else f", as {seen[lower]} is: BigQuery does not tell case apart"
+            also = "" if seen[lower] == column.name else f", like {seen[lower]}: BigQuery ignores case"
             section.mistakes.say(where, f"two columns are called {shown(column.name)[1:-1]}{also}")
         elif column.source == "value" and lower in own:
-            section.mistakes.add(
-                where, f"another name: every table has {lower} by itself", f"{column.name!r}; give the column a name"
-            )
+            section.mistakes.add(where, f"another name: every table has {lower} already", f"{column.name!r}; rename the column")
         if not is_name(column.name):
             section.mistakes.add(where, f"a name of letters, digits and _, at most {MAX_NAME} of them", shown(column.name))
         elif column.name.upper() in SQL_WORDS:
             section.mistakes.add(
-                where, "a name that is no word of SQL", f"{column.name!r}; give the column a name, or the field a path"
+                where,
+                "a name that is not a reserved word of SQL",
+                f"{column.name!r}; rename the column, or rename the field and use path",
             )
         elif is_reserved_column(column.name):
             section.mistakes.add(where, "a name without BigQuery's reserved prefixes", shown(column.name))

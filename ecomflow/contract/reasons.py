@@ -1,6 +1,6 @@
 """Why an event is refused: what was expected where, and what stood there, in; the sentence of its dead letter out. Pure.
 
-``$.items[1].quantity: expected int >= 1, got 0``. The value stands in it, cut and escaped, unless its field is personal.
+``$.items[1].quantity: expected int >= 1, got 0``. It includes the value, shortened and escaped, unless the field is personal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def violation_of(path: str, expected: str, value: Any, is_personal: bool) -> Vio
 
 
 def fault_violation(path: str, fault: tuple[str, bool], value: Any, is_personal: bool) -> Violation:
-    """``fault`` is what was expected, and whether ``value`` is one that no column holds."""
+    """``fault`` is what was expected, and whether ``value`` is out of every column's range."""
     expected, out_of_range = fault
     reason: Literal["contract_violation", "out_of_range"] = "out_of_range" if out_of_range else "contract_violation"
     return Violation(reason, path, expected, shown(value, is_personal))

@@ -2,7 +2,7 @@
 
 In this order: how values are written (moments, numbers in strings), the values themselves (exact numbers, products, addresses),
 the UTC date, the size, and the contract's own ``[[rules]]``. The columns refuse a batch in which any event breaks one of these,
-and only then is each event asked here; a test holds the two equal.
+and only then is each event asked here; a test compares the two.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _element_checks(element: Node, fault_of: _FaultOf) -> Iterator[tuple[Rules, 
 
 
 class Product(NamedTuple):
-    """A column that holds the product of two. ``each`` is the list whose elements both stand in, or None."""
+    """A column with the product of two fields. ``each`` is the list in whose elements both are, or None."""
 
     places: tuple[Place, Place]
     each: Place | None
@@ -219,7 +219,7 @@ def _date_rule(contract: Contract, root: Node) -> Callable[[Any, DateRange], Vio
 
 
 def repeated_texts(contract: Contract, each: tuple[str, ...]) -> tuple[Place, ...]:
-    """The texts of the event that stand on each row of the tables of ``each``, the event's id left out."""
+    """The texts of the event that are repeated on each row of the tables of ``each``, without the event's id."""
     records = records_of(contract.records)
     names = {
         column.value.names: None

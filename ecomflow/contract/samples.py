@@ -1,4 +1,4 @@
-"""Sample messages of one event type in; everything that stands at each place of them, out. Pure."""
+"""Sample messages of one event type in; everything that occurs at each place in them, out. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Samples(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct):
-    """What stands at one place: scalars as they are parsed, arrays and objects opened.
+    """What occurs at one place: scalars as parsed, arrays and objects opened.
 
     ``objects`` counts the objects whose ``members`` by key are seen here, ``arrays`` those whose elements are in ``element``.
     """
@@ -53,7 +53,7 @@ class Seen(msgspec.Struct):
 
     @property
     def times(self) -> int:
-        """How often something stands here, be it null."""
+        """How often something occurs here, including null."""
         return len(self.scalars) + self.nulls + self.objects + self.arrays
 
     @property
@@ -120,7 +120,7 @@ def _typed(sample: Sample, event: str) -> bytes:
 
 
 def seen_in(samples: Samples) -> Seen:
-    """All that stands in ``samples``, the type left out."""
+    """Everything that occurs in ``samples``, except the type."""
     root = Seen()
     skip = {TYPE_KEY, *([samples.type_key] if samples.type_key else [])}
     for sample in samples.samples:

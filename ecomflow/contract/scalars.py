@@ -55,7 +55,7 @@ def _of_strings(name: str, values: Sequence[str]) -> Scalars:
     if zone := _zone_of_moments(values):
         if zone == "refuse":
             return Scalars({"type": "timestamp"})
-        return Scalars({"type": "timestamp", "without_offset": "UTC"}, "it has no offset, and is taken to be in UTC")
+        return Scalars({"type": "timestamp", "without_offset": "UTC"}, "UTC, because it has no offset")
     if all(_is_date(value) for value in values):
         return Scalars({"type": "date"})
     if all(is_ip_address(value) for value in values):
@@ -72,7 +72,7 @@ def _length(values: Sequence[Any]) -> dict[str, int]:
 
 
 def _zone_of_moments(values: Sequence[str]) -> str | None:
-    """``refuse`` for moments with an offset each, ``UTC`` where one lacks it, None for what are no moments."""
+    """``refuse`` if all are timestamps with an offset, ``UTC`` if one of them lacks it, None if one is not a timestamp."""
     for zone in ("refuse", "UTC"):
         if not any(isinstance(read_moment(value, zone), Unreadable) for value in values):
             return zone
@@ -114,17 +114,17 @@ def _of_numbers(name: str, values: Sequence[Any]) -> Scalars:
     if all(map(is_numeric, values)):
         return Scalars({"type": "numeric"})
     if all(abs(value) <= _LARGEST for value in values):
-        return Scalars({"type": "float"}, "its digits are more than an exact number has")
-    return Scalars({"type": "json"}, "its numbers are larger than any column takes")
+        return Scalars({"type": "float"}, "it has more digits than an exact number")
+    return Scalars({"type": "json"}, "its numbers are too large for any column")
 
 
 def _of_both(name: str, values: Sequence[Any]) -> Scalars:
     numbers = [number_in(value) for value in values]
     if all(map(is_numeric, numbers)) and (is_money(name) or any(isinstance(number, Decimal) for number in numbers)):
         return Scalars(
-            {"type": "numeric", "written_as": "number or string"}, "it is a number in some samples, in others a string of one"
+            {"type": "numeric", "written_as": "number or string"}, "it is a number in some samples and a string in others"
         )
     if any(isinstance(value, Decimal) for value in values):
         return Scalars({"type": "json"}, "it is of several types (number, string)")
     spec = {"type": "string", "written_as": "number or string"} | _length(values)
-    return Scalars(spec, "it is a string in some samples, in others an integer")
+    return Scalars(spec, "it is a string in some samples and an integer in others")

@@ -112,7 +112,7 @@ def _fields(old: Schema, new: Schema, path: str) -> Iterator[Found]:
             yield place, name in is_required - was_required, f"{'required' if name in is_required else 'optional'} field added"
             continue
         elif name in before:
-            fate = "refused" if closed else "let through, no longer stored"
+            fate = "refused" if closed else "accepted, but no longer in a column"
             yield place, closed, f"field removed: {fate}"
             continue
         if (name in was_required) != (name in is_required):

@@ -76,7 +76,7 @@ def disagreements(first: Contract, other: Contract) -> Iterator[str]:
 def _table_disagreements(first: Contract, other: Contract, mine: Table, table: Table) -> Iterator[str]:
     where = f"tables.{table.name}"
     if mine.name != table.name:
-        yield _differs(first, other, where, mine.name, table.name, "write it alike, or give the table a name of its own")
+        yield _differs(first, other, where, mine.name, table.name, "spell it the same, or give the table a name of its own")
     if mine.each != table.each:
         before, now = (".".join(one.each) or "a row for each event" for one in (mine, table))
         yield _differs(first, other, f"{where}.each", before, now, "give the table a name of its own")
@@ -90,7 +90,7 @@ def _table_disagreements(first: Contract, other: Contract, mine: Table, table: T
             at = f"{where}.{column.name}"
             yield _differs(first, other, at, known.type, column.type, "give the column a name of its own")
         elif known.name != column.name and first.time_prefix == other.time_prefix:
-            yield _differs(first, other, where, known.name, column.name, "BigQuery does not tell case apart: write it alike")
+            yield _differs(first, other, where, known.name, column.name, "BigQuery ignores case: spell it the same")
 
 
 def _differs(first: Contract, other: Contract, where: str, expected: str, found: str, remedy: str) -> str:

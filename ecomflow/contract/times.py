@@ -36,12 +36,12 @@ _COLON = ord(":")
 _SHORTEST = len("2025-12-01T10:15:30Z")
 # What Python reads as we do, in a third of the time.
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:[0-5]\d)", re.ASCII)
-# Beyond this no fraction of a second is worth reading.
+# Longer than any useful fraction of a second.
 _LONGEST = 1_000
 
 
 class Unreadable(NamedTuple):
-    """Why a text is no moment. ``in_range`` is False for one that is a moment no column holds."""
+    """Why a text is not a timestamp. ``in_range`` is False for one that is outside of a column's range."""
 
     expected: str
     in_range: bool = True
@@ -102,7 +102,7 @@ def _zone(name: str) -> Any:
 
 
 def moments(texts: Sequence[str | None], without_offset: str) -> pa.Array | None:
-    """``texts`` as a TIMESTAMP column; None where one of them is no moment.
+    """``texts`` as a TIMESTAMP column; None if one of them is not a timestamp.
 
     Arrow reads the usual forms, a fifth of the time that a datetime an event takes; the others are read one by one.
     """
@@ -121,7 +121,7 @@ def moments(texts: Sequence[str | None], without_offset: str) -> pa.Array | None
 
 
 def _cast(column: pa.Array) -> pa.Array:
-    """Raises ArrowInvalid for what is no moment by our rules; for some that are, too."""
+    """Raises ArrowInvalid for texts that are not timestamps by our rules, and for some that are."""
     given = column.drop_null() if column.null_count else column
     if len(given):
         _check_shape(given)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ecomflow.errors import ConfigError
 
-# A comment, or a string of any of TOML's four kinds: what is in them is no structure.
+# A comment, or a string of any of TOML's four kinds: what is in them is not structure.
 _OPAQUE = re.compile(
     r'#[^\n]*|"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'',
     re.DOTALL,
@@ -35,7 +35,7 @@ def _starts(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _section(text: str, header: str, index: int = 0) -> tuple[int, int]:
-    """Start and end of what stands under the ``index``-th header, as ``[fields]``. Raises ConfigError where there is none."""
+    """Start and end of the section under the ``index``-th header such as ``[fields]``. Raises ConfigError if there is none."""
     begins: int | None = None
     for start, end in _starts(text):
         line = text[start:end].strip()

@@ -1,7 +1,7 @@
 """A contract in; the shape of its messages, a tree of JSON objects, lists and values, out. Pure.
 
 The language knows fields by names and lets a ``path`` lead through objects that it does not name; the decoder knows objects and
-their keys. Each node has an attribute of its own making (``f0``, ``f1``), so that no text of a file or of a message ever stands
+their keys. Each node has an attribute of its own making (``f0``, ``f1``), so that no text of a file or of a message is ever
 in generated code.
 """
 
@@ -79,7 +79,7 @@ def _grow(parent: Node, fields: tuple[Field, ...], records: dict[str, RecordType
 
 
 def _make_optional(parent: Node) -> None:
-    """An object on a path within ``parent`` may be missing where all that it holds may."""
+    """An object on a path within ``parent`` may be missing if everything in it may."""
     for node in reversed(list(walk(parent))):  # inner before outer
         if node.kind == "object" and node.field is None and node is not parent:
             node.optional = all(child.optional for child in node.children)

@@ -1,8 +1,8 @@
 """What a contract does not name, kept: a document's bytes in, its unknown part as JSON and its known part, out. Pure.
 
 The unknown part has the shape of the document: ``{"coupon": "X", "items": [{}, {"colour": "red"}]}``, an element of a list for
-each of its elements, so that laying it over the known part gives the document again. Every value stands in it as the very text
-that came.
+each of its elements, so that merging it with the known part gives the document again. Every value keeps the exact text
+of the message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ecomflow.contract.tree import Node, json_path
 MAX_LEARNED = 32
 _MAX_LEARNED_KEY = 256
 
-# The unknown part and the paths of its fields; None and none where there is none.
+# The unknown part and the paths of its fields; None and an empty list if there is none.
 Kept = tuple[Any, list[str]]
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -33,7 +33,7 @@ _elements = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Split(msgspec.Struct):
-    """A document in two. ``known`` and ``unknown`` are JSON, ``unknown`` None where there is nothing; ``paths`` has one for each
+    """A document in two. ``known`` and ``unknown`` are JSON, ``unknown`` None if there is nothing; ``paths`` has one for each
     unknown field, a name cut short; ``keys`` the place and the key of each, in full.
     """
 
@@ -93,7 +93,7 @@ def learn(learned: Learned, keys: list[tuple[tuple[str, ...], str]]) -> Learned:
 
 
 def _is_learnable(key: str) -> bool:
-    """A decoder compares a key as it stands in the message: none with what JSON must escape."""
+    """A decoder compares keys as they are in the message, so keys with characters that JSON escapes can't be learned."""
     return len(key) <= _MAX_LEARNED_KEY and not any(character in '"\\' or character < " " for character in key)
 
 

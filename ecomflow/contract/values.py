@@ -19,7 +19,7 @@ from ecomflow.contract.limits import is_ip_address
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, integer_in, is_numeric, number_in
 from ecomflow.contract.times import Unreadable, read_moment, time_rule
 
-# A value in; what is expected of it, and whether it is one that no column holds, out. None: nothing is wrong.
+# A value in; what is expected of it, and whether it is out of every column's range, out. None: nothing is wrong.
 Fault = Callable[[Any], "tuple[str, bool] | None"]
 
 
@@ -221,5 +221,5 @@ def type_fault(field: Field) -> _TypeFault:
 
 
 def is_written_otherwise(field: Field) -> bool:
-    """Whether a number may stand where a string is meant, or a string for a number."""
+    """Whether a string may be written as a number, or a number as a string."""
     return field.written_as != ("string" if field.type == "string" else "number")

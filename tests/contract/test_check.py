@@ -161,7 +161,7 @@ class TestWholeMessages:
         assert len(refused) > 80
 
     def test_what_dlq_export_writes(self) -> None:
-        """A dead letter is judged again by its payload; nothing else of it is looked at."""
+        """A dead letter is judged again by its payload; nothing else of it is read."""
         letters = [
             dead_letter(message(body, "M-9", event_id="e"), "contract_violation", "$: odd", "order", NOW)
             for body in (order(), order(status="odd"), b"\xff{")

@@ -36,7 +36,7 @@ from tests.support.contract import (
 )
 from tests.support.documents import ANY_BYTES
 
-NONE_SUCH = "$: expected a JSON object in UTF-8, got bytes that are none: "
+NONE_SUCH = "$: expected a JSON object in UTF-8, got invalid JSON: "
 TOO_DEEP = "$: expected at most 500 levels of objects and arrays, got more"
 UNKNOWN = "$.event_type: expected one of order, inventory, user_activity"
 

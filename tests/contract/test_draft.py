@@ -104,10 +104,10 @@ class TestRefund:
         assert (
             text
             == """\
-# Drafted from samples.jsonl. What was assumed says so: correct it, add descriptions, and check it with
+# Drafted from samples.jsonl. Correct what is marked as assumed, add descriptions, and check it:
 #   ecomflow contract lint
 #   ecomflow contract check SAMPLES
-# For the whole language, see docs/contracts.md.
+# To compare: ecomflow contract show order --format toml. All keys: docs/contract-language.md.
 event = "refund"
 version = 1
 description = ""  # what has happened, in a sentence
@@ -116,7 +116,7 @@ time = "refunded_at"
 [fields]
 refund_id   = "string"
 order_id    = "string"
-refunded_at = { type = "timestamp", without_offset = "UTC" }  # assumed: it has no offset, and is taken to be in UTC
+refunded_at = { type = "timestamp", without_offset = "UTC" }  # assumed: UTC, because it has no offset
 amount      = "numeric"
 reason      = { type = "string", values = ["damaged", "late", "other"] }  # assumed: the samples have no other value
 customer    = { type = "record", of = "customer" }
@@ -124,7 +124,7 @@ lines       = { type = "list", of = "line" }
 note        = { type = "string", optional = true }
 
 [records.customer]
-email = { type = "string", personal = true }  # assumed: personal, by its name
+email = { type = "string", personal = true }  # assumed: personal, judging by its name
 
 [records.line]
 product_id = "string"
@@ -143,11 +143,11 @@ columns = ["refund_id", "lines"]
 """
         )
         assert draft.assumptions == [
-            "time is refunded_at: the timestamp that sounds most like when the event happened.",
+            "time is refunded_at: the timestamp whose name fits best.",
             "reason is one of damaged, late, other: the samples have no other value.",
-            "refunded_at: timestamp, because it has no offset, and is taken to be in UTC.",
-            "customer.email: personal, by their names; their values stand in no error and no log.",
-            "note: optional, for some samples lack it or have null.",
+            "refunded_at: in UTC, because it has no offset.",
+            "customer.email: personal, judging by the name; values appear in no error and no log.",
+            "note: optional, because some samples lack it or have null.",
         ]
 
     def test_names_of_tables_that_are_taken(self) -> None:
@@ -242,14 +242,14 @@ class TestNames:
         values = [column.name for column in contract.tables[0].columns if column.source == "value"]
         assert values == ["body_event_id", "userId", "userid_", "a_b", "a_b_2", "body_table_x", "body_Order"]
         assert "body_line_number" in [column.name for column in contract.tables[1].columns]
-        assert "Order is called body_Order: that is a word of SQL." in draft.assumptions
-        assert "event_id is called body_event_id: a column called event_id is there already." in draft.assumptions
+        assert "Order is called body_Order: that is a reserved word of SQL." in draft.assumptions
+        assert "event_id is called body_event_id: a column called event_id exists already." in draft.assumptions
 
     def test_keys_that_no_file_can_name(self) -> None:
         """They are left out, and kept as unknown when they come."""
         contract, draft, _ = drafted({"at": "2025-12-01T10:00:00Z", "": 1, 'a"b': 2, "c": {"": 1}})
         assert set(fields_of(contract)) == {"at", "c"}
-        assert any("no name can stand for this key" in sentence for sentence in draft.assumptions)
+        assert any("path can't name this key" in sentence for sentence in draft.assumptions)
 
     @pytest.mark.parametrize(
         ("name", "one"),
@@ -459,7 +459,7 @@ class TestCommand:
         result = ecomflow("contract", "new", "refund", "--from", "samples.jsonl", folder=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         lines = result.stdout.splitlines()
-        assert lines[:2] == ["- 1 sample looked at.", "- Lines of other types left out: order 1."]
+        assert lines[:2] == ["- 1 sample read.", "- Lines of other types left out: order 1."]
         assert lines[-3:] == [
             "- All other fields are required: the sample has them.",
             "Wrote contracts/refund.toml.",
@@ -476,8 +476,8 @@ class TestCommand:
         (tmp_path / "s.jsonl").write_bytes(encoded({**WEBHOOK, "created_at": "2008-01-10T11:00:00-05:00"}))
         result = ecomflow("contract", "new", "orders_create", "--from", "s.jsonl", "--to", "mine", folder=tmp_path)
         assert result.returncode == 0
-        assert "- The samples have no event_type: taken to be orders_create, each of them." in result.stdout
-        assert "1 sample would be refused today, for their date" in result.stdout
+        assert "- The samples have no event_type: all of them are taken to be orders_create." in result.stdout
+        assert "1 sample would be refused today because of the date" in result.stdout
         assert (tmp_path / "mine/orders_create.toml").exists()
 
     def test_another_file_of_the_same_type(self, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class TestCloudEvents:
             assert rows([sent(data(new=1))], codec) == [("E-1", "O-1", '{"new":1}')]
         assert error(sent(data(id=5)), codec) == "$.data_base64.id: expected str, got 5"
         assert error(sent(data(at="1999-01-01T00:00:00Z")), codec).startswith("$.data_base64.at: expected a UTC date from ")
-        assert error(sent(b"{"), codec).startswith("$.data_base64: expected a JSON object in UTF-8, got bytes that are none")
+        assert error(sent(b"{"), codec).startswith("$.data_base64: expected a JSON object in UTF-8, got invalid JSON")
         assert (
             error(sent(b"[" * 600), codec)
             == f"$.data_base64: expected at most {MAX_DEPTH} levels of objects and arrays, got more"
@@ -334,7 +334,7 @@ class TestTypes:
         """Nor may a type be another event's name."""
         other = load_text(CREATED.replace("order_created", "other").replace('type = "com', 'type = "com'), "other.toml")
         assert mistakes_between([created(), other]) == [
-            "other.toml: type: com.example/orders.created is the type of order_created (order_created.toml) already"
+            "other.toml: type: com.example/orders.created is already the type of order_created (order_created.toml)"
         ]
 
     def test_versions_of_an_event_share_it(self) -> None:

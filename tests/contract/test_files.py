@@ -58,7 +58,7 @@ class TestCopy:
         assert "expected one of order, inventory, user_activity, did you mean 'order'?" in result.stderr
 
     def test_init_copies_all(self, tmp_path: Path) -> None:
-        """Beside ecomflow.toml; where a file is there already, nothing is written."""
+        """Beside ecomflow.toml; where a file exists already, nothing is written."""
         result = ecomflow("init", "--contracts", folder=tmp_path)
         assert result.returncode == 0
         assert sorted(one.event for one in load_folder(tmp_path / "contracts")) == sorted(SHOP)
@@ -85,7 +85,7 @@ class TestLint:
         (folder / "contracts/a.toml").unlink()
         result = ecomflow("contract", "lint", folder=folder)
         assert result.stderr.splitlines()[0] == (
-            "Error: contracts/b.toml: tables: fact_order is a table of order (order.toml) already"
+            "Error: contracts/b.toml: tables: fact_order is already a table of order (order.toml)"
         )
 
     def test_files_by_name(self, folder: Path) -> None:

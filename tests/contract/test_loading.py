@@ -117,8 +117,8 @@ def rule(check: str) -> str:
 TYPES = "string, integer, numeric, boolean, float, date, timestamp, ip_address, json, record, list"
 MISTAKES: list[tuple[str, str]] = [
     # the file
-    ("event = ", "expected TOML, found a mistake in it: Invalid value (at end of document)"),
-    ("a = 1\na = 2", "expected TOML, found a mistake in it: Cannot overwrite a value (at end of document)"),
+    ("event = ", "not valid TOML: Invalid value (at end of document)"),
+    ("a = 1\na = 2", "not valid TOML: Cannot overwrite a value (at end of document)"),
     (short("time =", 'tine = "at"\ntime ='), "unknown key 'tine', did you mean 'time'?"),
     (
         short("time =", "zzz = 1\ntime ="),
@@ -128,10 +128,10 @@ MISTAKES: list[tuple[str, str]] = [
     (short('"e"', '"../e"'), "event: expected 1 to 100 letters, digits, _, - and ., not beginning with - or ., found '../e'"),
     (
         short('"e"', '"unknown"'),
-        "event: expected another name: this one is the stream of what is of no known type, found 'unknown'",
+        "event: expected another name: this one is the stream of messages without a known type, found 'unknown'",
     ),
     (short('"e"', "7"), "event: expected the value of event_type, found 7"),
-    (short("time =", "version = 0\ntime ="), "version: expected an integer from 1, found 0"),
+    (short("time =", "version = 0\ntime ="), "version: expected an integer, 1 or more, found 0"),
     (
         short("time =", 'unknown_fields = "kep"\ntime ='),
         "unknown_fields: expected one of keep, refuse, drop, found 'kep', did you mean 'keep'?",
@@ -144,7 +144,7 @@ MISTAKES: list[tuple[str, str]] = [
     (short('"at"', '"id"'), "time: expected the name of a timestamp field, found id, which is string"),
     (
         short('at = "timestamp"', 'at = { type = "timestamp", optional = true }'),
-        "time: expected a field that is always there: it partitions the tables, found at, which is optional",
+        "time: expected a field that is not optional, because its date partitions the tables, found at, which is optional",
     ),
     # fields
     (
@@ -164,11 +164,11 @@ MISTAKES: list[tuple[str, str]] = [
         field('{ type = "numeric", min = "none" }'),
         "fields.id.min: expected a number of at most 29 integer and 9 decimal digits, found 'none'",
     ),
-    (field('{ type = "integer", min = 5, max = 4 }'), "fields.id.max: expected at least min, 5, found 4"),
-    (field('{ type = "string", min_length = -1 }'), "fields.id.min_length: expected an integer from 0, found -1"),
+    (field('{ type = "integer", min = 5, max = 4 }'), "fields.id.max: expected at least min (5), found 4"),
+    (field('{ type = "string", min_length = -1 }'), "fields.id.min_length: expected an integer, 0 or more, found -1"),
     (field('{ type = "string", optional = "yes" }'), "fields.id.optional: expected true or false, found 'yes'"),
-    (field('{ type = "string", values = [] }'), "fields.id.values: expected one text or more, found none"),
-    (field('{ type = "string", values = ["a", "a"] }'), "fields.id.values: expected different texts, found 'a' twice"),
+    (field('{ type = "string", values = [] }'), "fields.id.values: expected at least one string, found none"),
+    (field('{ type = "string", values = ["a", "a"] }'), "fields.id.values: expected different strings, found 'a' twice"),
     (field('{ type = "string", values = ["a"], default = "b" }'), "fields.id.default: expected one of a, found 'b'"),
     (
         field('{ type = "string", pattern = "(" }'),
@@ -191,38 +191,41 @@ MISTAKES: list[tuple[str, str]] = [
         field('{ type = "string", path = "event_type" }'),
         "fields.id: expected another key, found 'event_type', which names the type of the event",
     ),
-    (field('{ type = "string", path = "n" }'), "fields.n: stands at n, as id does"),
-    (field('{ type = "string", path = "n.x" }'), "fields.n: id stands within n: declare n as a record, or leave it out"),
+    (field('{ type = "string", path = "n" }'), "fields.n: has the same place in the message as id: n"),
+    (field('{ type = "string", path = "n.x" }'), "fields.n: id is inside n: make n a record, or remove it"),
     (
         short('id = "string"', '"order-id" = "string"'),
-        "fields.'order-id': expected a name of letters, digits and _ that does not begin with a digit, of at most 300 characters, found 'order-id'; path says the key in the message where that is another",
+        "fields.'order-id': expected a name of letters, digits and _ that does not begin with a digit, of at most 300 characters, found 'order-id'; if the key in the message is different, use path",
     ),
-    (field('"record"'), "fields.id: a record needs 'of', the record of it"),
+    (field('"record"'), "fields.id: a record needs 'of', the name of its record"),
     (
         field('{ type = "list", of = "list" }'),
-        "fields.id.of: expected a scalar type or a record: a list of lists is no table; take it as json, found 'list'",
+        "fields.id.of: expected a scalar type or a record: a list of lists can't be a table; use type json, found 'list'",
     ),
     (field('{ type = "list", of = "line" }'), "fields.id.of: expected a scalar type or a record of this file, found 'line'"),
     # records
     (
         field('{ type = "record", of = "r" }') + '[records.r]\nr = { type = "record", of = "r" }\n',
-        "records.r.r: a record can't hold itself; take it as json",
+        "records.r.r: a record can't contain itself; use type json",
     ),
     (
         field('{ type = "list", of = "r" }') + '[records.r]\nl = { type = "list", of = "string" }\n',
-        "r.l: a list within the list id is no table; take it as json",
+        "r.l: a list inside the list id can't be a table; use type json",
     ),
-    (SHORT + '[records.r]\na = "string"\n', "records.r: no field is of this record"),
+    (SHORT + '[records.r]\na = "string"\n', "records.r: no field uses this record"),
     # tables
-    (short('[[tables]]\nname = "fact_e"\n', ""), "expected one table or more, [[tables]], found none"),
+    (short('[[tables]]\nname = "fact_e"\n', ""), "expected at least one table, [[tables]], found none"),
     (short('name = "fact_e"', 'nam = "fact_e"'), "tables[0]: unknown key 'nam', did you mean 'name'?"),
     (
         short("fact_e", "fact-e"),
         "tables[0].name: expected letters, digits and _, at most 1024 of them, not beginning with a digit, found 'fact-e'",
     ),
-    (short("fact_e", "dead_letters"), "tables[0].name: expected another name: this one is ecomflow's own, found 'dead_letters'"),
+    (
+        short("fact_e", "dead_letters"),
+        "tables[0].name: expected another name: ecomflow uses this one itself, found 'dead_letters'",
+    ),
     (table('[[tables]]\nname = "Fact_E"'), "tables[1].name: two tables are called Fact_E"),
-    (table('[[tables]]\nname = "fact_e_unique"'), "tables[1].name: fact_e_unique is the view of the table fact_e"),
+    (table('[[tables]]\nname = "fact_e_unique"'), "tables[1].name: fact_e_unique is the name of the view of fact_e"),
     (
         table('description = "say \\"x\\""'),
         "tables[0].description: expected one line without quotation marks and backslashes, found 'say \"x\"'",
@@ -230,7 +233,7 @@ MISTAKES: list[tuple[str, str]] = [
     (table('each = "n"'), "tables[0].each: expected the name of a list, found 'n', which is integer"),
     (
         short('name = "fact_e"', 'name = "fact_e"\neach = "lines"', LISTS),
-        "tables[0].each: expected a table with a row an event first: an event whose list is empty would leave nothing, found 'lines'",
+        "tables[0].each: expected a table with one row for each event first: an event with an empty list would otherwise leave no row, found 'lines'",
     ),
     (table('cluster = ["idd"]'), "tables[0].cluster: expected columns of this table, found 'idd', did you mean 'id'?"),
     (table('cluster = ["id", "id"]'), "tables[0].cluster: expected different columns, found id twice"),
@@ -243,7 +246,7 @@ MISTAKES: list[tuple[str, str]] = [
     (table('columns = ["id", "n", "id"]'), "tables[0].columns: two columns are called id"),
     (
         table('columns = ["id", "n", { name = "ID", value = "id" }]'),
-        "tables[0].columns: two columns are called ID, as id is: BigQuery does not tell case apart",
+        "tables[0].columns: two columns are called ID, like id: BigQuery ignores case",
     ),
     (
         table('columns = ["id", "n", { name = "event_date", value = "n" }]'),
@@ -251,7 +254,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     (
         table('columns = ["id", "n", { name = "line_number", value = "n" }]'),
-        "tables[0].columns: expected another name: every table has line_number by itself, found 'line_number'; give the column a name",
+        "tables[0].columns: expected another name: every table has line_number already, found 'line_number'; rename the column",
     ),
     (
         table('columns = ["id", { name = "_PARTITIONTIME", value = "n" }]'),
@@ -259,45 +262,45 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     (
         table('columns = ["id", { name = "Order", value = "n" }]'),
-        "tables[0].columns: expected a name that is no word of SQL, found 'Order'; give the column a name, or the field a path",
+        "tables[0].columns: expected a name that is not a reserved word of SQL, found 'Order'; rename the column, or rename the field and use path",
     ),
     (
         table(f'columns = ["id", {{ name = "{"x" * 301}", value = "n" }}]'),
         f"tables[0].columns: expected a name of letters, digits and _, at most 300 of them, found '{'x' * 56}...",
     ),
-    (table('columns = ["id", { value = "n * n" }]'), "tables[0].columns[1]: a column that is no field needs a name"),
+    (table('columns = ["id", { value = "n * n" }]'), "tables[0].columns[1]: a column that is not a field needs a name"),
     (
         table('columns = ["id", { name = "d", value = "n + n" }]'),
-        "tables[0].columns[1].value: expected a field, the product of two fields, or a constant; what else is to be said, a view says, found 'n + n'",
+        "tables[0].columns[1].value: expected a field, the product of two fields, or a constant; for anything else, create a view, found 'n + n'",
     ),
     (
         table('columns = ["id", { name = "d", value = "n * id" }]'),
-        "tables[0].columns[1].value: expected an integer field times an integer or numeric one, whose product a column holds exactly, found 'n * id'",
+        "tables[0].columns[1].value: expected an integer field times an integer or numeric one, whose product is exact, found 'n * id'",
     ),
     (
         table('columns = ["id", { name = "d", value = "n *" }]'),
-        "tables[0].columns[1].value: expected a field, a number or 'a text', found the end",
+        "tables[0].columns[1].value: expected a field, a number or a 'string', found the end",
     ),
     (
         table('columns = ["id"]'),
-        "fields.n: stands in no table: add it to the columns of one, or leave it out, and it is kept as unknown",
+        "fields.n: no table has a column for it: add it to the columns of a table, or remove it",
     ),
     (
         short('columns = ["tags"]', 'columns = ["lines.q", "tags"]', LISTS),
-        "tables[2].columns[0]: expected a field of the event, or an element's in a table with each = 'lines', found 'lines.q'",
+        "tables[2].columns[0]: expected a field of the event, or one of an element in a table with each = 'lines', found 'lines.q'",
     ),
     # rules
     (rule("n"), "rules[0].check: expected a comparison (<, <=, ==, !=, >=, >), found the end"),
     (rule("n <= $"), "rules[0].check: expected an expression of fields, numbers, + - * and sum(), found '$'"),
     (rule("n <= k"), "rules[0].check: expected fields of the event, found 'k'"),
     (rule("n <= x"), "rules[0].check: expected integer and numeric fields, which are exact, found x, which is float"),
-    (rule("n <= lines.q"), "rules[0].check: expected sum(...) around what stands in the list lines, found lines.q"),
+    (rule("n <= lines.q"), "rules[0].check: expected sum(...) around fields of the list lines, found lines.q"),
     (
         rule("n <= sum(m)"),
         "rules[0].check: expected a sum over the fields of one list, found a sum over 0 lists and fields of the event",
     ),
     (rule("n <= sum(sum(lines.q))"), "rules[0].check: expected no sum within a sum, found one"),
-    (rule("n <= 'a'"), "rules[0].check: expected numbers, found the text 'a'"),
+    (rule("n <= 'a'"), "rules[0].check: expected numbers, found the string 'a'"),
     (
         LISTS + '[[rules]]\ncheck = "n > 0"\notherwise = "warn"\n',
         "rules[0].otherwise: expected one of count, refuse, found 'warn'",
@@ -328,7 +331,7 @@ class TestMistakes:
             f"e.toml: fields.a.type: expected one of {TYPES}, found 'sting', did you mean 'string'?",
             "e.toml: fields.b.pattern: expected a field of type string, found one of type integer",
             "e.toml: time: expected the name of a timestamp field, found 'when'",
-            "e.toml: version: expected an integer from 1, found 'x'",
+            "e.toml: version: expected an integer, 1 or more, found 'x'",
         ]
 
     def test_ten_thousand_columns(self) -> None:
@@ -357,8 +360,8 @@ class TestFolder:
             load_folder(Path())
         assert caught.value.message.splitlines() == [
             "d.toml: expected UTF-8, found the byte 0xff at 9",
-            "b.toml: event: a.toml has version 1 of e already",
-            "c.toml: tables: fact_e is a table of e (a.toml) already",
+            "b.toml: event: a.toml already has version 1 of e",
+            "c.toml: tables: fact_e is already a table of e (a.toml)",
         ]
 
     def test_what_is_not_there(self, tmp_path: Path) -> None:
@@ -482,7 +485,7 @@ class TestInForce:
     def test_a_table_of_a_built_in_event(self, tmp_path: Path) -> None:
         """Two events can't write one table."""
         (tmp_path / "e.toml").write_text(SHORT.replace('name = "fact_e"', 'name = "fact_order"'))
-        with pytest.raises(ConfigError, match=r"fact_order is a table of order \(order\.toml\) already"):
+        with pytest.raises(ConfigError, match=r"fact_order is already a table of order \(order\.toml\)"):
             contracts_in_force(tmp_path, SHOP)
 
     def test_an_unknown_built_in_event(self, tmp_path: Path) -> None:

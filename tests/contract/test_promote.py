@@ -92,15 +92,15 @@ class TestFields:
     @pytest.mark.parametrize(
         ("path", "sentence"),
         [
-            ("coupon", "'coupon' is no path of a field."),
-            ("$", r"'\$' is no path of a field."),
-            ("$.items[]", r"'\$.items\[\]' is no path of a field."),
-            ("$.a..b", r"'\$.a..b' is no path of a field."),
+            ("coupon", "'coupon' is not the path of a field."),
+            ("$", r"'\$' is not the path of a field."),
+            ("$.items[]", r"'\$.items\[\]' is not the path of a field."),
+            ("$.a..b", r"'\$.a..b' is not the path of a field."),
             ("$.status", r"\$.status is a field of the contract already."),
             ("$.items[].price", r"\$.items\[\].price is a field of the contract already."),
-            ("$.status.x", "lies within a field of the contract that is no object."),
+            ("$.status.x", "is inside a field of the contract that is not an object."),
             ("$.items.x", r"\$.items.x leads through a list."),
-            ("$.new[].x", "no contract can name it."),
+            ("$.new[].x", "a contract can't name it."),
             ("$.it's", "has an apostrophe"),
         ],
     )
@@ -236,7 +236,7 @@ class TestSql:
         write_stack_file(state, endpoints)
         settings = Settings(state_dir=str(state))
         result = ecomflow("contract", "promote", "order", "$.shipping_address.floor", settings=settings, folder=tmp_path)
-        assert (result.returncode, "its type drawn from 2 values" in result.stderr) == (0, True)
+        assert (result.returncode, "its type inferred from 2 values" in result.stderr) == (0, True)
         assert 'floor   = { type = "integer", optional = true }' in (tmp_path / "contracts/order.toml").read_text()
 
 
@@ -250,7 +250,7 @@ class TestCommand:
         assert (tmp_path / "contracts/order.toml").read_text() == found.text
         assert result.stdout == qualify(found.sql, DATASET)
         assert result.stderr.splitlines() == [
-            "Wrote contracts/order.toml, with this line, its type drawn from 1 value:",
+            "Wrote contracts/order.toml, with this line, its type inferred from 1 value:",
             '  coupon           = { type = "string", optional = true }',
             "infra up adds fact_order_header.coupon. Then update the pipeline, and run this SQL, which fills the rows that are"
             " there.",
@@ -265,7 +265,7 @@ class TestCommand:
         (tmp_path / "contracts/ours.toml").write_text(f"# ours\n{ORDER}")
         (tmp_path / "e.jsonl").write_bytes(encoded(order(email="a@b.c")))
         result = ecomflow("contract", "promote", "order", "$.email", "--from", "e.jsonl", folder=tmp_path)
-        assert "Assumed: it is personal, by its name" in result.stderr
+        assert "Assumed: it is personal, judging by its name" in result.stderr
         assert (tmp_path / "contracts/ours.toml").read_text().startswith("# ours\n")
         assert [path.name for path in (tmp_path / "contracts").iterdir()] == ["ours.toml"]
 

@@ -98,11 +98,11 @@ class TestWhatCantStandTogether:
             ),
             (
                 ('name = "fact_refund"', 'name = "Fact_Refund"'),
-                "tables.Fact_Refund: expected fact_refund, as in refund.toml, found Fact_Refund; write it alike, or give the table a name of its own",
+                "tables.Fact_Refund: expected fact_refund, as in refund.toml, found Fact_Refund; spell it the same, or give the table a name of its own",
             ),
             (
                 ('note = "string"', 'Note = "string"'),
-                "tables.fact_refund: expected note, as in refund.toml, found Note; BigQuery does not tell case apart: write it alike",
+                "tables.fact_refund: expected note, as in refund.toml, found Note; BigQuery ignores case: spell it the same",
             ),
         ],
     )

@@ -1,7 +1,7 @@
 CREATE TABLE IF NOT EXISTS ecomflow.fact_order (
-  event_id                 STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, else the Pub/Sub message id; the same in each repeat."),
+  event_id                 STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, or else the Pub/Sub message id; the same for each delivery."),
   order_id                 STRING NOT NULL    OPTIONS (description = "The order; several events may carry it, one for each change of status."),
-  line_number              INT64 NOT NULL     OPTIONS (description = "The item's place in the order, from 1; with event_id it identifies the row."),
+  line_number              INT64 NOT NULL     OPTIONS (description = "The position of the item in the order, from 1; together with event_id it identifies the row."),
   customer_id              STRING NOT NULL    OPTIONS (description = "The customer who ordered."),
   customer_name            STRING             OPTIONS (description = "The customer's name, where the producer sent one."),
   order_date               DATE NOT NULL      OPTIONS (description = "UTC date of order_timestamp."),

@@ -1,5 +1,5 @@
 CREATE TABLE IF NOT EXISTS ecomflow.fact_order_header (
-  event_id                 STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, else the Pub/Sub message id; the same in each repeat."),
+  event_id                 STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, or else the Pub/Sub message id; the same for each delivery."),
   order_id                 STRING NOT NULL    OPTIONS (description = "The order; several events may carry it, one for each change of status."),
   customer_id              STRING NOT NULL    OPTIONS (description = "The customer who ordered."),
   customer_name            STRING             OPTIONS (description = "The customer's name, where the producer sent one."),
@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS ecomflow.fact_order_header (
   shipping_address_city    STRING NOT NULL    OPTIONS (description = "City of the shipping address."),
   shipping_address_country STRING NOT NULL    OPTIONS (description = "Country of the shipping address."),
   total_amount             NUMERIC NOT NULL   OPTIONS (description = "Total of the order, as the producer stated it."),
-  unknown_fields           JSON               OPTIONS (description = "What the event holds beside the fields of its contract, as it came; null where there is nothing."),
+  unknown_fields           JSON               OPTIONS (description = "Fields that the contract does not name, as JSON; NULL if there are none."),
   ingestion_timestamp      TIMESTAMP DEFAULT CURRENT_TIMESTAMP() NOT NULL OPTIONS (description = "When the pipeline wrote the row (UTC).")
 )
 PARTITION BY order_date

@@ -1,7 +1,7 @@
 CREATE TABLE IF NOT EXISTS ecomflow.fact_order_item (
-  event_id            STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, else the Pub/Sub message id; the same in each repeat."),
+  event_id            STRING NOT NULL    OPTIONS (description = "The producer's own id of the event, or else the Pub/Sub message id; the same for each delivery."),
   order_id            STRING NOT NULL    OPTIONS (description = "The order; several events may carry it, one for each change of status."),
-  line_number         INT64 NOT NULL     OPTIONS (description = "The item's place in the order, from 1; with event_id it identifies the row."),
+  line_number         INT64 NOT NULL     OPTIONS (description = "The position of the item in the order, from 1; together with event_id it identifies the row."),
   product_id          STRING NOT NULL    OPTIONS (description = "The product sold."),
   product_name        STRING NOT NULL    OPTIONS (description = "The product's name at the time of the order."),
   quantity            INT64 NOT NULL     OPTIONS (description = "Pieces of the product, 1 or more."),
