@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import DecimalException
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -116,6 +116,12 @@ class Codec:
         return self._current.read(data)
 
 
+class _Never(msgspec.Struct, tag="", tag_field=TYPE_KEY):
+    """What no message is."""
+
+    never: Annotated[int, msgspec.Meta(ge=1, le=0)]
+
+
 class _Decoding:
     """The event types as they are now, and the decoder of their union."""
 
@@ -125,6 +131,8 @@ class _Decoding:
         union: Any = None
         for kind in kinds.values():
             union = kind.struct if union is None else union | kind.struct
+        if len(kinds) == 1:
+            union |= _Never  # the decoder of one struct takes a message that does not say its type
         self.decode = msgspec.json.Decoder(union, float_hook=plain_number).decode
 
     def learning(self, stream: str, keys: list[tuple[tuple[str, ...], str]]) -> _Decoding | None:
