@@ -25,9 +25,10 @@ from ecomflow.contract.codec import Codec
 from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
-from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.loading import SHOP, shop_contracts
 from ecomflow.contract.modelling import model
 from ecomflow.generator.faults import faults_of
+from ecomflow.generator.messages import encode_typed
 from ecomflow.pipeline.model import model_facts
 
 BATCH = 9_999
@@ -56,13 +57,16 @@ def with_unknown(batch: Sequence[Message]) -> list[Message]:
 
 def with_faults(batch: Sequence[Message]) -> list[Message]:
     """Each event with one of the catalogue's faults, in turn."""
+    catalogue = {
+        contract.event: [fault for fault in faults_of(contract, SHOP) if fault.stage == "body" and fault.reason in _JUDGED]
+        for contract in shop_contracts()
+    }
     made = []
     for number, one in enumerate(batch):
         body = msgspec.json.decode(one.data)
-        faults = [
-            fault for fault in faults_of(body["event_type"]) if fault.reason in _JUDGED and fault.name != "zero_quantity_change"
-        ]
-        made.append(msgspec.structs.replace(one, data=faults[number % len(faults)].corrupt(body)))
+        event = body.pop("event_type")
+        fault = catalogue[event][number % len(catalogue[event])]
+        made.append(msgspec.structs.replace(one, data=encode_typed(fault.corrupt(body), event)))
     return made
 
 

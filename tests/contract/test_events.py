@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ecomflow.contract.events import EVENT_DECODER, Order, event_id_of
-from ecomflow.generator.faults import path_of, replaced, without
+from ecomflow.generator.editing import path_of, replaced, without
 from tests.support.contract import (
     DATE_RULE,
     MONEY_RULE,
