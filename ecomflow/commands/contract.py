@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,17 +11,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands.shared import AsJson, example_lines, group_of_commands, settings_of
+from ecomflow.commands.shared import STDIN, AsJson, example_lines, group_of_commands, lines_of, settings_of
 from ecomflow.contract.check import Tally, check_lines
 from ecomflow.contract.diff import compare, current_contract, read_contract
 from ecomflow.contract.markdown import markdown
 from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
-from ecomflow.errors import ConfigError, ContractError
+from ecomflow.errors import ContractError
 from ecomflow.terminal.console import plain, say, show_json, show_table
 
 contract = group_of_commands("Show the contract for producers, check events against it, compare versions.")
-
-STDIN = "-"
 
 
 class EventType(StrEnum):
@@ -74,7 +70,7 @@ def check(
     now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
     for file in files:
         name = "stdin" if str(file) == STDIN else str(file)
-        for refused in check_lines(_lines_of(file), name, now, tally, order_totals):
+        for refused in check_lines(lines_of(file), name, now, tally, order_totals):
             line = f"{refused.file}:{refused.line}: {refused.reason} {refused.error}"
             typer.echo(_json_line(refused) if as_json else plain(line).plain)
     _show_tally(tally, as_json)
@@ -110,19 +106,6 @@ def diff(
     else:
         say("No changes.")
     _end_diff(breaking, len(changes))
-
-
-def _lines_of(file: Path) -> Iterator[bytes]:
-    if str(file) == STDIN:
-        yield from sys.stdin.buffer
-        return
-    try:
-        with file.open("rb") as lines:
-            yield from lines
-    except OSError as error:
-        raise ConfigError(
-            f"{file} can't be read: {error.strerror}.", "Name files of JSON lines, or - for standard input."
-        ) from error
 
 
 def _show_tally(tally: Any, as_json: bool) -> None:

@@ -196,8 +196,13 @@ def items_counter(contract: Contract) -> Callable[[Body], int]:
     if place is None:
         return lambda _: 0
     keys = tuple(key for field in place.fields for key in field.path)
-    first = keys[0]
-    return (lambda body: len(body.get(first) or ())) if len(keys) == 1 else (lambda body: len(value_at(body, keys) or ()))
+    first = keys[0] if len(keys) == 1 else None
+
+    def count(body: Body) -> int:
+        elements = body.get(first) if first is not None else value_at(body, keys)
+        return len(elements) if isinstance(elements, list) else 0
+
+    return count
 
 
 def _shuffled(faults: tuple[Fault, ...], seed: int) -> list[Fault]:
