@@ -164,8 +164,9 @@ def _show_generated(summary: PublishSummary) -> None:
     rows = [(kind, f"{summary.valid.get(kind, 0):,}", f"{summary.invalid.get(kind, 0):,}") for kind in kinds]
     show_table("Published", ("event type", "valid", "invalid"), rows, right=("valid", "invalid"))
     if summary.faults:
-        faults = [(name, f"{count:,}") for name, count in sorted(summary.faults.items())]
-        show_table("Faults of the invalid events", ("fault", "count"), faults, right=("count",))
+        reasons = [(reason, f"{count:,}") for reason, count in sorted(summary.reasons.items())]
+        show_table("Dead letters to expect", ("reason", "count"), reasons, right=("count",))
+        say(f"The invalid events have {len(summary.faults):,} different faults; --json names them.")
 
 
 def _fate_of(unanswered: int) -> str:
