@@ -19,11 +19,17 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     named = {}
     if settings is not None:
         named = {
-            f"ECOMFLOW_{name.upper()}": str(value)
+            f"ECOMFLOW_{name.upper()}": _as_variable(value)
             for name in settings.__struct_fields__
-            if (value := getattr(settings, name)) not in (None, "")
+            if (value := getattr(settings, name)) not in (None, "", {})
         }
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def customised(folder: Path, text: str) -> dict[str, str]:
