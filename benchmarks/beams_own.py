@@ -22,8 +22,11 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from google.auth.credentials import AnonymousCredentials
 
+from benchmarks.core import SCHEMAS
 from ecomflow.config import Settings, load_settings, running_endpoints
-from ecomflow.contract.facts import SCHEMAS
+
+# Ecomflow's columns, but for what it keeps of fields that no contract names.
+COLUMNS = {table: [name for name in schema.names if name != "unknown_fields"] for table, schema in SCHEMAS.items()}
 
 
 def main() -> None:
@@ -41,8 +44,8 @@ def main() -> None:
 
 def build(pipeline: beam.Pipeline, settings: Settings) -> None:
     read = ReadFromPubSub(subscription=settings.subscription_path, with_attributes=True)
-    rows = pipeline | read | beam.FlatMap(rows_of).with_outputs(*SCHEMAS)
-    for table in SCHEMAS:
+    rows = pipeline | read | beam.FlatMap(rows_of).with_outputs(*COLUMNS)
+    for table in COLUMNS:
         rows[table] | table >> WriteToBigQuery(
             f"{settings.project_id}:{settings.dataset}.{table}",
             method=WriteToBigQuery.Method.STREAMING_INSERTS,
@@ -52,7 +55,7 @@ def build(pipeline: beam.Pipeline, settings: Settings) -> None:
 
 
 def rows_of(message: PubsubMessage) -> Iterator[TaggedOutput]:
-    """The rows of an event, tagged with their table: the same columns as ecomflow's."""
+    """The rows of an event, tagged with their table."""
     body = json.loads(message.data, parse_float=Decimal)
     event_id = message.attributes["event_id"]
     ingested = datetime.now(UTC).isoformat()
@@ -62,7 +65,7 @@ def rows_of(message: PubsubMessage) -> Iterator[TaggedOutput]:
     moment = datetime.fromisoformat(body.pop("timestamp")).astimezone(UTC)
     table = f"fact_{body.pop('event_type')}"
     row = {**body, **body.pop("metadata", {}), "event_id": event_id, "ingestion_timestamp": ingested, **_times("event", moment)}
-    yield TaggedOutput(table, {name: row.get(name) for name in SCHEMAS[table].names})
+    yield TaggedOutput(table, {name: row.get(name) for name in COLUMNS[table]})
 
 
 def _order_rows(body: dict[str, Any], event_id: str, ingested: str) -> Iterator[TaggedOutput]:
@@ -78,7 +81,7 @@ def _order_rows(body: dict[str, Any], event_id: str, ingested: str) -> Iterator[
 
 
 def _tagged(table: str, row: dict[str, Any]) -> TaggedOutput:
-    return TaggedOutput(table, {name: row.get(name) for name in SCHEMAS[table].names})
+    return TaggedOutput(table, {name: row.get(name) for name in COLUMNS[table]})
 
 
 def _times(kind: str, moment: datetime) -> dict[str, str]:

@@ -51,13 +51,13 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from google.auth.credentials import AnonymousCredentials
 
 from benchmarks import beams_own, kept
+from benchmarks.core import modelled
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, with_ingestion_time
 
 EVENTS = 6_000
@@ -89,7 +89,7 @@ HOW = {
 def ecomflow(sample: list[Message]) -> dict[str, float]:
     tables = [rows for part in _bundles(sample) for rows in _tables_of(part)]
     pipeline = beam.Pipeline(options=_options("--streaming"))
-    config = worker_config(SETTINGS, Endpoints())
+    config = worker_config(Target(SETTINGS, Endpoints()))
     build_graph(pipeline, ReadMessages(config, "event_id", None), config)
     sent = sum(rows.serialize().size for rows in tables)
     billed = sum(_sizes(rows) for rows in tables)
@@ -126,8 +126,7 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
 
 def _tables_of(sample: list[Message]) -> list[pa.RecordBatch]:
     """The rows that our sink appends for ``sample``: a batch for each table."""
-    parts = decode_messages(sample, NOW).streams.values()
-    return [with_ingestion_time(one.rows, one.table, NOW) for part in parts for one in model_facts(part, NOW).tables]
+    return [with_ingestion_time(one.rows, NOW) for facts in modelled(sample) for one in facts.tables]
 
 
 def _bundles(sample: list[Message]) -> list[list[Message]]:

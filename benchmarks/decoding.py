@@ -1,7 +1,7 @@
 """Question 1: bytes to Arrow batches for all five tables, on one core.
 
-Subjects: ``ecomflow`` (decode_messages, model_facts); ``limit`` (msgspec decoding the same bytes into the same types, nothing
-else); ``pydantic`` (json.loads, pydantic models, a dict a row).
+Subjects: ``ecomflow`` (the compiled contracts); ``limit`` (msgspec decoding the same bytes into the same types, nothing else);
+``pydantic`` (json.loads, pydantic models, a dict a row).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from benchmarks.events import NOW, messages
-from ecomflow.contract.decode import decode_messages
-from ecomflow.contract.events import EVENT_DECODER, Message
-from ecomflow.pipeline.model import model_facts
+from benchmarks.core import modelled
+from benchmarks.events import messages
+from benchmarks.hand_written import DECODER
+from ecomflow.contract.events import Message
 
 BATCH = 10_000
 # Long enough that a machine that is slow by turns shows each subject its best side.
@@ -26,13 +26,11 @@ SECONDS = 3.0
 
 
 def ecomflow(batch: list[Message]) -> int:
-    decoded = decode_messages(batch, NOW)
-    facts = [model_facts(part, NOW) for part in decoded.streams.values()]
-    return sum(len(part.messages) for part in facts)
+    return sum(len(facts.messages) for facts in modelled(batch))
 
 
 def limit(batch: list[Message]) -> int:
-    decode = EVENT_DECODER.decode
+    decode = DECODER.decode
     return len([decode(message.data) for message in batch])
 
 

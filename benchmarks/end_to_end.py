@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from benchmarks.core import SCHEMAS
 from benchmarks.events import to_publish
 from benchmarks.throwaway import (
     DISTANT,
@@ -30,8 +31,8 @@ from benchmarks.throwaway import (
     running,
     wait_for,
 )
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import PublishSummary, publish
 
 DEPLOY = ("-m", "ecomflow", "deploy", "--runner", "DirectRunner")
@@ -75,7 +76,7 @@ def measure(command: Sequence[str], count: int, items: int | None = None, pubsub
     Raises RuntimeError where the process ends or the rows are not those of the events.
     """
     with provisioned_stack(pubsub_options) as stack:
-        published = publish(stack.settings, stack.endpoints, to_publish(count, items))
+        published = publish(Target(stack.settings, stack.endpoints), to_publish(count, items))
         services = {name: psutil.Process(pid) for name, pid in stack.pids.items()} | {"watcher": psutil.Process()}
         memory_before = {name: rss([process]) for name, process in services.items()}
         cpu_before = {name: cpu_seconds([process]) for name, process in services.items()}

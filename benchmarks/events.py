@@ -60,4 +60,4 @@ def with_items(event: GeneratedEvent, items: int) -> GeneratedEvent:
         {**line, "product_id": f"{line['product_id']}-{number}"} for number, line in zip(counted(1), lines, strict=False)
     ]
     body["total_amount"] = sum((line["quantity"] * line["price"] for line in lines), Decimal())
-    return msgspec.structs.replace(event, data=_encode(body), items=items)
+    return msgspec.structs.replace(event, data=_encode(body), lists={"items": items})

@@ -15,19 +15,20 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
+from benchmarks.core import SHOP, decoded, modelled
 from benchmarks.events import HELD, NOW, held, messages
 from ecomflow.config import Endpoints
-from ecomflow.contract.decode import StreamBatch, decode_messages
+from ecomflow.contract.codec import TypedBatch
 from ecomflow.contract.events import Message
+from ecomflow.contract.modelling import Facts, model
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import FactBatch, model_facts
 from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import with_ingestion_time
 
 BATCH = 10_000
-CONFIG = PipelineConfig("bench-project", "projects/bench-project/subscriptions/s", "bucket", "dataset", Endpoints(), 30)
+CONFIG = PipelineConfig("bench-project", "projects/bench-project/subscriptions/s", "bucket", "dataset", Endpoints(), 30, SHOP)
 
 
 class _TakesAll:
@@ -71,8 +72,8 @@ def per_element(events: list[Message]) -> None:
         pipeline
         | beam.Create(range(len(HELD)), reshuffle=False)
         | "Read" >> beam.Map(held)
-        | "Decode" >> beam.FlatMap(lambda message: decode_messages([message], NOW).streams.values())
-        | "Model" >> beam.Map(lambda part: model_facts(part, NOW))
+        | "Decode" >> beam.FlatMap(lambda message: decoded([message])).with_output_types(TypedBatch)
+        | "Model" >> beam.Map(lambda part: model(part, NOW)).with_output_types(Facts)
         | "Write" >> beam.Map(_stamped)
     )
     pipeline.run().wait_until_finish()
@@ -80,13 +81,12 @@ def per_element(events: list[Message]) -> None:
 
 def loop(events: list[Message]) -> None:
     for start in range(0, len(events), BATCH):
-        parts: list[StreamBatch] = list(decode_messages(events[start : start + BATCH], NOW).streams.values())
-        for part in parts:
-            _stamped(model_facts(part, NOW))
+        for facts in modelled(events[start : start + BATCH]):
+            _stamped(facts)
 
 
-def _stamped(facts: FactBatch) -> int:
-    return sum(with_ingestion_time(part.rows, part.table, NOW).num_rows for part in facts.tables)
+def _stamped(facts: Facts) -> int:
+    return sum(with_ingestion_time(part.rows, NOW).num_rows for part in facts.tables)
 
 
 # Enough of the streaming ones that the start of the run, a fifth of a second, does not count.

@@ -36,14 +36,14 @@ BILLED = {
 
 # What costs nothing by itself, or (rows in tables) is named in docs/dataflow.md as not counted.
 _ATTRIBUTES = {
-    "topic": ("name", "labels"),
+    "topic": ("name", "kms_key", "labels"),
     "subscription": (
         *("name", "topic", "delivery", "ack_deadline_seconds", "filter", "exactly_once", "expires"),
         *("backoff_seconds", "dead_letter_topic", "labels"),
     ),
-    "bucket": ("name", "location", "uniform_access", "public_access_prevention", "owner", "labels"),
-    "dataset": ("name", "location", "labels"),
-    "table": ("name", "columns", "partition", "clustering", "labels"),
+    "bucket": ("name", "location", "uniform_access", "public_access_prevention", "owner", "kms_key", "labels"),
+    "dataset": ("name", "location", "kms_key", "labels"),
+    "table": ("name", "columns", "partition", "clustering", "kms_key", "labels"),
     "view": ("name", "columns", "query", "labels"),
 }
 NOT_BILLED = {(kind, attribute) for kind, attributes in _ATTRIBUTES.items() for attribute in attributes}

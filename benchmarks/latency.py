@@ -22,6 +22,7 @@ from benchmarks.events import to_publish
 from benchmarks.throwaway import Stack, alive, end_on_sigterm, provisioned_stack, running, wait_for
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.gcp.publishing import RequestSender, topic_sender
+from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 
 RATE = 500
@@ -102,13 +103,13 @@ class Sender(threading.Thread):
     def warm_up(self) -> dict[str, float]:
         """Send the first events at once: their ids, and when they were sent."""
         sent: dict[str, float] = {}
-        with topic_sender(self._stack.settings, self._stack.endpoints) as requests:
+        with topic_sender(Target(self._stack.settings, self._stack.endpoints)) as requests:
             self._send(requests, list(islice(self._events, WARM_UP)), sent)
         return sent
 
     def run(self) -> None:
         try:
-            with topic_sender(self._stack.settings, self._stack.endpoints) as requests:
+            with topic_sender(Target(self._stack.settings, self._stack.endpoints)) as requests:
                 for batch in self._paced():
                     self._send(requests, batch, self.sent)
         except BaseException as failure:  # noqa: BLE001  # raised again by check()

@@ -21,6 +21,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks.end_to_end import DEPLOY, watch
 from benchmarks.events import to_publish
 from benchmarks.throwaway import Stack, cpu_seconds, end_on_sigterm, family, provisioned_stack, running, wait_for
+from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import publish
 
 EVENTS, ROUNDS = 300_000, 3
@@ -55,7 +56,7 @@ def middle(runs: list[Run], field: int) -> float:
 
 def run(*, with_page: bool) -> Run:
     with provisioned_stack() as stack:
-        publish(stack.settings, stack.endpoints, to_publish(EVENTS))
+        publish(Target(stack.settings, stack.endpoints), to_publish(EVENTS))
         if not with_page:
             return worked_off(stack, [], [])
         with running(UI, stack.settings) as server, opened(stack) as browser:

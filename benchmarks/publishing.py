@@ -37,6 +37,7 @@ from benchmarks.throwaway import cpu_seconds, environment, temporary_folder
 from ecomflow.config import STACK_FILE, Endpoints, Settings
 from ecomflow.gcp import publishing
 from ecomflow.gcp.clients import publisher_client, subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent, generate
 from ecomflow.processes.state_folder import folder_mark
@@ -162,7 +163,7 @@ def _events(rounds: int) -> Iterator[GeneratedEvent]:
 
 def _publish(service: Service, rounds: int) -> int:
     ledger = service.settings.state_path / "ledger.jsonl"
-    return publisher.publish(service.settings, service.endpoints, _events(rounds), ledger=ledger).total
+    return publisher.publish(Target(service.settings, service.endpoints), _events(rounds), ledger=ledger).total
 
 
 def _command(service: Service) -> None:

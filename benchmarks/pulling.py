@@ -21,6 +21,7 @@ from benchmarks.events import to_publish
 from benchmarks.publishing import Service, pubsub
 from benchmarks.throwaway import DISTANT, cpu_seconds
 from ecomflow.gcp.clients import subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import publish
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
@@ -40,7 +41,7 @@ class Way(NamedTuple):
 def ahead(service: Service, count: int) -> None:
     """By the pipeline's puller."""
     settings, bucket = service.settings, "none"
-    config = PipelineConfig(settings.project_id, settings.subscription_path, bucket, settings.dataset, service.endpoints, 60)
+    config = PipelineConfig(settings.project_id, settings.subscription_path, bucket, settings.dataset, service.endpoints, 60, ())
     with closing(Puller(config, Counters())) as puller:
         while count > 0:
             if batch := puller.take(_BUNDLE, 10):
@@ -77,7 +78,7 @@ def measure(way: Way, events: int | None = None) -> dict[str, float]:
     """The rate, and the CPU of both sides in microseconds an event."""
     count = events or way.events
     with pubsub(*way.options) as service:
-        publish(service.settings, service.endpoints, to_publish(count))
+        publish(Target(service.settings, service.endpoints), to_publish(count))
         me = psutil.Process()
         used, served, began = cpu_seconds([me]), cpu_seconds([service.process]), time.perf_counter()
         way.pull(service, count)

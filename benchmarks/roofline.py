@@ -12,15 +12,13 @@ from typing import Any
 from google.api_core import exceptions
 from google.pubsub_v1.types import PullRequest
 
+from benchmarks.core import SCHEMAS, modelled
 from ecomflow.config import load_settings
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.gcp.clients import bigquery_write_client, subscriber_client
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import portions
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.bigquery import TableWriter, with_ingestion_time
 
 PULL_MESSAGES = 1000
@@ -56,9 +54,9 @@ def pull(subscriber: Any, config: PipelineConfig) -> list[Any]:
 def append(writers: dict[str, TableWriter], batch: list[Message]) -> None:
     """The facts of ``batch``, written: all tables are sent before the first answer is waited for."""
     now, sent = datetime.now(UTC), []
-    for part in decode_messages(batch, now).streams.values():
-        for rows in model_facts(part, now).tables:
-            sent.append((rows.table, writers[rows.table].start(with_ingestion_time(rows.rows, rows.table, now))))
+    for facts in modelled(batch, now):
+        for rows in facts.tables:
+            sent.append((rows.table, writers[rows.table].start(with_ingestion_time(rows.rows, now))))
     for table, appends in sent:
         writers[table].finish(appends)
 

@@ -22,6 +22,7 @@ import psutil
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.local import supervisor
 from ecomflow.local.pubsub.queue import Backlog
 
@@ -43,7 +44,8 @@ def provisioned_stack(pubsub_options: Sequence[str] = ()) -> Iterator[Stack]:
     """A stack of its own with topic, subscription, bucket, dataset and tables, gone after the block."""
     with temporary_folder() as folder, _pubsub_with(pubsub_options), supervisor.running_stack(folder) as endpoints:
         settings = Settings(state_dir=str(folder))
-        infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+        target = Target(settings, endpoints)
+        infra.apply(target, infra.plan(target))
         reports = supervisor.status(folder).services
         yield Stack(settings, endpoints, {report.name: report.pid for report in reports if report.pid is not None})
 

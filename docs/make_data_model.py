@@ -11,14 +11,15 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ecomflow.contract.facts import STREAM_TABLES
-from ecomflow.sql import TABLES, Column, Question, TableDefinition, questions, table_definition
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.tables import stream_tables, tables_of
+from ecomflow.sql import Column, Question, TableDefinition, definition_of, questions
 
 PAGE = Path(__file__).parent / "data-model.md"
 PICTURE = Path(__file__).parent / "pictures" / "data-model.svg"
 MARK = "<!-- From here on: python docs/make_data_model.py -->\n"
 
-# What tells one row from another, as the _unique views have it.
+# The key of a row, as in the _unique views.
 KEY = ("event_id", "line_number")
 
 
@@ -42,7 +43,7 @@ RELATIONS = (
 
 def tables() -> dict[str, TableDefinition]:
     """The fact tables by name, as their DDL has them."""
-    return {name: table_definition(name) for name in TABLES}
+    return {table.name: definition_of(table) for table in tables_of(shop_contracts())}
 
 
 # The page
@@ -90,7 +91,7 @@ def key(table: TableDefinition) -> tuple[str, ...]:
 
 
 def _stream(name: str) -> str:
-    return next(stream for stream, names in STREAM_TABLES.items() if name in names)
+    return next(stream for stream, names in stream_tables(shop_contracts()).items() if name in names)
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -23,7 +23,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ecomflow.commands.top_view import top_view
-from ecomflow.config import Settings, resolve_endpoints
+from ecomflow.config import Settings
+from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.history import History
 
@@ -86,12 +87,14 @@ def save_terminal(name: str, shown: RenderableType) -> None:
 
 
 def watched(settings: Settings, seconds: float) -> History:
-    """The figures of the next ``seconds``, read as ``ecomflow top`` reads them."""
-    history, reader = History(), MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        history.add(reader.read(), time.time())
-        time.sleep(1.0)
+    """The metrics of the next ``seconds``, read as ``ecomflow top`` reads them."""
+    history = History()
+    with LiveTarget(settings) as target:
+        reader = MetricsReader(settings, target.resolved, here=True)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            history.add(reader.read(), time.time())
+            time.sleep(1.0)
     return history
 
 
@@ -166,7 +169,7 @@ def address_of(ui: subprocess.Popen[str]) -> str:
     for line in ui.stdout:
         if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", line):
             return found[0]
-    raise RuntimeError("ecomflow ui told no address")
+    raise RuntimeError("ecomflow ui printed no address")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import msgspec
 
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import SHOP, contracts_in_force
-from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.loopback.peers import OtherUsers
 from ecomflow.processes.state_folder import access_error, check_own, folder_mark
@@ -26,14 +25,21 @@ LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
 STACK_FILE = "stack.json"
 
-# https://cloud.google.com/resource-manager/docs/labels-overview#requirements
-_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
-_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
-_MOST_LABEL_BYTES = 128
-
 # 6 to 30 lowercase letters, digits and hyphens, optionally after a domain (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
 _PROJECT_ID = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+# Letters are lowercase, or of a script without case. Each part of a label has at most 128 bytes.
+# https://cloud.google.com/resource-manager/docs/labels-overview#requirements
+_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+MOST_LABELS = 64
+_MOST_LABEL_BYTES = 128
+
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/(?P<location>[a-z0-9-]+)/keyRings/[\w-]{1,63}/cryptoKeys/[\w-]{1,63}")
+# Locations that Cloud KMS names differently from BigQuery and Cloud Storage.
+# https://cloud.google.com/bigquery/docs/customer-managed-encryption#before_you_begin
+_KEY_LOCATIONS = {"eu": "europe"}
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -74,12 +80,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic: str = "ecomflow-events"
     subscription: str = "ecomflow-events-pipeline"
     bucket: str = ""
+    # The id or number of the project that owns the bucket, if it is not ``project``.
+    bucket_project: str | None = None
     dataset: str = "ecomflow"
     ack_deadline_seconds: int = 30
     topic_retention_days: int = 0
     soft_delete_days: int = 7
-    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
-    # For every resource that infra up creates, and for the Dataflow job.
+    # For topics, bucket, dataset and tables in a project, and for the Dataflow job unless it has its own.
+    kms_key: str | None = None
+    # For every resource that infra up creates, for queries, and for the Dataflow job.
     labels: dict[str, str] = {}
     # Engine processes of the pipeline on this machine, all on one subscription.
     processes: int = 1
@@ -159,9 +168,8 @@ COMMENTED_CONFIG = """\
 # Days for which objects deleted from the bucket can be restored, and are charged for: 7 to 90, or 0 to turn it off.
 # soft_delete_days = 7
 
-# What to do with orders whose total_amount differs from the sum of quantity x price of their lines: "refuse" them (dead
-# letters), "count" them (counter order_totals_differ) or "ignore" it. Refuse only if totals never include shipping or discounts.
-# order_totals = "count"
+# The Cloud KMS key of topics, bucket, dataset and tables. It must be in location: the multi-region europe for EU, us for US.
+# kms_key = "projects/my-project/locations/europe/keyRings/ring/cryptoKeys/key"
 
 # The folder of your own event types, one TOML file each, and which built-in ones to use. A file for the same event replaces the
 # built-in one. See docs/contracts.md.
@@ -174,10 +182,14 @@ COMMENTED_CONFIG = """\
 # The bucket of the dead letters. Bucket names are globally unique. Default: <project>-ecomflow.
 # bucket = "my-project-ecomflow"
 
+# The id or number of the project that owns the bucket, if it is not the project above. Buckets of other projects are refused.
+# bucket_project = "my-shared-project"
+
 # The dataset of the fact tables.
 # dataset = "ecomflow"
 
-# Labels for the topics, subscriptions, bucket, dataset, tables, views and the Dataflow job, for example to split costs.
+# Labels for topics, subscriptions, bucket, dataset, tables, views, queries and the Dataflow job, for example to split costs.
+# As a variable: ECOMFLOW_LABELS=team=shop,env=production
 # labels = { team = "shop", env = "production" }
 
 # The folder for the local stack's data, logs and process state.
@@ -197,6 +209,7 @@ COMMENTED_CONFIG = """\
 # service_account = "ecomflow-job@my-project.iam.gserviceaccount.com"
 # network = "default"
 # subnetwork = "regions/europe-west1/subnetworks/default"
+# The key of the job's state and its workers' disks, in the job's region. Default: the key above.
 # kms_key = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/key"
 # Streaming mode without deduplication: cheaper and faster.
 # at_least_once = false
@@ -204,7 +217,8 @@ COMMENTED_CONFIG = """\
 # id_attribute = "event_id"
 # The attribute that holds the event's time. Set it only if every producer sends it.
 # timestamp_attribute = "event_timestamp"
-# labels = { team = "shop" }
+# More labels for the job. They override those above.
+# labels = { job = "shop" }
 """
 
 
@@ -293,12 +307,21 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    names = [name for name in Settings.__struct_fields__ if name not in ("dataflow", "labels")]
-    return {
-        name: value.replace(" ", "").split(",") if name == "builtin_events" else value
-        for name in names
-        if (value := environ.get(f"ECOMFLOW_{name.upper()}"))
-    }
+    names = [name for name in Settings.__struct_fields__ if name != "dataflow"]
+    found: dict[str, Any] = {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
+    if "labels" in found:
+        found["labels"] = labels_of(found["labels"].split(","))
+    if "builtin_events" in found:
+        found["builtin_events"] = [name.strip() for name in found["builtin_events"].split(",")]
+    return found
+
+
+def labels_of(pairs: Iterable[str]) -> dict[str, str]:
+    """The labels in ``pairs`` of the form ``key=value``. Raises ConfigError for any other form."""
+    found = [pair.strip().partition("=") for pair in pairs]
+    if wrong := [key for key, sign, _ in found if not sign]:
+        raise ConfigError(f"'{wrong[0]}' is not a valid label: expected key=value.", "Write it as team=shop.")
+    return {key: value for key, _, value in found}
 
 
 def _as_url(host: str | None) -> str | None:
@@ -314,6 +337,11 @@ def _check(settings: Settings) -> None:
             "expected 6 to 30 lowercase letters, digits and hyphens, starting with a letter.",
             "List your projects with: gcloud projects list",
         )
+    if settings.bucket_project is not None and not re.fullmatch(rf"\d+|{_PROJECT_ID.pattern}", settings.bucket_project):
+        raise ConfigError(
+            f"bucket_project is '{settings.bucket_project}': expected the id or the number of a project.",
+            "List your projects with: gcloud projects list",
+        )
     if not 10 <= settings.ack_deadline_seconds <= 600:
         raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct the setting.")
     if not 0 <= settings.topic_retention_days <= 31:
@@ -324,29 +352,55 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct the setting."
         )
+    check_labels(settings.labels, "labels in ecomflow.toml, or ECOMFLOW_LABELS")
+    _check_keys(settings)
     if settings.processes < 1:
         raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct the setting.")
-    for key, value in settings.labels.items():
-        check_label(key, value, "labels in ecomflow.toml")
     if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
         raise ConfigError(
             f"'{settings.dataset}' is not a valid dataset name: expected letters, digits and underscores.", "Correct dataset."
         )
 
 
-def check_label(key: str, value: str, source: str) -> None:
-    """Raises ConfigError if Google Cloud would refuse the label ``key``=``value``, which comes from ``source``."""
-    if not _fits(key, _LABEL_KEY):
-        raise ConfigError(
-            f"'{key}' is not a valid label key: expected 1 to 63 lowercase letters, digits, _ and -, starting with a letter.",
-            f"Correct {source}.",
-        )
-    if not _fits(value, _LABEL_VALUE):
-        raise ConfigError(
-            f"'{value}' is not a valid value of the label {key}: expected at most 63 lowercase letters, digits, _ and -.",
-            f"Correct {source}.",
-        )
+def check_labels(labels: Mapping[str, str], source: str) -> None:
+    """Raises ConfigError if Google Cloud would refuse ``labels``, which come from ``source``."""
+    if len(labels) > MOST_LABELS:
+        raise ConfigError(f"There are {len(labels)} labels: expected at most {MOST_LABELS}.", f"Remove some from {source}.")
+    for key, value in labels.items():
+        if not _fits(key, _LABEL_KEY):
+            raise ConfigError(
+                f"'{key}' is not a valid label key: expected 1 to 63 lowercase letters, digits, _ and -, starting with a letter.",
+                f"Correct {source}.",
+            )
+        if not _fits(value, _LABEL_VALUE):
+            raise ConfigError(
+                f"'{value}' is not a valid value of the label {key}: expected at most 63 lowercase letters, digits, _ and -.",
+                f"Correct {source}.",
+            )
 
 
 def _fits(text: str, pattern: re.Pattern[str]) -> bool:
     return bool(pattern.fullmatch(text)) and text == text.lower() and len(text.encode()) <= _MOST_LABEL_BYTES
+
+
+def key_location(key: str) -> str:
+    """The location of the Cloud KMS key with the name ``key``. Raises ConfigError if it is not a key's name."""
+    match = _KMS_KEY.fullmatch(key)
+    if match is None:
+        expected = "projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY"
+        raise ConfigError(f"'{key}' is not a Cloud KMS key: expected {expected}, without a version.", "Correct kms_key.")
+    return match["location"]
+
+
+def _check_keys(settings: Settings) -> None:
+    if settings.dataflow.kms_key is not None:
+        key_location(settings.dataflow.kms_key)
+    if settings.kms_key is None:
+        return
+    location = settings.location.lower()
+    found, wanted = key_location(settings.kms_key), _KEY_LOCATIONS.get(location, location)
+    if found != wanted:
+        raise ConfigError(
+            f"kms_key is in {found}: expected {wanted}, because bucket and dataset are in {settings.location}.",
+            f"Set kms_key to a key in {wanted}. A key for the Dataflow job only is kms_key under [dataflow].",
+        )

@@ -14,8 +14,9 @@ import msgspec
 import psutil
 
 from ecomflow import infra
-from ecomflow.config import Endpoints, Settings, contracts_of
+from ecomflow.config import Settings, contracts_of
 from ecomflow.errors import ImbalanceError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.local import supervisor
@@ -25,7 +26,7 @@ from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.warehouse import queries
 
 _QUESTION = "sales-per-product"
-_SETTLE_SECONDS = 300.0
+_WAIT_SECONDS = 300.0
 
 # Called with a unit (``events``), the number done, and the total if known.
 OnCount = Callable[[str, int, int | None], None]
@@ -46,20 +47,20 @@ def run(n: int, seed: int, on_progress: Callable[[str], None], on_count: OnCount
     ``end_processes``.
     """
     with _throwaway_folder() as state_path:
-        settings = Settings(state_dir=str(state_path))
+        settings = Settings(state_dir=str(state_path), contracts=str(state_path / "contracts"))  # the built-in events alone
         on_progress("Starting Pub/Sub, GCS and BigQuery on this machine")
-        with supervisor.running_stack(state_path) as endpoints:
+        with supervisor.running_stack(state_path) as endpoints, Target(settings, endpoints) as target:
             on_progress("Creating topic, subscription, bucket, dataset, tables and views")
-            infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+            infra.apply(target, infra.plan(target))
             on_progress("Starting the streaming pipeline")
             launch.start_detached(settings, [sys.executable, "-m", "ecomflow", "deploy"], state_path)
             with _draining(settings, on_progress):
                 on_progress(f"Publishing {n} rounds: a valid and an invalid event of each type")
-                published = _publish(settings, endpoints, n, seed, on_count)
+                published = _publish(target, n, seed, on_count)
                 on_progress("Waiting until every message is acknowledged")
-                _wait_until_empty(settings, endpoints, published.total, on_count)
+                _wait_until_empty(target, published.total, on_count)
             on_progress("Matching every event by its id with the tables and the dead letters")
-            return _outcome(settings, endpoints, published, on_count)
+            return _outcome(target, published, on_count)
 
 
 def end_processes() -> None:
@@ -101,15 +102,14 @@ def _draining(settings: Settings, on_progress: Callable[[str], None]) -> Iterato
             launch.drain_detached(settings)
 
 
-def _publish(settings: Settings, endpoints: Endpoints, n: int, seed: int, on_count: OnCount) -> publisher.PublishSummary:
-    contracts = contracts_of(settings)
+def _publish(target: Target, n: int, seed: int, on_count: OnCount) -> publisher.PublishSummary:
+    contracts = contracts_of(target.settings)
     events = rounds.generate(n, seed=seed, now=datetime.now(UTC), contracts=contracts)
     total = n * 2 * len(rounds.slots_of(contracts))
     published = publisher.publish(
-        settings,
-        endpoints,
+        target,
         events,
-        ledger=default_ledger(settings, endpoints),
+        ledger=default_ledger(target),
         on_progress=lambda done: on_count("events", done, total),
     )
     if published.interrupted:
@@ -117,25 +117,26 @@ def _publish(settings: Settings, endpoints: Endpoints, n: int, seed: int, on_cou
     return published
 
 
-def _outcome(settings: Settings, endpoints: Endpoints, published: publisher.PublishSummary, on_count: OnCount) -> Outcome:
-    equation = reconcile.reconcile(settings, endpoints, on_count=lambda unit, done: on_count(unit, done, None))
-    return Outcome(published, equation, queries.ask(settings, endpoints, _QUESTION, {}))
+def _outcome(target: Target, published: publisher.PublishSummary, on_count: OnCount) -> Outcome:
+    equation = reconcile.reconcile(target, on_count=lambda unit, done: on_count(unit, done, None))
+    return Outcome(published, equation, queries.ask(target, _QUESTION, {}))
 
 
-def _wait_until_empty(settings: Settings, endpoints: Endpoints, total: int, on_count: OnCount) -> None:
+def _wait_until_empty(target: Target, total: int, on_count: OnCount) -> None:
     def read() -> Waiting | None:
-        waiting = count_waiting(settings, endpoints)
+        waiting = count_waiting(target)
         if waiting:
             on_count("events", total - waiting.messages, total)
-        if waiting and waiting.messages and launch.read_status(settings.state_path).state != "running":
+        if waiting and waiting.messages and launch.read_status(target.settings.state_path).state != "running":
             raise UnavailableError(
-                "The pipeline ended before the subscription was empty.", f"See its log: {settings.state_path / launch.LOG_FILE}"
+                "The pipeline ended before the subscription was empty.",
+                f"See its log: {target.settings.state_path / launch.LOG_FILE}",
             )
         return waiting
 
-    if not wait_until_empty(read, _SETTLE_SECONDS):
+    if not wait_until_empty(read, _WAIT_SECONDS):
         raise UnavailableError(
-            f"The subscription still holds messages after {_SETTLE_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
+            f"The subscription still has messages after {_WAIT_SECONDS:.0f} s.", "Run it again with fewer rounds: --n 10"
         )
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.loopback.proxies import bypass_proxies
+
+if TYPE_CHECKING:
+    from tests.support.project import Project
 
 for name in list(os.environ):
     if name.startswith("ECOMFLOW_") or name.endswith("_EMULATOR_HOST"):
@@ -59,9 +65,30 @@ def settings(stack: Endpoints, stack_folder: Path) -> Settings:
 
 
 @pytest.fixture
-def provisioned(settings: Settings, stack: Endpoints) -> Settings:
+def target(settings: Settings, stack: Endpoints) -> Iterator[Target]:
+    """The local stack with those settings."""
+    with Target(settings, stack) as target:
+        yield target
+
+
+@pytest.fixture
+def provisioned(settings: Settings, target: Target) -> Settings:
     """The same, with everything created."""
     from ecomflow import infra
 
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    infra.apply(target, infra.plan(target))
     return settings
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Project], Endpoints]]:
+    """Serves a project, as the emulator variables tell, and gives its endpoints."""
+    with ExitStack() as servers:
+
+        def serve(project: Project) -> Endpoints:
+            url, pubsub = servers.enter_context(project.over_http()), servers.enter_context(project.over_grpc())
+            for name in ("SERVICEUSAGE", "CLOUDRESOURCEMANAGER", "IAM"):
+                monkeypatch.setenv(f"{name}_EMULATOR_HOST", url)
+            return Endpoints(pubsub=pubsub, storage=url, bigquery=url, bigquery_storage=pubsub, dataflow=url)
+
+        yield serve

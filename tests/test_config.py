@@ -49,7 +49,7 @@ class TestPrecedence:
             ("ack_deadline_seconds", (11, 12, 13), 30),
         ],
     )
-    def test_a_flag_stands_before_the_environment_before_the_file(
+    def test_precedence_of_flag_environment_and_file(
         self, tmp_path: Path, name: str, values: tuple[Any, Any, Any], default: Any
     ) -> None:
         """Each layer counts only where none above it says anything; the default only where none does."""
@@ -102,6 +102,8 @@ class TestWrongSettings:
             ('project = "my-project\\n"', "is not a valid project id"),
             ("ack_deadline_seconds = 9", "ack_deadline_seconds is 9: expected 10 to 600"),
             ("ack_deadline_seconds = 601", "ack_deadline_seconds is 601: expected 10 to 600"),
+            ('bucket_project = "My Project"', "bucket_project is 'My Project': expected the id or the number of a project"),
+            ('bucket_project = ""', "bucket_project is '': expected"),
             ("topic_retention_days = -1", "topic_retention_days is -1: expected 0 (off) to 31"),
             ("topic_retention_days = 32", "topic_retention_days is 32: expected 0 (off) to 31"),
             ("soft_delete_days = 6", "soft_delete_days is 6: expected 0 (off), or 7 to 90"),
@@ -174,7 +176,11 @@ class TestCommentedConfig:
         assert sorted(values["dataflow"]) == sorted(DataflowSettings.__struct_fields__)
         settings = load_settings({}, {}, write_config(tmp_path, text))
         assert msgspec.structs.replace(settings, dataflow=DataflowSettings()) == Settings(
-            project="my-project", bucket="my-project-ecomflow", labels={"team": "shop", "env": "production"}
+            project="my-project",
+            bucket="my-project-ecomflow",
+            bucket_project="my-shared-project",
+            kms_key="projects/my-project/locations/europe/keyRings/ring/cryptoKeys/key",
+            labels={"team": "shop", "env": "production"},
         )
         assert settings.bucket_name == Settings(project="my-project").bucket_name
 
@@ -219,7 +225,7 @@ class TestEndpoints:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"endpoints": 5}', '{"endpoints": {"pubsub": 5}}'])
     def test_a_broken_stack_file_is_an_error(self, tmp_path: Path, text: str) -> None:
-        """Half-written or foreign: said by its path, with the command that mends it."""
+        """Half-written or foreign: the error has its path and the command that fixes it."""
         (tmp_path / "stack.json").write_text(text)
         with pytest.raises(ConfigError, match=r"stack\.json is not a valid stack file") as caught:
             read_stack_endpoints(tmp_path)
@@ -234,7 +240,7 @@ class TestEndpoints:
             read_stack_endpoints(tmp_path)
 
     def test_a_copied_folder_is_no_stack(self, tmp_path: Path) -> None:
-        """What its file tells of belongs to the folder that it was copied from; moved, a folder stays the same."""
+        """The content of its file belongs to the original folder; a folder that was moved stays the same."""
         (tmp_path / "one").mkdir()
         write_stack(tmp_path / "one")
         shutil.copytree(tmp_path / "one", tmp_path / "two")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ecomflow.contract.rules import MAX_REPEATED_BYTES
+from ecomflow.contract.limits import MAX_REPEATED_BYTES
 from tests.support import ROOT
 from tests.support.contract import encoded, order
 
@@ -24,13 +24,15 @@ PAGE = ROOT / "CONTRIBUTING.md"
 OUTCOMES = """
 import json, sys
 from datetime import UTC, datetime
-from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.codec import Codec
 from ecomflow.contract.events import Message
-from ecomflow.pipeline.model import model_facts
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import model
 now = datetime(2025, 12, 10, 12, tzinfo=UTC)
+codec = Codec(shop_contracts())
 for line in sys.stdin.buffer:
-    decoded = decode_messages([Message(line.strip(), {}, "M-1", 0)], now)
-    facts = [model_facts(batch, now) for batch in decoded.streams.values()]
+    decoded = codec.decode([Message(line.strip(), {}, "M-1", 0)], now)
+    facts = [model(batch, now) for batch in decoded.streams.values()]
     rows = {one.table: one.rows.to_pylist() for batch in facts for one in batch.tables}
     refused = [(letter.reason, letter.error) for batch in facts for letter in batch.refused]
     print(json.dumps({"rows": rows, "refused": refused, "drift": list(decoded.drift)}, default=str))
@@ -65,6 +67,11 @@ def _hunks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
             hunk.append(line)
 
 
+def commands(page: str) -> list[list[str]]:
+    """The arguments of the page's ``console`` lines ``$ python …``."""
+    return [line.split() for line in re.findall(r"^ *\$ python (docs/.*)$", page, re.MULTILINE)]
+
+
 def apply(edit: Edit, folder: Path) -> None:
     path = folder / edit.path
     text = path.read_text(encoding="utf-8")
@@ -89,15 +96,16 @@ def run(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package with a coupon_code on orders, and its schemas published."""
+    """The package with a coupon_code on orders, and what is written from the contracts written anew."""
     folder = tmp_path_factory.mktemp("recipe")
-    shutil.copytree(ROOT / "ecomflow", folder / "ecomflow", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("ecomflow", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     found = list(edits(PAGE.read_text(encoding="utf-8")))
-    assert len(found) == 7
+    assert len(found) == 2
     for edit in found:
         apply(edit, folder)
-    schema = run(folder, "-m", "ecomflow", "contract", "show", "order")
-    (folder / "ecomflow" / "contract" / "order.v1.json").write_bytes(schema)
+    for command in commands(PAGE.read_text(encoding="utf-8")):
+        run(folder, *command)
     return folder
 
 
@@ -118,10 +126,12 @@ class TestTheRecipe:
             assert "coupon_code" not in outcome["rows"]["fact_order_item"][0]
 
     def test_before_it_the_field_is_unknown(self) -> None:
-        """Let through and counted, in no table."""
+        """Let through and counted, kept in no column of its own."""
         (outcome,) = outcomes(ROOT, order(coupon_code="SPRING"))
         assert (outcome["refused"], outcome["drift"]) == ([], [["order", "$.coupon_code"]])
-        assert "coupon_code" not in outcome["rows"]["fact_order_header"][0]
+        (header,) = outcome["rows"]["fact_order_header"]
+        assert "coupon_code" not in header
+        assert header["unknown_fields"] == '{"coupon_code":"SPRING"}'
 
     def test_an_oversize_order_is_out_of_range(self, changed: Path) -> None:
         """The field's bytes, repeated on each line, count towards the size of an order."""
@@ -132,31 +142,31 @@ class TestTheRecipe:
         assert re.fullmatch(r"\$\.items: expected at most 1 items with a header of \d+ bytes, got 2", error)
         assert outcome["rows"] == {}
 
-    def test_ddl_and_arrow_schemas_agree(self, changed: Path) -> None:
-        """By the tests that hold them equal, on the changed package; only the list of optional columns has to be told."""
-        tests = changed / "tests"
-        (tests / "contract").mkdir(parents=True)
-        for name in ("tests/__init__.py", "tests/contract/__init__.py", "tests/contract/test_facts.py"):
-            shutil.copy(ROOT / name, changed / name)
-        printed = run(
-            changed,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:bqemulator",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "TestEachTable",
-            "tests/contract/test_facts.py",
-        )
-        assert re.search(rb"\b20 passed", printed)
+    def test_what_is_written_from_the_contracts_has_the_column(self, changed: Path) -> None:
+        """At its place in the two tables and the data model; the files are those that the contracts make."""
+        line = f'  {"coupon_code":24} {"STRING":18} OPTIONS (description = "The coupon that the customer used, if any."),'
+        for table in ("fact_order_header", "fact_order"):
+            lines = (changed / "ecomflow" / "sql" / "tables" / f"{table}.sql").read_text(encoding="utf-8").splitlines()
+            assert lines[lines.index(line) - 1].startswith("  customer_name ")
+        assert "coupon_code" not in (changed / "ecomflow" / "sql" / "tables" / "fact_order_item.sql").read_text(encoding="utf-8")
+        assert (changed / "docs" / "data-model.md").read_text(encoding="utf-8").count("| `coupon_code` | STRING |") == 2
+        assert (changed / "docs" / "pictures" / "data-model.svg").read_text(encoding="utf-8").count(">coupon_code<") == 2
 
-    def test_the_published_schema_has_the_field(self, changed: Path) -> None:
+    def test_the_tests_that_hold_them_equal_pass(self, changed: Path) -> None:
+        """On the changed package; only the list of nullable columns has to be passed."""
+        for name in ("tests/support", "tests/contract/released"):
+            shutil.copytree(ROOT / name, changed / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("tests/__init__.py", "tests/contract/__init__.py", "tests/contract/test_shop_artifacts.py"):
+            shutil.copy(ROOT / name, changed / name)
+        options = ("-q", "-p", "no:bqemulator", "-p", "no:cacheprovider", "-k", "TestEachTable")
+        printed = run(changed, "-m", "pytest", *options, "tests/contract/test_shop_artifacts.py")
+        assert re.search(rb"\b30 passed", printed)
+
+    def test_the_published_schema_has_the_field(self, changed: Path, tmp_path: Path) -> None:
         """Optional, so that the change is compatible with what producers send."""
-        published = json.loads((changed / "ecomflow" / "contract" / "order.v1.json").read_bytes())
+        published = json.loads(run(changed, "-m", "ecomflow", "contract", "show", "order"))
         assert published["properties"]["coupon_code"]["type"] == ["string", "null"]
         assert "coupon_code" not in published["required"]
-        before = ROOT / "ecomflow" / "contract" / "order.v1.json"
+        before = tmp_path / "order.json"
+        before.write_bytes(run(ROOT, "-m", "ecomflow", "contract", "show", "order"))
         assert b"compatible" in run(changed, "-m", "ecomflow", "contract", "diff", str(before))

@@ -26,6 +26,7 @@ REASONS = {
     "gcp": "each of Google's libraries with the first client of its service",
     "generator": "Faker with the first event; Google's exceptions, once a call is made",
     "infra/__init__.py": "Google's clients, once something is asked of them",
+    "infra/ownership.py": "Google's clients, once something is asked of them",
     "jobs": "Google's clients, once something is asked of them",
     "local/bigquery": "optional extra",
     "local/storage": "optional extra",

@@ -116,7 +116,7 @@ class TestTheLockIsWhole:
         ]
 
     def test_a_hole_is_found(self) -> None:
-        """Without one of its lines, or with an older version in one, the lock is told to be broken."""
+        """Without one of its lines, or with an older version in one, the lock is reported as broken."""
         pins = read_lock(LOCK.read_text())
         roots = {"ecomflow": {"local", "ui", "dev"}}
         holed = [pin for pin in pins if pin.name != "msgspec"]

@@ -1,157 +1,113 @@
-"""``ecomflow contract``: show the contract, check events against it, and compare versions."""
+"""``ecomflow contract``: show and change the contracts of event types, and check events against them."""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
-from ecomflow.commands.shared import STDIN, AsJson, example_lines, group_of_commands, lines_of, settings_of
-from ecomflow.contract.check import Tally, check_lines
-from ecomflow.contract.diff import compare, current_contract, read_contract
+from ecomflow.commands import contract_check, contract_copy, contract_diff, contract_new
+from ecomflow.commands.shared import Project, example_lines, group_of_commands, settings_of
+from ecomflow.config import contracts_of
+from ecomflow.contract.ddl import table_ddl, view_ddl
+from ecomflow.contract.example import example_of, published_schema, to_text, whole_published_schema
+from ecomflow.contract.language import Contract
+from ecomflow.contract.loading import contracts_named, load_files, source_of
 from ecomflow.contract.markdown import markdown
-from ecomflow.contract.schema import EXAMPLES, example_of, schema_of, to_text, whole_schema
+from ecomflow.contract.versions import by_event, shared_tables
 from ecomflow.errors import ContractError
-from ecomflow.terminal.console import plain, say, show_json, show_table
+from ecomflow.sql import qualify
+from ecomflow.terminal.console import say
 
-contract = group_of_commands("Show the contract for producers, check events against it, compare versions.")
+contract = group_of_commands("Show and change the contracts of your event types, and check events against them.")
 
-
-class EventType(StrEnum):
-    ORDER = "order"
-    INVENTORY = "inventory"
-    USER_ACTIVITY = "user_activity"
+EventName = Annotated[str | None, typer.Argument(metavar="EVENT", help="The event type. Default: all types.", show_default=False)]
 
 
 class Format(StrEnum):
     JSON_SCHEMA = "json-schema"
     MARKDOWN = "markdown"
     EXAMPLE = "example"
+    TOML = "toml"
 
 
-@contract.command(epilog=example_lines("ecomflow contract show", "ecomflow contract show order --format markdown"))
+@contract.command(
+    epilog=example_lines(
+        "ecomflow contract show",
+        "ecomflow contract show order --format markdown",
+        "ecomflow contract show --format example | ecomflow contract check -",
+    )
+)
 def show(
-    event_type: Annotated[
-        EventType | None, typer.Argument(help="The event type. Default: all types.", show_default=False)
-    ] = None,
+    event: EventName = None,
     form: Annotated[
-        Format, typer.Option("--format", help="JSON Schema (2020-12), Markdown, or a valid event.")
+        Format,
+        typer.Option("--format", help="JSON Schema (2020-12), Markdown, a valid event, or the contract file itself."),
     ] = Format.JSON_SCHEMA,
 ) -> None:
-    """Show the contract: the type and rules of each field of an event."""
-    names = list(EXAMPLES) if event_type is None else [event_type.value]
+    """Show a contract: the type and rules of each field of an event, and its tables."""
+    chosen = _chosen(event)
     if form is Format.JSON_SCHEMA:
-        typer.echo(to_text(whole_schema() if event_type is None else schema_of(event_type.value)), nl=False)
+        schema = published_schema(chosen[0]) if event is not None and len(chosen) == 1 else whole_published_schema(chosen)
+        typer.echo(to_text(schema), nl=False)
     elif form is Format.MARKDOWN:
-        typer.echo("\n".join(markdown(schema_of(name), example_of(name)) for name in names), nl=False)
+        typer.echo("\n".join(markdown(one, _example_or_none(one)) for one in chosen), nl=False)
+    elif form is Format.EXAMPLE:
+        typer.echo("\n".join(example_of(one).decode() for one in chosen))
     else:
-        typer.echo("\n".join(example_of(name).decode() for name in names))
+        typer.echo("\n".join(_with_heading(one, len(chosen)) for one in chosen), nl=False)
 
 
-@contract.command(
-    epilog=example_lines(
-        "ecomflow contract check events.jsonl",
-        "ecomflow publish --n 10 --valid-only --dry-run | jq -r .data | ecomflow contract check -",
-    )
-)
-def check(
-    files: Annotated[list[Path], typer.Argument(help="Files of JSON lines, one event per line; - for standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one per refused event, then a summary.")] = False,
-) -> None:
-    """Check events before you publish them, with the pipeline's own decoder and rules. Prints a line for each refused event.
-
-    Exits with 10 if an event is refused, or if there are no events.
-    """
-    now, tally, order_totals = datetime.now(UTC), Tally(), settings_of(None).order_totals
-    for file in files:
-        name = "stdin" if str(file) == STDIN else str(file)
-        for refused in check_lines(lines_of(file), name, now, tally, order_totals):
-            line = f"{refused.file}:{refused.line}: {refused.reason} {refused.error}"
-            typer.echo(_json_line(refused) if as_json else plain(line).plain)
-    _show_tally(tally, as_json)
-    _end_check(tally)
-
-
-@contract.command(
-    epilog=example_lines(
-        "ecomflow contract diff order.v1.json",
-        "ecomflow contract diff old.json new.json --json",
-    )
-)
-def diff(
-    old: Annotated[Path, typer.Argument(help="The old schema, as contract show prints it.")],
-    new: Annotated[
-        Path | None, typer.Argument(help="The new schema. Default: the contract of this version of ecomflow.", show_default=False)
+@contract.command(epilog=example_lines("ecomflow contract lint", "ecomflow contract lint contracts/refund.toml"))
+def lint(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Contract files. Default: those of your folder, with the built-in ones.", show_default=False),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
-    """Compare two versions of the contract, and find changes that would refuse messages which were valid before.
+    """Check contract files, and list every mistake in them. Nothing needs to run.
 
-    Exits with 10 if a change is breaking.
+    Exits with 2 if there is a mistake.
     """
-    changes = compare(read_contract(old), current_contract() if new is None else read_contract(new))
-    breaking = sum(change.breaking for change in changes)
-    if as_json:
-        show_json({"compatible": not breaking, "changes": changes})
-    elif changes:
-        rows = [
-            (change.event_type, change.path, "BREAKING" if change.breaking else "compatible", change.change) for change in changes
-        ]
-        show_table("Changes", ("event type", "path", "for producers", "change"), rows)
-    else:
-        say("No changes.")
-    _end_diff(breaking, len(changes))
+    found = load_files(files) if files else contracts_of(settings_of(None))
+    names = sorted({one.event for one in found})
+    say(f"{len(names)} event {'type' if len(names) == 1 else 'types'}: {', '.join(names)}.")
 
 
-def _show_tally(tally: Any, as_json: bool) -> None:
-    drift = [(event_type, path, count) for (event_type, path), count in sorted(tally.drift.items())]
-    if as_json:
-        summary = {
-            "accepted": tally.accepted,
-            "refused": tally.refused,
-            "order_totals_differ": tally.totals_differ,
-            "unknown_fields": [{"event_type": kind, "path": path, "count": count} for kind, path, count in drift],
-        }
-        typer.echo(_json_line({"summary": summary}))
-        return
-    for kind, path, count in drift:
-        note = f"note: {kind} {path}: not in the contract; the event passes, the field is dropped ({count:,} times)"
-        typer.echo(plain(note).plain)
-    if tally.totals_differ:
-        typer.echo(f"note: order $.total_amount: differs from the sum of the lines; passes ({tally.totals_differ:,} times)")
-    accepted, refused = tally.accepted.total(), tally.refused.total()
-    sums = f"{accepted:,} pass{_parts(tally.accepted)}, {refused:,} refused{_parts(tally.refused)}"
-    typer.echo(f"{accepted + refused:,} events: {sums}.")
+@contract.command(epilog=example_lines("ecomflow contract ddl", "ecomflow contract ddl refund > refund.sql"))
+def ddl(event: EventName = None, project: Project = None) -> None:
+    """Print the DDL of the tables of an event type, and of their views, as infra up creates them."""
+    settings = settings_of(project)
+    statements = [
+        qualify(statement, settings.dataset_id)
+        for versions in by_event(_chosen(event, project)).values()
+        for make in (table_ddl, view_ddl)
+        for statement in map(make, shared_tables(versions))
+    ]
+    typer.echo("\n".join(statements), nl=False)
 
 
-def _parts(counts: Any) -> str:
-    return f" ({', '.join(f'{name} {count:,}' for name, count in sorted(counts.items()))})" if counts else ""
+def _chosen(event: str | None, project: str | None = None) -> tuple[Contract, ...]:
+    """The contracts in force of the event type, or all. Raises ConfigError for an unknown type."""
+    contracts = contracts_of(settings_of(project))
+    return contracts if event is None else contracts_named(event, contracts)
 
 
-def _json_line(value: Any) -> str:
-    """In ASCII: names of unknown fields come from the producer and may contain terminal control characters."""
-
-    return json.dumps(msgspec.to_builtins(value))
-
-
-def _end_check(tally: Any) -> None:
-    if tally.refused:
-        raise ContractError(
-            f"{tally.refused.total():,} events would become dead letters.",
-            "See what is expected: ecomflow contract show --format markdown. Put each event on one line: jq -c . FILE",
-        )
-    if not tally.accepted:
-        raise ContractError("There are no events to check.", "Provide at least one line of JSON.")
+def _example_or_none(one: Contract) -> bytes | None:
+    try:
+        return example_of(one)
+    except ContractError:
+        return None
 
 
-def _end_diff(breaking: int, changes: int) -> None:
-    if breaking:
-        raise ContractError(
-            f"{breaking} of {changes} changes are breaking: messages that were valid may be refused.",
-            "Keep accepting what was valid, or release a new version and tell the producers first.",
-        )
+def _with_heading(one: Contract, count: int) -> str:
+    heading = f"# {one.file}\n" if count > 1 else ""
+    return heading + source_of(one)
+
+
+contract.command(epilog=contract_check.EPILOG)(contract_check.check)
+contract.command(epilog=contract_new.EPILOG)(contract_new.new)
+contract.command(epilog=contract_copy.EPILOG)(contract_copy.copy)
+contract.command(epilog=contract_diff.EPILOG)(contract_diff.diff)

@@ -15,9 +15,10 @@ from rich.tree import Tree
 
 from ecomflow.commands.job_view import show_local
 from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, examples, runs_here, target_line
-from ecomflow.config import Settings, load_settings, resolve_endpoints
+from ecomflow.config import Settings, labels_of, load_settings
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import LiveTarget, open_target
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.prometheus import served
 from ecomflow.pipeline.direct import launch, logs, workers
@@ -117,7 +118,7 @@ def deploy(
         "subnetwork": subnetwork,
         "kms_key": kms_key,
         "at_least_once": at_least_once,
-        "labels": {**settings.dataflow.labels, **_labels(label)} if label else None,
+        "labels": {**settings.dataflow.labels, **labels_of(label)} if label else None,
         "timestamp_attribute": timestamp_attribute,
     }
     given = {name: value for name, value in flags.items() if value is not None}
@@ -146,13 +147,6 @@ def _check_there(given: dict[str, bool]) -> None:
                 f"{name} can only be used on this machine, but the pipeline would run on Dataflow, where it is always detached.",
                 f"Omit it, or run: ecomflow deploy --runner {DIRECT}",
             )
-
-
-def _labels(pairs: list[str] | None) -> dict[str, str]:
-    for pair in pairs or []:
-        if "=" not in pair:
-            raise ConfigError(f"'{pair}' is not a valid label: expected key=value.", "Write: --label team=shop")
-    return dict(pair.split("=", 1) for pair in pairs or [])
 
 
 def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> None:
@@ -187,9 +181,10 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
         yield None
         return
 
-    reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=True)
-    with served(reader.read, port, settings.other_users) as bound:
-        yield bound
+    with LiveTarget(settings) as target:
+        reader = MetricsReader(settings, target.resolved, here=True)
+        with served(reader.read, port, settings.other_users) as bound:
+            yield bound
 
 
 @contextmanager
@@ -209,8 +204,9 @@ def _live(line: Any) -> Callable[[Any], None]:
 
     def show(status: Any) -> None:
         received = status.counters.get("received", 0)
-        pace = (received - last[0]) / (status.updated - last[1]) if last[1] else 0.0
-        last[:] = [received, status.updated]
+        took = status.updated_steady - last[1]
+        pace = (received - last[0]) / took if last[1] and took > 0 else 0.0
+        last[:] = [received, status.updated_steady]
         rows, refused = (_sum_of(status.counters, kind) for kind in ("rows/", "refused/"))
         line.update(plain(f"{received:,} events received ({pace:,.0f}/s), {rows:,} rows written, {refused:,} refused"))
 
@@ -225,16 +221,16 @@ def _submit(settings: Settings, extra: list[str], *, dry_run: bool, as_json: boo
     note(target_line(settings)) if as_json else say(target_line(settings))
     with err.status("Building the graph…"):  # importing Beam takes most of the time
         from ecomflow.pipeline.dataflow import submit
-    endpoints = resolve_endpoints(settings)
-    submit.check(settings, endpoints, extra)
-    if dry_run:
-        planned = submit.dry_run(settings, extra)
-        show_json(planned) if as_json else _show_plan(planned)
-        return
-    with err.status("Checking…"):
-        require(preflight(settings, endpoints, for_dataflow=True))
-    with err.status("Staging and submitting…"):
-        job = submit.submit(settings, endpoints, extra=extra)
+    with open_target(settings, running=False) as target:
+        submit.check(target, extra)
+        if dry_run:
+            planned = submit.dry_run(settings, extra)
+            show_json(planned) if as_json else _show_plan(planned)
+            return
+        with err.status("Checking…"):
+            require(preflight(target, for_dataflow=True))
+        with err.status("Staging and submitting…"):
+            job = submit.submit(target, extra=extra)
     if as_json:
         show_json(job)
         return

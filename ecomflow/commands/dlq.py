@@ -13,9 +13,10 @@ import typer
 from rich.text import Text
 
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
-from ecomflow.config import Endpoints, Settings, running_endpoints
-from ecomflow.contract.dead_letter import STREAMS, stream_of, to_lines
+from ecomflow.config import Settings, contracts_of
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
+from ecomflow.contract.tables import event_streams
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.deadletters.groups import group, unknown_fields
@@ -24,14 +25,14 @@ from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
 from ecomflow.deadletters.replay import replay as publish_again
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unreadable
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
-from ecomflow.infra import check_bucket
+from ecomflow.gcp.target import Target, open_target
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 dlq = group_of_commands("Inspect, group, replay and export dead letters: the messages that were refused.")
 
-Stream = Annotated[str | None, typer.Option(help="order, inventory, user_activity or unknown.", show_default=False)]
+Stream = Annotated[str | None, typer.Option(help="An event type, or unknown.", show_default=False)]
 Reason = Annotated[str | None, typer.Option(help="Reason of the refusal, such as contract_violation.", show_default=False)]
 Since = Annotated[str | None, typer.Option(help="Maximum age, such as 10m, 2h, 3d.", show_default=False)]
 EventId = Annotated[str | None, typer.Option(help="The event's id, as in the fact tables.", show_default=False)]
@@ -66,13 +67,15 @@ def inspect(
     """Show dead letters, newest first: time, stream, reason, error and payload. If an object under dlq/ can't be read, the
     command shows the others, then fails.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    if follow:
-        _follow(store.follow(settings, endpoints, selected, limit=limit, unreadable=unreadable), full, as_json)
-        return
-    with _reading() as report:
-        found = store.newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable, on_progress=report)
+    settings = settings_of(project)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target:
+        selected = _filter(target, stream, reason, since, event_id, fingerprint)
+        if follow:
+            _follow(store.follow(target, selected, limit=limit, unreadable=unreadable), full, as_json)
+            return
+        with _reading() as report:
+            found = store.newest(target, limit=limit, selected=selected, unreadable=unreadable, on_progress=report)
     if as_json:
         show_json([_as_object(item) for item in found])
     elif not found:
@@ -89,12 +92,13 @@ def stats(
     """Group dead letters by stream, reason and fingerprint (event type, path, rule), with the command that replays each group.
     Also counts fields of valid events that are not in the contract.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, None, None)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    with _reading() as report:
-        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
+    settings = settings_of(project)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target, _reading() as report:
+        selected = _filter(target, stream, reason, since, None, None)
+        found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         groups = group(found, settings)
-        fields = unknown_fields(_counters(settings, endpoints))
+        fields = unknown_fields(_counters(target))
     if as_json:
         show_json({"groups": groups, "unknown_fields": fields})
     else:
@@ -128,18 +132,19 @@ def replay(
     """Publish again the dead letters that pass the contract now, with their bytes, attributes and event_id, and move them to
     replayed/. The others stay where they are.
     """
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
+    settings = settings_of(project)
     change = None if patch is None else read_patch(patch)
-    endpoints = running_endpoints(settings)
-    if not as_json:
-        say(target_line(settings))
-    with _reading() as report:
-        plan = plan_replay(settings, endpoints, selected, patch=change, limit=limit, on_progress=report)
-    if not as_json:
-        _show_plan(plan)
-    summary = None
-    if plan.passing and not dry_run:
-        summary = _publish_again(settings, endpoints, plan, change)
+    with open_target(settings) as target:
+        selected = _filter(target, stream, reason, since, event_id, fingerprint)
+        if not as_json:
+            say(target_line(settings))
+        with _reading() as report:
+            plan = plan_replay(target, selected, patch=change, limit=limit, on_progress=report)
+        if not as_json:
+            _show_plan(plan)
+        summary = None
+        if plan.passing and not dry_run:
+            summary = _publish_again(target, plan, change)
     if as_json:
         kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
@@ -167,21 +172,20 @@ def export(
     project: Project = None,
 ) -> None:
     """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
-    settings, selected = settings_of(project), _filter(stream, reason, since, event_id, fingerprint)
-    endpoints, unreadable = running_endpoints(settings), list[store.Unreadable]()
-    with _reading() as report:
-        found = store.letters(settings, endpoints, selected, unreadable=unreadable, on_progress=report)
+    settings = settings_of(project)
+    unreadable: list[store.Unreadable] = []
+    with open_target(settings) as target, _reading() as report:
+        selected = _filter(target, stream, reason, since, event_id, fingerprint)
+        found = store.letters(target, selected, unreadable=unreadable, on_progress=report)
         count = _write_lines(found, file)
     note(f"{count:,} dead letters written{'' if file == '-' else f' to {file}'}.")
     _refuse_unreadable(unreadable)
 
 
-def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, patch: Any) -> ReplaySummary:
-    check_bucket(settings, endpoints)
+def _publish_again(target: Target, plan: ReplayPlan, patch: Any) -> ReplaySummary:
     with interruptible("Interrupted while starting: nothing was published."), progress("Publishing") as shown:
         return publish_again(
-            settings,
-            endpoints,
+            target,
             plan,
             patch=patch,
             on_progress=lambda published: shown.count("dead letters", published, plan.passing),
@@ -189,14 +193,23 @@ def _publish_again(settings: Settings, endpoints: Endpoints, plan: ReplayPlan, p
 
 
 def _filter(
-    stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
+    target: Target, stream: str | None, reason: str | None, since: str | None, event_id: str | None, fingerprint: str | None
 ) -> DeadLetterFilter:
-
-    if stream is not None and stream not in STREAMS:
-        raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(STREAMS)}.")
+    if stream is not None:
+        _check_stream(target, stream)
     if reason is not None and reason not in get_args(Known):
         raise ConfigError(f"'{reason}' is not a valid reason.", f"Use one of: {', '.join(get_args(Known))}.")
-    return DeadLetterFilter(STREAMS if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+    return DeadLetterFilter(() if stream is None else (stream,), reason, moment_of(since), event_id, fingerprint)
+
+
+def _check_stream(target: Target, stream: str) -> None:
+    """A stream is an event type in force, ``unknown``, or a type that has dead letters from when it was in force."""
+    known = (*event_streams(contracts_of(target.settings)), UNKNOWN_STREAM)
+    if stream in known:
+        return
+    stored = store.streams(target)
+    if stream not in stored:
+        raise ConfigError(f"'{stream}' is not a valid stream.", f"Use one of: {', '.join(dict.fromkeys((*known, *stored)))}.")
 
 
 @contextmanager
@@ -237,7 +250,7 @@ def _print_line(item: StoredDeadLetter) -> None:
 def _show_line(item: StoredDeadLetter) -> None:
 
     letter = item.letter
-    head = f"{letter.failed_at:%m-%d %H:%M:%S} {stream_of(letter)} {letter.reason} "
+    head = f"{letter.failed_at:%m-%d %H:%M:%S} {item.stream} {letter.reason} "
     words = (plain(letter.event_id or letter.message_id, 40), " ", plain(letter.error, 120), " ", plain(letter.payload, 70))
     out.print(Text.assemble(head, *words), soft_wrap=True)
 
@@ -281,10 +294,10 @@ def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
     path, _, rule = letter.error.partition(": ")
     head = Text(" ").join([plain(letter.reason), plain(path, 60)])
     why = Text("\n").join([head, plain(rule, 200), plain(letter.payload, 70)])
-    return f"{letter.failed_at:%m-%d %H:%M:%S}", stream_of(letter), why, plain(letter.event_id or letter.message_id, 13)
+    return f"{letter.failed_at:%m-%d %H:%M:%S}", item.stream, why, plain(letter.event_id or letter.message_id, 13)
 
 
-def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
+def _counters(target: Target) -> dict[str, int]:
     """The counters of the current or last pipeline: the local one, or the project's job. If they can't be read, prints why and
     returns none, because an account that may read the bucket may lack access to jobs.
     """
@@ -292,10 +305,10 @@ def _counters(settings: Settings, endpoints: Endpoints) -> dict[str, int]:
     from ecomflow.jobs.client import JobsApi
 
     try:
-        if settings.is_local:
-            return read_status(settings.state_path).counters
-        api = JobsApi(settings, endpoints)
-        return service.metrics(api, service.find(api, settings.dataflow.job_name)).own
+        if target.settings.is_local:
+            return read_status(target.settings.state_path).counters
+        api = JobsApi(target)
+        return service.metrics(api, service.find(api, target.settings.dataflow.job_name)).own
     except EcomflowError as error:
         note(f"Fields that are not in the contract can't be shown: {error.message}")
         return {}

@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from ecomflow.commands.shared import AsJson, Project, examples, settings_of, target_line
-from ecomflow.config import running_endpoints
 from ecomflow.doctor import preflight
+from ecomflow.gcp.target import open_target
 from ecomflow.terminal.console import err, out, plain, say, show_json
 
 Probe = Annotated[
@@ -31,19 +31,19 @@ def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = Fals
     settings = settings_of(project)
     if not as_json:
         say(target_line(settings))
-    endpoints = running_endpoints(settings)
-    with err.status("Checking…"):
-        checks = preflight(settings, endpoints, for_dataflow=not settings.is_local)
-    if not as_json:
-        _show(checks)
-    if probe and _is_reachable(checks):
-        from ecomflow.doctor.probe import probe as run_probe
-
-        with err.status("Writing and reading back…"):
-            probed = run_probe(settings, endpoints)
+    with open_target(settings) as target:
+        with err.status("Checking…"):
+            checks = preflight(target, for_dataflow=not settings.is_local)
         if not as_json:
-            _show(probed)
-        checks += probed
+            _show(checks)
+        if probe and _is_reachable(checks):
+            from ecomflow.doctor.probe import probe as run_probe
+
+            with err.status("Writing and reading back…"):
+                probed = run_probe(target)
+            if not as_json:
+                _show(probed)
+            checks += probed
     if as_json:
         show_json(checks)
     wrong = [check for check in checks if not check.ok]

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from ecomflow import infra
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
-from ecomflow.config import Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.gcp.target import open_target
 from ecomflow.local import exports, supervisor
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
@@ -31,15 +32,14 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     say_here(target_line(settings))
     if settings.is_local:
         _start_stack(settings, say_here)
-    with err.status("Comparing resources…") as status:
-        endpoints = running_endpoints(settings)
-        planned = infra.plan(settings, endpoints)
-        done = infra.apply(settings, endpoints, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
+    with err.status("Comparing resources…") as status, open_target(settings) as target:
+        planned = infra.plan(target)
+        done = infra.apply(target, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
     grants = () if settings.is_local else infra.job_grants(settings)
     if as_json:
         show_json({"steps": done.steps, "grants": grants})
         return
-    if endpoints.bigquery is not None:
+    if target.endpoints.bigquery is not None:
         say("Skipped the table dead_letters: the local BigQuery has no external tables. Use instead: ecomflow dlq stats")
     if done.steps:
         _show_steps(done)
@@ -57,7 +57,8 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
     Changes nothing.
     """
     settings = settings_of(project)
-    planned = infra.plan(settings, running_endpoints(settings))
+    with open_target(settings) as target:
+        planned = infra.plan(target)
     if as_json:
         show_json(planned)
         return
@@ -71,7 +72,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
     settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
-    resources = infra.status(settings, running_endpoints(settings)) if ready else ()
+    resources = _resources(settings) if ready else ()
     pipeline = read_status(settings.state_path)
     if as_json:
         show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
@@ -79,6 +80,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
         say(target_line(settings))
         if services:
             show_table(f"Services (logs in {settings.state_path}/logs/)", *_service_rows(services))
+            _show_damage(services, say)
         if resources:
             rows = [(item.kind, short(item.name), item.state, _count(item.rows), item.detail) for item in resources]
             show_table(
@@ -87,9 +89,10 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
                 rows,
                 right=("rows",),
             )
-        if settings.is_local and ready and (damaged := _damage_line(running_endpoints(settings).pubsub)):
-            say(damaged)
-        say(f"Local pipeline: {pipeline.state}" + (f", process {pipeline.pid}." if pipeline.state == "running" else "."))
+        process = f", process {pipeline.pid}" if pipeline.state == "running" and pipeline.pid is not None else ""
+        say(f"Local pipeline: {pipeline.state}{process}.")
+        if pipeline.pid is None and pipeline.last_failure:
+            say(pipeline.last_failure)
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
     if not ready:
@@ -136,9 +139,14 @@ def down(
         _stop_stack(settings, with_data)
         return
 
-    with err.status("Deleting…"):
-        removals = infra.down(settings, running_endpoints(settings), with_data=with_data)
+    with err.status("Deleting…"), open_target(settings) as target:
+        removals = infra.down(target, with_data=with_data)
     _show_removals(removals)
+
+
+def _resources(settings: Settings) -> tuple[infra.ResourceStatus, ...]:
+    with open_target(settings) as target:
+        return infra.status(target)
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:
@@ -148,27 +156,15 @@ def _start_stack(settings: Settings, say_here: Any) -> None:
         )
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
-    if damaged := _damage_line(running_endpoints(settings).pubsub):
-        say_here(damaged)
+    _show_damage(report.services, say_here)
 
 
-def _damage_line(pubsub: str | None) -> str | None:
-    """A sentence on what the local Pub/Sub could not read from its log; None if the log is intact."""
-    from ecomflow.local.pubsub.server import read_damage
+def _show_damage(services: Any, say_here: Any) -> None:
+    from ecomflow.local.pubsub.log import damage_sentence
 
-    try:
-        damage = read_damage(pubsub) if pubsub else None
-    except UnavailableError:  # another emulator, which lacks this call
-        return None
-    if damage is None:
-        return None
-    places = "1 place" if damage.places == 1 else f"{damage.places:,} places"
-    lost = f", including subscriptions with {damage.orphans:,} messages" if damage.orphans else ""
-    kept = f"The damaged log is kept as {damage.copy}" if damage.copy else "There was no disk space for a copy of the damaged log"
-    return (
-        f"The log of the local Pub/Sub was damaged in {places}: {damage.lost_bytes:,} bytes were skipped{lost}. "
-        f"All other messages are intact. {kept}. To see what is missing, run: ecomflow reconcile"
-    )
+    for service in services:
+        for damage in service.damage:
+            say_here(damage_sentence(damage))
 
 
 def _stop_stack(settings: Settings, with_data: bool) -> None:

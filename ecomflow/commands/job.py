@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, get_args
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 import typer
@@ -11,15 +12,20 @@ import typer
 from ecomflow.commands import job_view as tables
 from ecomflow.commands.job_view import print_lines, show_local, show_plan
 from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, example_lines, group_of_commands, moment_of, runs_here
-from ecomflow.config import Settings, load_settings, resolve_endpoints, running_endpoints
+from ecomflow.config import Settings, load_settings
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs import local
-from ecomflow.jobs.records import Level, Metrics
+from ecomflow.jobs.records import Job, Level, Metrics
 from ecomflow.metrics.snapshot import ENDED_BADLY
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
+
+if TYPE_CHECKING:
+    from ecomflow.jobs.client import JobsApi
+    from ecomflow.pipeline.dataflow.submit import SubmittedJob
 
 jobs = group_of_commands("Inspect, update, drain or cancel the running pipeline.")
 
@@ -52,7 +58,8 @@ def list_jobs(
     else:
         from ecomflow.jobs import service
 
-        found = service.jobs(_api(settings), job_name=settings.dataflow.job_name, everything=everything, limit=limit)
+        with _api(settings) as api:
+            found = service.jobs(api, job_name=settings.dataflow.job_name, everything=everything, limit=limit)
     if as_json:
         show_json(found)
     elif not found:
@@ -83,8 +90,8 @@ def status(
     else:
         from ecomflow.jobs import service
 
-        api = _api(settings)
-        found = service.detail(api, _find(api, settings, job), over=over)
+        with _api(settings) as api:
+            found = service.detail(api, _find(api, settings, job), over=over)
         state = found.job.state
         show = tables.show_detail
     if as_json:
@@ -115,10 +122,11 @@ def logs(
         return
     from ecomflow.jobs import service
 
-    chosen, api = _level(level), _api(settings)
+    chosen = _level(level)
     read: Any = service.follow if follow else service.messages
-    said = read(api, _find(api, settings, job), chosen, earliest)
-    print_lines((msgspec.structs.asdict(message) for message in said), as_json)
+    with _api(settings) as api:
+        said = read(api, _find(api, settings, job), chosen, earliest)
+        print_lines((msgspec.structs.asdict(message) for message in said), as_json)
 
 
 @jobs.command(epilog=example_lines("ecomflow job metrics"))
@@ -132,8 +140,8 @@ def metrics(
     else:
         from ecomflow.jobs import service
 
-        api = _api(settings)
-        found = service.metrics(api, _find(api, settings, job))
+        with _api(settings) as api:
+            found = service.metrics(api, _find(api, settings, job))
     if as_json:
         show_json(found)
         return
@@ -165,9 +173,9 @@ def drain(
         return
     from ecomflow.jobs import service
 
-    api = _api(settings)
-    asked = service.drain(api, _find(api, settings, job))
-    _show_end(api, asked, "drained", wait, timeout, as_json)
+    with _api(settings) as api:
+        asked = service.drain(api, _find(api, settings, job))
+        _show_end(api, asked, "drained", wait, timeout, as_json)
 
 
 @jobs.command(epilog=example_lines("ecomflow job cancel", "ecomflow job cancel 2025-12-01_00_00_00-123 --wait --yes"))
@@ -190,10 +198,10 @@ def cancel(
         return
     from ecomflow.jobs import service
 
-    api = _api(settings)
-    found = _find(api, settings, job)
-    _confirm(f"Cancel {service.named(found)} of {settings.project_id}, which is {found.state}?", yes)
-    _show_end(api, service.cancel(api, found), "cancelled", wait, timeout, as_json)
+    with _api(settings) as api:
+        found = _find(api, settings, job)
+        _confirm(f"Cancel {service.named(found)} of {settings.project_id}, which is {found.state}?", yes)
+        _show_end(api, service.cancel(api, found), "cancelled", wait, timeout, as_json)
 
 
 @jobs.command(
@@ -245,29 +253,43 @@ def _update_service(
     dry_run: bool,
     timeout: float,
 ) -> None:
+
+    with _api(settings) as api:
+        found = _find(api, settings, job)
+        named = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, job_name=found.name))
+        with open_target(named) as target:
+            if not dry_run:  # before anything is drained: if the new job can't start, the old one should keep running
+                with err.status("Checking…"):
+                    require(preflight(target, for_dataflow=True))
+            new = _replaced(api, target, found, timeout, extra) if anew else _updated(api, target, found, mapping, extra, dry_run)
+    if new is not None:
+        say(f"Job {new.job_id} takes over. See how it runs: ecomflow job status {new.job_id}")
+
+
+def _replaced(api: JobsApi, target: Target, found: Job, timeout: float, extra: tuple[str, ...]) -> SubmittedJob:
     from ecomflow.jobs import service
     from ecomflow.jobs import update as replacement
 
-    api, endpoints = _api(settings), running_endpoints(settings)
-    found = _find(api, settings, job)
-    settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, job_name=found.name))
-    if not dry_run:  # before anything is drained: if the new job can't start, the old one should keep running
-        with err.status("Checking…"):
-            require(preflight(settings, endpoints, for_dataflow=True))
-    if anew:
-        with err.status(f"Draining {service.named(found)}, then submitting the new one…"):
-            new = replacement.drain_and_replace(api, settings, endpoints, found, timeout, extra)
-        say(f"{service.named(found)} is drained.")
-    else:
-        with err.status("Comparing the steps…"):
-            plan = replacement.plan_update(api, found, replacement.graph_steps(settings, extra), mapping)
-        show_plan(plan)
-        replacement.check_fit(plan)
-        if dry_run:
-            return
-        with err.status("Submitting the update…"):
-            new = replacement.send_update(settings, endpoints, plan, extra)
-    say(f"Job {new.job_id} takes over. See how it runs: ecomflow job status {new.job_id}")
+    with err.status(f"Draining {service.named(found)}, then submitting the new one…"):
+        new = replacement.drain_and_replace(api, target, found, timeout, extra)
+    say(f"{service.named(found)} is drained.")
+    return new
+
+
+def _updated(
+    api: JobsApi, target: Target, found: Job, mapping: dict[str, str], extra: tuple[str, ...], dry_run: bool
+) -> SubmittedJob | None:
+    """The job that replaces ``found``; None after a dry run, which only compares the steps."""
+    from ecomflow.jobs import update as replacement
+
+    with err.status("Comparing the steps…"):
+        plan = replacement.plan_update(api, found, replacement.graph_steps(target.settings, extra), mapping)
+    show_plan(plan)
+    replacement.check_fit(plan)
+    if dry_run:
+        return None
+    with err.status("Submitting the update…"):
+        return replacement.send_update(target, plan, extra)
 
 
 def settings_in(project: str | None, region: str | None) -> Settings:
@@ -296,10 +318,12 @@ def _check_local(settings: Settings, job: str) -> None:
     raise ConfigError(f"{sentence}.", "Omit the job. See: ecomflow job list --runner DirectRunner")
 
 
-def _api(settings: Settings) -> Any:
+@contextmanager
+def _api(settings: Settings) -> Iterator[JobsApi]:
     from ecomflow.jobs.client import JobsApi
 
-    return JobsApi(settings, resolve_endpoints(settings))
+    with open_target(settings, running=False) as target:
+        yield JobsApi(target)
 
 
 def _find(api: Any, settings: Settings, job: str | None) -> Any:

@@ -19,15 +19,17 @@ def show_local(status: Any) -> None:
     """The state of the local pipeline, and its counters."""
     if status.counters:
         show_counts("Counters of this run", _in_short(status.counters))
+    process = "" if status.pid is None else f" (process {status.pid})"
     sentences = {
-        "running": f"The pipeline runs as process {status.pid}.",
+        "running": "The pipeline runs." if status.pid is None else f"The pipeline runs as process {status.pid}.",
         "drained": "The pipeline is drained.",
         "failed": f"The pipeline failed: {status.last_failure}",
-        "gone": f"The pipeline (process {status.pid}) was killed; its unacknowledged messages are delivered again."
-        " Run: ecomflow deploy",
+        "gone": f"The pipeline{process} was killed; its unacknowledged messages are delivered again. Run: ecomflow deploy",
         "none": "There is no local pipeline. Run: ecomflow deploy",
     }
     say(sentences[status.state] + (f" It restarted {status.restarts} times." if status.restarts else ""))
+    if status.pid is None and status.last_failure:
+        say(status.last_failure)
 
 
 def show_detail(detail: Any) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ecomflow.commands.shared import AsJson, Project, examples, lines_of, settings_of, target_line
-from ecomflow.config import Settings, contracts_of, running_endpoints
+from ecomflow.config import Settings, contracts_of
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import open_target
 from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
@@ -129,17 +130,16 @@ def _with_progress(
 ) -> PublishSummary:
     from ecomflow.generator import publisher
 
-    endpoints = running_endpoints(settings)
-    (note if quiet else say)(target_line(settings))
-    with progress("Publishing") as shown:
-        return publisher.publish(
-            settings,
-            endpoints,
-            events,
-            rate=rate,
-            ledger=ledger or default_ledger(settings, endpoints),
-            on_progress=lambda confirmed: shown.count("events", confirmed, total),
-        )
+    with open_target(settings) as target:
+        (note if quiet else say)(target_line(settings))
+        with progress("Publishing") as shown:
+            return publisher.publish(
+                target,
+                events,
+                rate=rate,
+                ledger=ledger or default_ledger(target),
+                on_progress=lambda confirmed: shown.count("events", confirmed, total),
+            )
 
 
 def _show(summary: PublishSummary, seed: int | None, as_json: bool) -> None:

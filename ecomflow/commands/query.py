@@ -16,13 +16,13 @@ import typer
 from rich.padding import Padding
 
 from ecomflow.commands.shared import AsJson, Project, examples, settings_of
-from ecomflow.config import Endpoints, Settings, running_endpoints
 from ecomflow.errors import ConfigError
+from ecomflow.gcp.target import Target, open_target
 from ecomflow.sql import Question, questions
 from ecomflow.terminal.amounts import bytes_text, counted
 from ecomflow.terminal.console import err, note, out, plain, plain_lines, say, show_json, show_table
 from ecomflow.warehouse import queries
-from ecomflow.warehouse.charts import amount_text, chart
+from ecomflow.warehouse.charts import amount_text, chart, json_text
 from ecomflow.warehouse.queries import Answer, Query, Reply, scanned_bytes
 
 _MOST_SHOWN = 200
@@ -77,22 +77,22 @@ def query(
     if question is None:
         raise ConfigError("Expected a question's name or GoogleSQL, found nothing.", "See: ecomflow query --list")
     settings, most = settings_of(project), None if max_bytes is None else bytes_of(max_bytes)
-    endpoints = running_endpoints(settings)
-    asked = queries.prepare(settings, question, _values(date, param or []))
-    if dry_run or most is not None or not settings.is_local:
-        _weigh(settings, endpoints, asked, most, is_dry_run=dry_run, as_json=as_json)
-    if dry_run:
-        return
-    with err.status("Running the query…"):
-        reply = queries.send(settings, endpoints, asked, most)
-    if as_csv:
-        _write_csv(reply, limit)
-    elif as_json:
-        _write_json(queries.taken(reply, limit))
-    elif as_chart:
-        _draw(queries.taken(reply, limit or _MOST_DRAWN), reply.total)
-    else:
-        show_answer(queries.taken(reply, limit or _MOST_SHOWN), total=reply.total)
+    with open_target(settings) as target:
+        asked = queries.prepare(settings, question, _values(date, param or []))
+        if dry_run or most is not None or not settings.is_local:
+            _weigh(target, asked, most, is_dry_run=dry_run, as_json=as_json)
+        if dry_run:
+            return
+        with err.status("Running the query…"):
+            reply = queries.send(target, asked, most)
+        if as_csv:
+            _write_csv(reply, limit)
+        elif as_json:
+            _write_json(queries.taken(reply, limit))
+        elif as_chart:
+            _draw(queries.taken(reply, limit or _MOST_DRAWN), reply.total)
+        else:
+            show_answer(queries.taken(reply, limit or _MOST_SHOWN), total=reply.total)
 
 
 def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
@@ -114,6 +114,8 @@ def _count(shown: int, total: int) -> str:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json_text(value)
     is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
     return amount_text(value) if is_number else value
 
@@ -157,8 +159,7 @@ def _field(value: Any) -> str:
             return f"{value:f}"
         case int() | float():
             return str(value)
-    encoded = msgspec.json.encode(value, enc_hook=str).decode()
-    return encoded if isinstance(value, list | dict) else encoded.strip('"')
+    return json_text(value) if isinstance(value, list | dict) else msgspec.json.encode(value, enc_hook=str).decode().strip('"')
 
 
 def _write_json(answer: Answer) -> None:
@@ -176,15 +177,15 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
     names = [name.partition(":")[0].lower() for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"The parameter '{name}' is given twice.", "Give it once.")
+            raise ConfigError(f"The parameter '{name}' is set twice.", "Set it once.")
     return dict(pairs)
 
 
-def _weigh(settings: Settings, endpoints: Endpoints, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
+def _weigh(target: Target, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
     """Shows what the query would scan, on standard error if rows follow. Raises ConfigError if it is more than ``most``."""
     with err.status("Estimating the bytes to scan…"):
-        scanned = scanned_bytes(settings, endpoints, asked)
-    if settings.is_local:
+        scanned = scanned_bytes(target, asked)
+    if target.settings.is_local:
         note("The query is valid. The local BigQuery does not report bytes, and charges nothing.")
     if is_dry_run and as_json:
         show_json({"bytes": scanned})

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ecomflow.commands.shared import AsJson, Project, examples, settings_of
-from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.terminal.console import say, show_json, show_table
 from ecomflow.terminal.progress import Progress, interruptible, progress
@@ -36,14 +36,16 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
     """
     from ecomflow.reconciliation import reconcile as equation
 
-    settings = settings_of(project)
-    endpoints = running_endpoints(settings)
     only_asked = "Interrupted: the stores were only read, nothing was changed."
-    with interruptible(only_asked), progress("Waiting until the subscription is empty") as shown:
+    with (
+        open_target(settings_of(project)) as target,
+        interruptible(only_asked),
+        progress("Waiting until the subscription is empty") as shown,
+    ):
         if wait:
-            wait_until_empty(_counting(settings, endpoints, shown), wait)
+            wait_until_empty(_counting(target, shown), wait)
         shown.begin("Reading Pub/Sub, BigQuery and the bucket")
-        outcome = equation.reconcile(settings, endpoints, ledger, on_count=shown.count)
+        outcome = equation.reconcile(target, ledger, on_count=shown.count)
     if as_json:
         show_json(outcome)
     else:
@@ -51,12 +53,12 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
     equation.check(outcome)
 
 
-def _counting(settings: Settings, endpoints: Endpoints, shown: Progress) -> Callable[[], Waiting | None]:
+def _counting(target: Target, shown: Progress) -> Callable[[], Waiting | None]:
     """Counts the backlog, and shows how much of the initial backlog is processed."""
     first: list[int] = []
 
     def read() -> Waiting | None:
-        waiting = count_waiting(settings, endpoints)
+        waiting = count_waiting(target)
         if waiting is not None:
             first.append(waiting.messages)
             shown.count("messages", max(0, first[0] - waiting.messages), first[0])

@@ -8,26 +8,36 @@ from typing import Annotated, Any
 
 import typer
 
+from ecomflow.commands.contract_copy import copy_builtin
 from ecomflow.commands.query import show_answer
 from ecomflow.commands.reconcile import show_equation
 from ecomflow.commands.shared import AsJson, examples
-from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE
+from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE, Settings
+from ecomflow.contract.loading import SHOP
 from ecomflow.errors import AccessError, ConfigError
 from ecomflow.terminal.console import note, say, show_json
 from ecomflow.terminal.progress import Progress, interruptible, progress, stopping
 
 
-@examples("ecomflow init")
-def init(force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False) -> None:
+@examples("ecomflow init", "ecomflow init --contracts")
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    contracts: Annotated[
+        bool, typer.Option("--contracts", help="Copy the built-in contracts to contracts/, too, where you can change them.")
+    ] = False,
+) -> None:
     """Write a commented ecomflow.toml to this folder."""
     path = Path(CONFIG_FILE)
     if path.exists() and not force:
         raise ConfigError(f"{path} already exists.", "To overwrite it, run: ecomflow init --force")
+    written = copy_builtin(list(SHOP), Path(Settings().contracts), force) if contracts else []
     try:
         path.write_text(COMMENTED_CONFIG, encoding="utf-8")
     except OSError as error:
         raise AccessError(f"{path} can't be written: {error.strerror}.", "Run it in a folder that you can write to.") from error
     say(f"Wrote {path}. Every setting in it is commented out, so the defaults apply.")
+    if written:
+        say(f"Wrote {', '.join(map(str, written))}. They replace the built-in contracts.")
 
 
 @examples("ecomflow demo --n 500")

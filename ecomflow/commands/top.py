@@ -17,8 +17,8 @@ from rich.live import Live
 from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
 from ecomflow.commands.shared import AsJson, Project, examples
 from ecomflow.commands.top_view import top_view
-from ecomflow.config import resolve_endpoints
 from ecomflow.errors import EcomflowError
+from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.history import History, report
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
@@ -61,13 +61,14 @@ def top(
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     seconds = interval or (_LOCAL_INTERVAL if here else _CLOUD_INTERVAL)
-    reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=here, job=job)
-    if once or as_json or not out.is_terminal:
-        _show_once(reader, seconds, as_json)
-    elif out.is_dumb_terminal:
-        _print_repeatedly(reader, interval or max(seconds, _PLAIN_INTERVAL))
-    else:
-        _watch(_Readings(reader, seconds))
+    with LiveTarget(settings) as target:
+        reader = MetricsReader(settings, target.resolved, here=here, job=job)
+        if once or as_json or not out.is_terminal:
+            _show_once(reader, seconds, as_json)
+        elif out.is_dumb_terminal:
+            _print_repeatedly(reader, interval or max(seconds, _PLAIN_INTERVAL))
+        else:
+            _watch(_Readings(reader, seconds))
 
 
 def _show_once(reader: Any, seconds: float, as_json: bool) -> None:

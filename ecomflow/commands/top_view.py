@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ecomflow.metrics.history import History, Report, messages_in_by, report, rows_of
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
-from ecomflow.terminal.amounts import length, seconds_text
+from ecomflow.terminal.amounts import UNKNOWN, bytes_text, length, rate_text, seconds_text
 from ecomflow.terminal.console import plain
 from ecomflow.terminal.sparklines import sparkline
 
@@ -27,7 +27,6 @@ _MOST_TROUBLE, _MOST_REASONS = 5, 2
 _NUMBER, _NAME = 7, 10
 # The view shows the age of older metrics.
 _FRESH_SECONDS = 5.0
-_UNKNOWN = "-"
 
 
 class _Column(NamedTuple):
@@ -73,9 +72,8 @@ def _head(history: History, found: Report) -> list[Text]:
     age = history.now - metrics.at
     if age > _FRESH_SECONDS and metrics.state not in ENDED:
         line.append(f"  metrics {length(age)} old", "yellow" if metrics.where == LOCAL else "dim")
-    memory = _UNKNOWN if metrics.memory_bytes is None else f"{metrics.memory_bytes / 2**20:,.0f} MiB"
     counts = [("bundles", metrics.bundles), ("restarts", metrics.restarts), ("retries", metrics.retries)]
-    facts = [f"memory {memory}", *(f"{name} {count:,}" for name, count in counts)]
+    facts = [f"memory {bytes_text(metrics.memory_bytes)}", *(f"{name} {count:,}" for name, count in counts)]
     more = [f"processes {metrics.processes}"] if metrics.processes > 1 else []
     return [line, Text("  ".join(facts + more), "dim")] if metrics.name else [line]
 
@@ -102,7 +100,7 @@ def _flow(history: History, found: Report, width: int) -> list[Text]:
     """Received and refused messages, the backlog and the latency."""
     metrics, rates, latency = found.metrics, found.rates, found.latency
     span = "" if latency.seconds is None else f"  over the last {length(latency.seconds)}"
-    taken = f"p50 {seconds_text(latency.p50)}  p99 {seconds_text(latency.p99)}{span}" if latency.messages else _UNKNOWN
+    taken = f"p50 {seconds_text(latency.p50)}  p99 {seconds_text(latency.p99)}{span}" if latency.messages else UNKNOWN
     return [
         _counted(history, "received", rates.received if rates else None, _received, "cyan", width),
         _counted(history, "refused", rates.refused if rates else None, _all_refused, "red", width),
@@ -118,7 +116,7 @@ def _counted(
     assert history.latest is not None
     count = of(history.latest)
     line = Text.assemble(
-        f"{name:<{_NAME}}", (f"{_pace(rate):>7}/s  {count:>11,} events", style if style == "red" and count else "")
+        f"{name:<{_NAME}}", (f"{rate_text(rate):>9}  {count:>11,} events", style if style == "red" and count else "")
     )
     return line.append(_spark(history, of, width - line.cell_len), style)
 
@@ -139,7 +137,7 @@ def _all_refused(metrics: PipelineMetrics) -> int:
 
 def _backlog(metrics: PipelineMetrics, now: float) -> Text:
     if metrics.backlog is None:
-        return plain(f"not known: {' '.join((metrics.backlog_unknown or '').split())}")
+        return plain(f"unknown: {' '.join((metrics.backlog_unknown or '').split())}")
     oldest = "" if metrics.oldest_unacked_seconds is None else f", the oldest {length(metrics.oldest_unacked_seconds)} old"
     age = now - (metrics.backlog_at or now)
     return Text(f"{metrics.backlog:,} messages{oldest}" + (f", {length(age)} ago" if age > _FRESH_SECONDS else ""))
@@ -157,16 +155,16 @@ def _steps(history: History, found: Report, width: int) -> list[Text]:
         _Column("in", [f"{step.messages_in:,}" if step.messages_in or not step.messages_out else "" for step in steps], 1),
         _Column("out", [f"{step.messages_out:,}" for step in steps], 3),
         _Column("refused", [f"{step.refused:,}" if step.refused else "" for step in steps], 2, "red"),
-        _Column("events/s", [_pace(pace) for pace in paces] or [_UNKNOWN] * len(steps)),
+        _Column("events/s", [rate_text(pace, "") for pace in paces] or [UNKNOWN] * len(steps)),
     ]
     return _table(columns, [messages_in_by(step.step) for step in steps], history, width)
 
 
 def _tables(history: History, found: Report, width: int) -> list[Text]:
     tables = found.metrics.tables
-    paces = [_pace(rate.rows) for rate in found.rates.tables] if found.rates else [_UNKNOWN] * len(tables)
+    paces = [rate_text(rate.rows, "") for rate in found.rates.tables] if found.rates else [UNKNOWN] * len(tables)
     ages = [
-        _UNKNOWN if table.last_append is None else f"{length(max(0, history.now - table.last_append))} ago" for table in tables
+        UNKNOWN if table.last_append is None else f"{length(max(0, history.now - table.last_append))} ago" for table in tables
     ]
     columns = [
         _Column("table", [table.table for table in tables], is_name=True),
@@ -239,9 +237,3 @@ def _cut(block: _Block, room: int) -> list[Text]:
 
 def _wrapped(sentence: str, width: int, style: str) -> list[Text]:
     return [Text(line, style) for line in textwrap.wrap(plain(sentence).plain, max(20, width), break_on_hyphens=False)]
-
-
-def _pace(rate: float | None) -> str:
-    if rate is None:
-        return _UNKNOWN
-    return f"{rate:,.1f}" if 0 < rate < 100 else f"{rate:,.0f}"

@@ -52,12 +52,12 @@ def ui(
     options = Options(is_here(settings, runner, job), job, allow_replay, bytes_of(max_bytes))
     say(target_line(settings))
 
-    def tell(address: str) -> None:
+    def show_address(address: str) -> None:
         out.print(plain(f"The page is at {address}"), soft_wrap=True)
         say("Stop it with Ctrl-C.")
         sys.stdout.flush()
 
-    serve(settings, port, options, tell, opens=not no_open)
+    serve(settings, port, options, show_address, opens=not no_open)
     # Don't wait for threads that still read the bucket or the warehouse. Only a replay writes, and it can be interrupted safely.
     sys.stdout.flush()
     os._exit(0)

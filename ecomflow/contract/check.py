@@ -1,7 +1,7 @@
-"""JSON lines flow in; the line, reason and error of each that the pipeline would refuse flow out, and a tally of the rest.
+"""Lines in; the line, reason and error of each that the pipeline would refuse, and a tally of the rest, out.
 
-The judges are the pipeline's own: its decoder, and the rules that its model asks of a suspect event. Pure: no Beam, no cloud, no
-Arrow, the clock passed in. Memory stays flat, however many lines come.
+The judges are the pipeline's own: its codec, and the rules that are asked of a suspect event. Pure: no Beam, no cloud, the clock
+passed in. Memory stays flat, however many lines come.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.contract.dead_letter import Reason
-from ecomflow.contract.decode import MAX_UNKNOWN_PATHS, OTHER_PATHS, PORTION_BYTES, StreamBatch, decode_messages
-from ecomflow.contract.events import Event, Message, Order, event_id_of
-from ecomflow.contract.rules import (
-    DEFAULT_ORDER_TOTALS,
-    DateRange,
-    OrderTotals,
-    Violation,
-    first_violation,
-    streamable_dates,
-    total_violation,
-)
+from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch, violation_of_event
+from ecomflow.contract.compiling import EventType
+from ecomflow.contract.dead_letter import Reason, path_and_rule
+from ecomflow.contract.events import Message, event_ids_of
+from ecomflow.contract.judging import UNKNOWN_FIELD_RULE
+from ecomflow.contract.limits import DateRange, streamable_dates
+from ecomflow.contract.lines import message_on
+from ecomflow.contract.reasons import sentence
 
 BATCH_LINES = 1_000
+_BATCH_BYTES = 4 * 2**20
+
+Fate = Literal["kept", "dropped", "refused"]
 
 
 class RefusedLine(msgspec.Struct, frozen=True):
@@ -41,32 +40,37 @@ class RefusedLine(msgspec.Struct, frozen=True):
 
 class Tally(msgspec.Struct):
     """What was checked: accepted events by type, refused ones by reason, unknown fields by (type, path), and how many accepted
-    orders have another total than their lines, where that is counted.
+    events break a rule that only counts them, by (type, rule).
+
+    Of an event that is refused for a field that is unknown, only that field is counted.
     """
 
     accepted: Counter[str] = msgspec.field(default_factory=Counter)
     refused: Counter[str] = msgspec.field(default_factory=Counter)
-    drift: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
-    totals_differ: int = 0
+    unknown_fields: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    rules_broken: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
 
-class _Rules(NamedTuple):
-    dates: DateRange
-    order_totals: OrderTotals
+def fate_of_unknown(kind: EventType) -> Fate:
+    """What happens to a field that the contract of ``kind`` does not name."""
+    fates: dict[str, Fate] = {"keep": "kept", "drop": "dropped", "refuse": "refused"}
+    return fates[kind.contract.unknown_fields]
 
 
 def check_lines(
-    lines: Iterable[bytes], file: str, now: datetime, tally: Tally, order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
+    lines: Iterable[bytes], file: str, now: datetime, codec: Codec, tally: Tally, dates: DateRange | None = None
 ) -> Iterator[RefusedLine]:
-    """The refused ones of ``lines``, in their order, one event a line, as on the day of ``now``; adds all of them to ``tally``.
+    """The refused ones of ``lines``, in their order, one message a line, as on the day of ``now``; adds all to ``tally``.
+    ``dates`` are the dates that events may have, by default those that can be written on that day.
 
-    Blank lines are passed over. An event without attributes is meant: ``file`` and the line are all that names it.
+    Blank lines are passed over. ``lines.py`` says which forms a line may have.
     """
-    rules = _Rules(streamable_dates(now.date()), order_totals)
+    dates = streamable_dates(now.date()) if dates is None else dates
     for messages in _batches(lines):
-        decoded = decode_messages(messages, now)
-        _add_drift(tally, decoded.drift)
-        refused = [line for part in decoded.streams.values() for line in _refused(part, file, rules, tally)]
+        decoded = codec.decode(messages, now)
+        for (event_type, path), times in decoded.drift.items():
+            _add_unknown(tally, event_type, path, times)
+        refused = [line for part in decoded.streams.values() for line in _refused(part, file, dates, tally)]
         tally.refused.update(line.reason for line in refused)
         yield from sorted(refused, key=lambda line: line.line)
 
@@ -78,39 +82,39 @@ def _batches(lines: Iterable[bytes]) -> Iterator[list[Message]]:
     for number, line in enumerate(lines, start=1):
         if line.isspace():
             continue
-        batch.append(Message(line.rstrip(b"\r\n"), {}, str(number), 0))
+        batch.append(message_on(line, number))
         size += len(line)
-        if len(batch) == BATCH_LINES or size > PORTION_BYTES:
+        if len(batch) == BATCH_LINES or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _refused(part: StreamBatch, file: str, rules: _Rules, tally: Tally) -> Iterator[RefusedLine]:
+def _refused(part: TypedBatch, file: str, dates: DateRange, tally: Tally) -> Iterator[RefusedLine]:
     for letter in part.refused:
+        path, rule = path_and_rule(letter.error)
+        if rule.startswith(UNKNOWN_FIELD_RULE):
+            _add_unknown(tally, part.stream, path, 1)
         yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
-    for event, message in zip(part.events, part.messages, strict=True):
-        violation = first_violation(event, rules.dates, event_id_of(message)) or _of_total(event, rules, tally)
+    if part.kind is None:
+        return
+    for event, event_id, message in zip(part.events, event_ids_of(part.messages), part.messages, strict=True):
+        violation = violation_of_event(part.kind, event, event_id, dates)
         if violation is None:
             tally.accepted[part.stream] += 1
+            _count_rules(part.kind, event, tally)
         else:
-            yield RefusedLine(file, int(message.message_id), violation.reason, violation.error, part.stream)
+            yield RefusedLine(file, int(message.message_id), violation.reason, sentence(violation), part.stream)
 
 
-def _of_total(event: Event, rules: _Rules, tally: Tally) -> Violation | None:
-    """What is wrong with an order's total, where it is to be refused for that; else it is counted."""
-    if rules.order_totals == "ignore" or not isinstance(event, Order):
-        return None
-    violation = total_violation(event)
-    if violation is not None and rules.order_totals == "count":
-        tally.totals_differ += 1
-        return None
-    return violation
+def _count_rules(kind: EventType, event: Any, tally: Tally) -> None:
+    for rule, evaluator in kind.rules.of_fields:
+        if rule.otherwise == "count" and evaluator(event) is not None:
+            tally.rules_broken[kind.contract.event, rule.name] += 1
 
 
-def _add_drift(tally: Tally, drift: Counter[tuple[str, str]]) -> None:
+def _add_unknown(tally: Tally, event_type: str, path: str, times: int) -> None:
     """Producers choose the names, so their number is bounded, as in the pipeline."""
-    for (event_type, path), amount in drift.items():
-        known = (event_type, path) in tally.drift or len(tally.drift) < MAX_UNKNOWN_PATHS
-        tally.drift[(event_type, path if known else OTHER_PATHS)] += amount
+    known = (event_type, path) in tally.unknown_fields or len(tally.unknown_fields) < MAX_UNKNOWN_PATHS
+    tally.unknown_fields[event_type, path if known else OTHER_PATHS] += times

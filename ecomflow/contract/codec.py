@@ -23,12 +23,15 @@ from ecomflow.contract.compiling import EventType, compile_contract, with_learne
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter
 from ecomflow.contract.events import Message, event_ids_of, plain_number
 from ecomflow.contract.language import TYPE_KEY, Contract
+from ecomflow.contract.limits import DateRange
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.contract.numbers import exact_number
 from ecomflow.contract.reasons import Violation, sentence, shown
 from ecomflow.contract.rule_code import field_violation
-from ecomflow.contract.rules import DateRange
 from ecomflow.contract.unknown import Keeper, learn, split
+
+# How much is decoded at a time: the events of a message can take twenty times its bytes while they wait to become rows.
+PORTION_BYTES = 8 * 2**20
 
 # Distinct unknown fields that a batch names; a message of 10 MB has room for a million. The rest is counted as one of its type.
 MAX_UNKNOWN_PATHS = 1_000
@@ -38,6 +41,18 @@ _SHALLOW_BYTES = 2 * MAX_DEPTH
 
 # What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, numbers that no amount can be.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DecimalException)
+
+
+def portions(messages: list[Message]) -> Iterator[list[Message]]:
+    """``messages`` in their order, in lists of ``PORTION_BYTES`` of data, or of a single larger message."""
+    first = size = 0
+    for index, message in enumerate(messages):
+        size += len(message.data)
+        if size > PORTION_BYTES and index > first:
+            yield messages[first:index]
+            first, size = index, len(message.data)
+    if first < len(messages):
+        yield messages[first:]
 
 
 class TypedBatch(msgspec.Struct, gc=False):

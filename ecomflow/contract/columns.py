@@ -32,10 +32,10 @@ from ecomflow.contract.language import (
     records_of,
     scalar_type,
 )
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, DateRange, is_ip_address
 from ecomflow.contract.numbers import integer_in, is_numeric, number_in, scaled
 from ecomflow.contract.reading_tables import COLUMN_TYPES
 from ecomflow.contract.rule_code import lists_of, product_fits, repeated_texts
-from ecomflow.contract.rules import MAX_REPEATED_BYTES, DateRange, is_ip_address
 from ecomflow.contract.times import DAY, EPOCH, moments
 from ecomflow.contract.tree import Node, nodes_to
 from ecomflow.contract.values import is_written_otherwise, written_fault

@@ -24,6 +24,9 @@ ARROW_TYPES = {
     "JSON": pa.string(),
 }
 
+# The last column of every table, which the sink adds.
+INGESTION = pa.field("ingestion_timestamp", TIMESTAMP, nullable=False)
+
 _VIEW = """\
 -- Shows each event's rows once, as first written. Pub/Sub delivers at least once, and a crash between writing and acknowledging
 -- writes rows again. PARTITION BY includes {date}, although event_id alone identifies the event: a filter on {date} in a query on

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ecomflow import __version__
-from ecomflow.contract.events import EVENT_TYPES, Message
+from ecomflow.contract.events import Message
 
 Reason = Literal[
     "malformed_json", "unknown_event_type", "contract_violation", "out_of_range", "rejected_by_bigquery", "processing_error"
@@ -30,8 +30,6 @@ UNKNOWN_STREAM = "unknown"
 ROOT = "dlq"
 # The folder of those that were published again.
 REPLAYED = "replayed"
-EVENT_STREAMS = tuple(EVENT_TYPES)
-STREAMS = (*EVENT_STREAMS, UNKNOWN_STREAM)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,11 +94,6 @@ def path_and_rule(error: str) -> tuple[str, str]:
     """An error's parts: where in the event it lies, as ``$.items[1].quantity``, and what it says of it; ``$`` for the whole."""
     match = _PLACED.fullmatch(error)
     return (match["path"], match["rule"]) if match else ("$", error)
-
-
-def stream_of(letter: DeadLetter) -> str:
-    """The stream whose folder holds ``letter``: its event type where the contract knows it, else ``unknown``."""
-    return letter.event_type if letter.event_type in EVENT_TYPES else UNKNOWN_STREAM
 
 
 def original(letter: DeadLetter) -> tuple[bytes, dict[str, str]]:

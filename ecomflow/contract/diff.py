@@ -1,20 +1,27 @@
-"""Two versions of the published schemas flow in; every change between them, compatible or breaking, flows out.
+"""Two sets of contracts in; every change between them from the view of their producers out.
 
-The view is the producer's: a change is breaking where a message that is valid under the old schema may be refused under the new
-one. Where a keyword can't be judged (foreign schemas may hold any), a change of it counts as breaking.
+A side is contract files, with all that they say, or JSON Schemas as they were published. What changes for the warehouse stands in
+``infra/contract_changes.py``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ecomflow.contract.schema import Schema, whole_schema
+from ecomflow.contract.json_schema import Schema, schema_of
+from ecomflow.contract.language import TYPE_KEY, Contract, Rule
+from ecomflow.contract.loading import contracts_in_force, load_file
+from ecomflow.contract.schema_changes import schema_changes
+from ecomflow.contract.tree import Node, json_path, tree_of, walk
+from ecomflow.contract.values import is_written_otherwise
 from ecomflow.errors import ConfigError
+
+_VERSION = re.compile(r"urn:ecomflow:contract:.*:v([0-9]{1,18})")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -26,11 +33,26 @@ class Change(msgspec.Struct, frozen=True):
     change: str
 
 
-class Contract(msgspec.Struct, frozen=True):
-    """Schemas by event type. ``whole``: of all types, so that a type that is not there does not exist."""
+class Described(msgspec.Struct, frozen=True):
+    """One version of an event type: its schema, and its contract where there is one."""
 
-    schemas: dict[str, Schema]
+    event: str
+    version: int
+    schema: Schema
+    contract: Contract | None
+
+
+class Side(msgspec.Struct, frozen=True):
+    """``whole``: of all types, so that a type that is not there does not exist."""
+
+    described: tuple[Described, ...]
     whole: bool
+
+    @property
+    def contracts(self) -> tuple[Contract, ...] | None:
+        """None where one of them is a JSON Schema alone."""
+        found = tuple(one.contract for one in self.described if one.contract is not None)
+        return found if len(found) == len(self.described) else None
 
 
 class _Form(msgspec.Struct):
@@ -53,196 +75,133 @@ class _Form(msgspec.Struct):
     items: _Form | bool = True
 
 
-def current_contract() -> Contract:
-    """What this version of the package accepts."""
-    return contract_in(whole_schema())
+def side_of(contracts: Iterable[Contract], whole: bool) -> Side:
+    return Side(tuple(Described(one.event, one.version, schema_of(one), one) for one in contracts), whole)
 
 
-def read_contract(path: Path) -> Contract:
-    """The contract in a file that ``ecomflow contract show`` wrote. Raises ConfigError where it can't be read or is none."""
+def read_side(path: Path, builtin_events: Sequence[str]) -> Side:
+    """A contract file, a JSON Schema as ``contract show`` prints it, or the contracts in force with the folder ``path``.
+
+    Raises ConfigError and NotFoundError where it is none of them.
+    """
+    if path.is_dir():
+        return side_of(contracts_in_force(path, builtin_events), whole=True)
+    if path.suffix == ".toml":
+        return side_of([load_file(path)], whole=False)
     try:
-        return contract_in(msgspec.json.decode(path.read_bytes()))
+        return side_in(msgspec.json.decode(path.read_bytes()))
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}.", "Name a file of JSON Schema.") from error
+        raise ConfigError(
+            f"{path} can't be read: {error.strerror}.", "Name a contract file, a folder or a JSON Schema."
+        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not the JSON Schema of an event: {error}.", "Write one with: ecomflow contract show order > order.json"
         ) from error
 
 
-def contract_in(document: Any) -> Contract:
-    """The contract in a schema of one event type, or of all (``oneOf``). Raises msgspec.ValidationError where it is neither."""
+def side_in(document: Any) -> Side:
+    """The schema of one event type, or of all (``oneOf``). Raises msgspec.ValidationError where it is neither."""
     msgspec.convert(document, _Form)
     whole = "oneOf" in document
-    return Contract({_event_type(part): part for part in (document["oneOf"] if whole else [document])}, whole)
+    return Side(tuple(_described(part) for part in (document["oneOf"] if whole else [document])), whole)
 
 
-def _event_type(schema: Schema) -> str:
-    field = schema.get("properties", {}).get("event_type")
+def _described(schema: Schema) -> Described:
+    match = _VERSION.fullmatch(str(schema.get("$id")))
+    field = schema.get("properties", {}).get(TYPE_KEY)
     name = field.get("const") if isinstance(field, dict) else None
     if isinstance(name, str):
-        return name
-    raise msgspec.ValidationError("expected a property event_type with a const")
+        return Described(name, int(match[1]) if match else 1, schema, None)
+    raise msgspec.ValidationError(f"expected a property {TYPE_KEY} with a const")
 
 
-def compare(old: Contract, new: Contract) -> list[Change]:
-    """Every change from ``old`` to ``new``, type by type, in the order of the fields. Where either is of one type, only that one
-    is compared; ConfigError where the other does not have it.
+def events_of(old: Side, new: Side) -> list[str]:
+    """The event types that are compared: all, or those of the side that is of one type, which the other must have.
+
+    Raises ConfigError where it has not.
     """
-    partial = [contract for contract in (old, new) if not contract.whole]
-    types = list({name: None for contract in partial or (old, new) for name in contract.schemas})
-    strangers = [name for name in types if name not in old.schemas or name not in new.schemas]
+    partial = [side for side in (old, new) if not side.whole]
+    events = list(dict.fromkeys(one.event for side in partial or (old, new) for one in side.described))
+    names = [{one.event for one in side.described} for side in (old, new)]
+    strangers = [event for event in events if not all(event in known for known in names)]
     if partial and strangers:
-        raise ConfigError(f"Only one of the two has the event type '{strangers[0]}'.", "Compare schemas of the same event type.")
-    return [change for name in types for change in _type_changes(name, old.schemas.get(name), new.schemas.get(name))]
+        raise ConfigError(
+            f"Only one of the two has the event type '{strangers[0]}'.", "Compare contracts of the same event type."
+        )
+    return events
 
 
-def _type_changes(name: str, old: Schema | None, new: Schema | None) -> Iterator[Change]:
+def compare(old: Side, new: Side) -> list[Change]:
+    """Every change from ``old`` to ``new``, type by type, in the order of the fields."""
+    return [
+        change
+        for event in events_of(old, new)
+        for before, after in pairs(*([one for one in side.described if one.event == event] for side in (old, new)))
+        for change in _type_changes(before, after)
+    ]
+
+
+def pairs(old: list[Described], new: list[Described]) -> Iterator[tuple[Described | None, Described | None]]:
+    """The versions of one event type: each with the same one, or a single one with a single one."""
+    if len(old) == len(new) == 1:
+        yield old[0], new[0]
+        return
+    before, after = ({one.version: one for one in side} for side in (old, new))
+    for version in sorted({*before, *after}):
+        yield before.get(version), after.get(version)
+
+
+def _type_changes(old: Described | None, new: Described | None) -> Iterator[Change]:
+    named = new or old
+    assert named is not None  # one of them is there
+    name = named.event if named.version == 1 else f"{named.event} v{named.version}"
     if old is None:
         yield Change(name, "$", False, "event type added")
     elif new is None:
         yield Change(name, "$", True, "event type removed: its messages become dead letters")
     else:
-        for path, breaking, change in _changes(old, new, "$"):
+        found = [*schema_changes(old.schema, new.schema)]
+        if old.contract is not None and new.contract is not None:
+            found += [*_bounds_in_strings(old.contract, new.contract), *_rule_changes(old.contract.rules, new.contract.rules)]
+        for path, breaking, change in found:
             yield Change(name, path, breaking, change)
 
 
-_Found = tuple[str, bool, str]
-
-
-def _changes(old: Schema | bool, new: Schema | bool, path: str) -> Iterator[_Found]:
-    for judge in (_type, _values, _bounds, _alternatives, _fields, _items, _others):
-        yield from judge(_spelt_out(old), _spelt_out(new), path)
-
-
-def _spelt_out(schema: Schema | bool) -> Schema:
-    """The schemas ``true``, that takes anything, and ``false``, that takes nothing, in keywords."""
-    if isinstance(schema, dict):
-        return schema
-    return {} if schema else {"not": {}}
-
-
-_ANY_TYPE = ("null", "boolean", "object", "array", "number", "string")
-
-
-def _type(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    before, after = _types(old), _types(new)
-    if before != after:
-        fit = after | ({"integer"} if "number" in after else set())
-        shown = ("any" if "type" not in schema else _listed(_types(schema)) for schema in (old, new))
-        yield path, not before <= fit, f"type changed from {' to '.join(shown)}"
-
-
-def _types(schema: Schema) -> set[str]:
-    kind = schema.get("type", _ANY_TYPE)
-    return {kind} if isinstance(kind, str) else set(kind)
-
-
-def _values(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    before, after = _allowed(old), _allowed(new)
-    if before is None and after is not None:
-        yield path, True, f"only {_listed(after)} allowed now"
-    elif before is not None and after is None:
-        yield path, False, "any value allowed now"
-    else:
-        yield from ((path, True, f"value {_shown(one)} removed") for one in before or () if one not in (after or ()))
-        yield from ((path, False, f"value {_shown(one)} added") for one in after or () if one not in (before or ()))
-
-
-def _allowed(schema: Schema) -> list[Any] | None:
-    if "const" in schema:
-        return [schema["const"]]
-    values = schema.get("enum")
-    return list(values) if values is not None else None
-
-
-# Lower and upper bounds: the keyword, and its exclusive twin where it has one.
-_LOWER = (("minimum", "exclusiveMinimum"), ("minLength", ""), ("minItems", ""))
-_UPPER = (("maximum", "exclusiveMaximum"), ("maxLength", ""), ("maxItems", ""))
-
-
-def _bounds(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    for sign, pairs in ((1, _LOWER), (-1, _UPPER)):
-        for names in pairs:
-            before, after = (_bound(schema, names, sign) for schema in (old, new))
-            if before != after:
-                word = "tightened" if after > before else "loosened"
-                yield path, after > before, f"{names[0]} {word} from {_spelt(old, names)} to {_spelt(new, names)}"
-
-
-def _bound(schema: Schema, names: tuple[str, str], sign: int) -> tuple[float, int]:
-    """Comparable: the greater, the tighter. An exclusive bound is tighter than an inclusive one of the same number."""
-    found = [(sign * schema[name], exclusive) for exclusive, name in enumerate(names) if name in schema]
-    return max(found, default=(-math.inf, 0))
-
-
-def _spelt(schema: Schema, names: tuple[str, str]) -> str:
-    return " and ".join(f"{schema[name]}{' (excluded)' * place}" for place, name in enumerate(names) if name in schema) or "none"
-
-
-def _alternatives(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    before, after = old.get("anyOf"), new.get("anyOf")
-    if before == after:
-        return
-    if after is None:
-        yield path, False, f"anyOf {_shown(before)} dropped"
-    else:
-        breaking = before is None or any(one not in after for one in before)
-        yield path, breaking, f"anyOf changed from {_shown(before)} to {_shown(after)}"
-
-
-def _fields(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    before, after = old.get("properties", {}), new.get("properties", {})
-    was_required, is_required = set(old.get("required", ())), set(new.get("required", ()))
-    closed = new.get("additionalProperties", True) is False
-    for name in {**before, **after, **dict.fromkeys(sorted(was_required | is_required))}:
-        place = f"{path}.{name}"
-        if name in before and name in after:
-            yield from _changes(before[name], after[name], place)
-        elif name in after:
-            yield place, name in is_required - was_required, f"{'required' if name in is_required else 'optional'} field added"
+def _bounds_in_strings(old: Contract, new: Contract) -> Iterator[tuple[str, bool, str]]:
+    """Of numbers that stand in strings, whose bounds no JSON Schema says; and of the zone of moments without an offset."""
+    before = {node.keys: node for node in walk(tree_of(old)) if node.field is not None}
+    for node in walk(tree_of(new)):
+        was, field = before.get(node.keys), node.field
+        if was is None or was.field is None or field is None:
             continue
-        elif name in before:
-            fate = "refused" if closed else "let through, no longer stored"
-            yield place, closed, f"field removed: {fate}"
-            continue
-        if (name in was_required) != (name in is_required):
-            yield place, name in is_required, "required now" if name in is_required else "optional now"
+        if is_written_otherwise(field) and is_written_otherwise(was.field):
+            yield from _tightened(was, node)
+        zones = was.field.without_offset, field.without_offset
+        if zones[0] != zones[1] and "refuse" not in zones:
+            yield json_path(node.keys), False, f"without an offset in {zones[1]} now, not in {zones[0]}"
 
 
-def _items(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    yield from _changes(old.get("items", {}), new.get("items", {}), f"{path}[]") if "items" in old or "items" in new else ()
+def _tightened(was: Node, node: Node) -> Iterator[tuple[str, bool, str]]:
+    assert was.field is not None  # the caller has looked
+    assert node.field is not None
+    for name, sign in (("min", 1), ("max", -1)):
+        before, after = getattr(was.field, name), getattr(node.field, name)
+        if before != after:
+            tighter = before is None or (after is not None and sign * after > sign * before)
+            word = "tightened" if tighter else "loosened"
+            yield json_path(node.keys), tighter, f"{name} {word} from {_or_none(before)} to {_or_none(after)}"
 
 
-_ANNOTATIONS = {"$schema", "$id", "$comment"}
-_ANNOTATIONS |= {"title", "description", "examples", "default", "deprecated", "readOnly", "writeOnly"}
-_JUDGED = {"type", "const", "enum", "anyOf", "properties", "required", "items"}
-_JUDGED |= {name for names in (*_LOWER, *_UPPER) for name in names}
+def _or_none(bound: Any) -> str:
+    return "none" if bound is None else str(bound)
 
 
-def _others(old: Schema, new: Schema, path: str) -> Iterator[_Found]:
-    """Keywords that are only the same or not: ``format``, ``not``, ``additionalProperties``, whatever a foreign schema has."""
-    for name in {**old, **new}:
-        before, after = (schema.get(name, _UNSET) for schema in (old, new))
-        if name in _ANNOTATIONS | _JUDGED or before == after or (_is_open(before) and _is_open(after)):
-            continue
-        if _is_open(after):
-            yield path, False, f"{name} {_shown(before)} dropped"
-        else:
-            yield path, True, f"{name} changed from {'none' if before is _UNSET else _shown(before)} to {_shown(after)}"
-
-
-_UNSET: Any = None
-
-
-def _is_open(value: Any) -> bool:
-    """A keyword that is not there, or a schema that takes anything."""
-    return value is _UNSET or value is True
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(sorted(str(value) for value in values))
-
-
-def _shown(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _rule_changes(old: tuple[Rule, ...], new: tuple[Rule, ...]) -> Iterator[tuple[str, bool, str]]:
+    """Rules by what they check: a name is what a counter calls it."""
+    before, after = ({rule.check.text: rule.otherwise for rule in side} for side in (old, new))
+    for text in dict.fromkeys((*before, *after)):
+        was, now = before.get(text), after.get(text)
+        if was != now:
+            words = {None: "not a rule", "count": "counted", "refuse": "refused"}
+            yield "$", now == "refuse", f"events that break '{text}': {words[now]} now, before {words[was]}"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ecomflow.contract.language import TYPE_KEY, Contract, Field, find, records_of
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, YEARS_AHEAD, YEARS_BACK
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, NUMERIC_LIMIT, NUMERIC_SCALE
 from ecomflow.contract.rule_code import lists_of, products_of
-from ecomflow.contract.rules import MAX_REPEATED_BYTES, YEARS_AHEAD, YEARS_BACK
 from ecomflow.contract.tree import Node, nodes_to, tree_of
 from ecomflow.contract.values import is_written_otherwise
 

@@ -18,6 +18,9 @@ from ecomflow.contract.values import is_written_otherwise, type_fault, written_f
 Judge = Callable[[Any], Violation | None]
 
 MAX_NAME_SHOWN = 64
+_NO_UNKNOWN_FIELD = "no field that the contract does not name"
+# How the error of an event with an unknown field goes on behind its path, where the contract refuses those.
+UNKNOWN_FIELD_RULE = f"expected {_NO_UNKNOWN_FIELD}"
 
 
 def judge_of(root: Node, refuses_unknown: bool) -> Judge:
@@ -58,9 +61,7 @@ def _object(node: Node, refuses_unknown: bool) -> Judge:
             of_part = judges.get(key)
             if of_part is None:
                 if refuses_unknown:
-                    return Violation(
-                        "contract_violation", f".{key[:MAX_NAME_SHOWN]}", "no field that the contract does not name", "one"
-                    )
+                    return Violation("contract_violation", f".{key[:MAX_NAME_SHOWN]}", _NO_UNKNOWN_FIELD, "one")
             elif (found := of_part(part)) is not None:
                 return within(found, f".{key}")
         for key in required:

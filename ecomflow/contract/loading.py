@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, DecimalException
+from functools import cache
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, get_args
@@ -35,6 +36,7 @@ from ecomflow.contract.language import (
 from ecomflow.contract.mistakes import Mistakes, Section, nearest, shown
 from ecomflow.contract.reading_fields import check_lists, is_name, read_fields, read_records
 from ecomflow.contract.reading_tables import Declared, read_tables, scalar_places
+from ecomflow.contract.versions import conflicts
 from ecomflow.errors import ConfigError, NotFoundError
 
 SHOP = ("order", "inventory", "user_activity")
@@ -70,11 +72,19 @@ def load_file(path: FilePath) -> Contract:
     return _checked([contract], mistakes)[0]
 
 
+def load_files(paths: Iterable[FilePath]) -> tuple[Contract, ...]:
+    """The contracts in ``paths``. Raises NotFoundError, and ConfigError with the mistakes of all files and between them."""
+    return _all_of([_read_file(path) for path in paths])
+
+
 def load_folder(folder: FilePath) -> tuple[Contract, ...]:
     """The contracts in ``folder`` (``*.toml``, by name). Raises NotFoundError, and ConfigError with the mistakes of all files."""
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder} of contracts.", "Correct the setting contracts.")
-    read = [_read_file(path) for path in sorted(folder.glob("*.toml"))]
+    return _all_of([_read_file(path) for path in sorted(folder.glob("*.toml"))])
+
+
+def _all_of(read: Sequence[tuple[Contract | None, list[str]]]) -> tuple[Contract, ...]:
     mistakes = [sentence for _, sentences in read for sentence in sentences]
     good = [contract for contract, _ in read if contract is not None]
     return _checked(good, [*mistakes, *mistakes_between(good)])
@@ -82,8 +92,12 @@ def load_folder(folder: FilePath) -> tuple[Contract, ...]:
 
 def shop_contracts(names: Sequence[str] = SHOP) -> tuple[Contract, ...]:
     """The built-in shop's contracts, in the order of ``names``."""
-    folder = resources.files(__package__) / "shop"
-    return tuple(load_text((folder / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml") for name in names)
+    return tuple(_shop_contract(name) for name in names)
+
+
+@cache
+def _shop_contract(name: str) -> Contract:
+    return load_text(shop_text(name), f"{name}.toml")
 
 
 def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple[Contract, ...]:
@@ -108,6 +122,57 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
     return _checked([*builtin, *own], mistakes_between([*builtin, *own]))
 
 
+def contracts_named(event: str, contracts: Sequence[Contract]) -> tuple[Contract, ...]:
+    """The contracts of ``event`` among ``contracts``, one a version. Raises ConfigError where there is none."""
+    found = tuple(contract for contract in contracts if contract.event == event)
+    if not found:
+        known = list(dict.fromkeys(contract.event for contract in contracts))
+        raise ConfigError(
+            f"There is no event type {shown(event)}: expected one of {', '.join(known)}{nearest(event, known) or '.'}",
+            "To describe a new one, run: ecomflow contract new",
+        )
+    return found
+
+
+def source_of(contract: Contract) -> str:
+    """The text of the file that says ``contract``. Raises NotFoundError where it is gone."""
+    if contract.event in SHOP and contract in shop_contracts([contract.event]):
+        return shop_text(contract.event)
+    return read_text(FilePath(contract.file))
+
+
+def shop_text(event: str) -> str:
+    """The built-in file of ``event``, one of ``SHOP``."""
+    return (resources.files(__package__) / "shop" / f"{event}.toml").read_text(encoding="utf-8")
+
+
+def read_text(path: FilePath) -> str:
+    """The text of the contract file ``path``. Raises NotFoundError, and ConfigError where it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no contract {path}.", "Name a file that is there.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.", "Name a contract file.") from error
+
+
+def other_contracts(folder: FilePath, builtin_events: Sequence[str], event: str) -> tuple[Contract, ...]:
+    """The contracts in force of other event types than ``event``; files with mistakes are left out."""
+    paths = sorted(folder.glob("*.toml")) if folder.is_dir() else []
+    own = [contract for contract, _ in map(_read_file, paths) if contract is not None]
+    replaced = {contract.event for contract in own}
+    builtin = shop_contracts([name for name in SHOP if name in builtin_events and name not in replaced])
+    return tuple(contract for contract in (*builtin, *own) if contract.event != event)
+
+
+def check_no_other_file(folder: FilePath, event: str, path: FilePath) -> None:
+    """Raises ConfigError where a file of ``folder`` other than ``path`` describes ``event``."""
+    for other in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+        found, _ = _read_file(other)
+        if other != path and found is not None and found.event == event:
+            raise ConfigError(f"{other} describes {event} already.", f"Edit that file, or rename it to {path.name}.")
+
+
 def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     """The contract in ``text`` and no mistakes; or None and every mistake, a sentence each. Raises nothing."""
     mistakes = Mistakes(file)
@@ -123,8 +188,10 @@ def read_contract(text: str, file: str) -> tuple[Contract | None, list[str]]:
     return (None if mistakes.sentences else contract), mistakes.sentences
 
 
-def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
-    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events."""
+def mistakes_between(contracts: Sequence[Contract]) -> list[str]:
+    """What keeps ``contracts`` from standing together: one version of an event twice, one table of two events, two versions of an
+    event that can't write the same tables.
+    """
     files: dict[tuple[str, int], str] = {}
     owners: dict[str, Contract] = {}
     found = []
@@ -137,7 +204,7 @@ def mistakes_between(contracts: Iterable[Contract]) -> list[str]:
             owner = owners.setdefault(table.name.lower(), contract)
             if owner.event != contract.event:
                 found.append(f"{contract.file}: tables: {table.name} is a table of {owner.event} ({owner.file}) already")
-    return found
+    return [*found, *conflicts(contracts)]
 
 
 def _checked(contracts: Sequence[Contract | None], mistakes: list[str]) -> tuple[Contract, ...]:

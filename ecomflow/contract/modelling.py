@@ -17,9 +17,9 @@ from ecomflow.contract.dead_letter import DeadLetter, dead_letter
 from ecomflow.contract.events import Message
 from ecomflow.contract.exact import TooWideError, Vector, broken
 from ecomflow.contract.language import Path, Rule
+from ecomflow.contract.limits import DateRange, streamable_dates
 from ecomflow.contract.numbers import NUMERIC_SCALE
 from ecomflow.contract.reasons import sentence
-from ecomflow.contract.rules import DateRange, streamable_dates
 
 
 class Facts(msgspec.Struct, gc=False):

@@ -160,10 +160,15 @@ def _path(section: Section, name: str) -> tuple[str, ...]:
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys) or not all(keys):
         section.wrong("path", "keys with dots between them, or a list of keys")
         return (name,)
-    if not all(_KEY.fullmatch(key) and _is_text(key) for key in keys):
+    if not all(map(can_be_key, keys)):
         section.wrong("path", "keys without quotation marks, backslashes and control characters")
         return (name,)
     return tuple(keys)
+
+
+def can_be_key(key: str) -> bool:
+    """Whether a ``path`` may name this key of a message."""
+    return bool(key) and _KEY.fullmatch(key) is not None and _is_text(key)
 
 
 def _is_text(key: str) -> bool:

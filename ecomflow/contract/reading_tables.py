@@ -356,13 +356,18 @@ def _check_columns(section: Section, columns: list[Column], declared: Declared) 
             )
         if not is_name(column.name):
             section.mistakes.add(where, f"a name of letters, digits and _, at most {MAX_NAME} of them", shown(column.name))
-        elif column.name.upper().startswith(_RESERVED_PREFIXES):
+        elif is_reserved_column(column.name):
             section.mistakes.add(where, "a name without BigQuery's reserved prefixes", shown(column.name))
         if _NOT_DESCRIBING.search(column.description):
             section.mistakes.add(
                 where, "descriptions of one line without quotation marks and backslashes", shown(column.description)
             )
         seen[lower] = column.name
+
+
+def is_reserved_column(name: str) -> bool:
+    """Whether BigQuery keeps such names for itself."""
+    return name.upper().startswith(_RESERVED_PREFIXES)
 
 
 def _cluster(section: Section, columns: list[Column]) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from ecomflow.contract.exact import Evaluator, evaluator_of
 from ecomflow.contract.generated import getter
 from ecomflow.contract.language import Contract, Field, Operation, Path, Place, Rule, find, is_personal, paths_in, records_of
 from ecomflow.contract.language import json_path as place_path
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, DateRange
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, NUMERIC_LIMIT, number_in, scaled
 from ecomflow.contract.reasons import Violation, fault_violation, shown
-from ecomflow.contract.rules import MAX_REPEATED_BYTES, DateRange
 from ecomflow.contract.times import DAY, EPOCH, Unreadable, read_moment
 from ecomflow.contract.tree import Node, json_path, nodes_to, walk
 from ecomflow.contract.values import Fault, value_fault, written_fault

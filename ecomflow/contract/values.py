@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from ecomflow.contract.language import Field
+from ecomflow.contract.limits import is_ip_address
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, integer_in, is_numeric, number_in
-from ecomflow.contract.rules import is_ip_address
 from ecomflow.contract.times import Unreadable, read_moment, time_rule
 
 # A value in; what is expected of it, and whether it is one that no column holds, out. None: nothing is wrong.

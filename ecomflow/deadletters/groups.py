@@ -8,7 +8,6 @@ from datetime import datetime
 import msgspec
 
 from ecomflow.config import Settings
-from ecomflow.contract.dead_letter import stream_of
 from ecomflow.deadletters.fingerprints import Fingerprint, fingerprint
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, replay_command
 
@@ -77,7 +76,7 @@ def group(found: Iterable[StoredDeadLetter], settings: Settings) -> Groups:
     for stored in found:
         total += 1
         cause = fingerprint(stored.letter)
-        key = (stream_of(stored.letter), stored.letter.reason, cause.id)
+        key = (stored.stream, stored.letter.reason, cause.id)
         if key not in tallies:
             if len(tallies) == MAX_GROUPS:
                 other += 1

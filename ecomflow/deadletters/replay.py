@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings, contracts_of
+from ecomflow.contract.codec import Codec, portions
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
-from ecomflow.contract.decode import decode_messages, portions
 from ecomflow.contract.events import Message
-from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, topic_sender
-from ecomflow.pipeline.model import model_facts
-from ecomflow.pipeline.quarantine import halves_of_events, halves_of_messages, isolate, refuse_events, refuse_messages
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.gcp.target import Target
+from ecomflow.infra import check_owner
+from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -88,8 +88,7 @@ class ReplaySummary(msgspec.Struct, frozen=True):
 
 
 def plan_replay(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     patch: Mapping[str, Any] | None = None,
@@ -102,15 +101,15 @@ def plan_replay(
     Changes nothing. Raises the same errors as ``store.objects``.
     """
     moment = now or datetime.now(UTC)
-    before = _dropped_after(settings, moment)
+    before, codec = _dropped_after(target.settings, moment), Codec(contracts_of(target.settings))
     plan = ReplayPlan(0, 0, {}, {}, 0, [], [])
-    found = store.objects(settings, endpoints, selected, unreadable=plan.unreadable, on_progress=on_progress)
+    found = store.objects(target, selected, unreadable=plan.unreadable, on_progress=on_progress)
     for stored in found:
         chosen = [(number, letter) for number, letter in stored.letters if is_chosen(letter, selected)]
         if limit is not None:
             chosen = sorted(chosen, key=lambda one: one[1].failed_at, reverse=True)[: limit - plan.chosen]
         old = [(number, letter) for number, letter in chosen if before is None or letter.failed_at < before]
-        errors = refusals([letter for _, letter in old], moment, patch, settings.order_totals)
+        errors = refusals([letter for _, letter in old], codec, moment, patch)
         passing = frozenset(_digest(stored.lines[number]) for at, (number, _) in enumerate(old) if at not in errors)
         plan = _counted(plan, len(chosen), len(chosen) - len(old), len(old) - len(errors), errors.values())
         if passing:
@@ -121,12 +120,9 @@ def plan_replay(
 
 
 def refusals(
-    letters: list[DeadLetter],
-    now: datetime,
-    patch: Mapping[str, Any] | None = None,
-    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS,
+    letters: list[DeadLetter], codec: Codec, now: datetime, patch: Mapping[str, Any] | None = None
 ) -> dict[int, tuple[str, str]]:
-    """The dead letters that the pipeline would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
+    """The dead letters that a pipeline with ``codec`` would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
     refused: dict[int, tuple[str, str]] = {}
     messages = []
     for at, letter in enumerate(letters):
@@ -136,7 +132,7 @@ def refusals(
         else:  # the index replaces the message id, to identify the message in the result
             messages.append(msgspec.structs.replace(message, message_id=str(at)))
     for part in portions(messages):
-        for again in _refused_by_steps(part, now, order_totals):
+        for again in _refused_by_steps(part, codec, now):
             refused[int(again.message_id or 0)] = (path_of(again), again.error)
     return refused
 
@@ -163,8 +159,7 @@ def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Me
 
 
 def replay(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     plan: ReplayPlan,
     *,
     patch: Mapping[str, Any] | None = None,
@@ -174,36 +169,36 @@ def replay(
 
     Nothing is deleted before it has a copy. ``on_progress`` gets the number of events published so far. After Ctrl-C the current
     objects have half a second to finish, and the summary has ``interrupted``; whatever is still in ``dlq/`` can be replayed
-    again. Raises NotFoundError (topic or bucket), AccessError, UnavailableError and EcomflowError, whose message says how many
-    events were published.
+    again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
+    and EcomflowError, whose message says how many events were published.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
-    with topic_sender(settings, endpoints) as sender, store.reading(settings, endpoints):
-        mover = _Mover(store.bucket_of(settings, endpoints), sender, patch, on_progress or (lambda _: None))
+    check_owner(target)
+    with topic_sender(target) as sender, store.reading(target):
+        mover = _Mover(target.bucket, sender, patch, on_progress or (lambda _: None))
         is_interrupted = False
         try:
             _move_all(mover, plan.objects)
         except KeyboardInterrupt:
             is_interrupted = True
         except _PublishError as error:
-            cause = error.__cause__
-            assert isinstance(cause, GoogleAPIError | GoogleAuthError)
-            raise publish_error(cause, settings, endpoints, mover.published) from cause
+            raise publish_error(error.failure, target, mover.published) from error.failure
         return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
 
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
-    with interruptible_pool(_AT_ONCE) as (pool, in_hand):
+    with interruptible_pool(_AT_ONCE) as (pool, in_flight):
         # A few at a time, so that nothing more is started after a failure.
         waiting = iter(objects)
         while page := list(islice(waiting, _AT_ONCE)):
-            list(pool.map(lambda planned: mover.move(planned, in_hand), page))
+            list(pool.map(lambda planned: mover.move(planned, in_flight), page))
 
 
 class _PublishError(Exception):
-    """An error of Pub/Sub (its ``__cause__``), not of the bucket."""
+    """An error of Pub/Sub, not of the bucket."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 class _Mover:
@@ -216,8 +211,8 @@ class _Mover:
         self._lock = Lock()
         self.published = self.moved = self.left = 0
 
-    def move(self, planned: PlannedObject, in_hand: InHand) -> None:
-        with in_hand.piece():
+    def move(self, planned: PlannedObject, in_flight: InFlight) -> None:
+        with in_flight.task():
             lines = self._read(planned)
             chosen = [line for line in lines if _digest(line) in planned.lines]
             if chosen:
@@ -240,14 +235,13 @@ class _Mover:
         return bytes(content).splitlines()
 
     def _publish(self, lines: list[bytes]) -> None:
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
+        from ecomflow.gcp.errors import FAILURES
 
         for request in _requests(message_of(from_line(line), self._patch) for line in lines):
             try:
                 self._sender.send((message.data, message.attributes) for message in request)
-            except (GoogleAPIError, GoogleAuthError) as error:
-                raise _PublishError from error
+            except FAILURES as error:
+                raise _PublishError(error) from error
             with self._lock:
                 self.published += len(request)
                 self._report(self.published)
@@ -264,7 +258,7 @@ class _Mover:
             blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT)
         except PreconditionFailed:
             return
-        except Forbidden as error:
+        except Forbidden as error:  # not left to the translation: by now the events are published, and the user must know
             sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
             raise AccessError(
                 f"{sentence}. They are published, but still in {ROOT}/.",
@@ -289,27 +283,17 @@ class _Mover:
 
 
 def _dropped_after(settings: Settings, now: datetime) -> datetime | None:
-    """Dead letters refused after this time would be dropped as repeats; None if nothing drops repeats."""
+    """Dead letters refused after this time would be dropped as duplicates; None if nothing drops duplicates."""
     if settings.is_local or settings.dataflow.at_least_once or not settings.dataflow.id_attribute:
         return None
     return now - REMEMBERED
 
 
-def _refused_by_steps(messages: list[Message], now: datetime, order_totals: OrderTotals) -> Iterator[DeadLetter]:
+def _refused_by_steps(messages: list[Message], codec: Codec, now: datetime) -> Iterator[DeadLetter]:
     """The dead letters that the pipeline's steps before the write would make of ``messages``."""
-    for decoded in isolate(
-        messages,
-        lambda part: decode_messages(part, now),
-        halves_of_messages,
-        lambda part, failure: refuse_messages(part, failure, now),
-    ):
+    for decoded in decoded_parts(codec, messages, now):
         for batch in decoded.streams.values():
-            for facts in isolate(
-                batch,
-                lambda part: model_facts(part, now, order_totals),
-                halves_of_events,
-                lambda part, failure: refuse_events(part, failure, now),
-            ):
+            for facts in modelled_parts(batch, now):
                 yield from facts.refused
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import ROOT, STREAMS, DeadLetter, from_line
+from ecomflow.config import Settings
+from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.gcp.clients import storage_client
+from ecomflow.errors import EcomflowError
+from ecomflow.gcp.target import Target
+from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -42,11 +43,11 @@ OnProgress = Callable[[int], None]
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):
-    """Which dead letters to select; None matches all. ``event_id``: the id that the event has, or would have, in the tables;
-    ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
+    """Which dead letters to select; None matches all, and so does ``()`` of ``streams``. ``event_id``: the id that the event has,
+    or would have, in the tables; ``fingerprint``: the ``id`` of a Fingerprint; ``since``: the earliest ``failed_at``.
     """
 
-    streams: tuple[str, ...] = STREAMS
+    streams: tuple[str, ...] = ()
     reason: str | None = None
     since: datetime | None = None
     event_id: str | None = None
@@ -71,6 +72,11 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
     letter: DeadLetter
     object_name: str
 
+    @property
+    def stream(self) -> str:
+        """The stream in whose folder the object is: the event type, or ``unknown``."""
+        return self.object_name.split("/", 2)[1]
+
 
 class Unreadable(msgspec.Struct, frozen=True):
     """An object under ``dlq/``, or a line of it, that is not a dead letter: from another program, or damaged."""
@@ -93,8 +99,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 def newest(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     *,
     limit: int,
     selected: DeadLetterFilter = ANY,
@@ -102,13 +107,12 @@ def newest(
     on_progress: OnProgress | None = None,
 ) -> list[StoredDeadLetter]:
     """At most ``limit`` dead letters of ``selected``, newest first. Raises the same errors as ``letters``."""
-    found = letters(settings, endpoints, selected, few=True, unreadable=unreadable, on_progress=on_progress)
+    found = letters(target, selected, few=True, unreadable=unreadable, on_progress=on_progress)
     return list(islice(found, limit))
 
 
 def letters(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter = ANY,
     *,
     few: bool = False,
@@ -121,15 +125,14 @@ def letters(
     objects that can't be read as dead letters. ``on_progress`` gets the number of objects read so far. Raises NotFoundError
     (bucket), AccessError and UnavailableError; and, without ``unreadable``, EcomflowError at the first unreadable object.
     """
-    for stored in objects(settings, endpoints, selected, few=few, unreadable=unreadable, on_progress=on_progress):
+    for stored in objects(target, selected, few=few, unreadable=unreadable, on_progress=on_progress):
         chosen = [letter for _, letter in stored.letters if is_chosen(letter, selected)]
         chosen.sort(key=lambda letter: letter.failed_at, reverse=True)
         yield from (StoredDeadLetter(letter, stored.name) for letter in chosen)
 
 
 def objects(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     few: bool = False,
@@ -137,13 +140,19 @@ def objects(
     on_progress: OnProgress | None = None,
 ) -> Iterator[StoredObject]:
     """The objects that can contain dead letters of ``selected``, latest minute first. Otherwise like ``letters``."""
-    with reading(settings, endpoints):
-        for number, stored in enumerate(_objects(bucket_of(settings, endpoints), selected, few), start=1):
+    with reading(target):
+        for number, stored in enumerate(_objects(target.bucket, selected, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
             if on_progress is not None:
                 on_progress(number)
+
+
+def streams(target: Target) -> tuple[str, ...]:
+    """The streams that have dead letters. Raises the same errors as ``letters``."""
+    with reading(target):
+        return tuple(folder.split("/")[1] for folder in _folders(target.bucket, ANY))
 
 
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
@@ -157,8 +166,7 @@ def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
 
 
 def follow(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     selected: DeadLetterFilter,
     *,
     limit: int,
@@ -170,15 +178,19 @@ def follow(
 
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
-    bucket = bucket_of(settings, endpoints)
-    with reading(settings, endpoints):
-        seen = {listed.name for listed in _since(bucket, selected.streams, now() - _LATE)}
-    first = newest(settings, endpoints, limit=limit, selected=selected, unreadable=unreadable)
+    bucket = target.bucket
+    begin = now() - _LATE
+    with reading(target):
+        seen = {listed.name for listed in _since(bucket, selected, begin)}
+    first = newest(target, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
-        with reading(settings, endpoints):
-            recent = list(_since(bucket, selected.streams, now() - _LATE))
+        begin, before = now() - _LATE, begin
+        with reading(target):
+            recent = list(_since(bucket, selected, begin))
+            if begin < before - timedelta(seconds=LEAST_STEP):  # The clock was set back: the objects since then are not new.
+                seen |= {listed.name for listed in recent}
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
             arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}
@@ -187,11 +199,6 @@ def follow(
                 unreadable.append(Unreadable(stored.name, stored.error))
             yield from (StoredDeadLetter(letter, stored.name) for _, letter in stored.letters if is_chosen(letter, selected))
         sleep(_POLL_SECONDS)
-
-
-def bucket_of(settings: Settings, endpoints: Endpoints) -> Bucket:
-    """The bucket of the dead letters. Sends no request."""
-    return storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
 
 
 def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> None:
@@ -211,7 +218,7 @@ class _Listed(NamedTuple):
 def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
     # A filter by reason, event id or fingerprint may have to read many objects.
     depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
-    by_stream = [_newest_objects(bucket, f"{ROOT}/{stream}/", selected.since, depth) for stream in selected.streams]
+    by_stream = [_newest_objects(bucket, folder, selected.since, depth) for folder in _folders(bucket, selected)]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
     try:
@@ -222,10 +229,20 @@ def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[
         pool.shutdown(wait=False, cancel_futures=True)  # the caller has enough, or was interrupted
 
 
-def _since(bucket: Bucket, streams: Iterable[str], moment: datetime) -> Iterator[_Listed]:
-    """The objects of ``streams`` from the minute of ``moment`` on."""
-    for stream in streams:
-        yield from _list(bucket, f"{ROOT}/{stream}/", moment)
+def _folders(bucket: Bucket, selected: DeadLetterFilter) -> list[str]:
+    """The folders of the selected streams: ``dlq/order/``. Of all, those that exist: also of types without a contract today."""
+    if selected.streams:
+        return [f"{ROOT}/{stream}/" for stream in selected.streams]
+    listing = bucket.list_blobs(prefix=f"{ROOT}/", delimiter="/", timeout=30)
+    for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
+        pass
+    return sorted(listing.prefixes)
+
+
+def _since(bucket: Bucket, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
+    """The objects of the selected streams from the minute of ``moment`` on."""
+    for folder in _folders(bucket, selected):
+        yield from _list(bucket, folder, moment)
 
 
 def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
@@ -296,32 +313,23 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
 
 
 @contextmanager
-def reading(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
+def reading(target: Target) -> Iterator[None]:
     """Translate the errors raised inside the block while the bucket is read.
 
     A 404 means a missing bucket only if the bucket does not exist: a service can also return it for a damaged object.
     """
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import ConnectionError as HttpConnectionError
+    from google.api_core.exceptions import NotFound
 
-    try:
+    from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+
+    name = target.settings.bucket_name
+
+    def about_an_object(cause: Exception) -> EcomflowError | None:
+        with suppress(*FAILURES):
+            if isinstance(cause, NotFound) and target.bucket.exists(timeout=30):
+                sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
+                return EcomflowError(sentence, "Run the command again.")
+        return None
+
+    with google_errors(target.storage_service, f"bucket {name}", "storage.objects.list", decide=about_an_object):
         yield
-    except exceptions.NotFound as error:
-        with suppress(exceptions.GoogleAPICallError, HttpConnectionError):
-            if bucket_of(settings, endpoints).exists(timeout=30):
-                raise EcomflowError(
-                    f"Bucket {settings.bucket_name} exists, but an object that it lists was not found: {error.message}",
-                    "Run the command again.",
-                ) from error
-        raise NotFoundError(f"Bucket {settings.bucket_name} does not exist.", "Run: ecomflow infra up") from error
-    except exceptions.Forbidden as error:
-        role = "Grant the role roles/storage.objectViewer."
-        raise AccessError(f"Bucket {settings.bucket_name} can't be read: {error}", role) from error
-    except (exceptions.Unauthorized, GoogleAuthError) as error:
-        login = "Log in again: gcloud auth application-default login"
-        raise AccessError(f"The Google credentials do not work: {error}", login) from error
-    except (exceptions.GoogleAPICallError, exceptions.RetryError, HttpConnectionError) as error:
-        raise UnavailableError(
-            f"The bucket's service does not respond: {error}", "Check it with: ecomflow infra status"
-        ) from error

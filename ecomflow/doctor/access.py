@@ -10,21 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.doctor.records import Check, not_checked, passed
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError
-from ecomflow.gcp.clients import publisher_client, storage_client, subscriber_client
 from ecomflow.gcp.errors import (
     DeniedError,
     DisabledApiError,
-    Service,
-    bigquery_service,
     google_errors,
-    pubsub_service,
-    storage_service,
 )
-from ecomflow.gcp.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, ROLE_OF
-from ecomflow.infra.observe import bigquery_for
+from ecomflow.gcp.permissions import ACT_AS, READ_BUCKET, READ_METRICS, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC, roles_of
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.infra.roles import Grant, job_grants
 from ecomflow.infra.services import granted_on_account, granted_on_project, has_project_policy, project_number, project_policy
 
@@ -59,15 +55,15 @@ class _UnknownError(Exception):
     """The check is not possible, for the given reason."""
 
 
-def lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[tuple[str, Callable[[], Check]]]:
+def lines(target: Target, for_dataflow: bool) -> list[tuple[str, Callable[[], Check]]]:
     """The checks of a Google Cloud project; none for the local stack and emulators, which have no access policies."""
-    if not has_project_policy(settings, endpoints):
+    if not has_project_policy(target):
         return []
-    own = _own_permissions(settings, endpoints, for_dataflow)
-    grants = job_grants(settings) if for_dataflow else ()
+    own = _own_permissions(target, for_dataflow)
+    grants = job_grants(target.settings) if for_dataflow else ()
     return [
         *((asked.name, partial(_check_own, asked)) for asked in own),
-        *((_name(grant), partial(_check_grant, grant, settings, endpoints)) for grant in grants),
+        *((_name(grant), partial(_check_grant, grant, target)) for grant in grants),
     ]
 
 
@@ -83,8 +79,9 @@ class _Own(NamedTuple):
     optional: str = ""
 
 
-def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[_Own]:
+def _own_permissions(target: Target, for_dataflow: bool) -> list[_Own]:
     """What the caller's account needs: to read the resources, and to start a job or else to run the pipeline itself."""
+    settings = target.settings
     start = _to_start_a_job(settings) if for_dataflow else []
     consume, append = ([], []) if for_dataflow else (["pubsub.subscriptions.consume"], ["bigquery.tables.updateData"])
     objects = ("storage.objects.create", "storage.objects.get", "storage.objects.list")
@@ -92,20 +89,20 @@ def _own_permissions(settings: Settings, endpoints: Endpoints, for_dataflow: boo
     granted = partial(granted_on_project, settings=settings)
     return [
         *start,
-        _on("topic", settings.topic, (READ_TOPIC,), partial(_granted_on_topic, settings, endpoints)),
+        _on("topic", settings.topic, (READ_TOPIC,), partial(_granted_on_topic, target)),
         _on(
             "subscription",
             settings.subscription,
             (*consume, READ_SUBSCRIPTION),
-            partial(_granted_on_subscription, settings, endpoints),
+            partial(_granted_on_subscription, target),
         ),
         _Own(
             "your access to the tables",
             f"dataset {settings.dataset}",
             (*append, READ_TABLE),
-            partial(_granted_on_table, settings, endpoints),
+            partial(_granted_on_table, target),
         ),
-        _on("bucket", settings.bucket_name, (*objects, READ_BUCKET), partial(_granted_on_bucket, settings, endpoints)),
+        _on("bucket", settings.bucket_name, (*objects, READ_BUCKET), partial(_granted_on_bucket, target)),
         _Own("your access to Cloud Monitoring", f"project {settings.project_id}", (READ_METRICS,), granted, backlog),
     ]
 
@@ -134,8 +131,7 @@ def _check_own(own: _Own) -> Check:
     lacking = [permission for permission in own.permissions if permission not in granted]
     if not lacking:
         return passed(own.name, f"This account has {', '.join(own.permissions)}.")
-    roles = " and ".join(dict.fromkeys(ROLE_OF[permission] for permission in lacking))
-    remedy = f"Grant it {roles} on {own.where}."
+    remedy = f"Grant it {' and '.join(roles_of(lacking))} on {own.where}."
     if own.optional:
         return passed(own.name, f"This account lacks {', '.join(lacking)}: {own.optional}. {remedy}")
     raise AccessError(f"This account lacks {', '.join(lacking)}.", remedy)
@@ -149,46 +145,39 @@ def _granted_on_account(settings: Settings, permissions: Sequence[str]) -> set[s
         raise NotFoundError(f"Service account {account} does not exist.", "Correct service_account in [dataflow].") from error
 
 
-def _granted_on_topic(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
-    request = {"resource": settings.topic_path, "permissions": list(permissions)}
-    client = publisher_client(endpoints)
-    try:
-        read = partial(client.test_iam_permissions, request=request, timeout=_SECONDS)
-        return set(_ask(pubsub_service(settings, endpoints), f"topic {settings.topic}", read).permissions)
-    finally:
-        client.transport.close()
+def _granted_on_topic(target: Target, permissions: Sequence[str]) -> set[str]:
+    request = {"resource": target.settings.topic_path, "permissions": list(permissions)}
+    read = partial(target.publisher.test_iam_permissions, request=request, timeout=_SECONDS)
+    return set(_ask(target.pubsub_service, f"topic {target.settings.topic}", read).permissions)
 
 
-def _granted_on_subscription(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
-    request = {"resource": settings.subscription_path, "permissions": list(permissions)}
-    with subscriber_client(endpoints) as client:
-        read = partial(client.test_iam_permissions, request=request, timeout=_SECONDS)
-        return set(_ask(pubsub_service(settings, endpoints), f"subscription {settings.subscription}", read).permissions)
+def _granted_on_subscription(target: Target, permissions: Sequence[str]) -> set[str]:
+    request = {"resource": target.settings.subscription_path, "permissions": list(permissions)}
+    read = partial(target.subscriber.test_iam_permissions, request=request, timeout=_SECONDS)
+    return set(_ask(target.pubsub_service, f"subscription {target.settings.subscription}", read).permissions)
 
 
-def _granted_on_bucket(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
-    bucket = storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
-    read = partial(bucket.test_iam_permissions, list(permissions), timeout=_SECONDS, retry=None)
-    return set(_ask(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", read))
+def _granted_on_bucket(target: Target, permissions: Sequence[str]) -> set[str]:
+    read = partial(target.bucket.test_iam_permissions, list(permissions), timeout=_SECONDS, retry=None)
+    return set(_ask(target.storage_service, f"bucket {target.settings.bucket_name}", read))
 
 
-def _granted_on_table(settings: Settings, endpoints: Endpoints, permissions: Sequence[str]) -> set[str]:
+def _granted_on_table(target: Target, permissions: Sequence[str]) -> set[str]:
     """Tested on one of the fact tables, because they share the roles of their dataset."""
-    client = bigquery_for(settings, endpoints)
-    table = f"{settings.dataset_id}.fact_order"
-    read = partial(client.test_iam_permissions, table, list(permissions), timeout=_SECONDS, retry=None)
-    return set(_ask(bigquery_service(settings, endpoints), f"table {table}", read).get("permissions", []))
+    table = f"{target.settings.dataset_id}.fact_order"
+    read = partial(target.bigquery.test_iam_permissions, table, list(permissions), timeout=_SECONDS, retry=None)
+    return set(_ask(target.bigquery_service, f"table {table}", read).get("permissions", []))
 
 
 def _name(grant: Grant) -> str:
     return f"{grant.role} on {grant.resource}"
 
 
-def _check_grant(grant: Grant, settings: Settings, endpoints: Endpoints) -> Check:
+def _check_grant(grant: Grant, target: Target) -> Check:
     try:
-        account = settings.dataflow.service_account or _default_account(settings)
-        on_resource = _policy_reader(grant, settings, endpoints)() if not grant.resource.startswith("project ") else []
-        bindings = [*on_resource, *_on_project(settings)]
+        account = target.settings.dataflow.service_account or _default_account(target.settings)
+        on_resource = _policy_reader(grant, target)() if not grant.resource.startswith("project ") else []
+        bindings = [*on_resource, *_on_project(target.settings)]
     except _UnknownError as reason:
         return not_checked(_name(grant), f"{reason}. If the job fails without it, run: {grant.command}")
     return judge(grant, account, bindings)
@@ -228,32 +217,27 @@ def _on_project(settings: Settings) -> list[Binding]:
         raise _UnknownError(error.message.rstrip(".")) from error
 
 
-def _policy_reader(grant: Grant, settings: Settings, endpoints: Endpoints) -> Callable[[], list[Binding]]:
+def _policy_reader(grant: Grant, target: Target) -> Callable[[], list[Binding]]:
     readers = {"subscription": _on_subscription, "bucket": _on_bucket, "dataset": _on_dataset}
-    return partial(readers[grant.resource.split(" ", 1)[0]], settings, endpoints)
+    return partial(readers[grant.resource.split(" ", 1)[0]], target)
 
 
-def _on_subscription(settings: Settings, endpoints: Endpoints) -> list[Binding]:
-    service = pubsub_service(settings, endpoints)
-    with subscriber_client(endpoints) as client:
-        request = {"resource": settings.subscription_path}
-        policy = _ask(
-            service, f"subscription {settings.subscription}", partial(client.get_iam_policy, request=request, timeout=_SECONDS)
-        )
+def _on_subscription(target: Target) -> list[Binding]:
+    settings = target.settings
+    read = partial(target.subscriber.get_iam_policy, request={"resource": settings.subscription_path}, timeout=_SECONDS)
+    policy = _ask(target.pubsub_service, f"subscription {settings.subscription}", read)
     return [Binding(binding.role, member) for binding in policy.bindings for member in binding.members]
 
 
-def _on_bucket(settings: Settings, endpoints: Endpoints) -> list[Binding]:
-    bucket = storage_client(settings.project_id, endpoints).bucket(settings.bucket_name)
-    read = partial(bucket.get_iam_policy, requested_policy_version=3, timeout=_SECONDS, retry=None)
-    return _bindings(_ask(storage_service(settings, endpoints), f"bucket {settings.bucket_name}", read).bindings)
+def _on_bucket(target: Target) -> list[Binding]:
+    read = partial(target.bucket.get_iam_policy, requested_policy_version=3, timeout=_SECONDS, retry=None)
+    return _bindings(_ask(target.storage_service, f"bucket {target.settings.bucket_name}", read).bindings)
 
 
-def _on_dataset(settings: Settings, endpoints: Endpoints) -> list[Binding]:
+def _on_dataset(target: Target) -> list[Binding]:
     """A dataset's access list has separate entry types for accounts, groups and domains."""
-    client = bigquery_for(settings, endpoints)
-    read = partial(client.get_dataset, settings.dataset_id, timeout=_SECONDS, retry=None)
-    entries = _ask(bigquery_service(settings, endpoints), f"dataset {settings.dataset}", read).access_entries
+    read = partial(target.bigquery.get_dataset, target.settings.dataset_id, timeout=_SECONDS, retry=None)
+    entries = _ask(target.bigquery_service, f"dataset {target.settings.dataset}", read).access_entries
     prefixes = {"userByEmail": "serviceAccount:", "groupByEmail": "group:", "domain": "domain:"}
     return [Binding(str(e.role), f"{prefixes.get(e.entity_type, '')}{e.entity_id}") for e in entries if e.role]
 

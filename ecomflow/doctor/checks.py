@@ -1,4 +1,4 @@
-"""Settings and endpoints in; a check for everything that a pipeline needs out, within seconds even if services don't answer."""
+"""A target in; a check for everything that a pipeline needs out, within seconds even if services don't answer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from concurrent.futures import Future
 from functools import partial
 
 from ecomflow import errors
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.doctor.records import Check, failed, not_checked, passed
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Step, plan_step, tell
+from ecomflow.infra.ownership import with_owner
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 
 # For all checks together, which run in parallel.
@@ -36,19 +38,19 @@ _KINDS = {
 }
 
 
-def preflight(settings: Settings, endpoints: Endpoints, *, for_dataflow: bool) -> tuple[Check, ...]:
+def preflight(target: Target, *, for_dataflow: bool) -> tuple[Check, ...]:
     """Checks that everything a pipeline needs exists and is configured correctly. Changes nothing.
 
     ``for_dataflow``: also what only a job on Dataflow needs. If credentials are needed and missing, no other check runs. Checks
     without an answer after ``PREFLIGHT_SECONDS`` fail.
     """
-    credentials = _credentials(settings, endpoints, for_dataflow)
+    credentials = _credentials(target, for_dataflow)
     if any(not check.ok for check in credentials):
         return credentials
     from ecomflow.doctor import access
 
-    lines = [*_api_lines(settings, endpoints, for_dataflow), *_resource_lines(settings, endpoints, for_dataflow)]
-    lines += access.lines(settings, endpoints, for_dataflow)
+    lines = [*_api_lines(target, for_dataflow), *_resource_lines(target, for_dataflow)]
+    lines += access.lines(target, for_dataflow)
     return (*credentials, *side_by_side(lines, PREFLIGHT_SECONDS))
 
 
@@ -100,24 +102,23 @@ def _answer(name: str, future: Future[Check], give_up: float, seconds: float) ->
         )
 
 
-def _credentials(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> tuple[Check, ...]:
-    used = [endpoints.pubsub, endpoints.storage, endpoints.bigquery, endpoints.bigquery_storage]
-    if for_dataflow:
-        used.append(endpoints.dataflow)
-    if None not in used or settings.is_local:
+def _credentials(target: Target, for_dataflow: bool) -> tuple[Check, ...]:
+    at = target.endpoints
+    used = [at.pubsub, at.storage, at.bigquery, at.bigquery_storage, *([at.dataflow] if for_dataflow else [])]
+    if None not in used or target.settings.is_local:
         return ()
     from ecomflow.gcp.credentials import account_of, find_credentials
 
     try:
-        return (passed("credentials", f"They are valid: {account_of(find_credentials(settings.project_id))}."),)
+        return (passed("credentials", f"They are valid: {account_of(find_credentials(target.settings.project_id))}."),)
     except EcomflowError as error:
         return (failed("credentials", error),)
 
 
-def _api_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[Line]:
+def _api_lines(target: Target, for_dataflow: bool) -> list[Line]:
     from ecomflow.infra.services import has_apis
 
-    return [("APIs", partial(_check_apis, settings, for_dataflow))] if has_apis(settings, endpoints) else []
+    return [("APIs", partial(_check_apis, target.settings, for_dataflow))] if has_apis(target) else []
 
 
 def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
@@ -135,10 +136,9 @@ def _check_apis(settings: Settings, for_dataflow: bool) -> Check:
     return passed("APIs", f"{', '.join(api.removesuffix('.googleapis.com') for api in needed)} are enabled.")
 
 
-def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool) -> list[Line]:
-    """A line per desired resource. The clients are created here, so that threads don't import modules concurrently."""
+def _resource_lines(target: Target, for_dataflow: bool) -> list[Line]:
+    """A line per desired resource. Google's libraries are imported here, so that threads don't import them concurrently."""
     from ecomflow.infra.observe import (
-        bigquery_for,
         observe_bucket,
         observe_dataset,
         observe_subscription,
@@ -148,8 +148,7 @@ def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool
     )
 
     try:
-        # Two clients, because one keeps only ten connections, and warns about the eleventh.
-        for_tables, for_the_rest = bigquery_for(settings, endpoints), bigquery_for(settings, endpoints)
+        _ = target.bigquery  # made here, so that it fails once and not for each table
     except EcomflowError as error:
         return [("BigQuery", partial(failed, "BigQuery", error))]
 
@@ -157,20 +156,21 @@ def _resource_lines(settings: Settings, endpoints: Endpoints, for_dataflow: bool
         table = wanted.name.rsplit(".", 1)[-1]
         match wanted:
             case Topic():
-                return observe_topic(wanted.name, settings, endpoints)
+                return observe_topic(wanted.name, target)
             case Subscription():
-                return observe_subscription(wanted.name, settings, endpoints)
+                return observe_subscription(wanted.name, target)
             case Bucket():
-                return observe_bucket(settings, endpoints)
+                return observe_bucket(target)
             case Dataset():
-                return observe_dataset(settings, endpoints, for_the_rest)
+                return observe_dataset(target)
             case Table():
-                return observe_table(table, settings, endpoints, for_tables)
+                return observe_table(table, target)
             case _:
-                return observe_view(table.removesuffix("_unique"), settings, endpoints, for_the_rest)
+                return observe_view(table.removesuffix("_unique"), target)
 
     return [
-        (_name(wanted), partial(_check_resource, wanted, partial(observe, wanted), for_dataflow)) for wanted in desired(settings)
+        (_name(wanted), partial(_check_resource, wanted, partial(observe, wanted), target.settings, for_dataflow))
+        for wanted in desired(target.settings)
     ]
 
 
@@ -178,8 +178,9 @@ def _name(wanted: Resource) -> str:
     return f"{KINDS[type(wanted)]} {wanted.name.rsplit('/', 1)[-1].rsplit('.', 1)[-1]}"
 
 
-def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], for_dataflow: bool) -> Check:
-    step = plan_step(wanted, observe())
+def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], settings: Settings, for_dataflow: bool) -> Check:
+    live = observe()
+    step = plan_step(with_owner(wanted, live, settings), live)
     if step.action == "create":
         raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
     differs = f"{'; '.join(map(tell, step.differences))}."
@@ -193,7 +194,11 @@ def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], fo
 
 
 def _is_harmless(wanted: Resource, step: Step, for_dataflow: bool) -> bool:
-    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy."""
+    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy.
+
+    A pipeline also runs without labels, but not without the configured key.
+    """
+    changed = {difference.attribute for difference in step.differences} - {"labels"}
     if isinstance(wanted, Subscription):
-        return not for_dataflow and {difference.attribute for difference in step.differences} == {"backoff_seconds"}
-    return isinstance(wanted, Bucket | Topic)
+        return not changed or (not for_dataflow and changed == {"backoff_seconds"})
+    return not changed or ("kms_key" not in changed and isinstance(wanted, Bucket | Topic))

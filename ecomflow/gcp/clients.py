@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ecomflow.config import Endpoints
-from ecomflow.errors import AccessError
 
 if TYPE_CHECKING:
-    from google.cloud import bigquery, pubsub_v1, storage
+    from google.cloud import bigquery, dataflow_v1beta3, monitoring_v3, pubsub_v1, storage
     from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
     from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse
 
@@ -23,6 +22,20 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+# More connections than threads that use one client at a time: urllib3 warns about each above its usual ten.
+_CONNECTIONS = 40
+
+
+class DataflowClients(NamedTuple):
+    """The clients of Dataflow's three APIs, with the same credentials."""
+
+    jobs: dataflow_v1beta3.JobsV1Beta3Client
+    messages: dataflow_v1beta3.MessagesV1Beta3Client
+    metrics: dataflow_v1beta3.MetricsV1Beta3Client
+
+    def close(self) -> None:
+        for client in self:
+            client.transport.close()
 
 
 def publisher_client(endpoints: Endpoints, **options: object) -> pubsub_v1.PublisherClient:
@@ -49,9 +62,10 @@ def storage_client(project: str, endpoints: Endpoints) -> storage.Client:
     from google.cloud import storage
 
     if endpoints.storage is None:
-        return _signed_in(lambda: storage.Client(project=project))
+        return _with_connections(_signed_in(lambda: storage.Client(project=project)))
     options = {"api_endpoint": endpoints.storage}
-    return _without_mtls(storage.Client(project=project, credentials=AnonymousCredentials(), client_options=options))
+    client = storage.Client(project=project, credentials=AnonymousCredentials(), client_options=options)
+    return _with_connections(_without_mtls(client))
 
 
 def bigquery_client(project: str, endpoints: Endpoints, location: str | None = None) -> bigquery.Client:
@@ -59,11 +73,10 @@ def bigquery_client(project: str, endpoints: Endpoints, location: str | None = N
     from google.cloud import bigquery
 
     if endpoints.bigquery is None:
-        return _signed_in(lambda: bigquery.Client(project=project, location=location))
+        return _with_connections(_signed_in(lambda: bigquery.Client(project=project, location=location)))
     options = {"api_endpoint": endpoints.bigquery}
-    return _without_mtls(
-        bigquery.Client(project=project, location=location, credentials=AnonymousCredentials(), client_options=options)
-    )
+    client = bigquery.Client(project=project, location=location, credentials=AnonymousCredentials(), client_options=options)
+    return _with_connections(_without_mtls(client))
 
 
 def bigquery_write_client(endpoints: Endpoints) -> BigQueryWriteClient:
@@ -73,6 +86,30 @@ def bigquery_write_client(endpoints: Endpoints) -> BigQueryWriteClient:
     if endpoints.bigquery_storage is None:
         return _signed_in(BigQueryWriteClient)
     return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=_channel(endpoints.bigquery_storage)))
+
+
+def dataflow_clients(project: str, endpoints: Endpoints) -> DataflowClients:
+    from google.api_core.client_options import ClientOptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import dataflow_v1beta3 as dataflow
+
+    from ecomflow.gcp.credentials import find_credentials
+
+    credentials = find_credentials(project) if endpoints.dataflow is None else AnonymousCredentials()
+    options = ClientOptions(api_endpoint=endpoints.dataflow)
+    return DataflowClients(
+        dataflow.JobsV1Beta3Client(transport="rest", credentials=credentials, client_options=options),
+        dataflow.MessagesV1Beta3Client(transport="rest", credentials=credentials, client_options=options),
+        dataflow.MetricsV1Beta3Client(transport="rest", credentials=credentials, client_options=options),
+    )
+
+
+def monitoring_client(project: str) -> monitoring_v3.MetricServiceClient:
+    from google.cloud import monitoring_v3
+
+    from ecomflow.gcp.credentials import find_credentials
+
+    return monitoring_v3.MetricServiceClient(credentials=find_credentials(project))
 
 
 def append_rows(
@@ -102,15 +139,27 @@ def _without_mtls(client: C) -> C:
     return client
 
 
+def _with_connections(client: C) -> C:
+    """``client``, with as many connections as its threads use, unless they need the certificate of Google's adapter."""
+    from requests.adapters import HTTPAdapter
+
+    session = client._http
+    if not session.is_mtls:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    return client
+
+
 def _signed_in(make: Callable[[], T]) -> T:
     """A client with the user's credentials. Raises AccessError if there are none."""
     from google.auth.exceptions import DefaultCredentialsError
 
+    from ecomflow.gcp.errors import no_credentials
+
     try:
         return make()
     except DefaultCredentialsError as error:
-        sentence = f"There are no usable Google Cloud credentials: {str(error).splitlines()[0]}"
-        raise AccessError(sentence, "Run: gcloud auth application-default login") from error
+        raise no_credentials(error) from error
 
 
 def _channel(target: str) -> object:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import msgspec
 import requests.exceptions
 from google.api_core import exceptions as google
 from google.auth import exceptions as auth
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.permissions import ROLE_OF, named_permission
+from ecomflow.gcp.services import Service
 
+# Everything that Google's clients raise for a call that fails.
+FAILURES = (google.GoogleAPIError, auth.GoogleAuthError, requests.exceptions.RequestException)
+# The answers after which the same call may succeed.
+TRANSIENT = (
+    google.Aborted,
+    google.DeadlineExceeded,
+    google.InternalServerError,
+    google.ServiceUnavailable,
+    google.TooManyRequests,
+    google.Unknown,  # "Stream removed": a connection that broke
+)
+# What the REST transport and the token service raise if a connection fails.
+_NO_CONNECTION = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError, auth.TransportError)
 # How Pub/Sub, Cloud Storage, BigQuery and Dataflow say that a project doesn't exist, or is hidden from this account. Only the
 # project itself: "Topic not found: projects/p/topics/t" and "The job of project p was not found" are about something in it.
-NO_PROJECT = re.compile(
+_NO_PROJECT = re.compile(
     r"(?:^|[:;]\s+|\()(?:the )?(?:requested |specified )?project(?: ['\"]?[\w.:/-]+['\"]?)? (?:was )?(?:not found|does not exist)"
     r"|not found: project(?!s/)\b|unknown project\b",
     re.IGNORECASE,
@@ -29,9 +41,13 @@ _DISABLED_API = re.compile(r"\b([a-z]+\.googleapis\.com)/overview")
 _NO_QUOTA_PROJECT = re.compile(r"requires a quota project|end user credentials from the Google Cloud SDK", re.IGNORECASE)
 # The projects of gcloud's own OAuth clients, which Google names if a request has no quota project.
 _GCLOUD_PROJECTS = ("764086051850", "32555940559")
+# The REST transport puts the request before the service's message.
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 _LOGIN = "Run: gcloud auth application-default login"
 _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
+
+# The error for a failure that means something particular to the caller; None: ``translate`` has the right one.
+Decision = Callable[[Exception], EcomflowError | None]
 
 
 class DeniedError(AccessError):
@@ -42,67 +58,69 @@ class DisabledApiError(AccessError):
     """A service's API is not enabled in the project, or was enabled only a moment ago."""
 
 
-class Service(msgspec.Struct, frozen=True):
-    """A Google Cloud service, the role that lets an account create and change its resources, and its endpoint.
-
-    ``endpoint`` None: Google's own.
-    """
-
-    title: str
-    api: str
-    role: str
-    project: str
-    endpoint: str | None
-
-    @property
-    def patience_seconds(self) -> float:
-        """How long to retry a transient failure. An emulator answers at once or not at all."""
-        return 60.0 if self.endpoint is None else 3.0
-
-
-def pubsub_service(settings: Settings, endpoints: Endpoints) -> Service:
-    return Service("Pub/Sub", "pubsub.googleapis.com", "roles/pubsub.editor", settings.project_id, endpoints.pubsub)
-
-
-def storage_service(settings: Settings, endpoints: Endpoints) -> Service:
-    return Service("Cloud Storage", "storage.googleapis.com", "roles/storage.admin", settings.project_id, endpoints.storage)
-
-
-def bigquery_service(settings: Settings, endpoints: Endpoints) -> Service:
-    role = "roles/bigquery.dataOwner and roles/bigquery.jobUser"
-    return Service("BigQuery", "bigquery.googleapis.com", role, settings.project_id, endpoints.bigquery)
-
-
 @contextmanager
-def google_errors(service: Service, resource: str, permission: str | None = None) -> Iterator[None]:
+def google_errors(
+    service: Service, resource: str, permission: str | None = None, decide: Decision = lambda _: None
+) -> Iterator[None]:
     """Raises the exceptions of Google's clients for ``resource`` ("topic projects/p/topics/t") as EcomflowErrors.
 
-    ``permission`` is the one that the call needs, for services that don't name the missing permission.
+    ``permission`` is the one that the call needs, for services that don't name the missing permission. ``decide`` comes before
+    ``translate``, and gets the last failure behind an exhausted retry.
     """
     try:
         yield
-    except (google.GoogleAPIError, auth.GoogleAuthError, requests.exceptions.RequestException) as error:
-        raise translate(error, service, resource, permission) from error
+    except FAILURES as error:
+        raise decide(cause_of(error)) or translate(error, service, resource, permission) from error
 
 
 def translate(error: Exception, service: Service, resource: str, permission: str | None = None) -> EcomflowError:
     """The EcomflowError for ``error``, or for the last failure behind an exhausted retry."""
-    cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
-    text = getattr(cause, "message", None) or str(cause)
+    cause = cause_of(error)
+    text = message_of(cause)
     if isinstance(cause, auth.GoogleAuthError) and not isinstance(cause, auth.TransportError):
-        return AccessError(f"There are no usable Google Cloud credentials: {_sentence(text)}", _LOGIN)
+        return no_credentials(cause)
     if isinstance(cause, google.Unauthorized):
         return AccessError(f"{service.title} does not accept the credentials: {_sentence(text)}", _LOGIN_AGAIN)
-    if isinstance(cause, google.ClientError) and NO_PROJECT.search(text):
+    if is_no_project(cause):
         sentence = f"Project '{service.project}' does not exist, or this account has no access to it."
         return NotFoundError(sentence, "List your projects with: gcloud projects list")
     if isinstance(cause, google.Forbidden):
         return _denied(text, service, resource, permission)
     if isinstance(cause, google.NotFound):
         return NotFoundError(f"{resource[0].upper()}{resource[1:]} does not exist.", "Run: ecomflow infra up")
-    if isinstance(cause, google.ClientError) and not isinstance(cause, google.TooManyRequests):
+    if isinstance(cause, google.ClientError) and not isinstance(cause, TRANSIENT):
         return ConfigError(f"{service.title} refuses {resource}: {_sentence(text)}", "Correct the setting that names it.")
     return _unavailable(text, service)
+
+
+def cause_of(error: Exception) -> Exception:
+    """The last failure behind an exhausted retry; otherwise ``error``."""
+    return error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
+
+
+def no_credentials(error: Exception) -> AccessError:
+    """The error for one of google.auth's, whichever service was to be called."""
+    return AccessError(f"There are no usable Google Cloud credentials: {_sentence(str(error))}", _LOGIN)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed if it is sent again."""
+    return isinstance(error, (*TRANSIENT, *_NO_CONNECTION))
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the resource does not exist, in a project that does."""
+    return isinstance(error, google.NotFound) and not is_no_project(error)
+
+
+def is_no_project(error: Exception) -> bool:
+    """Whether the project does not exist, or is hidden from this account."""
+    return isinstance(error, google.ClientError) and _NO_PROJECT.search(message_of(error)) is not None
+
+
+def message_of(error: Exception) -> str:
+    """What the service says, without the request."""
+    return _REQUEST.sub("", getattr(error, "message", None) or str(error))
 
 
 def _denied(text: str, service: Service, resource: str, permission: str | None) -> AccessError:
@@ -139,10 +157,10 @@ def _unavailable(text: str, service: Service) -> UnavailableError:
             f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the command again."
         )
     sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
-    return UnavailableError(sentence, "Start the local stack with: ecomflow infra up")
+    return UnavailableError(sentence, service.no_answer)
 
 
 def _sentence(text: str) -> str:
     """The first line of Google's message, at most 300 characters, with a full stop."""
-    line = _REQUEST.sub("", text.strip().splitlines()[0]) if text.strip() else "no reason given"
+    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
     return f"{line[:300].rstrip('. ')}."

@@ -7,6 +7,7 @@ https://cloud.google.com/bigquery/docs/access-control. By role: https://cloud.go
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # The permissions to read the resources that ``infra`` creates.
 READ_TOPIC = "pubsub.topics.get"
@@ -16,6 +17,7 @@ READ_DATASET = "bigquery.datasets.get"
 READ_TABLE = "bigquery.tables.get"
 READ_METRICS = "monitoring.timeSeries.list"
 ACT_AS = "iam.serviceAccounts.actAs"
+READ_SERVICES = "serviceusage.services.get"
 USE_PROJECT = "serviceusage.services.use"
 
 ROLE_OF = {
@@ -25,8 +27,8 @@ ROLE_OF = {
     "pubsub.topics.publish": "roles/pubsub.publisher",
     READ_BUCKET: "roles/storage.bucketViewer",
     "storage.objects.create": "roles/storage.objectUser",
-    "storage.objects.get": "roles/storage.objectUser",
-    "storage.objects.list": "roles/storage.objectUser",
+    "storage.objects.get": "roles/storage.objectViewer",
+    "storage.objects.list": "roles/storage.objectViewer",
     "storage.objects.delete": "roles/storage.objectUser",
     READ_DATASET: "roles/bigquery.metadataViewer",
     READ_TABLE: "roles/bigquery.metadataViewer",
@@ -39,12 +41,23 @@ ROLE_OF = {
     "dataflow.jobs.updateContents": "roles/dataflow.developer",
     READ_METRICS: "roles/monitoring.viewer",
     ACT_AS: "roles/iam.serviceAccountUser",
+    READ_SERVICES: "roles/serviceusage.serviceUsageConsumer",
     USE_PROJECT: "roles/serviceusage.serviceUsageConsumer",
 }
+
+# A role, and a smaller one that it includes.
+_INCLUDES = {"roles/storage.objectUser": "roles/storage.objectViewer"}
 
 _PERMISSION = re.compile(
     r"\b(?:bigquery|dataflow|iam|monitoring|pubsub|resourcemanager|serviceusage|storage)\.(?!googleapis)[A-Za-z]+\.[A-Za-z]+\b"
 )
+
+
+def roles_of(permissions: Iterable[str]) -> list[str]:
+    """The smallest roles that include all ``permissions``."""
+    roles = dict.fromkeys(ROLE_OF[permission] for permission in permissions)
+    included = {_INCLUDES[role] for role in roles if role in _INCLUDES}
+    return [role for role in roles if role not in included]
 
 
 def named_permission(text: str) -> str | None:

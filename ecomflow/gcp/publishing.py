@@ -11,34 +11,39 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition
 
-from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 
 # Seconds. A service on loopback answers at once or is down; Google may take longer.
 _LOCAL_ATTEMPT, _LOCAL_GIVE_UP = 10.0, 3.0
 _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 _FULL_DISK = "No space left on device"
 # How long Ctrl-C waits for requests in flight. A healthy service answers within milliseconds.
-_SETTLE_SECONDS = 0.5
+_WAIT_SECONDS = 0.5
 
 
 class RequestSender:
     """Publishes to the configured topic, one request per call. Thread-safe. Created by ``topic_sender``."""
 
-    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
-        from google.api_core.retry import Retry, if_exception_type
+    def __init__(self, target: Target) -> None:
+        from google.api_core.retry import Retry
         from google.api_core.timeout import ConstantTimeout
         from google.pubsub_v1 import PublisherClient, PublishRequest
 
-        attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if endpoints.pubsub is None else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
-        self._client, self._topic = publisher_client(endpoints), settings.topic_path
+        from ecomflow.gcp.errors import is_transient
+
+        at_google = target.endpoints.pubsub is None
+        attempt, give_up = (_CLOUD_ATTEMPT, _CLOUD_GIVE_UP) if at_google else (_LOCAL_ATTEMPT, _LOCAL_GIVE_UP)
+        # A connection of its own: closing it ends the requests in flight, which Ctrl-C would otherwise wait for.
+        self._client, self._topic = publisher_client(target.endpoints), target.settings.topic_path
         # pubsub_v1's client overrides the inherited request method with one for single messages.
         self._publish = PublisherClient.publish
         self._request, self._raw_request = PublishRequest.wrap, PublishRequest.pb()
         self._timeout = ConstantTimeout(attempt)
         # Short pauses, because Ctrl-C can't wake a thread from one.
-        self._retry = Retry(if_exception_type(*_transient()), initial=0.1, multiplier=2.0, maximum=1.0, timeout=give_up)
+        self._retry = Retry(is_transient, initial=0.1, multiplier=2.0, maximum=1.0, timeout=give_up)
 
     def send(self, messages: Iterable[tuple[bytes, Mapping[str, str]]]) -> list[str]:
         """Publish ``messages`` of (data, attributes), at most 1,000 and 10 MB; returns their ids when Pub/Sub has confirmed them.
@@ -58,8 +63,8 @@ class RequestSender:
         self._client.transport.close()
 
 
-class InHand:
-    """The work in flight on threads, so that Ctrl-C can wait for it for a limited time."""
+class InFlight:
+    """The tasks in flight on threads, so that Ctrl-C can wait for it for a limited time."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -67,8 +72,8 @@ class InHand:
         self._is_off = False
 
     @contextmanager
-    def piece(self) -> Iterator[None]:
-        """A piece of work on a thread. Raises CancelledError before it begins if ``call_off`` was called."""
+    def task(self) -> Iterator[None]:
+        """A task on a thread. Raises CancelledError before it begins if ``cancel`` was called."""
         with self._changed:
             if self._is_off:
                 raise CancelledError
@@ -80,81 +85,61 @@ class InHand:
                 self._count -= 1
                 self._changed.notify_all()
 
-    def call_off(self) -> None:
-        """Let no new piece begin, and wait at most _SETTLE_SECONDS for those in flight."""
+    def cancel(self) -> None:
+        """Start no new task, and wait at most _WAIT_SECONDS for those in flight."""
         with self._changed:
             self._is_off = True
-            self._changed.wait_for(lambda: not self._count, _SETTLE_SECONDS)
+            self._changed.wait_for(lambda: not self._count, _WAIT_SECONDS)
 
 
 @contextmanager
-def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InHand]]:
-    """A pool that is joined at the end; after Ctrl-C only as long as ``call_off`` waits, because a service may never answer."""
-    pool, in_hand, is_interrupted = ThreadPoolExecutor(threads), InHand(), False
+def interruptible_pool(threads: int) -> Iterator[tuple[ThreadPoolExecutor, InFlight]]:
+    """A pool that is joined at the end; after Ctrl-C only as long as ``cancel`` waits, because a service may never answer."""
+    pool, in_flight, is_interrupted = ThreadPoolExecutor(threads), InFlight(), False
     try:
-        yield pool, in_hand
+        yield pool, in_flight
     except KeyboardInterrupt:
         is_interrupted = True
-        in_hand.call_off()
+        in_flight.cancel()
         raise
     finally:
         pool.shutdown(wait=not is_interrupted, cancel_futures=is_interrupted)
 
 
 @contextmanager
-def topic_sender(settings: Settings, endpoints: Endpoints) -> Iterator[RequestSender]:
+def topic_sender(target: Target) -> Iterator[RequestSender]:
     """A RequestSender, which is closed at the end."""
-    sender = RequestSender(settings, endpoints)
+    sender = RequestSender(target)
     try:
         yield sender
     finally:
         sender.close()
 
 
-def publish_error(error: Exception, settings: Settings, endpoints: Endpoints, confirmed: int) -> EcomflowError:
+def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowError:
     """The EcomflowError for one of Google's errors, with the number of events that were confirmed before it."""
+    from ecomflow.gcp.errors import cause_of, translate
+
+    topic, service = f"topic {target.settings.topic_path}", target.pubsub_service
+    found = _about_events(cause_of(error), service) or translate(error, service, topic, "pubsub.topics.publish")
+    return type(found)(f"{found.message}{published_before(confirmed)}", found.remedy)
+
+
+def _about_events(cause: Exception, service: Service) -> EcomflowError | None:
+    """Errors that are due to the events, and that no setting corrects: they fill the disk, or Pub/Sub does not accept them."""
     from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
 
-    told = told_so_far(confirmed)
-    cause = error.cause if isinstance(error, exceptions.RetryError) and error.cause is not None else error
-    where = endpoints.pubsub or "pubsub.googleapis.com"
-    if isinstance(cause, exceptions.NotFound):
-        return NotFoundError(f"Topic {settings.topic_path} does not exist.{told}", "Run: ecomflow infra up")
-    if isinstance(cause, exceptions.Forbidden):
-        message = f"Publishing to {settings.topic_path} is not allowed: {_detail(cause)}.{told}"
-        return AccessError(message, "Ask for the role roles/pubsub.publisher on the topic.")
-    if isinstance(cause, exceptions.Unauthorized | GoogleAuthError):
-        message = f"The Google Cloud credentials are not valid: {_detail(cause)}.{told}"
-        return AccessError(message, "Log in again: gcloud auth application-default login")
-    if isinstance(cause, _transient()):
-        if _FULL_DISK in _detail(cause):
-            return UnavailableError(
-                f"The disk of the Pub/Sub at {where} is full: {_detail(cause)}.{told}",
-                "Free up disk space there, then publish again.",
-            )
-        remedy = "Run: ecomflow infra up" if settings.is_local else "Check the network and the endpoint, then publish again."
-        return UnavailableError(f"Pub/Sub at {where} does not answer: {_detail(cause)}.{told}", remedy)
-    return EcomflowError(f"Pub/Sub at {where} refused the events: {_detail(cause)}.{told}")
+    from ecomflow.gcp.errors import message_of
+
+    where, message = service.endpoint or service.api, message_of(cause).rstrip(".")
+    if _FULL_DISK in message:
+        sentence = f"The disk of the Pub/Sub at {where} is full: {message}."
+        return UnavailableError(sentence, "Free up disk space there, then publish again.")
+    if isinstance(cause, exceptions.InvalidArgument | exceptions.FailedPrecondition):
+        return EcomflowError(f"Pub/Sub at {where} refused the events: {message}.")
+    return None
 
 
-def told_so_far(confirmed: int) -> str:
+def published_before(confirmed: int) -> str:
     """The number of published events, to append to an error message."""
     return f" {confirmed:,} events were published before." if confirmed else ""
-
-
-def _transient() -> tuple[type[Exception], ...]:
-    from google.api_core import exceptions
-
-    return (
-        exceptions.Aborted,
-        exceptions.DeadlineExceeded,
-        exceptions.InternalServerError,
-        exceptions.ResourceExhausted,
-        exceptions.ServiceUnavailable,
-        exceptions.Unknown,
-    )
-
-
-def _detail(error: Exception) -> str:
-    return str(getattr(error, "message", error)).rstrip(".")

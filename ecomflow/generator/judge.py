@@ -11,8 +11,8 @@ import msgspec
 from ecomflow.contract.codec import Codec, Refusal, violation_of_event
 from ecomflow.contract.compiling import EventType, compile_contract
 from ecomflow.contract.language import Contract
+from ecomflow.contract.limits import DateRange
 from ecomflow.contract.reasons import Violation, sentence
-from ecomflow.contract.rules import DateRange
 from ecomflow.generator.messages import Body, encode_typed
 
 # The user chooses the date of the events.

@@ -16,9 +16,9 @@ from threading import Lock
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InHand, RequestSender, interruptible_pool, publish_error, told_so_far, topic_sender
+from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, published_before, topic_sender
+from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 
@@ -54,8 +54,7 @@ class PublishSummary(msgspec.Struct, frozen=True):
 
 
 def publish(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     events: Iterable[GeneratedEvent],
     *,
     rate: float | None = None,
@@ -71,20 +70,19 @@ def publish(
     ``interrupted``. Delivery is at least once: a retried request may publish its events twice, with the same ``event_id``. Raises
     NotFoundError (topic), UnavailableError and AccessError, with the number of confirmed events in the message.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
+    from ecomflow.gcp.errors import FAILURES
 
     started, interrupted = clock(), False
     with _written(ledger) as writer:
         tally = _Tally(writer)
         try:
-            with topic_sender(settings, endpoints) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_hand):
-                sender = _Sender(requests, tally, in_hand)
+            with topic_sender(target) as requests, interruptible_pool(_IN_FLIGHT) as (pool, in_flight):
+                sender = _Sender(requests, tally, in_flight)
                 _send_all(sender, pool, _paced(events, rate, clock, sleep), on_progress or (lambda _: None))
         except KeyboardInterrupt:
             interrupted = True
-        except (GoogleAPIError, GoogleAuthError) as error:
-            raise publish_error(error, settings, endpoints, tally.total) from error
+        except FAILURES as error:
+            raise publish_error(error, target, tally.total) from error
         return tally.summary(clock() - started, interrupted)
 
 
@@ -101,7 +99,7 @@ class _Tally:
     def begin(self, batch: list[GeneratedEvent]) -> None:
         """Call before sending ``batch``. Raises AccessError if the ledger can't be written: then it must not be sent."""
         if self._ledger is not None:
-            with self._told_how_far():
+            with self._counted_in_errors():
                 self._ledger.intend(_entries(batch))
         with self._lock:
             self.sent += len(batch)
@@ -110,19 +108,19 @@ class _Tally:
         kinds = Counter([(event.event_type, event.fault, event.expected_reason, event.expected_stream) for event in batch])
         with self._lock:
             self._kinds.update(kinds)
-            self._items += sum([event.items for event in batch])
+            self._items += sum([sum(event.lists.values()) for event in batch])
             self.total += len(batch)
         if self._ledger is not None:
-            with self._told_how_far():
+            with self._counted_in_errors():
                 self._ledger.confirm(dict(zip([event.attributes["event_id"] for event in batch], message_ids, strict=True)))
 
     @contextmanager
-    def _told_how_far(self) -> Iterator[None]:
+    def _counted_in_errors(self) -> Iterator[None]:
         """If the ledger can't be written, publishing ends, and the error also says how many events were published."""
         try:
             yield
         except AccessError as error:
-            raise AccessError(f"{error.message}{told_so_far(self.total)}", error.remedy) from error
+            raise AccessError(f"{error.message}{published_before(self.total)}", error.remedy) from error
 
     def summary(self, elapsed_seconds: float, interrupted: bool) -> PublishSummary:
         valid, invalid, faults, reasons, streams = Counter[str](), Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -142,11 +140,11 @@ class _Tally:
 class _Sender:
     """Sends one batch as one publish request, and adds it to the tally when it is confirmed."""
 
-    def __init__(self, requests: RequestSender, tally: _Tally, in_hand: InHand) -> None:
-        self._requests, self.tally, self._in_hand = requests, tally, in_hand
+    def __init__(self, requests: RequestSender, tally: _Tally, in_flight: InFlight) -> None:
+        self._requests, self.tally, self._in_flight = requests, tally, in_flight
 
     def send(self, batch: list[GeneratedEvent]) -> None:
-        with self._in_hand.piece():
+        with self._in_flight.task():
             self.tally.begin(batch)
             self.tally.confirm(batch, self._requests.send((event.data, event.attributes) for event in batch))
 
@@ -197,7 +195,7 @@ def _requests(batch: list[GeneratedEvent]) -> Iterator[list[GeneratedEvent]]:
 
 def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:
     return [
-        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.items, event.fault, event.expected_reason)
+        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.fault, event.expected_reason, event.lists)
         for event in batch
     ]
 

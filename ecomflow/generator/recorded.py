@@ -12,9 +12,9 @@ from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.lines import read_lines
 from ecomflow.generator.messages import VERSION_ATTRIBUTE
-from ecomflow.generator.rounds import GeneratedEvent, items_counter, slots_of
+from ecomflow.generator.rounds import GeneratedEvent, lists_counter, slots_of
 
-_Counter = Callable[[dict[str, Any]], int]
+_Counter = Callable[[dict[str, Any]], dict[str, int]]
 _decode = msgspec.json.Decoder().decode
 
 
@@ -24,25 +24,27 @@ def recorded_events(lines: Iterable[bytes], contracts: Sequence[Contract]) -> It
     A message without the attribute ``event_id`` is given a new one. Whether the pipeline takes it is not looked at: it has no
     ``fault``, and its type is what it says of itself, where that is in force.
     """
-    counters = {(slot.contract.event, _version(slot.version)): items_counter(slot.contract) for slot in slots_of(contracts)}
+    counters = {(slot.contract.event, _version(slot.version)): lists_counter(slot.contract) for slot in slots_of(contracts)}
     for message in read_lines(lines):
         attributes = message.attributes
         if not attributes.get("event_id"):
             attributes = {**attributes, "event_id": str(uuid4())}
-        event_type, items = _type_and_items(message.data, attributes.get(VERSION_ATTRIBUTE), counters)
-        yield GeneratedEvent(message.data, attributes, event_type, items, None, None, event_type)
+        event_type, lists = _type_and_lists(message.data, attributes.get(VERSION_ATTRIBUTE), counters)
+        yield GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type)
 
 
 def _version(version: int | None) -> str | None:
     return None if version is None else str(version)
 
 
-def _type_and_items(data: bytes, version: str | None, counters: dict[tuple[str, str | None], _Counter]) -> tuple[str, int]:
+def _type_and_lists(
+    data: bytes, version: str | None, counters: dict[tuple[str, str | None], _Counter]
+) -> tuple[str, dict[str, int]]:
     try:
         body = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the pipeline will refuse it
-        return UNKNOWN_STREAM, 0
+        return UNKNOWN_STREAM, {}
     event_type = body.get(TYPE_KEY) if isinstance(body, dict) else None
     if not isinstance(event_type, str) or (event_type, None) not in counters:
-        return UNKNOWN_STREAM, 0
+        return UNKNOWN_STREAM, {}
     return event_type, counters.get((event_type, version), counters[event_type, None])(body)

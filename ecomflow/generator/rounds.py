@@ -36,15 +36,15 @@ _TRIES = 20
 class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     """A message and the expected result of the pipeline.
 
-    ``event_type`` is the type of the slot in the round, which the message of an invalid event may contradict. ``items`` is the
-    number of rows in the tables of its list (0 unless it is valid and has one). Valid events have no ``fault`` and
-    ``expected_reason``.
+    ``event_type`` is the type of the slot in the round, which the message of an invalid event may contradict. ``lists``: the
+    number of elements of each list of a valid event that has a table of its own, by the list's path (``items``). Valid events
+    have no ``fault`` and ``expected_reason``.
     """
 
     data: bytes
     attributes: dict[str, str]
     event_type: str
-    items: int
+    lists: dict[str, int]
     fault: str | None
     expected_reason: str | None
     expected_stream: str
@@ -141,11 +141,11 @@ def _invalid_slots(slots: list[Slot], run: Run, in_force: tuple[Contract, ...]) 
 
 def _valid_events(slot: Slot, maker: Bodies, ids: Random) -> Iterator[GeneratedEvent]:
     event, version, make = slot.contract.event, slot.version, maker.make
-    time_of, items_of = time_reader(slot.contract), items_counter(slot.contract)
+    time_of, count_lists = time_reader(slot.contract), lists_counter(slot.contract)
     while True:
         body = make()
         data, attributes = to_message(body, event, uuid4(ids), time_of(body), version)
-        yield GeneratedEvent(data, attributes, event, items_of(body), None, None, event)
+        yield GeneratedEvent(data, attributes, event, count_lists(body), None, None, event)
 
 
 def _invalid_events(slot: Slot, maker: Bodies, ids: Random, faults: Sequence[Fault]) -> Iterator[GeneratedEvent]:
@@ -157,7 +157,7 @@ def _invalid_events(slot: Slot, maker: Bodies, ids: Random, faults: Sequence[Fau
             continue
         body, spoiled = bodies
         data, attributes = faulty_message(fault, spoiled, event, uuid4(ids), time_of(body), version)
-        yield GeneratedEvent(data, attributes, event, 0, fault.name, fault.reason, stream)
+        yield GeneratedEvent(data, attributes, event, {}, fault.name, fault.reason, stream)
 
 
 def with_fault(fault: Fault, maker: Bodies) -> tuple[Body, Body] | None:
@@ -190,19 +190,19 @@ def time_reader(contract: Contract) -> Callable[[Body], str]:
     return (lambda body: body[first]) if len(keys) == 1 else (lambda body: value_at(body, keys))
 
 
-def items_counter(contract: Contract) -> Callable[[Body], int]:
-    """Counts the elements of the first list that has a table of its own; 0 where no list has one."""
-    place = find(next(iter(lists_of(contract)), ()), contract.fields, records_of(contract.records))
-    if place is None:
-        return lambda _: 0
-    keys = tuple(key for field in place.fields for key in field.path)
-    first = keys[0] if len(keys) == 1 else None
+def lists_counter(contract: Contract) -> Callable[[Body], dict[str, int]]:
+    """Counts the elements of each list that has a table of its own."""
+    records = records_of(contract.records)
+    places = [place for each in lists_of(contract) if (place := find(each, contract.fields, records)) is not None]
+    lists = [(".".join(place.names), tuple(key for field in place.fields for key in field.path)) for place in places]
+    if len(lists) != 1:
+        return lambda body: {name: _length(value_at(body, keys)) for name, keys in lists}
+    name, keys = lists[0]
+    return lambda body: {name: _length(value_at(body, keys))}
 
-    def count(body: Body) -> int:
-        elements = body.get(first) if first is not None else value_at(body, keys)
-        return len(elements) if isinstance(elements, list) else 0
 
-    return count
+def _length(elements: object) -> int:
+    return len(elements) if isinstance(elements, list) else 0
 
 
 def _shuffled(faults: tuple[Fault, ...], seed: int) -> list[Fault]:

@@ -7,15 +7,16 @@ raise AccessError, UnavailableError, ConfigError, or NotFoundError for a project
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
+from ecomflow.infra.ownership import check_owner, with_owner
 from ecomflow.infra.resources import (
     Kind,
     Resource,
@@ -38,7 +39,7 @@ __all__ = [
     "ResourceStatus",
     "Step",
     "apply",
-    "check_bucket",
+    "check_owner",
     "check_tables",
     "down",
     "job_grants",
@@ -68,22 +69,21 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     detail: str
 
 
-def plan(settings: Settings, endpoints: Endpoints) -> Plan:
+def plan(target: Target) -> Plan:
     """What ``apply`` would do: a step for each resource, preceded on Google Cloud by a step for the APIs. Changes nothing."""
     from ecomflow.infra.observe import observe
     from ecomflow.infra.services import has_apis, observe_apis
 
-    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
-    if not has_apis(settings, endpoints):
-        return plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
-    step = plan_step(apis(settings), observe_apis(settings))
-    live = observe(settings, endpoints, frozenset(difference.attribute for difference in step.differences))
-    return Plan((step, *plan_steps(_wanted(settings, endpoints), live).steps))
+    _require_usable(target, target.endpoints.pubsub, target.endpoints.storage, target.endpoints.bigquery)
+    if not has_apis(target):
+        return _steps(target, observe(target))
+    step = plan_step(apis(target.settings), observe_apis(target.settings))
+    live = observe(target, frozenset(difference.attribute for difference in step.differences))
+    return Plan((step, *_steps(target, live).steps))
 
 
 def apply(
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     plan: Plan,
     on_progress: Callable[[Step], None] | None = None,
     *,
@@ -99,29 +99,29 @@ def apply(
     """
     from ecomflow.infra.changes import carry_out
 
-    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
+    _require_usable(target, target.endpoints.pubsub, target.endpoints.storage, target.endpoints.bigquery)
     _raise_refusals(plan)
     report = on_progress or (lambda step: None)
     done: list[Step] = []
     steps, give_up = plan.steps, None
     if steps and steps[0].kind == "apis" and steps[0].action == "change":
-        carry_out(steps[0], settings, endpoints)
+        carry_out(steps[0], target)
         report(steps[0])
         done.append(steps[0])
         give_up = clock() + _PROPAGATION_SECONDS
-        steps = _once_enabled(lambda: _steps_after_enabling(settings, endpoints), give_up, sleep, clock)
+        steps = _once_enabled(lambda: _steps_after_enabling(target), give_up, sleep, clock)
     for step in steps:
-        _once_enabled(partial(carry_out, step, settings, endpoints), give_up, sleep, clock)
+        _once_enabled(partial(carry_out, step, target), give_up, sleep, clock)
         report(step)
     return Plan((*done, *(step for step in steps if step.action != "keep")))
 
 
-def status(settings: Settings, endpoints: Endpoints) -> tuple[ResourceStatus, ...]:
+def status(target: Target) -> tuple[ResourceStatus, ...]:
     """The state of every resource, in the order of creation."""
-    return tuple(_status(step, settings, endpoints) for step in plan(settings, endpoints).steps)
+    return tuple(_status(step, target) for step in plan(target).steps)
 
 
-def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[Removal, ...]:
+def down(target: Target, *, with_data: bool) -> tuple[Removal, ...]:
     """Deletes the pipeline's subscription and topic, with their messages; everything else only ``with_data``.
 
     Messages on the dead-letter topic count as data. A dataset or bucket that contains anything that is not ecomflow's is kept,
@@ -130,38 +130,26 @@ def down(settings: Settings, endpoints: Endpoints, *, with_data: bool) -> tuple[
     from ecomflow.infra.changes import Removal, remove_bucket, remove_subscription, remove_topic, remove_warehouse
     from ecomflow.infra.observe import observe
 
-    _require_target(settings, endpoints.pubsub, endpoints.storage, endpoints.bigquery)
-    present = set(observe(settings, endpoints))
+    settings = target.settings
+    _require_usable(target, target.endpoints.pubsub, target.endpoints.storage, target.endpoints.bigquery)
+    present = set(observe(target))
     removals = (
-        remove_subscription(settings.subscription_path, settings, endpoints),
-        remove_topic(settings.topic_path, settings, endpoints),
+        remove_subscription(settings.subscription_path, target),
+        remove_topic(settings.topic_path, target),
     )
     if not with_data:
-        data = [
-            step
-            for step in plan_steps(_wanted(settings, endpoints), {}).steps
-            if step.name not in {gone.name for gone in removals}
-        ]
+        data = [step for step in plan_steps(_wanted(target), {}).steps if step.name not in {gone.name for gone in removals}]
         return (*removals, *(Removal(step.kind, step.name, "kept", "it contains data") for step in data if step.name in present))
     return (
         *removals,
-        remove_subscription(dead_letter_subscription(settings), settings, endpoints),
-        remove_topic(dead_letter_topic(settings), settings, endpoints),
-        *remove_warehouse(present, settings, endpoints),
-        remove_bucket(settings, endpoints),
+        remove_subscription(dead_letter_subscription(settings), target),
+        remove_topic(dead_letter_topic(settings), target),
+        *remove_warehouse(present, target),
+        remove_bucket(target),
     )
 
 
-def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Raises AccessError if the bucket belongs to another project. Call it before writing to the bucket."""
-    from ecomflow.infra.changes import check_bucket as check
-    from ecomflow.infra.services import has_project_policy
-
-    if has_project_policy(settings, endpoints):
-        check(settings, endpoints)
-
-
-def check_tables(settings: Settings, endpoints: Endpoints) -> None:
+def check_tables(target: Target) -> None:
     """Checks that every fact table exists with the columns of its DDL; extra nullable columns are harmless.
 
     Five parallel requests: cheap enough before a pipeline starts, and again when an append fails. Raises NotFoundError with the
@@ -169,9 +157,9 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
     """
     from ecomflow.infra.observe import observe_tables
 
-    _require_target(settings, endpoints.bigquery)
-    live = observe_tables(settings, endpoints)
-    tables = [resource for resource in desired(settings) if isinstance(resource, Table)]
+    _require_usable(target, target.endpoints.bigquery)
+    live = observe_tables(target)
+    tables = [resource for resource in desired(target.settings) if isinstance(resource, Table)]
     if missing := [table.name for table in tables if table.name not in live]:
         sentence = f"Table {missing[0]} does" if len(missing) == 1 else f"Tables {', '.join(missing)} do"
         raise NotFoundError(f"{sentence} not exist.", "Run: ecomflow infra up")
@@ -184,27 +172,32 @@ def check_tables(settings: Settings, endpoints: Endpoints) -> None:
         )
 
 
-def _wanted(settings: Settings, endpoints: Endpoints) -> tuple[Resource, ...]:
-    external = () if endpoints.bigquery is not None else (dead_letters_table(settings),)
-    return (*desired(settings), *external)
+def _steps(target: Target, live: Mapping[str, Resource]) -> Plan:
+    wanted = _wanted(target)
+    return plan_steps(tuple(with_owner(resource, live.get(resource.name), target.settings) for resource in wanted), live)
 
 
-def _require_target(settings: Settings, *used: str | None) -> None:
-    """Checks that the endpoints can be used: the local stack runs, or Google's credentials are valid."""
+def _wanted(target: Target) -> tuple[Resource, ...]:
+    external = () if target.endpoints.bigquery is not None else (dead_letters_table(target.settings),)
+    return (*desired(target.settings), *external)
+
+
+def _require_usable(target: Target, *used: str | None) -> None:
+    """Checks that the endpoints work: the local stack runs, or Google's credentials are valid."""
     if None not in used:
         return
-    if settings.is_local:
+    if target.settings.is_local:
         raise UnavailableError("The local stack is not running.", "Run: ecomflow infra up")
     from ecomflow.gcp.credentials import find_credentials
 
-    find_credentials(settings.project_id)
+    find_credentials(target.settings.project_id)
 
 
-def _steps_after_enabling(settings: Settings, endpoints: Endpoints) -> tuple[Step, ...]:
+def _steps_after_enabling(target: Target) -> tuple[Step, ...]:
     """The steps for everything but the APIs."""
     from ecomflow.infra.observe import observe
 
-    rest = plan_steps(_wanted(settings, endpoints), observe(settings, endpoints))
+    rest = _steps(target, observe(target))
     _raise_refusals(rest)
     return rest.steps
 
@@ -230,9 +223,9 @@ def _raise_refusals(plan: Plan) -> None:
         raise SchemaError(f"Nothing was changed, because this change is not possible: {sentences}.", "\n".join(remedies))
 
 
-def _status(step: Step, settings: Settings, endpoints: Endpoints) -> ResourceStatus:
+def _status(step: Step, target: Target) -> ResourceStatus:
     from ecomflow.infra.observe import observe_rows
 
-    rows = observe_rows(step.name, settings, endpoints) if step.kind == "table" and step.action != "create" else None
+    rows = observe_rows(step.name, target) if step.kind == "table" and step.action != "create" else None
     detail = "" if step.action == "create" else "; ".join(map(tell, step.differences))
     return ResourceStatus(step.kind, step.name, _STATES[step.action], rows, detail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -14,45 +14,38 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.pubsub_v1 import types
 
 from ecomflow import sql
-from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError
-from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.config import Settings
+from ecomflow.errors import ConfigError
+from ecomflow.gcp.errors import DeniedError, google_errors
+from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Step
-from ecomflow.infra.observe import (
-    REQUEST_SECONDS,
-    bigquery_retry,
-    is_prefix_rule,
-    observe_bucket,
-    owner_of,
-    pubsub_retry,
-    soft_delete_days,
-    storage_retry,
-)
+from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
+from ecomflow.infra.ownership import check_owner_of
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
     OBJECT_PREFIXES,
-    OWN_PROJECT,
     Kind,
     Subscription,
     Topic,
     dead_letters_table,
     desired,
+    fact_tables,
 )
 from ecomflow.infra.services import enable_apis
 from ecomflow.sql import Column
 
 T = TypeVar("T", Topic, Subscription)
 
+_TOPIC_FIELDS = {"retention_days": "message_retention_duration", "labels": "labels"}
 _SUBSCRIPTION_FIELDS = {
+    "labels": "labels",
     "ack_deadline_seconds": "ack_deadline_seconds",
     "retention_days": "message_retention_duration",
     "exactly_once": "enable_exactly_once_delivery",
     "expires": "expiration_policy",
     "backoff_seconds": "retry_policy",
     "dead_letter_topic": "dead_letter_policy",
-    "labels": "labels",
 }
 
 
@@ -65,73 +58,74 @@ class Removal(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-def carry_out(step: Step, settings: Settings, endpoints: Endpoints) -> None:
+def carry_out(step: Step, target: Target) -> None:
     """Creates or changes one resource; does nothing for ``keep``."""
     if step.action in ("create", "change"):
-        _MAKERS[step.kind](step, settings, endpoints)
+        _MAKERS[step.kind](step, target)
 
 
-def remove_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
+def remove_subscription(name: str, target: Target) -> Removal:
     """Deletes the subscription and its messages."""
-    service = pubsub_service(settings, endpoints)
+    service = target.pubsub_service
     retry = pubsub_retry(service)
-    with google_errors(service, f"subscription {name}"), subscriber_client(endpoints) as client:
+    with google_errors(service, f"subscription {name}"):
+        client = target.subscriber
         return _removed(
             "subscription", name, lambda: client.delete_subscription(subscription=name, retry=retry, timeout=REQUEST_SECONDS)
         )
 
 
-def remove_topic(name: str, settings: Settings, endpoints: Endpoints) -> Removal:
+def remove_topic(name: str, target: Target) -> Removal:
     """Deletes the topic; its other subscriptions receive nothing more."""
-    service = pubsub_service(settings, endpoints)
+    service = target.pubsub_service
     with google_errors(service, f"topic {name}"):
-        client = publisher_client(endpoints)
-        try:
-            return _removed(
-                "topic", name, lambda: client.delete_topic(topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-            )
-        finally:
-            client.transport.close()
+        client = target.publisher
+        return _removed(
+            "topic", name, lambda: client.delete_topic(topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
+        )
 
 
-def remove_warehouse(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
+def remove_warehouse(present: set[str], target: Target) -> tuple[Removal, ...]:
     """Drops ecomflow's views and tables that are ``present``, by name, then the dataset unless it contains anything else."""
-    service = bigquery_service(settings, endpoints)
-    resources = [f"{settings.dataset_id}.{name}" for name in sql.TABLES]
+    service = target.bigquery_service
+    resources = [f"{target.settings.dataset_id}.{name}" for name in fact_tables(target.settings)]
     removals: list[Removal] = []
     ours: list[tuple[Kind, list[str]]] = [("view", [f"{name}_unique" for name in resources]), ("table", resources)]
     for kind, names in ours:
         for name in names:
             if name in present:
                 # By DDL, because the local BigQuery can't delete a view by REST.
-                _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", settings, endpoints)
+                _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", target)
             removals.append(Removal(kind, name, "deleted" if name in present else "absent"))
-    external = _remove_dead_letters_table(present, settings, endpoints)
-    with google_errors(service, f"dataset {settings.dataset_id}"):
-        return (*removals, *external, _remove_dataset(settings, endpoints))
+    external = _remove_dead_letters_table(present, target)
+    with google_errors(service, f"dataset {target.settings.dataset_id}"):
+        return (*removals, *external, _remove_dataset(target))
 
 
-def _remove_dead_letters_table(present: set[str], settings: Settings, endpoints: Endpoints) -> tuple[Removal, ...]:
+def _remove_dead_letters_table(present: set[str], target: Target) -> tuple[Removal, ...]:
     """Only in BigQuery itself: the emulator has no external tables. The dead letters stay in the bucket."""
-    name = dead_letters_table(settings).name
-    if endpoints.bigquery is not None:
+    name = dead_letters_table(target.settings).name
+    if target.endpoints.bigquery is not None:
         return ()
     if name not in present:
         return (Removal("external table", name, "absent"),)
-    _run_ddl(f"DROP EXTERNAL TABLE IF EXISTS `{name}`", f"external table {name}", settings, endpoints)
+    _run_ddl(f"DROP EXTERNAL TABLE IF EXISTS `{name}`", f"external table {name}", target)
     return (Removal("external table", name, "deleted"),)
 
 
-def remove_bucket(settings: Settings, endpoints: Endpoints) -> Removal:
+def remove_bucket(target: Target) -> Removal:
     """Deletes the objects under ecomflow's prefixes, then the bucket unless it contains anything else."""
-    service = storage_service(settings, endpoints)
+    settings = target.settings
+    service = target.storage_service
     with google_errors(service, f"bucket {settings.bucket_name}"):
-        client = storage_client(settings.project_id, endpoints)
+        client = target.storage
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
         if bucket is None:
             return Removal("bucket", settings.bucket_name, "absent")
-        if (owner := owner_of(bucket, settings, endpoints)) not in (None, OWN_PROJECT):
-            return Removal("bucket", bucket.name, "kept", f"it belongs to {owner}")
+        try:
+            check_owner_of(bucket, target)
+        except (ConfigError, DeniedError) as error:
+            return Removal("bucket", bucket.name, "kept", error.message)
         for prefix in OBJECT_PREFIXES:
             _delete_objects(client, bucket, prefix)
         left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
@@ -147,46 +141,45 @@ def _restorable(days: int) -> str | None:
     return f"its deleted objects can be restored, and are charged for, for {days} more days" if days else None
 
 
-def _enable_apis(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    enable_apis([difference.attribute for difference in step.differences], settings)
+def _enable_apis(step: Step, target: Target) -> None:
+    enable_apis([difference.attribute for difference in step.differences], target.settings)
 
 
-def _make_topic(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    service = pubsub_service(settings, endpoints)
-    wanted = _wanted(Topic, step, settings)
-    retention = _duration(wanted.retention_days)
-    topic = types.Topic(name=step.name, message_retention_duration=retention, labels=settings.labels)
+def _make_topic(step: Step, target: Target) -> None:
+    service = target.pubsub_service
+    wanted = _wanted(Topic, step, target.settings)
+    topic = types.Topic(
+        name=step.name,
+        message_retention_duration=_duration(wanted.retention_days),
+        kms_key_name=wanted.kms_key or "",
+        labels=target.settings.labels,
+    )
     with google_errors(service, f"topic {step.name}"):
-        client = publisher_client(endpoints)
+        client = target.publisher
         try:
             if step.action == "create":
                 client.create_topic(request=topic, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
             else:
                 live = client.get_topic(topic=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-                topic.labels = {**live.labels, **settings.labels}
-                fields = {"retention_days": "message_retention_duration", "labels": "labels"}
-                mask = field_mask_pb2.FieldMask(paths=[fields[difference.attribute] for difference in step.differences])
+                topic.labels = {**live.labels, **target.settings.labels}
+                mask = _mask(step, _TOPIC_FIELDS)
                 client.update_topic(topic=topic, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
         except Conflict:
             return
-        finally:
-            client.transport.close()
 
 
-def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    service = pubsub_service(settings, endpoints)
-    subscription = _subscription_of(_wanted(Subscription, step, settings))
-    subscription.labels = settings.labels
-    with google_errors(service, f"subscription {step.name}"), subscriber_client(endpoints) as client:
+def _make_subscription(step: Step, target: Target) -> None:
+    service = target.pubsub_service
+    subscription = _subscription_of(_wanted(Subscription, step, target.settings), target.settings.labels)
+    with google_errors(service, f"subscription {step.name}"):
+        client = target.subscriber
         try:
             if step.action == "create":
                 client.create_subscription(request=subscription, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
             else:
                 live = client.get_subscription(subscription=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-                subscription.labels = {**live.labels, **settings.labels}
-                mask = field_mask_pb2.FieldMask(
-                    paths=[_SUBSCRIPTION_FIELDS[difference.attribute] for difference in step.differences]
-                )
+                subscription.labels = {**live.labels, **target.settings.labels}
+                mask = _mask(step, _SUBSCRIPTION_FIELDS)
                 client.update_subscription(
                     subscription=subscription, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS
                 )
@@ -194,7 +187,12 @@ def _make_subscription(step: Step, settings: Settings, endpoints: Endpoints) -> 
             return
 
 
-def _subscription_of(wanted: Subscription) -> types.Subscription:
+def _mask(step: Step, fields: Mapping[str, str]) -> field_mask_pb2.FieldMask:
+    """The fields that differ. Labels are one field, so a request that changes it must include other people's labels."""
+    return field_mask_pb2.FieldMask(paths=[fields[difference.attribute] for difference in step.differences])
+
+
+def _subscription_of(wanted: Subscription, labels: Mapping[str, str]) -> types.Subscription:
     """The request that creates ``wanted``. Fields that are not set (filter, delivery, dead-letter policy) mean none."""
     backoff = [duration_pb2.Duration(seconds=seconds) for seconds in wanted.backoff_seconds]
     return types.Subscription(
@@ -205,105 +203,100 @@ def _subscription_of(wanted: Subscription) -> types.Subscription:
         # A policy without a time to live: never.
         expiration_policy=types.ExpirationPolicy(),
         enable_exactly_once_delivery=wanted.exactly_once,
+        labels=labels,
         retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
     )
 
 
-def _make_bucket(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    service = storage_service(settings, endpoints)
+def _make_bucket(step: Step, target: Target) -> None:
+    settings = target.settings
+    service = target.storage_service
     retry = storage_retry(service)
     with google_errors(service, f"bucket {step.name}"):
-        client = storage_client(settings.project_id, endpoints)
+        client = target.storage
         if step.action == "change":
             bucket = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
+            check_owner_of(bucket, target)
             _configure(bucket, settings)
             bucket.patch(retry=retry, timeout=REQUEST_SECONDS)
             return
         bucket = client.bucket(step.name)
         _configure(bucket, settings)
         try:
-            client.create_bucket(bucket, location=settings.location, retry=retry, timeout=REQUEST_SECONDS)
+            client.create_bucket(
+                bucket,
+                project=settings.bucket_project,
+                location=settings.location,
+                retry=retry,
+                timeout=REQUEST_SECONDS,
+            )
         except Conflict:
             # Just created, by another run or by another project, in which case get_bucket may be denied.
-            made = client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS)
-            _require_own(step.name, owner_of(made, settings, endpoints))
+            check_owner_of(client.get_bucket(step.name, retry=retry, timeout=REQUEST_SECONDS), target)
 
 
-def check_bucket(settings: Settings, endpoints: Endpoints) -> None:
-    """Checks that an existing bucket does not belong to another project. Call it before writing to the bucket.
-
-    Raises AccessError.
-    """
-    if (bucket := observe_bucket(settings, endpoints)) is not None:
-        _require_own(bucket.name, bucket.owner)
-
-
-def _require_own(name: str, owner: str | None) -> None:
-    if owner not in (None, OWN_PROJECT):
-        raise AccessError(
-            f"Bucket {name} belongs to {owner}, expected {OWN_PROJECT}. Nothing is written to it.",
-            "Bucket names are globally unique. Set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name.",
-        )
-
-
-def _make_dataset(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    service = bigquery_service(settings, endpoints)
+def _make_dataset(step: Step, target: Target) -> None:
+    settings = target.settings
+    service = target.bigquery_service
     with google_errors(service, f"dataset {step.name}"):
+        client = target.bigquery
+        options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS}
+        if step.action == "change":
+            dataset = client.get_dataset(step.name, dataset_view=DatasetView.METADATA, **options)
+            changed = _describe_dataset(dataset, settings)
+            client.update_dataset(dataset, changed, **options)
+            return
         dataset = bigquery.Dataset(step.name)
         dataset.location = settings.location
-        dataset.labels = dict(settings.labels)
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        retry = bigquery_retry(service)
-        if step.action == "create":
-            client.create_dataset(dataset, exists_ok=True, retry=retry, timeout=REQUEST_SECONDS)
-            return
-        options = {"retry": retry, "timeout": REQUEST_SECONDS}
-        live = client.get_dataset(step.name, dataset_view=DatasetView.METADATA, **options)
-        live.labels = {**live.labels, **settings.labels}
-        client.update_dataset(live, ["labels"], **options)
+        _describe_dataset(dataset, settings)
+        client.create_dataset(dataset, exists_ok=True, **options)
 
 
-def _make_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    name = step.name.rsplit(".", 1)[1]
+def _describe_dataset(dataset: bigquery.Dataset, settings: Settings) -> list[str]:
+    """Sets the key, which new tables in the dataset inherit, and the labels. Returns the names of the changed attributes."""
+    changed = []
+    if settings.kms_key is not None and not settings.is_local:
+        dataset.default_encryption_configuration = bigquery.EncryptionConfiguration(settings.kms_key)
+        changed.append("default_encryption_configuration")
+    if settings.labels:
+        dataset.labels = {**dataset.labels, **settings.labels}
+        changed.append("labels")
+    return changed
+
+
+def _make_table(step: Step, target: Target) -> None:
+    table = fact_tables(target.settings)[step.name.rsplit(".", 1)[1]]
     if step.action == "create":
-        _run_ddl(sql.table_ddl(name, settings.dataset_id), f"table {step.name}", settings, endpoints)
-        _label_table(step.name, settings, endpoints)
+        _run_ddl(sql.table_ddl(table, target.settings.dataset_id), f"table {step.name}", target)
+        _label_table(step.name, target)
         return
-    definition = sql.table_definition(name)
+    definition = sql.definition_of(table)
     added = {difference.attribute.removeprefix("column ") for difference in step.differences if difference.how == "add"}
     if added:
-        _add_columns(step.name, [column for column in definition.columns if column.name in added], settings, endpoints)
-    if any(difference.attribute == "clustering" for difference in step.differences):
-        _cluster(step.name, definition.clustering, settings, endpoints)
-    _label_table(step.name, settings, endpoints)
+        _add_columns(step.name, [column for column in definition.columns if column.name in added], target)
+    changed = {difference.attribute for difference in step.differences}
+    if "clustering" in changed:
+        _cluster(step.name, definition.clustering, target)
+    if "kms_key" in changed:
+        _encrypt_table(step.name, target)
+    if "labels" in changed:
+        _label_table(step.name, target)
 
 
-def _make_view(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    name = step.name.rsplit(".", 1)[1].removesuffix("_unique")
-    _run_ddl(sql.view_ddl(name, settings.dataset_id), f"view {step.name}", settings, endpoints)
-    _label_table(step.name, settings, endpoints)
+def _make_view(step: Step, target: Target) -> None:
+    table = fact_tables(target.settings)[step.name.rsplit(".", 1)[1].removesuffix("_unique")]
+    if {difference.attribute for difference in step.differences} != {"labels"} or step.action == "create":
+        _run_ddl(sql.view_ddl(table, target.settings.dataset_id), f"view {step.name}", target)
+    _label_table(step.name, target)
 
 
-def _make_external_table(step: Step, settings: Settings, endpoints: Endpoints) -> None:
-    statement = sql.dead_letters_ddl(settings.dataset_id, settings.bucket_name)
-    _run_ddl(statement, f"external table {step.name}", settings, endpoints)
-    _label_table(step.name, settings, endpoints)
+def _make_external_table(step: Step, target: Target) -> None:
+    statement = sql.dead_letters_ddl(target.settings.dataset_id, target.settings.bucket_name)
+    _run_ddl(statement, f"external table {step.name}", target)
+    _label_table(step.name, target)
 
 
-def _label_table(table_id: str, settings: Settings, endpoints: Endpoints) -> None:
-    """Adds the configured labels to a table or view. Its DDL has none, because it is the same for everybody."""
-    if not settings.labels:
-        return
-    service = bigquery_service(settings, endpoints)
-    options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS}
-    with google_errors(service, f"table {table_id}"):
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        table = client.get_table(table_id, **options)
-        table.labels = {**table.labels, **settings.labels}
-        client.update_table(table, ["labels"], **options)
-
-
-_MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
+_MAKERS: dict[Kind, Callable[[Step, Target], None]] = {
     "apis": _enable_apis,
     "topic": _make_topic,
     "subscription": _make_subscription,
@@ -315,28 +308,29 @@ _MAKERS: dict[Kind, Callable[[Step, Settings, Endpoints], None]] = {
 }
 
 
-def _run_ddl(statement: str, resource: str, settings: Settings, endpoints: Endpoints) -> None:
-    service = bigquery_service(settings, endpoints)
+def _run_ddl(statement: str, resource: str, target: Target) -> None:
+    service = target.bigquery_service
     retry = bigquery_retry(service)
     with google_errors(service, resource):
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        client = target.bigquery
         try:
-            client.query(statement, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(
+            config = bigquery.QueryJobConfig(labels=target.settings.labels)
+            client.query(statement, config, retry=retry, timeout=REQUEST_SECONDS, job_retry=None).result(
                 retry=retry, timeout=REQUEST_SECONDS
             )
         except Conflict:
             return
 
 
-def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpoints: Endpoints) -> None:
+def _add_columns(table_id: str, columns: list[Column], target: Target) -> None:
     """Adds nullable ``columns``, one statement each: the local BigQuery accepts only one at a time."""
     for column in columns:
         description = column.description.replace('"', '\\"')
         options = f'{column.name} {column.type} OPTIONS (description = "{description}")'
-        _run_ddl(f"ALTER TABLE `{table_id}` ADD COLUMN IF NOT EXISTS {options}", f"table {table_id}", settings, endpoints)
-    service = bigquery_service(settings, endpoints)
+        _run_ddl(f"ALTER TABLE `{table_id}` ADD COLUMN IF NOT EXISTS {options}", f"table {table_id}", target)
+    service = target.bigquery_service
     with google_errors(service, f"table {table_id}"):
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
+        client = target.bigquery
         table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
         shown = {field.name for field in table.schema}
         hidden = [column for column in columns if column.name not in shown]
@@ -346,14 +340,48 @@ def _add_columns(table_id: str, columns: list[Column], settings: Settings, endpo
             client.update_table(table, ["schema"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
 
-def _cluster(table_id: str, columns: tuple[str, ...], settings: Settings, endpoints: Endpoints) -> None:
+def _cluster(table_id: str, columns: tuple[str, ...], target: Target) -> None:
     """Changes the clustering of new rows; BigQuery reclusters old rows in the background."""
-    service = bigquery_service(settings, endpoints)
-    with google_errors(service, f"table {table_id}"):
-        client = bigquery_client(settings.project_id, endpoints, settings.location)
-        table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+
+    def change(table: bigquery.Table) -> str:
         table.clustering_fields = list(columns)
-        client.update_table(table, ["clustering_fields"], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        return "clustering_fields"
+
+    _update_table(table_id, change, target)
+
+
+def _encrypt_table(table_id: str, target: Target) -> None:
+    """Replaces the table's key by another; BigQuery re-encrypts the table's data key, not each row."""
+
+    def change(table: bigquery.Table) -> str:
+        table.encryption_configuration = bigquery.EncryptionConfiguration(target.settings.kms_key)
+        return "encryption_configuration"
+
+    _update_table(table_id, change, target)
+
+
+def _label_table(table_id: str, target: Target) -> None:
+    """Adds the labels to a table or view, whose DDL has none, because it is the same for everybody. Other labels stay.
+
+    Replacing a view removes its labels.
+    """
+
+    def change(table: bigquery.Table) -> str:
+        table.labels = {**table.labels, **target.settings.labels}
+        return "labels"
+
+    if target.settings.labels:
+        _update_table(table_id, change, target)
+
+
+def _update_table(table_id: str, change: Callable[[bigquery.Table], str], target: Target) -> None:
+    """``change`` sets one attribute of the table and returns its name."""
+    service = target.bigquery_service
+    with google_errors(service, f"table {table_id}"):
+        client = target.bigquery
+        table = client.get_table(table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
+        changed = change(table)
+        client.update_table(table, [changed], retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
 
 
 def _configure(bucket: storage.Bucket, settings: Settings) -> None:
@@ -361,6 +389,10 @@ def _configure(bucket: storage.Bucket, settings: Settings) -> None:
     bucket.soft_delete_policy.retention_duration_seconds = settings.soft_delete_days * DAY_SECONDS
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
+    if settings.kms_key is not None and not settings.is_local:
+        bucket.default_kms_key_name = settings.kms_key
+    if settings.labels:
+        bucket.labels = {**bucket.labels, **settings.labels}
     ours = {prefix for prefix, _ in OBJECT_DAYS}
     rules = [dict(rule) for rule in bucket.lifecycle_rules]
     bucket.lifecycle_rules = [
@@ -370,9 +402,10 @@ def _configure(bucket: storage.Bucket, settings: Settings) -> None:
         bucket.add_lifecycle_delete_rule(age=days, matches_prefix=[prefix])
 
 
-def _remove_dataset(settings: Settings, endpoints: Endpoints) -> Removal:
-    retry = bigquery_retry(bigquery_service(settings, endpoints))
-    client = bigquery_client(settings.project_id, endpoints, settings.location)
+def _remove_dataset(target: Target) -> Removal:
+    settings = target.settings
+    retry = bigquery_retry(target.bigquery_service)
+    client = target.bigquery
     try:
         left = [table.table_id for table in client.list_tables(settings.dataset_id, max_results=1, retry=retry)]
     except NotFound:

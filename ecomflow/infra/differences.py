@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.infra.resources import KINDS, Apis, ExternalTable, Kind, Resource, Subscription, Table, View
+from ecomflow.infra.ownership import foreign_bucket_remedy
+from ecomflow.infra.resources import KINDS, Apis, ExternalTable, Kind, Resource, Subscription, Table, Topic, View
 from ecomflow.sql import Column
 
 
@@ -77,26 +78,28 @@ def _additions(wanted: Resource) -> tuple[Difference, ...]:
     columns = wanted.columns if isinstance(wanted, Table) else ()
     return (
         *(Difference(f"column {column.name}", None, describe(column), "add") for column in columns),
-        *(Difference(name, None, _show(value), "add") for name, value in values if value not in ("", (), 0, None)),
+        *(Difference(name, None, _show(value), "add") for name, value in values if value not in (None, "", (), 0)),
     )
 
 
 def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """The attributes, except columns, that the service reports and that differ."""
-    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns", "labels")]
-    pairs = [(attribute, getattr(live, attribute), getattr(wanted, attribute)) for attribute in attributes]
+    """The attributes, except columns, that are configured, reported by the service, and differ."""
+    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns")]
+    pairs = [(attribute, _asked_for(attribute, live, wanted), getattr(wanted, attribute)) for attribute in attributes]
     return tuple(
         _difference(wanted, attribute, before, after)
         for attribute, before, after in pairs
-        if before is not None and before != after
-    ) + _missing_labels(wanted, live)
+        if before is not None and after is not None and before != after
+    )
 
 
-def _missing_labels(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """Other labels are left alone."""
-    if isinstance(wanted, Apis) or isinstance(live, Apis) or live.labels is None or set(wanted.labels or ()) <= set(live.labels):
-        return ()
-    return (Difference("labels", _show(live.labels), _show(wanted.labels), "change"),)
+def _asked_for(attribute: str, live: Resource, wanted: Resource) -> Any:
+    """The live value; of labels only those with a wanted key, because other people may have set more."""
+    value = getattr(live, attribute)
+    if attribute != "labels" or value is None:
+        return value
+    keys = {label.partition("=")[0] for label in getattr(wanted, attribute) or ()}
+    return tuple(label for label in value if label.partition("=")[0] in keys)
 
 
 def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> tuple[Difference, ...]:
@@ -137,16 +140,37 @@ def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
     if attribute == "location":
         return f"A location can't be changed: set location to {live}, or another {KINDS[type(wanted)]} in the settings."
     if attribute == "owner":
-        return "Its owner could read your data: set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to another name."
+        return foreign_bucket_remedy(live)
     if attribute == "partition":
         return f"Partitioning can't be changed: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
-    if isinstance(wanted, ExternalTable) and live == "none":
+    if attribute == "kms_key":
+        return _key_remedy(wanted, live)
+    if isinstance(wanted, ExternalTable) and attribute == "uris" and live == "none":
         return f"{wanted.name} is not an external table: rename or drop it, and run: ecomflow infra up"
     if isinstance(wanted, Subscription) and attribute in ("topic", "filter", "delivery"):
         fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} can't be changed"
         return (
             f"A subscription's {fixed}: set another subscription in the settings, or delete this one and its"
             f" messages: gcloud pubsub subscriptions delete {wanted.name}"
+        )
+    return None
+
+
+def _key_remedy(wanted: Resource, live: str) -> str | None:
+    """A bucket's and a dataset's key can be changed, for new objects and tables. A table's key can be replaced by another.
+
+    https://cloud.google.com/bigquery/docs/customer-managed-encryption#change_table_from_default_encryption_to_cloud_kms
+    """
+    if isinstance(wanted, Topic):
+        return (
+            "A topic's key can't be changed: set another topic in the settings, or delete this one after the pipeline has drained"
+            f" it: gcloud pubsub topics delete {wanted.name}"
+        )
+    if isinstance(wanted, Table) and live == "none":
+        name = wanted.name.replace(".", ":", 1)
+        return (
+            "A table without a key gets one by copying it onto itself. Drain the pipeline first, then run:"
+            f" bq cp -f --destination_kms_key={wanted.kms_key} {name} {name}"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Settings and endpoints in; the existing resources out, in the same records as the desired ones."""
+"""A target in; the existing resources out, in the same records as the desired ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 from google.api_core.exceptions import NotFound, ServiceUnavailable
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud import bigquery, storage
@@ -15,15 +16,14 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
 
-from ecomflow import sql
-from ecomflow.config import Endpoints, Settings
-from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import NO_PROJECT, DeniedError, Service, bigquery_service, google_errors, pubsub_service, storage_service
+from ecomflow.gcp.errors import google_errors, is_missing
 from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTION, READ_TABLE, READ_TOPIC
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
+from ecomflow.infra.ownership import owner_of
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
-    OWN_PROJECT,
     Bucket,
     Dataset,
     ExternalTable,
@@ -37,8 +37,8 @@ from ecomflow.infra.resources import (
     dead_letter_subscription,
     dead_letter_topic,
     dead_letters_table,
+    fact_tables,
 )
-from ecomflow.infra.services import has_project_policy, project_number
 from ecomflow.sql import Column
 
 # Timeout of one request, in seconds.
@@ -51,50 +51,49 @@ Observation = Callable[[], Resource | None]
 T = TypeVar("T")
 
 
-def observe(settings: Settings, endpoints: Endpoints, disabled: frozenset[str] = frozenset()) -> dict[str, Resource]:
+def observe(target: Target, disabled: frozenset[str] = frozenset()) -> dict[str, Resource]:
     """Every existing resource of ecomflow, by name. Raises AccessError, UnavailableError, or NotFoundError for the project.
 
     Skips services whose API is ``disabled`` ("pubsub.googleapis.com").
     """
     observations: list[Observation] = []
-    if pubsub_service(settings, endpoints).api not in disabled:
-        observations += _messaging(settings, endpoints)
-    if storage_service(settings, endpoints).api not in disabled:
-        observations.append(partial(observe_bucket, settings, endpoints))
-    if bigquery_service(settings, endpoints).api not in disabled:
-        observations += _warehouse(settings, endpoints)
+    if target.pubsub_service.api not in disabled:
+        observations += _messaging(target)
+    if target.storage_service.api not in disabled:
+        observations.append(partial(observe_bucket, target))
+    if target.bigquery_service.api not in disabled:
+        observations += _warehouse(target)
     found = _all_of(observations)
     return {resource.name: resource for resource in found if resource is not None}
 
 
-def _messaging(settings: Settings, endpoints: Endpoints) -> list[Observation]:
+def _messaging(target: Target) -> list[Observation]:
+    settings = target.settings
     topics = (settings.topic_path, dead_letter_topic(settings))
     subscriptions = (settings.subscription_path, dead_letter_subscription(settings))
     return [
-        *(partial(observe_topic, name, settings, endpoints) for name in topics),
-        *(partial(observe_subscription, name, settings, endpoints) for name in subscriptions),
+        *(partial(observe_topic, name, target) for name in topics),
+        *(partial(observe_subscription, name, target) for name in subscriptions),
     ]
 
 
-def _warehouse(settings: Settings, endpoints: Endpoints) -> list[Observation]:
-    client = bigquery_for(settings, endpoints)
-    tables: list[Observation] = [partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES]
-    views: list[Observation] = [partial(observe_view, name, settings, endpoints, client) for name in sql.TABLES]
-    external = [partial(observe_dead_letters, settings, endpoints, client)] if endpoints.bigquery is None else []
-    return [partial(observe_dataset, settings, endpoints, client), *tables, *views, *external]
+def _warehouse(target: Target) -> list[Observation]:
+    tables: list[Observation] = [partial(observe_table, name, target) for name in fact_tables(target.settings)]
+    views: list[Observation] = [partial(observe_view, name, target) for name in fact_tables(target.settings)]
+    external = [partial(observe_dead_letters, target)] if target.endpoints.bigquery is None else []
+    return [partial(observe_dataset, target), *tables, *views, *external]
 
 
-def observe_tables(settings: Settings, endpoints: Endpoints) -> dict[str, Table]:
+def observe_tables(target: Target) -> dict[str, Table]:
     """The existing fact tables, by name."""
-    client = bigquery_for(settings, endpoints)
-    found = _all_of([partial(observe_table, name, settings, endpoints, client) for name in sql.TABLES])
+    found = _all_of([partial(observe_table, name, target) for name in fact_tables(target.settings)])
     return {table.name: table for table in found if isinstance(table, Table)}
 
 
-def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
+def observe_rows(table: str, target: Target) -> int:
     """The number of rows in ``table``, including BigQuery's estimate of those in its streaming buffer."""
-    service = bigquery_service(settings, endpoints)
-    client = bigquery_for(settings, endpoints)
+    service = target.bigquery_service
+    client = target.bigquery
     with google_errors(service, f"table {table}", READ_TABLE):
         live = client.get_table(table, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
     waiting = live.streaming_buffer.estimated_rows if live.streaming_buffer else 0
@@ -102,6 +101,7 @@ def observe_rows(table: str, settings: Settings, endpoints: Endpoints) -> int:
 
 
 def pubsub_retry(service: Service) -> Retry:
+    """Only of what failed at once: a request may take REQUEST_SECONDS, and is not sent again after that."""
     return Retry(predicate=if_exception_type(ServiceUnavailable), initial=0.1, maximum=1.0, timeout=service.patience_seconds)
 
 
@@ -113,13 +113,13 @@ def bigquery_retry(service: Service) -> Any:
     return BIGQUERY_RETRY.with_timeout(service.patience_seconds)
 
 
-def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Table | None:
+def observe_table(name: str, target: Target) -> Table | None:
     """The existing fact table ``name``, or None."""
-    table_id = f"{settings.dataset_id}.{name}"
-    live = _get_table(table_id, settings, endpoints, client)
+    table_id = f"{target.settings.dataset_id}.{name}"
+    live = _get_table(table_id, target)
     if live is None:
         return None
-    emulated = endpoints.bigquery is not None
+    emulated = target.endpoints.bigquery is not None
     columns = tuple(column_of(field) for field in live.schema)
     clustering = tuple(live.clustering_fields or ())
     return Table(
@@ -127,8 +127,15 @@ def observe_table(name: str, settings: Settings, endpoints: Endpoints, client: b
         columns=columns,
         partition=_partition(live) or (None if emulated else ""),
         clustering=clustering or (None if emulated else ()),
+        kms_key=_key_of(live.encryption_configuration),
         labels=as_labels(live.labels),
     )
+
+
+def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
+    """The key's name without a version, which some of BigQuery's responses include."""
+    key = (configuration.kms_key_name if configuration else None) or ""
+    return key.split("/cryptoKeyVersions/", 1)[0]
 
 
 def column_of(field: bigquery.SchemaField) -> Column:
@@ -154,11 +161,6 @@ def is_prefix_rule(rule: dict[str, Any]) -> bool:
     )
 
 
-def bigquery_for(settings: Settings, endpoints: Endpoints) -> bigquery.Client:
-    with google_errors(bigquery_service(settings, endpoints), f"dataset {settings.dataset_id}"):
-        return bigquery_client(settings.project_id, endpoints, settings.location)
-
-
 def _all_of(observations: list[Observation]) -> list[Resource | None]:
     """The results of the observations, in order. They run in parallel; the first failure cancels those that haven't begun."""
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -169,24 +171,23 @@ def _all_of(observations: list[Observation]) -> list[Resource | None]:
             pool.shutdown(cancel_futures=True)
 
 
-def observe_topic(name: str, settings: Settings, endpoints: Endpoints) -> Topic | None:
+def observe_topic(name: str, target: Target) -> Topic | None:
     """The existing topic ``projects/P/topics/T``, or None."""
-    service = pubsub_service(settings, endpoints)
+    service = target.pubsub_service
     with google_errors(service, f"topic {name}", READ_TOPIC):
-        client = publisher_client(endpoints)
-        try:
-            topic = _if_there(partial(client.get_topic, topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS))
-        finally:
-            client.transport.close()
+        client = target.publisher
+        topic = _if_there(partial(client.get_topic, topic=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS))
     if topic is None:
         return None
-    return Topic(name, _days(types.Topic.pb(topic).message_retention_duration, service), as_labels(topic.labels))
+    raw = types.Topic.pb(topic)
+    return Topic(name, _days(raw.message_retention_duration, service), raw.kms_key_name, as_labels(raw.labels))
 
 
-def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) -> Subscription | None:
+def observe_subscription(name: str, target: Target) -> Subscription | None:
     """The existing subscription ``projects/P/subscriptions/S``, or None."""
-    service = pubsub_service(settings, endpoints)
-    with google_errors(service, f"subscription {name}", READ_SUBSCRIPTION), subscriber_client(endpoints) as client:
+    service = target.pubsub_service
+    with google_errors(service, f"subscription {name}", READ_SUBSCRIPTION):
+        client = target.subscriber
         live = _if_there(
             partial(client.get_subscription, subscription=name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
         )
@@ -208,34 +209,22 @@ def observe_subscription(name: str, settings: Settings, endpoints: Endpoints) ->
     )
 
 
-def observe_bucket(settings: Settings, endpoints: Endpoints) -> Bucket | None:
-    service = storage_service(settings, endpoints)
+def observe_bucket(target: Target) -> Bucket | None:
+    settings = target.settings
+    service = target.storage_service
     with google_errors(service, f"bucket {settings.bucket_name}", READ_BUCKET):
-        client = storage_client(settings.project_id, endpoints)
+        client = target.storage
         bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
     if bucket is None:
         return None
-    if service.endpoint is not None:
-        # The local storage has one location, and no access settings, lifecycle rules or soft delete.
-        return Bucket(settings.bucket_name, None, None, None, None, None, owner_of(bucket, settings, endpoints))
-    return bucket_of(bucket, owner_of(bucket, settings, endpoints))
+    found = msgspec.structs.replace(bucket_of(bucket), owner=owner_of(bucket, target))
+    if service.endpoint is None:
+        return found
+    # The local storage has one location, and no access settings, lifecycle rules or soft delete.
+    return Bucket(settings.bucket_name, None, None, None, None, None, found.owner, found.kms_key, found.labels)
 
 
-def owner_of(bucket: storage.Bucket, settings: Settings, endpoints: Endpoints) -> str | None:
-    """``OWN_PROJECT``, or the number of the other project that ``bucket`` belongs to; None if it is unknown.
-
-    It is unknown if this account may not read its own project's number (resourcemanager.projects.get).
-    """
-    if bucket.project_number is None or not has_project_policy(settings, endpoints):
-        return None
-    try:
-        own = project_number(settings)
-    except DeniedError:
-        return None
-    return OWN_PROJECT if str(bucket.project_number) == own else f"project {bucket.project_number}"
-
-
-def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
+def bucket_of(bucket: storage.Bucket) -> Bucket:
     """The record of a bucket as Google reports it."""
     days = rules_by_prefix(bucket)
     return Bucket(
@@ -245,7 +234,7 @@ def bucket_of(bucket: storage.Bucket, owner: str | None = None) -> Bucket:
         public_access_prevention=bucket.iam_configuration.public_access_prevention or "inherited",
         delete_after_days=tuple((prefix, days[prefix]) for prefix, _ in OBJECT_DAYS if prefix in days),
         soft_delete_days=soft_delete_days(bucket),
-        owner=owner,
+        kms_key=bucket.default_kms_key_name or "",
         labels=as_labels(bucket.labels),
     )
 
@@ -255,40 +244,41 @@ def soft_delete_days(bucket: storage.Bucket) -> int:
     return int(bucket.soft_delete_policy.retention_duration_seconds or 0) // DAY_SECONDS
 
 
-def observe_dataset(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> Dataset | None:
-    service = bigquery_service(settings, endpoints)
-    with google_errors(service, f"dataset {settings.dataset_id}", READ_DATASET):
+def observe_dataset(target: Target) -> Dataset | None:
+    service = target.bigquery_service
+    with google_errors(service, f"dataset {target.settings.dataset_id}", READ_DATASET):
         # The full dataset, with its access list, would also need datasets.getIamPolicy.
         options = {"retry": bigquery_retry(service), "timeout": REQUEST_SECONDS, "dataset_view": DatasetView.METADATA}
-        live = _if_there(partial(client.get_dataset, settings.dataset_id, **options))
+        live = _if_there(partial(target.bigquery.get_dataset, target.settings.dataset_id, **options))
     if live is None:
         return None
-    return Dataset(settings.dataset_id, live.location.upper() if live.location else None, as_labels(live.labels))
+    location = live.location.upper() if live.location else None
+    return Dataset(target.settings.dataset_id, location, _key_of(live.default_encryption_configuration), as_labels(live.labels))
 
 
-def observe_view(name: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> View | None:
-    live = _get_table(f"{settings.dataset_id}.{name}_unique", settings, endpoints, client)
+def observe_view(name: str, target: Target) -> View | None:
+    live = _get_table(f"{target.settings.dataset_id}.{name}_unique", target)
     if live is None:
         return None
     columns = tuple(sorted(field.name for field in live.schema))
     query = canonical_query(live.view_query) if live.view_query else None
-    return View(f"{settings.dataset_id}.{name}_unique", columns, query, as_labels(live.labels))
+    return View(f"{target.settings.dataset_id}.{name}_unique", columns, query, as_labels(live.labels))
 
 
-def observe_dead_letters(settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> ExternalTable | None:
+def observe_dead_letters(target: Target) -> ExternalTable | None:
     """The existing external table, or None; without ``uris`` if it is another kind of table."""
-    name = dead_letters_table(settings).name
-    live = _get_table(name, settings, endpoints, client)
+    name = dead_letters_table(target.settings).name
+    live = _get_table(name, target)
     if live is None:
         return None
     external = live.external_data_configuration
     return ExternalTable(name, tuple(external.source_uris) if external else (), as_labels(live.labels))
 
 
-def _get_table(table_id: str, settings: Settings, endpoints: Endpoints, client: bigquery.Client) -> bigquery.Table | None:
-    service = bigquery_service(settings, endpoints)
+def _get_table(table_id: str, target: Target) -> bigquery.Table | None:
+    service = target.bigquery_service
     with google_errors(service, f"table {table_id}", READ_TABLE):
-        return _if_there(partial(client.get_table, table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS))
+        return _if_there(partial(target.bigquery.get_table, table_id, retry=bigquery_retry(service), timeout=REQUEST_SECONDS))
 
 
 def _if_there(get: Callable[[], T]) -> T | None:
@@ -296,7 +286,7 @@ def _if_there(get: Callable[[], T]) -> T | None:
     try:
         return get()
     except NotFound as error:
-        if NO_PROJECT.search(error.message):
+        if not is_missing(error):
             raise
         return None
 

@@ -1,7 +1,8 @@
 """Settings and DDL in; the desired resources out, in the order in which they can be created. Pure.
 
-The same records describe existing resources. An attribute that is None was not reported by the service and is not compared: the
-emulators omit much of what Google Cloud reports. ``labels`` have the form ``key=value``; a resource may have others too.
+The same records describe existing resources. An attribute that is None was not reported by the service, or is not configured, and
+is not compared: the emulators omit much of what Google Cloud reports. ``labels`` are sorted and have the form ``key=value``; a
+resource may have others too. ``kms_key`` "": Google's own key.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Literal
 import msgspec
 
 from ecomflow import sql
-from ecomflow.config import Settings
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.dead_letter import REPLAYED, ROOT
+from ecomflow.contract.language import Table as FactTable
+from ecomflow.contract.tables import tables_of
 from ecomflow.sql import Column
 
 DAY_SECONDS = 86_400
@@ -49,9 +52,6 @@ OBJECT_DAYS = (("temp/", 7), (f"{ROOT}/", 90))
 # All prefixes under which ecomflow writes objects.
 OBJECT_PREFIXES = (f"{ROOT}/", f"{REPLAYED}/", "temp/", "staging/")
 
-# The owner of a bucket of the configured project. Bucket names are globally unique, so another project may own the name.
-OWN_PROJECT = "this project"
-
 _COMMENT = re.compile(r"--[^\n]*")
 
 Kind = Literal["apis", "topic", "subscription", "bucket", "dataset", "table", "view", "external table"]
@@ -65,10 +65,13 @@ class Apis(msgspec.Struct, frozen=True):
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``; ``retention_days`` 0: it retains nothing."""
+    """A Pub/Sub topic, ``projects/<project>/topics/<topic>``; ``retention_days`` 0: it retains nothing. ``kms_key`` encrypts its
+    messages, also those of its subscriptions.
+    """
 
     name: str
     retention_days: int | None
+    kms_key: str | None = None
     labels: tuple[str, ...] | None = None
 
 
@@ -94,8 +97,8 @@ class Subscription(msgspec.Struct, frozen=True):
 
 class Bucket(msgspec.Struct, frozen=True):
     """A Cloud Storage bucket. ``delete_after_days``: (prefix, days) of its lifecycle rules; ``soft_delete_days``: how long
-    deleted objects can be restored, 0: not at all; ``owner``: the project that it belongs to, ``OWN_PROJECT`` or the number of
-    another.
+    deleted objects can be restored, 0: not at all; ``owner``: ``project <number>``, because another project may have taken the
+    globally unique name.
     """
 
     name: str
@@ -105,14 +108,16 @@ class Bucket(msgspec.Struct, frozen=True):
     delete_after_days: tuple[tuple[str, int], ...] | None
     soft_delete_days: int | None
     owner: str | None = None
+    kms_key: str | None = None
     labels: tuple[str, ...] | None = None
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A BigQuery dataset, ``<project>.<dataset>``."""
+    """A BigQuery dataset, ``<project>.<dataset>``; ``kms_key`` is the key of new tables in it."""
 
     name: str
     location: str | None
+    kms_key: str | None = None
     labels: tuple[str, ...] | None = None
 
 
@@ -123,6 +128,7 @@ class Table(msgspec.Struct, frozen=True):
     columns: tuple[Column, ...]
     partition: str | None
     clustering: tuple[str, ...] | None
+    kms_key: str | None = None
     labels: tuple[str, ...] | None = None
 
 
@@ -164,32 +170,38 @@ def apis(settings: Settings) -> Apis:
 
 def desired(settings: Settings) -> tuple[Resource, ...]:
     """The desired resources, each before those that depend on it."""
-    tables = tuple(_table(name, settings) for name in sql.TABLES)
-    views = tuple(_view(name, settings) for name in sql.TABLES)
+    key, labels = _key(settings), as_labels(settings.labels)
+    facts = fact_tables(settings)
     return (
-        Topic(settings.topic_path, settings.topic_retention_days, labels_of(settings)),
+        Topic(settings.topic_path, settings.topic_retention_days, key, labels),
         _subscription(settings),
-        Topic(dead_letter_topic(settings), 0, labels_of(settings)),
+        Topic(dead_letter_topic(settings), 0, key, labels),
         _dead_letter_subscription(settings),
         _bucket(settings),
-        Dataset(settings.dataset_id, settings.location.upper(), labels_of(settings)),
-        *tables,
-        *views,
+        Dataset(settings.dataset_id, settings.location.upper(), key, labels),
+        *(_table(table, settings) for table in facts.values()),
+        *(_view(table, settings) for table in facts.values()),
     )
 
 
-def labels_of(settings: Settings) -> tuple[str, ...]:
-    """The labels that each resource should have, as ``key=value``."""
-    return as_labels(settings.labels)
+def fact_tables(settings: Settings) -> dict[str, FactTable]:
+    """The tables of the contracts in force, by name."""
+    return {table.name: table for table in tables_of(contracts_of(settings))}
+
+
+def dead_letters_table(settings: Settings) -> ExternalTable:
+    """An additional resource in BigQuery itself: the emulator accepts the DDL, but creates an ordinary, empty table."""
+    uris = (f"gs://{settings.bucket_name}/{ROOT}/*",)
+    return ExternalTable(f"{settings.dataset_id}.dead_letters", uris, as_labels(settings.labels))
 
 
 def as_labels(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
-def dead_letters_table(settings: Settings) -> ExternalTable:
-    """An additional resource in BigQuery itself: the emulator accepts the DDL, but creates an ordinary, empty table."""
-    return ExternalTable(f"{settings.dataset_id}.dead_letters", (f"gs://{settings.bucket_name}/{ROOT}/*",), labels_of(settings))
+def _key(settings: Settings) -> str | None:
+    """None if no key is configured, or on the local stack, which has no Cloud KMS."""
+    return None if settings.is_local else settings.kms_key
 
 
 def dead_letter_topic(settings: Settings) -> str:
@@ -217,7 +229,7 @@ def _subscription(settings: Settings) -> Subscription:
         expires=False,
         backoff_seconds=LOCAL_BACKOFF_SECONDS if settings.is_local else (),
         dead_letter_topic="",
-        labels=labels_of(settings),
+        labels=as_labels(settings.labels),
     )
 
 
@@ -233,7 +245,7 @@ def _dead_letter_subscription(settings: Settings) -> Subscription:
         expires=False,
         backoff_seconds=(),
         dead_letter_topic="",
-        labels=labels_of(settings),
+        labels=as_labels(settings.labels),
     )
 
 
@@ -245,21 +257,27 @@ def _bucket(settings: Settings) -> Bucket:
         public_access_prevention="enforced",
         delete_after_days=OBJECT_DAYS,
         soft_delete_days=settings.soft_delete_days,
-        owner=OWN_PROJECT,
-        labels=labels_of(settings),
+        kms_key=_key(settings),
+        labels=as_labels(settings.labels),
     )
 
 
-def _table(name: str, settings: Settings) -> Table:
-    definition = sql.table_definition(name)
-    labels = labels_of(settings)
-    return Table(f"{settings.dataset_id}.{name}", definition.columns, definition.partition, definition.clustering, labels)
+def _table(table: FactTable, settings: Settings) -> Table:
+    definition = sql.definition_of(table)
+    return Table(
+        name=f"{settings.dataset_id}.{table.name}",
+        columns=definition.columns,
+        partition=definition.partition,
+        clustering=definition.clustering,
+        kms_key=_key(settings),
+        labels=as_labels(settings.labels),
+    )
 
 
-def _view(name: str, settings: Settings) -> View:
-    columns = tuple(sorted(column.name for column in sql.table_definition(name).columns))
-    query = canonical_query(sql.view_ddl(name, settings.dataset_id).split("\nAS\n", 1)[1])
-    return View(f"{settings.dataset_id}.{name}_unique", columns, query, labels_of(settings))
+def _view(table: FactTable, settings: Settings) -> View:
+    columns = tuple(sorted(column.name for column in table.columns))
+    query = canonical_query(sql.view_ddl(table, settings.dataset_id).split("\nAS\n", 1)[1])
+    return View(f"{settings.dataset_id}.{table.name}_unique", columns, query, as_labels(settings.labels))
 
 
 def canonical_query(query: str) -> str:

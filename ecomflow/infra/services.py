@@ -19,7 +19,10 @@ from google.auth.transport.requests import AuthorizedSession
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import DeniedError, Service, google_errors
+from ecomflow.gcp.errors import DeniedError, google_errors
+from ecomflow.gcp.permissions import READ_SERVICES
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.infra.resources import APIS, Apis
 
 _REQUEST_SECONDS = 10.0
@@ -34,14 +37,14 @@ _ROLES = {
 }
 
 
-def has_apis(settings: Settings, endpoints: Endpoints) -> bool:
+def has_apis(target: Target) -> bool:
     """Whether there is a Google Cloud project whose APIs can be listed."""
-    return not settings.is_local and (at_google(endpoints) or _endpoint(_SERVICE_USAGE) is not None)
+    return not target.settings.is_local and (at_google(target.endpoints) or _endpoint(_SERVICE_USAGE) is not None)
 
 
-def has_project_policy(settings: Settings, endpoints: Endpoints) -> bool:
+def has_project_policy(target: Target) -> bool:
     """Whether there is a Google Cloud project whose roles can be read."""
-    return not settings.is_local and (at_google(endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
+    return not target.settings.is_local and (at_google(target.endpoints) or _endpoint(_RESOURCE_MANAGER) is not None)
 
 
 def at_google(endpoints: Endpoints) -> bool:
@@ -87,10 +90,17 @@ def enable_apis(
         )
 
 
-def project_number(settings: Settings) -> str:
-    """The project's number, which is part of the names of its default service accounts."""
-    answer = _call(_RESOURCE_MANAGER, "GET", f"v1/projects/{settings.project_id}", settings)
-    return str(answer["projectNumber"])
+def project_number(settings: Settings, project: str | None = None) -> str:
+    """The number of ``project`` (default: the configured one), which identifies a bucket's owner and default service accounts.
+
+    It is part of the names that Service Usage returns, which needs only serviceusage.services.get. Resource Manager shows the
+    number too, but that would need another API and another role.
+    https://cloud.google.com/service-usage/docs/reference/rest/v1/services/get
+    """
+    asked = project or settings.project_id
+    path = f"v1/projects/{asked}/services/storage.googleapis.com"
+    answer = _call(_SERVICE_USAGE, "GET", path, settings, project=asked, permission=READ_SERVICES)
+    return str(answer["name"]).split("/")[1]
 
 
 def project_policy(settings: Settings) -> list[dict[str, Any]]:
@@ -126,12 +136,15 @@ def _call(
     params: list[tuple[str, str]] | None = None,
     body: dict[str, Any] | None = None,
     resource: str | None = None,
+    project: str | None = None,
+    permission: str | None = None,
 ) -> dict[str, Any]:
     endpoint = _endpoint(name)
     api = f"{name}.googleapis.com"
-    service = Service(api, api, _ROLES[name], settings.project_id, endpoint)
+    service = Service(api, api, _ROLES[name], project or settings.project_id, endpoint)
     credentials = AnonymousCredentials() if endpoint else find_credentials(settings.project_id)
-    with google_errors(service, resource or f"project {settings.project_id}"), AuthorizedSession(credentials) as session:
+    asked = resource or f"project {service.project}"
+    with google_errors(service, asked, permission), AuthorizedSession(credentials) as session:
         url = f"{endpoint or f'https://{api}'}/{path}"
         response: requests.Response = session.request(method, url, params=params, json=body, timeout=_REQUEST_SECONDS)
         if not response.ok:

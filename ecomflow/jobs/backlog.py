@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
+from ecomflow.gcp.permissions import READ_METRICS
+from ecomflow.gcp.target import Target
 
 METRIC = "pubsub.googleapis.com/subscription/num_undelivered_messages"
 AGE_METRIC = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
@@ -34,23 +36,23 @@ class Backlog(msgspec.Struct, frozen=True):
     oldest_seconds: float | None = None
 
 
-def count_waiting(settings: Settings, endpoints: Endpoints) -> Waiting | None:
+def count_waiting(target: Target) -> Waiting | None:
     """The backlog of the subscription; None if Cloud Monitoring has no sample of the last ten minutes.
 
     On Google Cloud the value is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
     """
-    if endpoints.pubsub is not None:
-        return _local_backlog(settings, endpoints.pubsub, time.time()).waiting
-    with _monitoring(settings) as client:
-        return newest_sample(client, settings, datetime.now(UTC))
+    if target.endpoints.pubsub is not None:
+        return _local_backlog(target.settings, target.endpoints.pubsub, time.time()).waiting
+    with _monitoring_errors(target):
+        return newest_sample(target.monitoring, target.settings, datetime.now(UTC))
 
 
-def read_backlog(settings: Settings, endpoints: Endpoints, now: datetime) -> Backlog | None:
+def read_backlog(target: Target, now: datetime) -> Backlog | None:
     """Like ``count_waiting``, with the age of the oldest message."""
-    if endpoints.pubsub is not None:
-        return _local_backlog(settings, endpoints.pubsub, now.timestamp())
-    with _monitoring(settings) as client:
-        return newest_backlog(client, settings, now)
+    if target.endpoints.pubsub is not None:
+        return _local_backlog(target.settings, target.endpoints.pubsub, now.timestamp())
+    with _monitoring_errors(target):
+        return newest_backlog(target.monitoring, target.settings, now)
 
 
 def _local_backlog(settings: Settings, host: str, now: float) -> Backlog:
@@ -62,17 +64,11 @@ def _local_backlog(settings: Settings, host: str, now: float) -> Backlog:
 
 
 @contextmanager
-def _monitoring(settings: Settings) -> Iterator[Any]:
-    """A client of Cloud Monitoring, with its errors translated."""
-    from google.cloud import monitoring_v3
+def _monitoring_errors(target: Target) -> Iterator[None]:
+    from ecomflow.gcp.errors import google_errors
 
-    from ecomflow.gcp.credentials import find_credentials
-    from ecomflow.gcp.errors import Service, google_errors
-    from ecomflow.gcp.permissions import READ_METRICS
-
-    service = Service("Cloud Monitoring", "monitoring.googleapis.com", "roles/monitoring.viewer", settings.project_id, None)
-    with google_errors(service, f"the backlog of {settings.subscription_path}", READ_METRICS):
-        yield monitoring_v3.MetricServiceClient(credentials=find_credentials(settings.project_id))
+    with google_errors(target.monitoring_service, f"the backlog of {target.settings.subscription_path}", READ_METRICS):
+        yield
 
 
 def newest_backlog(client: Any, settings: Settings, now: datetime) -> Backlog | None:
@@ -104,19 +100,22 @@ def wait_until_empty(
     seconds: float,
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    steady: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Whether ``read`` (``count_waiting``) returned an empty backlog within ``seconds``.
 
     Only samples taken after the start of this call count: an older one can miss messages that were published just before.
     """
-    started = now()
+    began = steady()
     while True:
         waiting = read()
+        took = steady() - began
+        started = now() - timedelta(seconds=took)  # by the wall clock as it is set now
         is_young = waiting is not None and (waiting.sampled_at is None or waiting.sampled_at >= started)
         if waiting is not None and waiting.messages == 0 and is_young:
             return True
-        left = seconds - (now() - started).total_seconds()
+        left = seconds - took
         if left <= 0:
             return False
         counted = waiting is not None and waiting.sampled_at is None

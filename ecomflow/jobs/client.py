@@ -5,51 +5,41 @@ Each call is retried while the service is busy, for a limited time, so that ever
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from google.api_core import exceptions as google
-from google.api_core.retry import Retry, if_transient_error
-from google.auth import exceptions as auth
-from requests.exceptions import RequestException
+from google.api_core.exceptions import Conflict, FailedPrecondition
+from google.api_core.retry import Retry
 
-from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, UnavailableError
-from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import NO_PROJECT, Service, translate
+from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
+from ecomflow.gcp.errors import google_errors, is_missing, is_transient, message_of
+from ecomflow.gcp.target import Target
 
 _GOOGLE_PATIENCE_SECONDS = 20.0
 _STUB_PATIENCE_SECONDS = 2.0
 _PAGE = 1000
 _AT_ONCE = 8
-# The REST transport prefixes the service's message with the request.
-_REQUEST = re.compile(r"^(?:GET|PUT|POST) https?://\S+: ")
 
 
 class JobsApi:
     """Dataflow's jobs in one region of one project. Every method raises failures as EcomflowError."""
 
-    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
+    def __init__(self, target: Target) -> None:
         from google.cloud import dataflow_v1beta3 as dataflow
 
-        self.project, self.region = settings.project_id, settings.region
+        self.project, self.region = target.settings.project_id, target.settings.region
         self._types = dataflow
-        self._service = Service(
-            "Dataflow", "dataflow.googleapis.com", "roles/dataflow.developer", self.project, endpoints.dataflow
-        )
+        self._service = target.dataflow_service
         self._place = {"project_id": self.project, "location": self.region}
-        patience = _GOOGLE_PATIENCE_SECONDS if endpoints.dataflow is None else _STUB_PATIENCE_SECONDS
-        retry = Retry(predicate=if_transient_error, initial=0.25, maximum=4.0, timeout=patience)
+        patience = _GOOGLE_PATIENCE_SECONDS if target.endpoints.dataflow is None else _STUB_PATIENCE_SECONDS
+        retry = Retry(predicate=is_transient, initial=0.25, maximum=4.0, timeout=patience)
         self._options: dict[str, Any] = {"retry": retry, "timeout": patience}
         with self._errors("Dataflow"):
-            access = _access(self.project, endpoints)
-            self._jobs = dataflow.JobsV1Beta3Client(transport="rest", **access)
-            self._messages = dataflow.MessagesV1Beta3Client(transport="rest", **access)
-            self._metrics = dataflow.MetricsV1Beta3Client(transport="rest", **access)
+            self._jobs, self._messages, self._metrics = target.dataflow
 
     def jobs(self, name: str | None = None) -> list[Any]:
         """The summaries of all jobs, or of those named ``name``, in the service's order.
@@ -102,38 +92,20 @@ class JobsApi:
         with self._errors(f"job {job_id}"):
             return list(self._metrics.get_job_metrics(request=request, **self._options).metrics)
 
-    @contextmanager
-    def _errors(self, resource: str) -> Iterator[None]:
-        try:
-            yield
-        except (google.GoogleAPIError, auth.GoogleAuthError, RequestException) as error:
-            raise self._translated(error, resource) from error
+    def _errors(self, resource: str) -> AbstractContextManager[None]:
+        return google_errors(self._service, resource, decide=partial(self._about_a_job, resource))
 
-    def _translated(self, error: Exception, resource: str) -> EcomflowError:
-        cause = error.cause if isinstance(error, google.RetryError) and error.cause is not None else error
-        if isinstance(cause, google.GoogleAPICallError):
-            cause = type(cause)(_REQUEST.sub("", cause.message or ""))
-            if isinstance(cause, google.NotFound) and not NO_PROJECT.search(cause.message):
-                sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
-                return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
-            if isinstance(cause, (google.Conflict, google.FailedPrecondition)) or _is_precondition(error):
-                return PipelineError(f"Dataflow refuses to change {resource}: {cause.message}", "See: ecomflow job status")
-        translated = translate(cause, self._service, resource)
-        if isinstance(translated, UnavailableError) and self._service.endpoint is not None:
-            return UnavailableError(translated.message, "Check DATAFLOW_EMULATOR_HOST.")
-        return translated
+    def _about_a_job(self, resource: str, cause: Exception) -> EcomflowError | None:
+        """Errors that say something about the job: it is not in this region, or its state does not allow the change."""
+        if is_missing(cause):
+            sentence = f"{resource[0].upper()}{resource[1:]} does not exist in {self.project}, {self.region}."
+            return NotFoundError(sentence, "See: ecomflow job list --all. For another region, use --region")
+        if isinstance(cause, Conflict | FailedPrecondition) or _is_precondition(cause):
+            return PipelineError(f"Dataflow refuses to change {resource}: {message_of(cause)}", "See: ecomflow job status")
+        return None
 
 
 def _is_precondition(error: Exception) -> bool:
     """Over REST a failed precondition is a plain 400; only the body distinguishes it from a malformed request."""
     response = getattr(error, "response", None)
     return response is not None and getattr(response, "status_code", 0) == 400 and "FAILED_PRECONDITION" in response.text
-
-
-def _access(project: str, endpoints: Endpoints) -> dict[str, Any]:
-    """Credentials, looked up once for all three clients, and the endpoint if it is not Google's."""
-    from google.auth.credentials import AnonymousCredentials
-
-    if endpoints.dataflow is not None:
-        return {"credentials": AnonymousCredentials(), "client_options": {"api_endpoint": endpoints.dataflow}}
-    return {"credentials": find_credentials(project)}

@@ -22,6 +22,7 @@ from ecomflow.pipeline.direct.launch import (
     LOG_FILE,
     PipelineStatus,
     check_ready,
+    check_running,
     drain_detached,
     read_status,
     signal_pipeline,
@@ -48,7 +49,7 @@ def jobs(settings: Settings) -> list[Job]:
         return []
     updated = None if status.updated is None else datetime.fromtimestamp(status.updated, UTC)
     name = (status.subscription or settings.subscription_path).rsplit("/", 1)[-1]
-    return [Job(str(status.pid), name, status.state, "streaming", "local", state_since=updated)]
+    return [Job("" if status.pid is None else str(status.pid), name, status.state, "streaming", "local", state_since=updated)]
 
 
 def log_lines(
@@ -103,8 +104,7 @@ def cancel(settings: Settings, *, grace: float = _GRACE_SECONDS) -> PipelineStat
     The state is then ``drained`` or ``gone``. Unacknowledged messages are redelivered. Raises PipelineError if none runs.
     """
     status = read_status(settings.state_path)
-    if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
+    check_running(status)
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
         signal_pipeline(status, number)
         give_up = time.monotonic() + seconds

@@ -5,30 +5,34 @@ The counters are Beam's, so both runners report them under the same names. Value
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings, contracts_of
+from ecomflow.contract.language import Contract
 from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Backlog, read_backlog
 from ecomflow.jobs.records import JobDetail
+from ecomflow.metrics.moments import Moment
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
-from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
+from ecomflow.pipeline.direct.launch import PipelineStatus, read_status, retimed
 
 # Cloud Monitoring has one new sample per minute. The local Pub/Sub counts on demand.
 _CLOUD_BACKLOG_SECONDS = 30.0
 _NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
 
 
-def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
+def local_metrics(status: PipelineStatus, contracts: Sequence[Contract], now: float = 0.0) -> PipelineMetrics:
     """The metrics of the pipeline on this machine; ``at`` is when it reported them, or ``now`` if it has reported nothing."""
     return from_counters(
         status.counters,
         status.gauges,
+        contracts,
         at=status.updated or now,
         state=status.state,
         where=LOCAL,
@@ -41,13 +45,14 @@ def local_metrics(status: PipelineStatus, now: float = 0.0) -> PipelineMetrics:
     )
 
 
-def dataflow_metrics(detail: JobDetail, now: float) -> PipelineMetrics:
+def dataflow_metrics(detail: JobDetail, contracts: Sequence[Contract], now: float) -> PipelineMetrics:
     """The metrics of a Dataflow job; ``at`` is when Dataflow last updated one of them. Dataflow reports no gauges."""
     job = detail.job
     return from_counters(
         detail.counters,
         {},
-        at=now if detail.told_at is None else detail.told_at.timestamp(),
+        contracts,
+        at=now if detail.updated_at is None else detail.updated_at.timestamp(),
         state=job.state,
         where=job.region,
         name=f"job {job.name} ({job.id})",
@@ -79,52 +84,59 @@ class MetricsReader:
     def __init__(
         self,
         settings: Settings,
-        endpoints: Callable[[], Endpoints],
+        target: Callable[[], Target],
         *,
         here: bool,
         job: str | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._endpoints = endpoints
+        self._target = target
+        self._contracts = contracts_of(settings)
         self._here = here
         self._job = job or settings.dataflow.job_name
         self._clock = clock
-        self._api: Any = None
+        self._steady = steady
         self._backlog: Backlog | EcomflowError | None = None
-        self._backlog_due = 0.0
+        self._backlog_due = -math.inf
 
     def read(self) -> PipelineMetrics:
         """The current metrics. ``state`` says if no pipeline runs, and ``backlog_unknown`` why the backlog can't be counted.
 
         Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
-        metrics = local_metrics(read_status(self._settings.state_path), self._clock()) if self._here else self._read_job()
+        metrics = self._read_here() if self._here else self._read_job()
         now = self._clock()
-        if now >= self._backlog_due:
+        if self._steady() >= self._backlog_due:
             self._backlog = self._read_backlog(now)
         return with_backlog(metrics, self._backlog, now)
+
+    def _read_here(self) -> PipelineMetrics:
+        status, now = read_status(self._settings.state_path), Moment(self._clock(), self._steady())
+        # A pipeline that has ended may have run before the last boot, when the monotonic clock was another.
+        return local_metrics(retimed(status, now) if status.state == "running" else status, self._contracts, now.wall)
 
     def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service
         from ecomflow.jobs.client import JobsApi
 
-        if self._api is None:
-            self._api = JobsApi(self._settings, self._endpoints())
+        api = JobsApi(self._target())
         try:
-            job = service.find(self._api, self._job)
+            job = service.find(api, self._job)
         except NotFoundError:
-            return from_counters({}, {}, at=self._clock(), state="none", where=self._settings.region, name=f"job {self._job}")
-        return dataflow_metrics(service.detail(self._api, job), self._clock())
+            known = {"at": self._clock(), "state": "none", "where": self._settings.region, "name": f"job {self._job}"}
+            return from_counters({}, {}, self._contracts, **known)
+        return dataflow_metrics(service.detail(api, job), self._contracts, self._clock())
 
     def _read_backlog(self, now: float) -> Backlog | EcomflowError | None:
         try:
-            endpoints = self._endpoints()
-            if endpoints.pubsub is None and self._settings.is_local:
+            target = self._target()
+            if target.endpoints.pubsub is None and self._settings.is_local:
                 return UnavailableError(
-                    f"The local stack in {self._settings.state_path}/ does not run.", "Run: ecomflow infra up"
+                    f"The local stack in {self._settings.state_path}/ is not running.", "Run: ecomflow infra up"
                 )
-            self._backlog_due = 0.0 if endpoints.pubsub else now + _CLOUD_BACKLOG_SECONDS
-            return read_backlog(self._settings, endpoints, datetime.fromtimestamp(now, UTC))
+            self._backlog_due = -math.inf if target.endpoints.pubsub else self._steady() + _CLOUD_BACKLOG_SECONDS
+            return read_backlog(target, datetime.fromtimestamp(now, UTC))
         except EcomflowError as error:
             return error

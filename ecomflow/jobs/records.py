@@ -50,7 +50,7 @@ class JobDetail(msgspec.Struct, frozen=True):
     """A job and its condition; None: Dataflow has not reported a value.
 
     ``events_per_second``: the counter ``received`` over ``throughput_seconds``. ``system_lag_seconds`` and
-    ``data_freshness_seconds``: how far the oldest system and data watermarks of its stages are behind the clock. ``told_at``:
+    ``data_freshness_seconds``: how far the oldest system and data watermarks of its stages are behind the clock. ``updated_at``:
     when Dataflow last updated any of the job's metrics.
     """
 
@@ -63,7 +63,7 @@ class JobDetail(msgspec.Struct, frozen=True):
     data_freshness_seconds: float | None
     counters: dict[str, int]
     errors: tuple[JobMessage, ...]
-    told_at: datetime | None = None
+    updated_at: datetime | None = None
 
 
 class StepFit(msgspec.Struct, frozen=True):

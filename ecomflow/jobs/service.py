@@ -92,7 +92,7 @@ def detail(api: JobsApi, job: Job, *, over: float = 0.0, now: Now = utc_now, sle
         data_freshness_seconds=_behind(raw, _DATA_WATERMARKS, now()),
         counters=counters,
         errors=tuple(messages(api, job, "error", now() - _RECENT)[-_RECENT_ERRORS:]),
-        told_at=_plain(max((metric.update_time for metric in raw if metric.update_time), default=None)),
+        updated_at=_plain(max((metric.update_time for metric in raw if metric.update_time), default=None)),
     )
 
 

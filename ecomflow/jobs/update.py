@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, PipelineError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import Job, StepFit, UpdatePlan
 from ecomflow.jobs.service import Sleep, drain, named, wait_for
@@ -53,17 +54,16 @@ def check_fit(plan: UpdatePlan) -> None:
         )
 
 
-def send_update(settings: Settings, endpoints: Endpoints, plan: UpdatePlan, extra: Sequence[str] = ()) -> SubmittedJob:
+def send_update(target: Target, plan: UpdatePlan, extra: Sequence[str] = ()) -> SubmittedJob:
     """Submit the new graph as a replacement for the running job."""
     from ecomflow.pipeline.dataflow import submit
 
-    return submit.submit(settings, endpoints, extra=extra, update=True, transform_name_mapping=plan.mapping)
+    return submit.submit(target, extra=extra, update=True, transform_name_mapping=plan.mapping)
 
 
 def drain_and_replace(
     api: JobsApi,
-    settings: Settings,
-    endpoints: Endpoints,
+    target: Target,
     job: Job,
     timeout: float,
     extra: Sequence[str] = (),
@@ -77,9 +77,9 @@ def drain_and_replace(
     """
     from ecomflow.pipeline.dataflow import submit
 
-    submit.check(settings, endpoints, extra)
+    submit.check(target, extra)
     wait_for(api, drain(api, job), "drained", timeout, sleep=sleep)
-    return submit.submit(settings, endpoints, extra=extra, update=False)
+    return submit.submit(target, extra=extra, update=False)
 
 
 def graph_steps(settings: Settings, extra: Sequence[str] = ()) -> tuple[str, ...]:

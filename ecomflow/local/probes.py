@@ -1,4 +1,4 @@
-"""Health checks of the local services by a real call of their APIs.
+"""Health checks of the local services, and of the Pub/Sub's log, by a real call of their APIs.
 
 The calls use plain sockets and gRPC, because Google's clients take a second to import and minutes to give up.
 """
@@ -9,6 +9,9 @@ import http.client
 from collections.abc import Sequence
 
 import grpc
+import msgspec
+
+from ecomflow.local.pubsub.log import Damage
 
 _PROJECT = b"projects/ecomflow-local"
 # ListTopicsRequest with field 1, the project; a HealthCheckRequest is empty.
@@ -26,6 +29,12 @@ def answers(service: str, ports: Sequence[int], timeout_seconds: float) -> bool:
     )
 
 
+def read_damage(port: int, timeout_seconds: float) -> tuple[Damage, ...]:
+    """The damage that the local Pub/Sub on ``port`` found in its log; none if it does not respond or is another emulator."""
+    answer = _grpc_answer(port, "/ecomflow.local.Stats/Damage", b"", timeout_seconds)
+    return () if answer is None else msgspec.json.decode(answer, type=tuple[Damage, ...])
+
+
 def _http_answers(port: int, path: str, timeout_seconds: float) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
     try:
@@ -38,11 +47,14 @@ def _http_answers(port: int, path: str, timeout_seconds: float) -> bool:
 
 
 def _grpc_answers(port: int, method: str, request: bytes, timeout_seconds: float) -> bool:
+    return _grpc_answer(port, method, request, timeout_seconds) is not None
+
+
+def _grpc_answer(port: int, method: str, request: bytes, timeout_seconds: float) -> bytes | None:
     # A shared connection would back off for a second after the first failure, and use a configured proxy.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         try:
-            channel.unary_unary(method)(request, timeout=timeout_seconds)
+            return bytes(channel.unary_unary(method)(request, timeout=timeout_seconds))
         except grpc.RpcError:
-            return False
-    return True
+            return None

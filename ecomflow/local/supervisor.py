@@ -26,7 +26,8 @@ import psutil
 from ecomflow.config import STACK_FILE, Endpoints
 from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.local.bigquery.server import check_installed
-from ecomflow.local.probes import answers
+from ecomflow.local.probes import answers, read_damage
+from ecomflow.local.pubsub.log import Damage
 from ecomflow.local.storage.server import check_storage_installed
 from ecomflow.loopback.peers import OtherUsers
 from ecomflow.processes.detached import Identity, find, free_port, is_free, is_in_role, processes_of, spawn, stop
@@ -64,7 +65,7 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 class ServiceReport(msgspec.Struct, frozen=True):
-    """The current state of a service. ``endpoint`` and the numbers are None if it is down."""
+    """The current state of a service. ``endpoint`` and the numbers are None if it is down. ``damage``: of its stored data."""
 
     name: str
     state: State
@@ -73,6 +74,7 @@ class ServiceReport(msgspec.Struct, frozen=True):
     log: str
     rss_mb: float | None
     uptime_seconds: float | None
+    damage: tuple[Damage, ...] = ()
 
 
 class StackReport(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress
         kept = _ready_services(state_path, before)
         _stop_all_but(kept, state_path)
         if len(kept) == len(SERVICES):
+            _write(state_path, kept)  # The endpoints in it may be damaged, although the processes are not.
             return status(state_path)
         started = _start(state_path, kept, before, say, others)
         return msgspec.structs.replace(status(state_path), started=tuple(started))
@@ -262,7 +265,9 @@ def _report(state_path: Path, name: str, service: Service | None) -> ServiceRepo
     except psutil.NoSuchProcess:
         return ServiceReport(name, "down", None, None, log, None, None)
     endpoint = ", ".join(f"127.0.0.1:{port}" for port in service.ports)
-    return ServiceReport(name, state, service.pid, endpoint, log, round(rss_mb, 1), time.time() - started)
+    damage = read_damage(service.ports[0], _PROBE_SECONDS) if name == "pubsub" and state == "ready" else ()
+    uptime = max(0.0, time.time() - started)
+    return ServiceReport(name, state, service.pid, endpoint, log, round(rss_mb, 1), uptime, damage)
 
 
 def _identity(service: Service) -> Identity:
@@ -315,7 +320,7 @@ def _read(state_path: Path) -> dict[str, Service]:
     """The services of stack.json; none if it is missing, invalid, or of another version or folder."""
     try:
         stack = msgspec.json.decode((state_path / STACK_FILE).read_bytes(), type=Stack)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
         return {}
     except OSError as error:
         raise access_error(state_path / STACK_FILE, error, "read") from error

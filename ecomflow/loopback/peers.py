@@ -6,7 +6,6 @@ refuse all others, including root unless root runs the service. If the system ca
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import struct
@@ -76,12 +75,6 @@ def working_lookup() -> tuple[Lookup | None, float]:
             except OSError:
                 continue
     return None, 0.0
-
-
-def add_other_users(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--other-users`` to a service's command line."""
-    what = "whether to answer other users of this machine"
-    parser.add_argument("--other-users", choices=("refuse", "allow"), default="refuse", help=what)
 
 
 @lru_cache(maxsize=_MAX_KNOWN)

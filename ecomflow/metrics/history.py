@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from ecomflow.metrics.moments import LEAST_STEP
 from ecomflow.metrics.snapshot import ENDED, LOCAL, PipelineMetrics, quantile
 
 KEPT_SECONDS = 300.0
@@ -87,7 +88,12 @@ class History:
         self._samples: deque[_Sample] = deque()
 
     def add(self, metrics: PipelineMetrics, now: float) -> None:
-        """Add a reading made at ``now``. It replaces the previous one if the pipeline has reported nothing new since."""
+        """Add a reading made at ``now``. It replaces the previous one if the pipeline has reported nothing new since.
+
+        If the clock was set back since the previous one, all earlier readings are dropped: they would be in the future.
+        """
+        if now < self.now - LEAST_STEP:
+            self._samples.clear()
         self.now = now
         life = 0
         if self._samples:
@@ -239,7 +245,7 @@ def _held(metrics: PipelineMetrics) -> str:
     """The first step with messages that it has neither emitted nor refused: the steps after it wait for it."""
     for step in metrics.steps:
         if (held := step.messages_in - step.messages_out - step.refused) > 0:
-            return f": the step '{step.step}' holds {held:,}"
+            return f": the step '{step.step}' has {held:,} in flight"
     return ""
 
 

@@ -8,26 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import msgspec
 
-from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
-from ecomflow.sql import TABLES
-
-# The steps of ``pipeline/graph.py`` in order, stream by stream; a test compares them with the graph.
-STEPS = (
-    "Read messages",
-    "Decode events",
-    *(
-        label
-        for stream in EVENT_STREAMS
-        for label in (f"Model {stream} facts", f"Write {stream} facts", f"Write {stream} dead letters")
-    ),
-    f"Refuse {UNKNOWN_STREAM} events",
-    f"Write {UNKNOWN_STREAM} dead letters",
-)
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM
+from ecomflow.contract.language import Contract
+from ecomflow.contract.tables import event_streams, tables_of
 
 # ``PipelineMetrics.where`` of a pipeline on this machine; on Dataflow it is the region.
 LOCAL = "local"
@@ -35,6 +23,9 @@ LOCAL = "local"
 ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "updated"})
 # Those that mean failure, for the exit code.
 ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
+
+# A gauge has this name followed by the table's: when rows were last confirmed, in seconds since the epoch.
+LAST_APPEND = "last_append/"
 
 # Upper bounds, in seconds, of the buckets of the latency histogram, from publish to append; one more bucket has the rest.
 LATENCY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
@@ -97,13 +88,24 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     backlog_unknown: str | None = None
 
 
-def from_counters(counters: Mapping[str, int], gauges: Mapping[str, float], **known: Any) -> PipelineMetrics:
-    """The metrics in ``counters`` and ``gauges``. ``known``: other fields of PipelineMetrics, including at least ``at``,
-    ``state`` and ``where``.
+def steps_of(contracts: Sequence[Contract]) -> tuple[str, ...]:
+    """The steps of ``pipeline/graph.py`` in order, stream by stream; a test compares them with the graph."""
+    by_stream = (
+        (f"Model {stream} facts", f"Write {stream} facts", f"Write {stream} dead letters") for stream in event_streams(contracts)
+    )
+    last = (f"Refuse {UNKNOWN_STREAM} events", f"Write {UNKNOWN_STREAM} dead letters")
+    return ("Read messages", "Decode events", *chain.from_iterable(by_stream), *last)
+
+
+def from_counters(
+    counters: Mapping[str, int], gauges: Mapping[str, float], contracts: Sequence[Contract], **known: Any
+) -> PipelineMetrics:
+    """The metrics in ``counters`` and ``gauges`` of a pipeline with ``contracts``. ``known``: other fields of PipelineMetrics,
+    including at least ``at``, ``state`` and ``where``.
     """
     return PipelineMetrics(
-        steps=step_metrics(counters),
-        tables=table_metrics(counters, gauges),
+        steps=step_metrics(counters, steps_of(contracts)),
+        tables=table_metrics(counters, gauges, [table.name for table in tables_of(contracts)]),
         refused=dict(sorted(_below("refused/", counters).items())),
         received=counters.get("received", 0),
         latency=tuple(counters.get(f"latency/{bucket}", 0) for bucket in range(len(LATENCY_BOUNDS) + 1)),
@@ -131,16 +133,16 @@ def quantile(latency: Sequence[int], share: float) -> float | None:
     return low + (LATENCY_BOUNDS[bucket] - low) * (wanted - before) / max(latency[bucket], 1)
 
 
-def step_metrics(counters: Mapping[str, int]) -> tuple[StepMetrics, ...]:
-    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: all of ``STEPS``, then any others by name."""
+def step_metrics(counters: Mapping[str, int], steps: Sequence[str]) -> tuple[StepMetrics, ...]:
+    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: all of ``steps``, then any others by name."""
     kinds = [_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/")]
-    others = sorted({name for kind in kinds for name in kind} - set(STEPS))
-    return tuple(StepMetrics(name, *(kind.get(name, 0) for kind in kinds)) for name in (*STEPS, *others))
+    others = sorted({name for kind in kinds for name in kind} - set(steps))
+    return tuple(StepMetrics(name, *(kind.get(name, 0) for kind in kinds)) for name in (*steps, *others))
 
 
-def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float]) -> tuple[TableMetrics, ...]:
-    """From ``rows/<table>`` and ``last_append/<table>``: all fact tables."""
-    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"last_append/{name}")) for name in TABLES)
+def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float], tables: Sequence[str]) -> tuple[TableMetrics, ...]:
+    """From ``rows/<table>`` and ``last_append/<table>``: all of ``tables``."""
+    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"{LAST_APPEND}{name}")) for name in tables)
 
 
 def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:

@@ -13,10 +13,10 @@ import msgspec
 from apache_beam.coders import Coder
 from apache_beam.coders import registry as coder_registry
 
+from ecomflow.contract.codec import TypedBatch
 from ecomflow.contract.dead_letter import DeadLetter
-from ecomflow.contract.decode import StreamBatch
 from ecomflow.contract.events import Message
-from ecomflow.pipeline.model import FactBatch
+from ecomflow.contract.modelling import Facts
 
 _TYPICAL_EVENT_BYTES = 512
 
@@ -51,5 +51,5 @@ class BatchCoder(Coder):  # type: ignore[misc]  # Beam is untyped
         return False
 
 
-for _kind in (MessageBatch, StreamBatch, FactBatch, DeadLetterBatch):
+for _kind in (MessageBatch, TypedBatch, Facts, DeadLetterBatch):
     coder_registry.register_coder(_kind, BatchCoder)

@@ -1,11 +1,12 @@
-"""What a worker needs to know: names and endpoints, small and picklable."""
+"""What a worker needs to know: names, endpoints and the contracts themselves, small and picklable. It reads no file for them."""
 
 from __future__ import annotations
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, resolve_endpoints
-from ecomflow.contract.rules import DEFAULT_ORDER_TOTALS, OrderTotals
+from ecomflow.config import Endpoints, Settings, contracts_of, resolve_endpoints
+from ecomflow.contract.language import Contract
+from ecomflow.contract.tables import event_streams
 
 
 class PipelineConfig(msgspec.Struct, frozen=True):
@@ -17,7 +18,12 @@ class PipelineConfig(msgspec.Struct, frozen=True):
     dataset: str
     endpoints: Endpoints
     ack_deadline_seconds: int
-    order_totals: OrderTotals = DEFAULT_ORDER_TOTALS
+    contracts: tuple[Contract, ...]
+
+    @property
+    def event_streams(self) -> tuple[str, ...]:
+        """The event types, a branch of the graph each."""
+        return event_streams(self.contracts)
 
     def table_path(self, table: str) -> str:
         return f"projects/{self.project}/datasets/{self.dataset}/tables/{table}"
@@ -32,5 +38,5 @@ def pipeline_config(settings: Settings) -> PipelineConfig:
         dataset=settings.dataset,
         endpoints=resolve_endpoints(settings),
         ack_deadline_seconds=settings.ack_deadline_seconds,
-        order_totals=settings.order_totals,
+        contracts=contracts_of(settings),
     )

@@ -1,16 +1,17 @@
 """The pipeline's counters: each count goes to Beam's metrics, and to totals of the process that can be read while it runs.
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
-``duplicates_seen``, ``order_totals_differ``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the graph;
-``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They are
-counted by the batch, never by the message.
+``rules_broken/<type>/<rule>``, ``duplicates_seen``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the
+graph; ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They
+are incremented once per batch, not per message.
 
-Gauges and what is waited for are of the process alone: Beam has no such metric that Dataflow tells of.
+Gauges, and what the pipeline waits for, exist only in the process: Beam has no such metric that Dataflow reports.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
-from ecomflow.metrics.snapshot import LATENCY_BOUNDS
+from ecomflow.metrics.moments import Moment, rebased
+from ecomflow.metrics.snapshot import LAST_APPEND, LATENCY_BOUNDS
 
 NAMESPACE = "ecomflow"
 # Producers choose the names of unknown fields, so their number must be bounded; what comes after is counted under one name.
@@ -34,16 +36,17 @@ _beam_counter = cache(lambda name: Metrics.counter(NAMESPACE, name))
 
 
 def utc_now() -> datetime:
-    return datetime.now(UTC)
+    return datetime.fromtimestamp(time.time(), UTC)
 
 
 class Counters:
     """What the steps of a pipeline have counted in one process, failed bundles included. Safe for several threads."""
 
-    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, now: Callable[[], datetime] = utc_now, steady: Callable[[], float] = time.monotonic) -> None:
         self._now = now
+        self._steady = steady
         self._totals: Counter[str] = Counter()
-        self._gauges: dict[str, float] = {}
+        self._appends: dict[str, Moment] = {}
         self._waiting: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -77,35 +80,36 @@ class Counters:
         with self._lock:
             return dict(self._totals)
 
-    def gauge(self, name: str, value: float) -> None:
-        """Set the gauge ``name``: ``last_append/<table>``, in seconds since the epoch."""
-        with self._lock:
-            self._gauges[name] = value
-
     def appended(self, table: str, rows: int) -> None:
         """Count ``rows`` that BigQuery has confirmed just now."""
         self.count(f"rows/{table}", rows)
         if rows:
-            self.gauge(f"last_append/{table}", self._now().timestamp())
+            with self._lock:
+                self._appends[table] = self._moment()
 
     def waiting(self, place: str, sentence: str | None) -> None:
-        """Say what ``place`` waits for just now: "BigQuery to take rows of fact_order: 503 …"; None: it goes on."""
+        """Report what ``place`` is waiting for: "BigQuery to accept rows of fact_order: 503 …"; None: it continues."""
         with self._lock:
-            self._waiting.pop(place, None)  # what is told last stands last
+            self._waiting.pop(place, None)  # the latest report comes last
             if sentence is not None:
                 self._waiting[place] = sentence
 
     def snapshot(self) -> dict[str, Any]:
-        """What was counted, the gauges, the process's memory in hand, and what was last said to be waited for: under the names
-        that they have in ``launch.PipelineStatus``.
+        """The counters, the gauges with the process's current memory, and what was last waited for, as fields of
+        ``launch.PipelineStatus``.
         """
+        now = self._moment()
         with self._lock:
-            gauges, waits = dict(self._gauges), list(self._waiting.values())
+            gauges = {f"{LAST_APPEND}{table}": rebased(noted, now).wall for table, noted in self._appends.items()}
+            waits = list(self._waiting.values())
         return {
             "counters": self.totals(),
             "gauges": {**gauges, "memory_bytes": float(_memory_bytes())},
             "waiting_for": waits[-1] if waits else None,
         }
+
+    def _moment(self) -> Moment:
+        return Moment(self._now().timestamp(), self._steady())
 
     def _drift_name(self, name: str) -> str:
         with self._lock:

@@ -1,6 +1,6 @@
-"""The error that ended a bundle, kept as it was: Beam passes on only its text.
+"""Keeps the error that ended a bundle, because Beam passes on only its text.
 
-The local engine reads it to tell a failure that a restart mends (a service that does not answer) from one that it does not
+The local engine reads it to distinguish a failure that a restart can fix (a service that does not answer) from one that it can't
 (a missing table).
 """
 

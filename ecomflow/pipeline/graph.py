@@ -1,4 +1,4 @@
-"""The whole graph on one screen.
+"""The whole graph on one screen, with a branch for each event type; these are the built-in ones.
 
     Read messages
       Decode events
@@ -17,7 +17,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from ecomflow.contract.dead_letter import EVENT_STREAMS, UNKNOWN_STREAM
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.transforms import DecodeEvents, ModelFacts, RefuseEvents, WriteDeadLetters, WriteFacts
 
@@ -25,7 +25,7 @@ from ecomflow.pipeline.transforms import DecodeEvents, ModelFacts, RefuseEvents,
 def build_graph(pipeline: beam.Pipeline, source: beam.PTransform, config: PipelineConfig) -> None:
     """Add ecomflow's graph to ``pipeline``. ``source`` makes MessageBatch out of nothing."""
     streams: Any = pipeline | "Read messages" >> source | "Decode events" >> DecodeEvents(config)
-    for stream in EVENT_STREAMS:
+    for stream in config.event_streams:
         (
             streams[stream]
             | f"Model {stream} facts" >> ModelFacts(config)

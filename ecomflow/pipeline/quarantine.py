@@ -1,10 +1,10 @@
-"""A step's work and its batch in; what the work makes of the batch out, without the messages that make it raise: those become
-dead letters.
+"""A step's function and its batch in; its result out, without the messages that make it raise an exception: those become dead
+letters.
 
-Only a fault of our own makes a pure step raise, for what a message may be is refused by value. Such a message would come again
-for ever and hold up the stream; so the batch is halved until the message stands alone, it is refused as ``processing_error``
-with the traceback, and the rest flows. What a service says (it does not answer, a table is missing) says nothing about a
-message: that passes through, and the bundle comes again.
+Only a bug of ours makes a pure step raise, because invalid messages are refused by value. Such a message would be redelivered
+forever and block the stream. So the batch is halved until the message is isolated, it is refused as ``processing_error`` with the
+traceback, and the others continue. Errors of services (no answer, a missing table) are not about a message: they pass through,
+and the bundle is redelivered.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 from grpc import RpcError
 
+from ecomflow.contract.codec import Codec, DecodedBatch, TypedBatch, halves
+from ecomflow.contract.columns import TableRows
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter, original
-from ecomflow.contract.decode import DecodedBatch, StreamBatch
 from ecomflow.contract.events import Message
+from ecomflow.contract.modelling import Facts, model
 from ecomflow.errors import EcomflowError
-from ecomflow.pipeline.model import FactBatch, TableRows
 
 log = logging.getLogger(__name__)
 
@@ -63,60 +64,66 @@ def isolate(
     A batch of n messages with one that raises is worked on in some 2 log2(n) parts. Raises what speaks of a service
     (EcomflowError and Google's own errors), and whatever is no Exception.
     """
-    parts = halves(batch)
     failure = None
-    for _ in range(ATTEMPTS if parts is None else 1):
+    for _ in range(ATTEMPTS):
         try:
             result = work(batch)
         except _NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # noqa: BLE001  # the one place that does: a bug must not stop the stream for ever
-            failure = _failure(error) if parts is None else None
+        except Exception as error:  # noqa: BLE001  # the only place that does: a bug must not stop the stream forever
+            parts = halves(batch)  # only now: batches that work are never halved
+            if parts is not None:
+                for part in parts:
+                    yield from isolate(part, work, halves, refuse)
+                return
+            failure = _failure(error)
         else:
             yield result
             return
-    if parts is not None:
-        for part in parts:
-            yield from isolate(part, work, halves, refuse)
-    elif failure is not None:
+    if failure is not None:
         kind, frames = failure.error.partition(":")[0], failure.traceback.rpartition("\n")[0]
         # Without the exception's words, which may quote the message: no log has a value of one.
-        log.error("A message is refused as a processing_error: %s; its dead letter says more.\n%s", kind, frames)
+        log.error("A message is refused as a processing_error: %s; for details see its dead letter.\n%s", kind, frames)
         yield refuse(batch, failure)
 
 
 # Decode: a list of messages becomes a DecodedBatch.
 
 
-def halves_of_messages(messages: list[Message]) -> tuple[list[Message], list[Message]] | None:
-    """``messages`` in two parts; None where there is but one."""
-    return _halves(messages)
-
-
-def refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
-    """Of stream unknown: a message that can't be decoded has no type."""
-    letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
-    return DecodedBatch({UNKNOWN_STREAM: StreamBatch(UNKNOWN_STREAM, [], [], [], letters)}, Counter())
-
-
-# Model: a StreamBatch becomes a FactBatch.
-
-
-def halves_of_events(batch: StreamBatch) -> tuple[StreamBatch, StreamBatch] | None:
-    """``batch`` in two parts, what was refused with the first; None where it has but one event."""
-    middle = len(batch.events) // 2
-    if not middle:
-        return None
-    left, right = slice(None, middle), slice(middle, None)
-    return (
-        StreamBatch(batch.stream, batch.events[left], batch.event_ids[left], batch.messages[left], batch.refused),
-        StreamBatch(batch.stream, batch.events[right], batch.event_ids[right], batch.messages[right], []),
+def decoded_parts(codec: Codec, messages: list[Message], now: datetime) -> Iterator[DecodedBatch]:
+    """``messages`` decoded, in as few parts as it takes for one that makes ``codec`` raise to be refused alone."""
+    return isolate(
+        messages, lambda part: codec.decode(part, now), _halves, lambda part, failure: _refuse_messages(part, failure, now)
     )
 
 
-def refuse_events(batch: StreamBatch, failure: Failure, now: datetime) -> FactBatch:
+def _refuse_messages(messages: list[Message], failure: Failure, now: datetime) -> DecodedBatch:
+    """Of stream unknown: a message that can't be decoded has no type."""
+    letters = [failed_letter(message, "decode", failure, None, now) for message in messages]
+    return DecodedBatch({UNKNOWN_STREAM: TypedBatch(UNKNOWN_STREAM, None, [], [], [], letters, [])}, Counter())
+
+
+# Model: a TypedBatch becomes Facts.
+
+
+def modelled_parts(batch: TypedBatch, now: datetime) -> Iterator[Facts]:
+    """The facts of ``batch``, in as few parts as it takes for an event that makes the model raise to be refused alone."""
+    return isolate(
+        batch, lambda part: model(part, now), _halves_of_events, lambda part, failure: _refuse_events(part, failure, now)
+    )
+
+
+def _halves_of_events(batch: TypedBatch) -> tuple[TypedBatch, TypedBatch] | None:
+    """``batch`` in two parts, what was refused with the first; None where it has but one event."""
+    if len(batch.events) < 2:
+        return None
+    left, right = halves(batch)
+    return left, right
+
+
+def _refuse_events(batch: TypedBatch, failure: Failure, now: datetime) -> Facts:
     letters = [failed_letter(message, "model", failure, batch.stream, now) for message in batch.messages]
-    return FactBatch(batch.stream, [], [], [*batch.refused, *letters])
+    return Facts(batch.stream, [], [], [*batch.refused, *letters], Counter())
 
 
 # Write: rows of a table become appends, letters become uploads.

@@ -1,5 +1,7 @@
-"""Event ids in; how many of them were seen before, within a bounded memory, out. It only counts: nothing is dropped
-by it, so that 64 bits of an id will do (two of 200,000 ids share them once in a billion times).
+"""Event ids in; how many of them were seen recently, out.
+
+It only counts and drops nothing, so 64-bit hashes are enough: among 200,000 ids the probability of a collision is one in a
+billion.
 """
 
 from __future__ import annotations

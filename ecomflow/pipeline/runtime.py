@@ -7,11 +7,13 @@ Beam pickles the steps, and Dataflow runs them in other processes, so a step hol
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from ecomflow.contract.codec import Codec
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters, utc_now
 from ecomflow.pipeline.direct.puller import Puller
@@ -24,8 +26,8 @@ from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter
 class Runtime:
     """What the steps of one pipeline share in a process. Safe for several threads.
 
-    ``now`` is the steps' clock; the others make the connections, each when it is first asked for. Within its context it is what
-    ``runtime_of`` gives for its config; afterwards its connections are closed.
+    ``now`` is the steps' clock, ``steady`` a monotonic one; the others make the connections, each when it is first asked for.
+    Within its context it is what ``runtime_of`` gives for its config; afterwards its connections are closed.
     """
 
     def __init__(
@@ -33,15 +35,17 @@ class Runtime:
         config: PipelineConfig,
         now: Callable[[], datetime] = utc_now,
         *,
+        steady: Callable[[], float] = time.monotonic,
         puller: Callable[[PipelineConfig, Counters], Puller] = Puller,
         table_writers: Callable[[PipelineConfig, Counters], TableWriters] = TableWriters,
         dead_letter_writer: Callable[[PipelineConfig, Counters], DeadLetterWriter] = DeadLetterWriter,
     ) -> None:
         self.config = config
         self.now = now
-        self.counters = Counters(now)
+        self.counters = Counters(now, steady)
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
+        self.codec = Codec(config.contracts)
         self._puller = _OnDemand(lambda: puller(config, self.counters))
         self._table_writers = _OnDemand(lambda: table_writers(config, self.counters))
         self._dead_letter_writer = _OnDemand(lambda: dead_letter_writer(config, self.counters))
@@ -117,7 +121,7 @@ class _Runtimes:
     def enter(self, runtime: Runtime) -> None:
         with self._lock:
             if runtime.config in self._entered:
-                raise RuntimeError(f"This process runs a pipeline of {runtime.config.subscription_path} already.")
+                raise RuntimeError(f"This process already runs a pipeline of {runtime.config.subscription_path}.")
             self._entered[runtime.config] = runtime
 
     def leave(self, runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""What the graph's steps have in common: the pipeline's config, which they travel with, and this process's runtime of it."""
+"""The base of the graph's steps: the pipeline's config, with which they are pickled, and its runtime in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Step(beam.PTransform):  # type: ignore[misc]  # Beam is untyped
 
 
 class StepFn(beam.DoFn):  # type: ignore[misc]
-    """A DoFn of the step with the label ``step``. It has its runtime where it runs: the runtime itself is not pickled."""
+    """A DoFn of the step with the label ``step``. It gets its runtime in ``setup``, because a runtime is not pickled."""
 
     def __init__(self, config: PipelineConfig, step: str) -> None:
         self._config = config

@@ -1,8 +1,8 @@
 """The steps that both runners share: message batches in; rows in BigQuery and dead letters in the bucket out.
 
-Each PTransform applies the pure function or the writer that it is named for. Batches travel the edges; what a step refuses
-travels on with its batch as a value, so that a stream is one line of steps, and one fused stage, from its decoding to its dead
-letters. What a step takes in, puts out and refuses is counted under the label that it has in the graph.
+Each PTransform applies the pure function or the writer after which it is named. The elements are batches. What a step refuses
+stays in its batch as a value, so that a stream is one sequence of steps, and one fused stage, from decoding to dead letters. The
+messages in, out and refused of a step are counted under its label in the graph.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ecomflow.contract.dead_letter import STREAMS, UNKNOWN_STREAM, DeadLetter, dead_letter
-from ecomflow.contract.decode import DecodedBatch, StreamBatch, decode_messages, portions
+from ecomflow.contract.codec import DecodedBatch, TypedBatch, portions
+from ecomflow.contract.columns import TableRows
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter
 from ecomflow.contract.events import Message
+from ecomflow.contract.modelling import Facts
 from ecomflow.pipeline.batches import DeadLetterBatch, MessageBatch
-from ecomflow.pipeline.model import FactBatch, TableRows, model_facts
 from ecomflow.pipeline.quarantine import (
     Failure,
+    decoded_parts,
     failed_letter,
-    halves_of_events,
     halves_of_letters,
-    halves_of_messages,
     halves_of_rows,
     isolate,
-    refuse_events,
-    refuse_messages,
+    modelled_parts,
     replace_letter,
     without_sources,
 )
@@ -46,12 +45,13 @@ MAX_ROW_ERRORS = 10
 
 
 class DecodeEvents(Step):
-    """MessageBatch to one output a stream of ``rejected.STREAMS``, each of StreamBatch."""
+    """MessageBatch to one output a stream, each of TypedBatch: the event types, and ``unknown``."""
 
     def expand(self, batches: Any) -> Any:
-        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn(self._config, self.label)).with_outputs(*STREAMS)
-        for stream in STREAMS:
-            outputs[stream].element_type = StreamBatch
+        streams = (*self._config.event_streams, UNKNOWN_STREAM)
+        outputs = batches | "Decode" >> beam.ParDo(_DecodeFn(self._config, self.label)).with_outputs(*streams)
+        for stream in streams:
+            outputs[stream].element_type = TypedBatch
         return outputs
 
 
@@ -72,12 +72,7 @@ class _DecodeFn(StepFn):
         self._counters.count("bundles", 0 if self._is_empty else 1)
 
     def _outputs(self, messages: list[Message], now: datetime) -> Iterator[Any]:
-        for decoded in isolate(
-            messages,
-            lambda part: decode_messages(part, now),
-            halves_of_messages,
-            lambda part, failure: refuse_messages(part, failure, now),
-        ):
+        for decoded in decoded_parts(self._runtime.codec, messages, now):
             self._counters.count_drift(decoded.drift)
             refused = _refused_here(decoded)
             self._counters.count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
@@ -97,32 +92,28 @@ def _refused_here(decoded: DecodedBatch) -> int:
 
 
 class ModelFacts(Step):
-    """StreamBatch to FactBatch: the rows of the stream's tables, and what breaks a rule as dead letters."""
+    """TypedBatch to Facts: the rows of the stream's tables, and what breaks a rule as dead letters."""
 
     def expand(self, events: Any) -> Any:
-        return events | "Model" >> beam.ParDo(_ModelFn(self._config, self.label)).with_output_types(FactBatch)
+        return events | "Model" >> beam.ParDo(_ModelFn(self._config, self.label)).with_output_types(Facts)
 
 
 class _ModelFn(StepFn):
-    def process(self, batch: StreamBatch) -> Iterator[FactBatch]:
+    def process(self, batch: TypedBatch) -> Iterator[Facts]:
         with self._runtime.failure.noted():
             now = self._runtime.now()
             self._counters.count_step(self._step, messages_in=len(batch.events))
             modelled = 0
-            for facts in isolate(
-                batch,
-                lambda part: model_facts(part, now, self._config.order_totals),
-                halves_of_events,
-                lambda part, failure: refuse_events(part, failure, now),
-            ):
-                self._counters.count("order_totals_differ", facts.totals_differ)
+            for facts in modelled_parts(batch, now):
+                for rule, times in facts.rules_broken.items():
+                    self._counters.count(f"rules_broken/{batch.stream}/{rule}", times)
                 modelled += len(facts.messages)
                 yield facts
             self._counters.count_step(self._step, messages_out=modelled, refused=len(batch.events) - modelled)
 
 
 class WriteFacts(Step):
-    """FactBatch to BigQuery; DeadLetterBatch out: what was refused before, and what BigQuery refuses.
+    """Facts to BigQuery; DeadLetterBatch out: what was refused before, and what BigQuery refuses.
 
     Appends are sent as batches come and awaited together before the bundle ends, so that no message is acknowledged whose
     rows are not written.
@@ -135,7 +126,7 @@ class WriteFacts(Step):
 class _Writing:
     """A batch on its way: what was sent, and which of its messages can't be, by their index in it."""
 
-    def __init__(self, batch: FactBatch) -> None:
+    def __init__(self, batch: Facts) -> None:
         self.batch = batch
         self.sent: list[tuple[TableRows, Any]] = []
         self.refused: list[tuple[TableRows, list[RefusedRow]]] = []
@@ -146,7 +137,7 @@ class _WriteFactsFn(StepFn):
     def start_bundle(self) -> None:
         self._begin()
 
-    def process(self, batch: FactBatch) -> Iterator[DeadLetterBatch]:
+    def process(self, batch: Facts) -> Iterator[DeadLetterBatch]:
         with self._runtime.failure.noted():
             self._counters.count_step(self._step, messages_in=len(batch.messages))
             writing = _Writing(batch)
@@ -178,7 +169,7 @@ class _WriteFactsFn(StepFn):
                 self._bytes_in_flight += sent[0].rows.nbytes
 
     def _start(self, part: TableRows) -> Any:
-        return self._runtime.table_writer(part.table).start(with_ingestion_time(part.rows, part.table, self._runtime.now()))
+        return self._runtime.table_writer(part.table).start(with_ingestion_time(part.rows, self._runtime.now()))
 
     def _await_writes(self) -> Iterator[DeadLetterBatch]:
         """Wait until all that was sent is written or refused; what is refused, a batch of letters a batch of facts."""
@@ -232,7 +223,7 @@ def _letters_of(writing: _Writing, now: datetime) -> list[DeadLetter]:
     return letters + refused_by_bigquery(batch, others, now)
 
 
-def refused_by_bigquery(batch: FactBatch, parts: list[tuple[TableRows, list[RefusedRow]]], now: datetime) -> list[DeadLetter]:
+def refused_by_bigquery(batch: Facts, parts: list[tuple[TableRows, list[RefusedRow]]], now: datetime) -> list[DeadLetter]:
     """One dead letter a message, however many of its rows were refused: the table and BigQuery's words of the first of them."""
     errors: dict[int, list[str]] = {}
     for part, rows in parts:
@@ -285,13 +276,13 @@ class _WriteDeadLettersFn(StepFn):
 
 
 class RefuseEvents(Step):
-    """StreamBatch of the unknown stream, which has no events, to its DeadLetterBatch."""
+    """TypedBatch of the unknown stream, which has no events, to its DeadLetterBatch."""
 
     def expand(self, unknown: Any) -> Any:
         return unknown | "Refuse" >> beam.ParDo(_RefuseFn(self._config, self.label)).with_output_types(DeadLetterBatch)
 
 
 class _RefuseFn(StepFn):
-    def process(self, batch: StreamBatch) -> Iterator[DeadLetterBatch]:
+    def process(self, batch: TypedBatch) -> Iterator[DeadLetterBatch]:
         self._counters.count_step(self._step, messages_in=len(batch.refused), refused=len(batch.refused))
         yield DeadLetterBatch(batch.stream, batch.refused)

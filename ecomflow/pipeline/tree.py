@@ -1,4 +1,4 @@
-"""A pipeline's proto in; its steps as a tree out: each followed by the steps that read what it puts out."""
+"""A pipeline's proto in; its steps as a tree out: each with the steps that read its output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step of the graph by its label. ``parts`` are the labels of what it consists of, ``then`` the steps that follow it."""
+    """A step of the graph, by its label. ``parts`` are the labels of its inner steps, ``then`` the steps that follow it."""
 
     name: str
     parts: tuple[str, ...]
@@ -16,14 +16,14 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def graph_tree(pipeline: Any) -> tuple[Step, ...]:
-    """The steps of ``pipeline`` (``beam_runner_api_pb2.Pipeline``) that read no other step's output, with all that follow."""
+    """The steps of ``pipeline`` (``beam_runner_api_pb2.Pipeline``) that read no other step's output, with those that follow."""
     transforms = pipeline.components.transforms
     top = [transforms[name] for root in pipeline.root_transform_ids for name in transforms[root].subtransforms]
     return tuple(_step(step, top, transforms) for step in top if not step.inputs)
 
 
 def step_names(steps: tuple[Step, ...]) -> list[str]:
-    """The full labels of all that a tree contains, as Dataflow shows them: ``Read messages``, ``Read messages/Batch``, ..."""
+    """The full labels of all steps in a tree, as Dataflow shows them: ``Read messages``, ``Read messages/Batch``, ..."""
     names: list[str] = []
     for step in steps:
         names += [step.name, *(f"{step.name}/{part}" for part in step.parts), *step_names(step.then)]
@@ -38,7 +38,7 @@ def _step(step: Any, top: list[Any], transforms: Any) -> Step:
 
 
 def _outputs(step: Any, transforms: Any) -> set[str]:
-    """What a step puts out, and what any part of it does: a composite does not name all outputs of its parts."""
+    """The outputs of a step and of its parts, because a composite does not list all outputs of its parts."""
     found = set(step.outputs.values())
     for name in step.subtransforms:
         found |= _outputs(transforms[name], transforms)

@@ -17,21 +17,24 @@ from urllib.parse import quote
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, read_stack_endpoints
+from ecomflow.config import read_stack_endpoints
 from ecomflow.errors import AccessError, ConfigError
+from ecomflow.gcp.target import Target
 
 log = logging.getLogger(__name__)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """An event and its expected outcome. ``message_id`` is None until Pub/Sub has confirmed it."""
+    """An event and its expected outcome. ``message_id`` is None until Pub/Sub has confirmed it. ``lists``: the number of elements
+    of each list of a valid event that has a table of its own, by the path of the list, as ``items``.
+    """
 
     event_id: str | None
     message_id: str | None
     event_type: str
-    items: int
     fault: str | None
     expected_reason: str | None
+    lists: dict[str, int] = {}
 
 
 class Confirmation(msgspec.Struct, frozen=True):
@@ -112,15 +115,16 @@ def _end_of_whole_lines(file: int, size: int) -> int:
     return 0
 
 
-def default_ledger(settings: Settings, endpoints: Endpoints) -> Path | None:
+def default_ledger(target: Target) -> Path | None:
     """The path of the local stack's ledger, which ``ecomflow publish`` writes; None for a project or the user's own emulator.
 
     It is in the data folder of the local Pub/Sub, so that ``infra down --with-data`` deletes it together with its events. There
     is one for each topic and dataset.
     """
+    settings = target.settings
     data = settings.state_path / "pubsub"
     own = read_stack_endpoints(settings.state_path) if settings.is_local else None
-    if own is None or own.pubsub != endpoints.pubsub or not data.is_dir():
+    if own is None or own.pubsub != target.endpoints.pubsub or not data.is_dir():
         return None
     return data / "ledger" / f"{quote(settings.topic, safe='')}.{settings.dataset}.jsonl"
 

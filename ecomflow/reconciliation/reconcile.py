@@ -17,13 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import EVENT_STREAMS, STREAMS, stream_of
-from ecomflow.contract.facts import STREAM_TABLES
+from ecomflow.config import contracts_of
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.deadletters import store
 from ecomflow.errors import ImbalanceError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Waiting, count_waiting
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
+from ecomflow.reconciliation.shapes import Layout, Shape, layout_of, shapes_sql, type_of
 from ecomflow.warehouse.queries import select
 
 # A request to BigQuery can have 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs), and an id takes about 50 bytes. Each
@@ -31,9 +32,6 @@ from ecomflow.warehouse.queries import select
 _IDS_PER_QUERY = 50_000
 _NAMED = 20  # how many ids an error names
 
-_TABLES = tuple(table for tables in STREAM_TABLES.values() for table in tables)
-# The number of rows of an event in each table of _TABLES.
-Shape = tuple[int, ...]
 # Called with what is being read (``events in the tables``) and the count so far.
 OnCount = Callable[[str, int], None]
 _LETTERS_A_REPORT = 100
@@ -76,24 +74,24 @@ class Reconciliation(msgspec.Struct, frozen=True):
     unreadable: tuple[store.Unreadable, ...] = ()
 
 
-def reconcile(
-    settings: Settings, endpoints: Endpoints, ledger: Path | None = None, on_count: OnCount = lambda *_: None
-) -> Reconciliation:
+def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = lambda *_: None) -> Reconciliation:
     """Read every store, and check the equation for the events of ``ledger``.
 
     By default it uses the local stack's own ledger, if there is one; events that are not in that one are then reported too.
     ``on_count`` gets the progress. Raises ConfigError for a ledger that can't be read, and the errors of the stores.
     """
-    own = default_ledger(settings, endpoints)
+    own = default_ledger(target)
     path = ledger or (own if own is not None and own.exists() else None)
     if path is None:
-        return _without_ledger(settings, endpoints, on_count)
+        return _without_ledger(target, on_count)
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
-    waiting = count_waiting(settings, endpoints)
+    waiting = count_waiting(target)
     unreadable: list[store.Unreadable] = []
-    shapes, letters = _shapes(settings, endpoints, entries, on_count), _letters(settings, endpoints, on_count, unreadable)
-    outcome = balance_by_id(entries, shapes, letters, waiting)
+    layout = layout_of(contracts_of(target.settings))
+    shapes = _shapes(target, layout, entries, on_count)
+    letters = _letters(target, on_count, unreadable)
+    outcome = balance_by_id(entries, shapes, letters, waiting, layout)
     unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
     if unpublished:  # events published since the ledger was read may already be written, and are in the ledger by now
         known = read_ledger(path)
@@ -104,16 +102,17 @@ def reconcile(
     )
 
 
-def _without_ledger(settings: Settings, endpoints: Endpoints, on_count: OnCount = lambda *_: None) -> Reconciliation:
-    amounts = {tuple(shape): int(amount) for *shape, amount in select(settings, endpoints, _sql("COUNT(*)"))}
-    odd = [shape for shape in amounts if type_of(shape) is None]
-    suspects = _ids_of(settings, endpoints, odd)
+def _without_ledger(target: Target, on_count: OnCount = lambda *_: None) -> Reconciliation:
+    layout = layout_of(contracts_of(target.settings))
+    amounts = {tuple(shape): int(amount) for *shape, amount in select(target, shapes_sql(layout, "COUNT(*)"))}
+    odd = [shape for shape in amounts if type_of(shape, layout) is None]
+    suspects = _ids_of(target, layout, odd)
     unreadable: list[store.Unreadable] = []
-    letters = _letters(settings, endpoints, on_count, unreadable)
+    letters = _letters(target, on_count, unreadable)
     # Read them again after the backlog: events that were being written are complete by now, or still in the backlog.
-    waiting = count_waiting(settings, endpoints)
-    shapes = _shapes(settings, endpoints, {*suspects, *letters}, on_count)
-    outcome = balance_places(amounts, shapes, suspects, letters, waiting)
+    waiting = count_waiting(target)
+    shapes = _shapes(target, layout, {*suspects, *letters}, on_count)
+    outcome = balance_places(amounts, shapes, suspects, letters, waiting, layout)
     return msgspec.structs.replace(outcome, unreadable=tuple(unreadable), adds_up=outcome.adds_up and not unreadable)
 
 
@@ -142,7 +141,11 @@ def _named(ids: tuple[str, ...]) -> str:
 
 
 def balance_by_id(
-    entries: Mapping[str, LedgerEntry], shapes: Mapping[str, Shape], letters: Mapping[str, str], waiting: Waiting | None
+    entries: Mapping[str, LedgerEntry],
+    shapes: Mapping[str, Shape],
+    letters: Mapping[str, str],
+    waiting: Waiting | None,
+    layout: Layout,
 ) -> Reconciliation:
     """The equation for the events of a ledger. ``letters``: the stream of each dead letter, by event id. Pure.
 
@@ -151,13 +154,13 @@ def balance_by_id(
     """
     known = {key: entry for key, entry in entries.items() if entry.message_id is not None or key in shapes or key in letters}
     unconfirmed, entries = len(entries) - len(known), known
-    landed = {key for key, entry in entries.items() if _is_whole(shapes.get(key, ()), entry)}
+    landed = {key for key, entry in entries.items() if _is_whole(shapes.get(key, ()), entry, layout)}
     refused = letters.keys() & entries.keys()
     open_ids = entries.keys() - landed - refused
     covered = len(open_ids) <= (waiting.messages if waiting else 0)
     incomplete = open_ids & shapes.keys()
     lines = []
-    for name in EVENT_STREAMS:
+    for name in dict.fromkeys((*layout.events, *(entry.event_type for entry in entries.values()))):
         published = {key for key, entry in entries.items() if entry.event_type == name}
         facts, dead, late = len(published & landed), len(published & refused), len(published & open_ids) if covered else 0
         lines.append(TypeBalance(name, len(published), facts, dead, late, len(published) == facts + dead + late))
@@ -180,6 +183,7 @@ def balance_places(
     suspects: Iterable[str],
     letters: Mapping[str, str],
     waiting: Waiting | None,
+    layout: Layout,
 ) -> Reconciliation:
     """Compare the stores with each other, without a ledger. Pure.
 
@@ -187,56 +191,30 @@ def balance_places(
     """
     facts: Counter[str | None] = Counter()
     for shape, amount in amounts.items():
-        facts[type_of(shape)] += amount
+        facts[type_of(shape, layout)] += amount
     dead = Counter(letters.values())
-    incomplete = {key for key in suspects if key not in letters and type_of(shapes.get(key, ())) is None}
-    doubled = {key for key in letters if type_of(shapes.get(key, ())) is not None}
+    incomplete = {key for key in suspects if key not in letters and type_of(shapes.get(key, ()), layout) is None}
+    doubled = {key for key in letters if type_of(shapes.get(key, ()), layout) is not None}
     adds_up = not doubled and len(incomplete) <= (waiting.messages if waiting else 0)
-    lines = tuple(TypeBalance(name, None, facts[name], dead[name], None, None) for name in STREAMS)
+    streams = dict.fromkeys((*layout.events, *sorted(dead), UNKNOWN_STREAM))
+    lines = tuple(TypeBalance(name, None, facts[name], dead[name], None, None) for name in streams)
     return Reconciliation(None, lines, waiting, (), _sorted(incomplete), _sorted(doubled), (), adds_up)
 
 
-def type_of(shape: Shape, items: int | None = None) -> str | None:
-    """The event type of which these are exactly all rows; None if there is none.
-
-    An event has one row in its type's first table. In an order's other tables it has one row per item: ``items`` rows if that is
-    known, otherwise the same number in each.
-    """
-    counts = iter(shape)
-    filled = {name: part for name, tables in STREAM_TABLES.items() if any(part := [next(counts, 0) for _ in tables])}
-    if len(filled) != 1:
-        return None
-    name, (first, *others) = filled.popitem()
-    is_whole = first == 1 and all(0 < amount == (items or others[0]) for amount in others)
-    return name if is_whole else None
-
-
-def _is_whole(shape: Shape, entry: LedgerEntry) -> bool:
+def _is_whole(shape: Shape, entry: LedgerEntry, layout: Layout) -> bool:
     if entry.fault is not None:  # the rows of an event that should have been refused are not checked here
-        return type_of(shape) is not None
-    return type_of(shape, entry.items) == entry.event_type
+        return type_of(shape, layout) is not None
+    return type_of(shape, layout, entry.lists) == entry.event_type
 
 
-def _sql(wanted: str, inner: str = "", outer: str = "") -> str:
-    """``wanted`` for the events of each shape, filtered by id with ``inner`` and by shape with ``outer``.
-
-    A single query over all tables, so that it sees one consistent snapshot.
-    """
-    rows = " UNION ALL ".join(f"SELECT event_id, {n} AS place FROM ecomflow.{table}_unique" for n, table in enumerate(_TABLES))  # noqa: S608  # fixed names
-    counts = ", ".join(f"COUNTIF(place = {n}) AS n{n}" for n in range(len(_TABLES)))
-    shape = ", ".join(f"n{n}" for n in range(len(_TABLES)))
-    events = f"SELECT event_id, {counts} FROM ({rows}) {inner} GROUP BY event_id"  # noqa: S608
-    return f"SELECT {shape}, {wanted} FROM ({events}) {outer} GROUP BY {shape}"  # noqa: S608
-
-
-def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
+def _shapes(target: Target, layout: Layout, ids: Iterable[str], on_count: OnCount) -> dict[str, Shape]:
     """The shape of each event of ``ids`` that is in any table; on the local stack of all events, which is faster there."""
     wanted = "ARRAY_AGG(event_id)"
-    if settings.is_local:
-        answers = iter([select(settings, endpoints, _sql(wanted))])
+    if target.settings.is_local:
+        answers = iter([select(target, shapes_sql(layout, wanted))])
     else:
-        sql = _sql(wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = (select(settings, endpoints, sql, ids=part) for part in _parts(sorted(ids)))
+        sql = shapes_sql(layout, wanted, inner="WHERE event_id IN UNNEST(@ids)")
+        answers = (select(target, sql, ids=part) for part in _parts(sorted(ids)))
     found: dict[str, Shape] = {}
     for rows in answers:
         found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
@@ -244,21 +222,21 @@ def _shapes(settings: Settings, endpoints: Endpoints, ids: Iterable[str], on_cou
     return found
 
 
-def _ids_of(settings: Settings, endpoints: Endpoints, shapes: list[Shape]) -> set[str]:
+def _ids_of(target: Target, layout: Layout, shapes: list[Shape]) -> set[str]:
     """The ids of all events with one of ``shapes``."""
     if not shapes:
         return set()
     having = " OR ".join("(" + " AND ".join(f"n{n} = {amount}" for n, amount in enumerate(shape)) + ")" for shape in shapes)
-    rows = select(settings, endpoints, _sql("ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
+    rows = select(target, shapes_sql(layout, "ARRAY_AGG(event_id)", outer=f"WHERE {having}"))
     return {key for *_, keys in rows for key in keys}
 
 
-def _letters(settings: Settings, endpoints: Endpoints, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
+def _letters(target: Target, on_count: OnCount, unreadable: list[store.Unreadable]) -> dict[str, str]:
     """The stream of every dead letter in the bucket, by the id that the event would have in the tables."""
     found: dict[str, str] = {}
-    stored_letters = store.letters(settings, endpoints, unreadable=unreadable)
+    stored_letters = store.letters(target, unreadable=unreadable)
     for number, stored in enumerate(stored_letters, start=1):
-        found[str(stored.letter.event_id or stored.letter.message_id)] = stream_of(stored.letter)
+        found[str(stored.letter.event_id or stored.letter.message_id)] = stored.stream
         if number % _LETTERS_A_REPORT == 0:
             on_count("dead letters", number)
     return found

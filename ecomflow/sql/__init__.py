@@ -1,40 +1,37 @@
-"""The SQL files in this package in; DDL for a dataset, and the analysts' questions, out. Pure: runs nothing.
+"""A contract's tables in; their DDL for a dataset out, and the analysts' questions. Pure: runs nothing.
 
-Each file in ``tables/`` is a CREATE TABLE, in ``views/`` a CREATE VIEW, in ``queries/`` a question. All run unchanged in BigQuery
-if the dataset is named ``ecomflow``.
+Each file in ``queries/`` is a question about the built-in tables. ``tables/`` and ``views/`` show the DDL that follows from the
+built-in contracts; a test compares them. All run unchanged in BigQuery if the dataset is named ``ecomflow``.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
 from importlib import resources
 
 import msgspec
 
+from ecomflow.contract import ddl as contract_ddl
+from ecomflow.contract.language import Table
 from ecomflow.errors import NotFoundError
-from ecomflow.sql.ddl import Column, DdlError, TableDefinition, parse_table, qualify, tokens
+from ecomflow.sql.ddl import DdlError, qualify, tokens
 
 __all__ = [
     "QUESTIONS",
-    "TABLES",
     "Column",
     "DdlError",
     "Parameter",
     "Question",
     "TableDefinition",
     "dead_letters_ddl",
+    "definition_of",
     "parse_question",
-    "parse_table",
     "qualify",
     "question",
     "questions",
     "table_ddl",
-    "table_definition",
     "view_ddl",
 ]
-
-TABLES = ("fact_order_header", "fact_order_item", "fact_order", "fact_inventory", "fact_user_activity")
 
 QUESTIONS = (
     "delivered-orders-per-country",
@@ -47,6 +44,25 @@ QUESTIONS = (
 
 _HEADER_LINE = re.compile(r"-- (Question|Counts|Parameter|Reads|Chart): (\S.*)")
 _PARAMETER = re.compile(r"(?P<name>\w+) (?P<type>[A-Z0-9]+) = (?P<default>\S+) \((?P<description>.+)\)")
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column as declared in the DDL, or as BigQuery reports it; ``type`` is the GoogleSQL name (INT64, not INTEGER)."""
+
+    name: str
+    type: str
+    required: bool
+    description: str = ""
+
+
+class TableDefinition(msgspec.Struct, frozen=True):
+    """What a CREATE TABLE statement declares; ``partition`` is the DATE column of the daily partitions."""
+
+    name: str
+    columns: tuple[Column, ...]
+    partition: str
+    clustering: tuple[str, ...]
+    description: str
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -75,14 +91,14 @@ class Question(msgspec.Struct, frozen=True):
     sql: str
 
 
-def table_ddl(name: str, dataset_id: str) -> str:
-    """The CREATE TABLE IF NOT EXISTS of a table in ``TABLES``, for ``dataset_id`` (``project.dataset``)."""
-    return qualify(_read("tables", name), dataset_id)
+def table_ddl(table: Table, dataset_id: str) -> str:
+    """The CREATE TABLE IF NOT EXISTS of ``table``, for ``dataset_id`` (``project.dataset``)."""
+    return qualify(contract_ddl.table_ddl(table), dataset_id)
 
 
-def view_ddl(name: str, dataset_id: str) -> str:
-    """The CREATE OR REPLACE VIEW that shows each event of table ``name`` once (``<name>_unique``), for ``dataset_id``."""
-    return qualify(_read("views", f"{name}_unique"), dataset_id)
+def view_ddl(table: Table, dataset_id: str) -> str:
+    """The CREATE OR REPLACE VIEW that shows each event of ``table`` once (``<name>_unique``), for ``dataset_id``."""
+    return qualify(contract_ddl.view_ddl(table), dataset_id)
 
 
 def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
@@ -90,10 +106,11 @@ def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
     return qualify(_read("external", "dead_letters"), dataset_id).replace("gs://BUCKET/", f"gs://{bucket}/")
 
 
-@cache
-def table_definition(name: str) -> TableDefinition:
-    """The columns, partitioning and clustering in the DDL of a table in ``TABLES``."""
-    return parse_table(_read("tables", name))
+def definition_of(table: Table) -> TableDefinition:
+    """The columns, partitioning and clustering of ``table``, as its DDL declares them."""
+    columns = tuple(Column(column.name, column.type, column.required, column.description) for column in table.columns)
+    partition = next(column.name for column in table.columns if column.source == "date")
+    return TableDefinition(table.name, columns, partition, table.cluster, table.description)
 
 
 def questions() -> tuple[Question, ...]:

@@ -18,12 +18,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ecomflow.config import Settings, resolve_endpoints, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.deadletters.store import replay_command
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.target import LiveTarget
+from ecomflow.infra.resources import fact_tables
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.pipeline.tree import Step
-from ecomflow.sql import TABLES, question, questions
+from ecomflow.sql import definition_of, question, questions
 from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
@@ -68,33 +70,48 @@ class Pages:
 
     def __init__(self, settings: Settings, gate: Gate, options: Options) -> None:
         self.settings, self.gate, self.options = settings, gate, options
-        reader = MetricsReader(settings, lambda: resolve_endpoints(settings), here=options.here, job=options.job)
+        self._targets = LiveTarget(settings)
+        self.target = self._targets.running
+        reader = MetricsReader(settings, self._targets.resolved, here=options.here, job=options.job)
         self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
-        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(settings), self._least(_COUNTS_SECONDS))
+        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(self.target()), self._least(_COUNTS_SECONDS))
+        self.definitions = {name: definition_of(table) for name, table in fact_tables(settings).items()}
         self.details: dict[str, Reading[TableDetail]] = {
-            name: Reading(lambda name=name: read_detail(settings, name), _DETAIL_SECONDS)  # type: ignore[misc]
-            for name in TABLES
+            name: Reading(lambda name=name: read_detail(self.target(), name), _DETAIL_SECONDS)  # type: ignore[misc]
+            for name in self.definitions
         }
         self.letters: Reading[Overview] = Reading(
-            lambda: read_overview(settings, lambda count: setattr(self.letters, "progress", count)), self._least(_LETTERS_SECONDS)
+            lambda: read_overview(self.target(), lambda count: setattr(self.letters, "progress", count)),
+            self._least(_LETTERS_SECONDS),
         )
-        self.replays = Replays(settings)
+        self.replays = Replays(self.target)
 
     def _least(self, seconds: float) -> float:
         return seconds if self.settings.is_local else _CLOUD_SECONDS
 
+    def close(self) -> None:
+        """Stop reading, and close the clients."""
+        self.sampler.stop()
+        self._targets.close()
+
     @property
-    def target(self) -> str:
+    def place(self) -> str:
         """The stack or project, in one line."""
         where = f"Local stack in {self.settings.state_path}/"
         return where if self.settings.is_local else f"Project {self.settings.project}, {self.settings.region}"
 
     def answer(self, view: View, status: int = 200) -> Response:
-        return HTMLResponse(page(view, self.target), status)
+        return HTMLResponse(page(view, self.place), status)
 
     def live(self, title: str, path: str, content: Html, live_at: str) -> Response:
         return self.answer(View(title, path, Html(""), content, live_at))
+
+    def _table_name(self, request: Request) -> str:
+        name = str(request.path_params["table"])
+        if name not in self.definitions:
+            raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(self.definitions)}.")
+        return name
 
     async def _first_look(self, reading: Reading[Any] | None) -> None:
         """Start the reads for a view, and wait briefly, so that most views are complete at once."""
@@ -119,29 +136,32 @@ class Pages:
     async def tables(self, _: Request) -> Response:
         await self._first_look(self.counts)
         return self.live(
-            "Tables", "/tables", tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()), "/live/tables"
+            "Tables",
+            "/tables",
+            tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()),
+            "/live/tables",
         )
 
     async def live_tables(self, _: Request) -> Response:
-        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(), self.counts.look()))
+        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()))
 
     async def table(self, request: Request) -> Response:
-        name = _table_name(request)
+        name = self._table_name(request)
         if self.settings.is_local:
             await self._first_look(self.details[name])
-            content = table_view(self.sampler.look(), name, self.details[name].look())
+            content = table_view(self.sampler.look(), self.definitions[name], self.details[name].look())
             return self.live(name, "/tables", content, f"/live/tables/{name}")
         return self._table_of_project(name, weighed_view(name, None, self.gate.form_token))
 
     async def live_table(self, request: Request) -> Response:
-        name = _table_name(request)
+        name = self._table_name(request)
         if not self.settings.is_local:
             raise NotFoundError("In a project a table is read only on request.", f"Open: /tables/{name}")
-        return HTMLResponse(table_view(self.sampler.look(), name, self.details[name].look()))
+        return HTMLResponse(table_view(self.sampler.look(), self.definitions[name], self.details[name].look()))
 
     async def read_table(self, request: Request, form: dict[str, str]) -> Response:
-        name = _table_name(request)
-        amount = await in_thread(lambda: scanned(self.settings, name))
+        name = self._table_name(request)
+        amount = await in_thread(lambda: scanned(self.target(), name))
         if form.get("step") != "read":
             return self._table_of_project(name, weighed_view(name, amount, self.gate.form_token))
         if amount > self.options.max_bytes:
@@ -149,11 +169,11 @@ class Pages:
                 f"BigQuery would scan {amount:,} bytes: expected at most {self.options.max_bytes:,}.",
                 "Start the page with a higher --max-bytes.",
             )
-        detail = await in_thread(lambda: read_detail(self.settings, name))
+        detail = await in_thread(lambda: read_detail(self.target(), name))
         return self._table_of_project(name, detail_view(detail))
 
     def _table_of_project(self, name: str, below: Html) -> Response:
-        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), name, None), below])))
+        return self.answer(View(name, "/tables", join([table_view(self.sampler.look(), self.definitions[name], None), below])))
 
     # Dead letters
 
@@ -171,15 +191,15 @@ class Pages:
 
     async def group(self, request: Request) -> Response:
         asked = request.path_params
-        selected = filter_of(asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
+        selected = filter_of(self.settings, asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
         limit = _number(request.query_params.get("limit", ""), PAGE, 200)
-        found = await in_thread(lambda: read_newest(self.settings, selected, limit))
+        found = await in_thread(lambda: read_newest(self.target(), selected, limit))
         token = self.gate.form_token if self.options.allow_replay else None
         content = dead_letters_view(selected, found, replay_command(self.settings, selected), token)
         return self.answer(View("Dead letters", "/dead-letters", content))
 
     async def preview_replay(self, _: Request, form: dict[str, str]) -> Response:
-        selected = filter_of(form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
+        selected = filter_of(self.settings, form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
         return RedirectResponse(f"/replays/{self.replays.preview(selected).id}", 303)
 
     async def confirm_replay(self, request: Request, _: dict[str, str]) -> Response:
@@ -232,14 +252,14 @@ class Pages:
             if own
             else queries.prepare(self.settings, name_or_sql, values)
         )
-        endpoints = running_endpoints(self.settings)
+        target = self.target()
         if own:
-            asked = read_only(self.settings, endpoints, asked)
+            asked = read_only(target, asked)
         if not self.settings.is_local and form.get("sure") != "yes":
-            amount = queries.scanned_bytes(self.settings, endpoints, asked)
+            amount = queries.scanned_bytes(target, asked)
             fields = {name: text for name, text in form.items() if name != "sure"}
             return weighed(amount, self.options.max_bytes, self.gate.form_token, action, fields)
-        reply = queries.send(self.settings, endpoints, asked, None if self.settings.is_local else self.options.max_bytes)
+        reply = queries.send(target, asked, None if self.settings.is_local else self.options.max_bytes)
         return answer_view(queries.taken(reply, MOST_ROWS), reply.total, shell)
 
 
@@ -302,14 +322,14 @@ async def _static(request: Request) -> Response:
 def _show_errors(pages: Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Show an error as a page, or as the live part of a page if that was requested."""
 
-    async def tell(request: Request, error: Exception) -> Response:
+    async def show(request: Request, error: Exception) -> Response:
         status, shown = _status(error)
         if request.url.path.startswith("/live"):
             return HTMLResponse(trouble(shown), status)
         back = tag("p", tag("a", "Go to the graph", href="/"))
         return pages.answer(View("Error", "", join([trouble(shown), back])), status)
 
-    return tell
+    return show
 
 
 def _status(error: Exception) -> tuple[int, EcomflowError]:
@@ -326,13 +346,6 @@ def _status(error: Exception) -> tuple[int, EcomflowError]:
             words = "There is no such page." if error.detail == "Not Found" else error.detail
             return error.status_code, EcomflowError(words)
     return 500, unexpected(error)
-
-
-def _table_name(request: Request) -> str:
-    name = str(request.path_params["table"])
-    if name not in TABLES:
-        raise NotFoundError(f"There is no fact table '{name}'.", f"The fact tables are: {', '.join(TABLES)}.")
-    return name
 
 
 def _number(text: str, default: int, limit: int) -> int:

@@ -41,7 +41,7 @@ def serve(settings: Settings, port: int, options: Options, on_address: Callable[
                 threading.Thread(target=webbrowser.open, args=(gate.address(gate.once()),), daemon=True).start()
             server.run(sockets=[listener])
         signal.signal(signal.SIGTERM, before)
-        pages.sampler.stop()
+        pages.close()
 
 
 def _config(app: object) -> uvicorn.Config:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 from rich.cells import cell_len, set_cell_size
 
 from ecomflow.errors import ConfigError
@@ -53,6 +54,11 @@ def amount_text(value: int | float | Decimal) -> str:
     # As text: Decimal's own normalize() rounds to the 28 digits of its context, and a BIGNUMERIC has 76.
     whole, _, places = f"{value:,f}".partition(".")
     return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
+
+
+def json_text(value: list[Any] | dict[str, Any]) -> str:
+    """An array, a struct or a JSON value as JSON on one line."""
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def axes(answer: Answer) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
@@ -13,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
-from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.sql import qualify, question
 from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
 
-    from ecomflow.gcp.errors import Service
-
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 300.0
 _CANCEL_SECONDS = 0.5
-_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -72,18 +69,18 @@ class Answer(msgspec.Struct, frozen=True):
     chart: str | None = None
 
 
-def ask(settings: Settings, endpoints: Endpoints, name_or_sql: str, values: Mapping[str, str]) -> Answer:
+def ask(target: Target, name_or_sql: str, values: Mapping[str, str]) -> Answer:
     """The whole result of a named question or of GoogleSQL. Raises the same errors as ``prepare`` and ``send``."""
-    return taken(send(settings, endpoints, prepare(settings, name_or_sql, values)))
+    return taken(send(target, prepare(target.settings, name_or_sql, values)))
 
 
-def select(settings: Settings, endpoints: Endpoints, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
+def select(target: Target, sql: str, **ids: list[str]) -> tuple[tuple[Any, ...], ...]:
     """The rows of one of ecomflow's own queries on the dataset ``ecomflow``; ``ids`` are bound as STRING arrays.
 
     Raises the same errors as ``send``.
     """
     bound = tuple(Bound(name, "ARRAY<STRING>", values) for name, values in ids.items())
-    return tuple(send(settings, endpoints, Query("", qualify(sql, settings.dataset_id), bound)).rows)
+    return tuple(send(target, Query("", qualify(sql, target.settings.dataset_id), bound)).rows)
 
 
 def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> Query:
@@ -111,27 +108,27 @@ def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return {name.lower(): (kind.upper(), text) for key, text in values.items() for name, _, kind in [key.partition(":")]}
 
 
-def estimate(settings: Settings, endpoints: Endpoints, query: Query) -> Estimate:
+def estimate(target: Target, query: Query) -> Estimate:
     """The result of a dry run of ``query``, which is free. Raises the same errors as ``send``."""
-    with _query_errors(_service(settings, endpoints)) as service:
-        job = _started(settings, endpoints, query, service, dry_run=True)
+    with _query_errors(_service(target)) as service:
+        job = _started(target, query, service, dry_run=True)
         return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
 
 
-def scanned_bytes(settings: Settings, endpoints: Endpoints, query: Query) -> int:
+def scanned_bytes(target: Target, query: Query) -> int:
     """How many bytes BigQuery would read for ``query``; an upper bound for clustered tables."""
-    return estimate(settings, endpoints, query).scanned_bytes
+    return estimate(target, query).scanned_bytes
 
 
-def send(settings: Settings, endpoints: Endpoints, query: Query, max_bytes: int | None = None) -> Reply:
+def send(target: Target, query: Query, max_bytes: int | None = None) -> Reply:
     """The response to ``query``, whose rows are fetched lazily.
 
     BigQuery refuses a query for which it would bill more than ``max_bytes``; a refused query costs nothing. Raises ConfigError
     for that and for invalid SQL, NotFoundError for a missing table, AccessError and UnavailableError.
     """
     limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
-    with _query_errors(_service(settings, endpoints)) as service:
-        result = _result(_started(settings, endpoints, query, service, **limit))
+    with _query_errors(_service(target)) as service:
+        result = _result(_started(target, query, service, **limit))
         columns = tuple(field.name for field in result.schema)
         return Reply(query, columns, result.total_rows or 0, _rows(result, service))
 
@@ -201,14 +198,12 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def _service(settings: Settings, endpoints: Endpoints) -> Service:
-    from ecomflow.gcp.errors import bigquery_service
-
+def _service(target: Target) -> Service:
     role = "roles/bigquery.jobUser and roles/bigquery.dataViewer"
-    return msgspec.structs.replace(bigquery_service(settings, endpoints), role=role)
+    return msgspec.structs.replace(target.bigquery_service, role=role)
 
 
-def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
+def _started(target: Target, query: Query, service: Service, **options: Any) -> bigquery.QueryJob:
     from google.cloud import bigquery
     from google.cloud.bigquery.retry import DEFAULT_RETRY
 
@@ -218,22 +213,20 @@ def _started(settings: Settings, endpoints: Endpoints, query: Query, service: Se
         else bigquery.ScalarQueryParameter(one.name, one.type, one.value)
         for one in query.parameters
     ]
-    client = bigquery_client(settings.project_id, endpoints, settings.location)
-    config = bigquery.QueryJobConfig(query_parameters=bound, **options)
+    config = bigquery.QueryJobConfig(query_parameters=bound, labels=target.settings.labels, **options)
     # An emulator responds at once or is not running.
     retry = None if service.endpoint else DEFAULT_RETRY.with_timeout(service.patience_seconds)
-    return client.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
+    return target.bigquery.query(query.sql, config, timeout=_CONNECT_SECONDS, retry=retry, job_retry=None)
 
 
 def _result(job: bigquery.QueryJob) -> Any:
-    from google.api_core.exceptions import GoogleAPIError
-    from requests.exceptions import RequestException
+    from ecomflow.gcp.errors import FAILURES
 
     try:
         return job.result(timeout=_ANSWER_SECONDS)
     except (TimeoutError, KeyboardInterrupt) as end:
         # Nobody should pay for a query that nobody waits for; but after Ctrl-C the user should not wait for the cancellation.
-        with suppress(GoogleAPIError, RequestException):
+        with suppress(*FAILURES):
             job.cancel(retry=None, timeout=_CANCEL_SECONDS if isinstance(end, KeyboardInterrupt) else _CONNECT_SECONDS)
         raise
 
@@ -246,32 +239,29 @@ def _rows(result: Any, service: Service) -> Iterator[tuple[Any, ...]]:
 
 @contextmanager
 def _query_errors(service: Service) -> Iterator[Service]:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
+    from ecomflow.gcp.errors import google_errors
 
     try:
-        yield service
+        with google_errors(service, "what the query reads", decide=_about_the_query):
+            yield service
     except TimeoutError as error:
         sentence = f"BigQuery has not responded within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
         raise UnavailableError(sentence, "Query less data at a time.") from error
-    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise _translated(error, service) from error
 
 
-def _translated(error: Exception, service: Service) -> EcomflowError:
-    """Errors about the query itself get their own message; ``gcp.errors.translate`` handles all others."""
-    from google.api_core import exceptions
+def _about_the_query(cause: Exception) -> EcomflowError | None:
+    """Errors that are due to the query, and not to a setting."""
+    from google.api_core.exceptions import BadRequest
 
-    from ecomflow.gcp.errors import NO_PROJECT, translate
+    from ecomflow.gcp.errors import is_missing, message_of
 
-    # BigQuery's sentence is preceded by the request, and followed by reason, location and job id.
-    words = _REQUEST.sub("", str(getattr(error, "message", error))).split("; reason:")[0].splitlines()[0]
+    # BigQuery's sentence is followed by reason, location and job id.
+    words = message_of(cause).split("; reason:")[0].splitlines()[0]
     if "bytes billed" in words:
         # BigQuery reports it as a 500.
         return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: BigQuery bills at least 10 MB per table.")
-    if isinstance(error, exceptions.NotFound) and not NO_PROJECT.search(words):
+    if is_missing(cause):
         return NotFoundError(f"A table or dataset of the query does not exist: {words}", "Run: ecomflow infra up")
-    if isinstance(error, exceptions.BadRequest):
+    if isinstance(cause, BadRequest):
         return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
-    return translate(error, service, "what the query reads")
+    return None

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from tests.support.cli import start
 from tests.support.running import Pipeline, settings_in
 from tests.support.waiting import wait_until
@@ -41,8 +42,8 @@ class Server:
     def __init__(self, settings: Settings, log: Path, *more: str) -> None:
         self.log = log
         self.process: subprocess.Popen[bytes] = start("ui", "--no-open", "--port", "0", *more, settings=settings, log=log)
-        wait_until(lambda: self._told() is not None, "the page is served")
-        self.address = self._told() or ""
+        wait_until(lambda: self._printed() is not None, "the page is served")
+        self.address = self._printed() or ""
         self.base = self.address.partition("/?")[0]
 
     def stop(self) -> None:
@@ -50,7 +51,7 @@ class Server:
             self.process.send_signal(signal.SIGINT)
         assert self.process.wait(10) == 0, self.log.read_text()
 
-    def _told(self) -> str | None:
+    def _printed(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.log.read_text())
         return found[0] if found else None
@@ -62,7 +63,8 @@ def shop(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings
     unique = uuid.uuid4().hex[:8]
     names = {"topic": f"topic-{unique}", "subscription": f"sub-{unique}", "bucket": f"bucket-{unique}"}
     settings = Settings(**names, dataset=f"dataset_{unique}", ack_deadline_seconds=10)
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     return settings_in(tmp_path_factory.mktemp("shop"), settings, stack)
 
 

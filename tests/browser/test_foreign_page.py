@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.warehouse import queries
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
@@ -73,17 +73,17 @@ def test_a_page_of_another_site(shop: Settings, stack: Endpoints, site: int, for
     upload = f"{stack.storage}/upload/storage/v1/b/{shop.bucket_name}/o?uploadType=media&name={made}"
     sql = json.dumps({"query": f"CREATE TABLE {shop.dataset}.{made} AS SELECT 1 AS a", "useLegacySql": False})
     foreign.goto(f"http://{name}:{site}/")
-    told = [
+    seen = [
         foreign.evaluate(TRY, [url, "POST", body, kind, mode])
         for url, body in ((query, sql), (upload, "hello"))
         for kind in (*SIMPLE, "application/json")
         for mode in ("no-cors", "cors")
     ]
     buckets = f"{stack.storage}/storage/v1/b?project=p"
-    told += [foreign.evaluate(TRY, [buckets, "GET", None, None, mode]) for mode in ("cors", "no-cors")]
+    seen += [foreign.evaluate(TRY, [buckets, "GET", None, None, mode]) for mode in ("cors", "no-cors")]
     assert foreign.evaluate(FORM, [query, sql[:-1] + ', "x', '": 1}']) == "loaded"
-    assert {(kind, text) for kind, _, text in told} <= {("opaque", ""), ("error", "")}
-    assert nothing_made(shop, stack, made)
+    assert {(kind, text) for kind, _, text in seen} <= {("opaque", ""), ("error", "")}
+    assert nothing_made(Target(shop, stack), made)
 
 
 def test_a_name_that_leads_here(shop: Settings, stack: Endpoints, foreign: Page) -> None:
@@ -99,8 +99,8 @@ def test_a_name_that_leads_here(shop: Settings, stack: Endpoints, foreign: Page)
         assert foreign.evaluate(TRY, [address, "POST", "{}", "application/json", "cors"])[1] == 403
 
 
-def nothing_made(shop: Settings, stack: Endpoints, name: str) -> bool:
+def nothing_made(target: Target, name: str) -> bool:
     """Whether there is neither a table nor an object of that name."""
-    sql = f"SELECT COUNT(*) AS n FROM {shop.dataset}.INFORMATION_SCHEMA.TABLES WHERE table_name = @name"
-    tables = queries.ask(shop, stack, sql, {"name": name}).rows[0][0]
-    return tables == 0 and not storage_client(shop.project_id, stack).bucket(shop.bucket_name).blob(name).exists()
+    sql = f"SELECT COUNT(*) AS n FROM {target.settings.dataset}.INFORMATION_SCHEMA.TABLES WHERE table_name = @name"
+    tables = queries.ask(target, sql, {"name": name}).rows[0][0]
+    return tables == 0 and not target.storage.bucket(target.settings.bucket_name).blob(name).exists()

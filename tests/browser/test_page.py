@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import read_ledger
@@ -30,8 +31,8 @@ VIEWS = ("/", "/tables", "/tables/fact_order_header", "/dead-letters", "/questio
 EVIL = "<script>window.hacked=1;alert(1)</script><img src=x onerror='window.hacked=1;alert(1)'>"
 
 
-def figure(page: Page, name: str) -> float:
-    """A figure of the graph's view, by its name."""
+def metric(page: Page, name: str) -> float:
+    """A metric of the graph's view, by its name."""
     value = page.locator(".metrics > div", has=page.locator(f"dt:text-is('{name}')")).locator(".value").inner_text()
     return float(value.replace(",", "")) if re.fullmatch(r"[\d,.]+", value) else 0.0
 
@@ -56,20 +57,20 @@ class TestTheRunningPipeline:
         """Rates rise from 0 on the graph's edges, and in the end the page has what reconcile has, to the event."""
         expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
         expect(page.locator("svg.graph.wide .step")).to_have_count(13)
-        before, refused = figure(page, "Received"), figure(page, "Refused")
+        before, refused = metric(page, "Received"), metric(page, "Refused")
         ledger = tmp_path / "published.jsonl"
         publishing = start(
             "publish", "--rate", "200", "--n", "300", "--ledger", str(ledger), settings=shop, log=tmp_path / "publish.log"
         )
-        wait_until(lambda: figure(page, "Events per second") > 20, "the rate rises")
+        wait_until(lambda: metric(page, "Events per second") > 20, "the rate rises")
         seen = {tuple(edge_rates(page))}
         wait_until(lambda: len(seen.union([tuple(edge_rates(page))])) > 1, "the rates on the edges move")
         assert publishing.wait(60) == 0
-        wait_until(lambda: figure(page, "Received") == before + 1800, "all is received")
-        wait_until(lambda: figure(page, "Backlog") == 0, "nothing waits")
+        wait_until(lambda: metric(page, "Received") == before + 1800, "all is received")
+        wait_until(lambda: metric(page, "Backlog") == 0, "nothing waits")
         result = ecomflow("reconcile", "--wait", "30", "--ledger", str(ledger), "--json", settings=shop)
         assert result.returncode == 0, result.stderr
-        assert figure(page, "Refused") == refused + 900
+        assert metric(page, "Refused") == refused + 900
         assert len(read_ledger(ledger)) == 1800
         expect(page.locator("svg.chart")).to_be_visible()
 
@@ -81,8 +82,8 @@ class TestTheRunningPipeline:
         expect(page.locator(".strip .remedy")).to_contain_text("ecomflow deploy")
         pipeline.started()
         expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
-        publisher.publish(shop, stack, [an_order("restart")])
-        wait_until(lambda: figure(page, "Received") == 1, "the new one's metrics are shown")
+        publisher.publish(Target(shop, stack), [an_order("restart")])
+        wait_until(lambda: metric(page, "Received") == 1, "the new one's metrics are shown")
 
     def test_a_page_that_nobody_sees_asks_for_nothing(self, pipeline: Pipeline, page: Page) -> None:
         """Hidden, it pauses; shown again, it goes on at once."""
@@ -113,7 +114,7 @@ class TestTheRunningPipeline:
         context.close()
 
     def test_the_token_leaves_the_address(self, page: Page, server: Server) -> None:
-        """What stands in the bar, and in the history, lets nobody in."""
+        """The address in the bar and in the history gives no access."""
         assert page.url == f"{server.base}/"
         assert page.evaluate("document.cookie") == ""
 
@@ -121,9 +122,9 @@ class TestTheRunningPipeline:
 class TestDeadLetters:
     def test_a_group_opens(self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline) -> None:
         """From the groups to a letter, its payload with the offending value marked, and the command that replays it."""
-        store(shop, stack, [still(1), still(2)])
+        store(Target(shop, stack), [still(1), still(2)])
         page.get_by_role("link", name="Dead letters", exact=True).click()
-        page.get_by_role("link", name=re.compile(r"\$\.quantity_change expected int other than 0")).click()
+        page.get_by_role("link", name=re.compile(r"\$\.quantity_change expected int,")).click()
         expect(page.locator("mark").first).to_have_text("0")
         expect(page.locator(".command")).to_contain_text("ecomflow dlq replay --stream inventory")
         closed = page.locator("details.letter:not([open])").first
@@ -135,9 +136,10 @@ class TestDeadLetters:
     ) -> None:
         """Preview, confirm, and the orders are in the warehouse."""
         fixed = [
-            letter(order(order_id=f"O-mended-{n}", order_date=today()), STATUS_ERROR, event_id=f"E-mended-{n}") for n in (1, 2)
+            letter(order(order_id=f"O-fixed-{n}", order_date=today()), STATUS_ERROR, event_id=f"E-fixed-{n}") for n in (1, 2)
         ]
-        store(shop, stack, fixed, unique="mended")
+        target = Target(shop, stack)
+        store(target, fixed, unique="fixed")
         page.goto(on(server, "/dead-letters"))
         page.get_by_role("link", name=re.compile(r"\$\.status expected one of")).click()
         page.get_by_role("button", name="Preview the replay").click()
@@ -145,8 +147,8 @@ class TestDeadLetters:
         expect(page.locator(".notice[data-tone=good]")).to_contain_text(
             re.compile(r"Published \d+ again and moved \d+ to replayed")
         )
-        sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-mended-')"
-        wait_until(lambda: queries.ask(shop, stack, sql, {}).rows == ((2,),), "the replayed orders are rows")
+        sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE STARTS_WITH(event_id, 'E-fixed-')"
+        wait_until(lambda: queries.ask(target, sql, {}).rows == ((2,),), "the replayed orders are rows")
 
 
 class TestQuestions:
@@ -154,8 +156,9 @@ class TestQuestions:
         self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
     ) -> None:
         """A click on the question, one on Run: bars, and the same numbers in a table."""
-        publisher.publish(shop, stack, [an_order("asked")])
-        wait_until(lambda: _count(shop, stack, "asked") == 1, "the order is a row")
+        target = Target(shop, stack)
+        publisher.publish(target, [an_order("asked")])
+        wait_until(lambda: _count(target, "asked") == 1, "the order is a row")
         page.get_by_role("link", name="Questions").click()
         page.get_by_role("link", name=re.compile("how much revenue did each product")).click()
         page.get_by_role("button", name="Run").click()
@@ -177,25 +180,24 @@ class TestQuestions:
         expect(page.locator(".notice")).to_contain_text("got DROP")
 
 
-def _count(shop: Settings, stack: Endpoints, number: str) -> int:
+def _count(target: Target, number: str) -> int:
     sql = "SELECT COUNT(*) AS n FROM ecomflow.fact_order_header WHERE event_id = @id"
-    return int(queries.ask(shop, stack, sql, {"id": f"E-{number}"}).rows[0][0])
+    return int(queries.ask(target, sql, {"id": f"E-{number}"}).rows[0][0])
 
 
 def test_hostile_messages_stay_text(
     watched: Watched, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
 ) -> None:
-    """Markup, control characters and endless fields in rows and letters are read in every view; nothing of them runs."""
+    """Markup, control characters and endless fields in rows and dead letters are read in every view; nothing of them runs."""
     row = an_order("evil", customer_id=f"{EVIL}{HOSTILE}", customer_name=EVIL * 20)
-    publisher.publish(shop, stack, [row])
+    target = Target(shop, stack)
+    publisher.publish(target, [row])
     evil = f"{EVIL}{HOSTILE}{'x' * 50_000}"
     body = {"event_type": evil, evil: [evil]}
     refused = letter(body, f"$.event_type: expected one of order, got '{evil}'", "unknown_event_type", event_id=evil)
-    store(shop, stack, [msgspec.structs.replace(refused, event_type=evil)], unique="evil")
-    publisher.publish(
-        shop, stack, [GeneratedEvent(json.dumps(body).encode(), {"event_id": EVIL}, "order", 0, "x", None, "unknown")]
-    )
-    wait_until(lambda: _count(shop, stack, "evil") == 1, "the row is there")
+    store(target, [msgspec.structs.replace(refused, event_type=evil)], unique="evil")
+    publisher.publish(target, [GeneratedEvent(json.dumps(body).encode(), {"event_id": EVIL}, "order", 0, "x", None, "unknown")])
+    wait_until(lambda: _count(target, "evil") == 1, "the row is there")
     seen = []
     for path in (*VIEWS, "/dead-letters/unknown/any?reason=unknown_event_type"):
         page.goto(on(server, path))

@@ -159,7 +159,7 @@ class TestErrors:
         """job status and job drain say that there is no pipeline."""
         shown, drained = ecomflow("job", "status", folder=tmp_path), ecomflow("job", "drain", folder=tmp_path)
         assert (shown.returncode, shown.stdout) == (4, "There is no local pipeline. Run: ecomflow deploy\n")
-        assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline runs.")
+        assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline is running.")
 
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),

@@ -20,6 +20,7 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store as deadletters
 from ecomflow.deadletters.store import DeadLetterFilter, Unreadable
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, write_stack_file
 from tests.support.dataflow import as_variables, dataflow_beside, in_project
@@ -40,9 +41,13 @@ def bucket(settings: Settings, stack: Endpoints) -> Settings:
 @pytest.fixture
 def filled(bucket: Settings, stack: Endpoints) -> Settings:
     """Three held orders in an object, a still inventory event, and bytes that are no event."""
-    store(bucket, stack, [held(number) for number in (1, 2, 3)])
-    store(bucket, stack, [still(1, datetime.now(UTC) - timedelta(hours=3))])
-    store(bucket, stack, [letter(b"\xff", "$: expected a JSON object in UTF-8, got bytes", "malformed_json", message_id="M-7")])
+    target = Target(bucket, stack)
+    store(target, [held(number) for number in (1, 2, 3)])
+    store(target, [still(1, datetime.now(UTC) - timedelta(hours=3))])
+    store(
+        target,
+        [letter(b"\xff", "$: expected a JSON object in UTF-8, got bytes", "malformed_json", message_id="M-7")],
+    )
     return bucket
 
 
@@ -112,7 +117,7 @@ class TestStats:
         assert json.loads(result.stdout)["unknown_fields"] == [{"event_type": "order", "path": "$.coupon", "count": 8}]
 
     def test_without_a_job_to_ask(self, filled: Settings, stack: Endpoints) -> None:
-        """The letters of a project are grouped all the same; why its counters are not shown is told on standard error."""
+        """The dead letters of a project are grouped all the same; standard error says why its counters are not shown."""
         with dataflow_beside(stack) as (_, endpoints):
             result = ecomflow("dlq", "stats", "--json", settings=in_project(filled), **as_variables(endpoints))
         assert result.returncode == 0, result.stderr
@@ -146,14 +151,39 @@ class TestFollow:
 
         looks = iter(range(9))
 
+        target = Target(filled, stack)
+
         def nap(_: float) -> None:
-            store(filled, stack, [held(20 + (number := next(looks)))], f"late-{number}")
+            store(target, [held(20 + (number := next(looks)))], f"late-{number}")
 
         found = deadletters.follow(
-            filled, stack, DeadLetterFilter(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap
+            target, DeadLetterFilter(streams=("order",)), limit=2, unreadable=list[Unreadable](), sleep=nap
         )
         ids = [next(found).letter.event_id for _ in range(5)]
         assert ids == ["E-2", "E-3", "E-20", "E-21", "E-22"]
+
+    def test_a_clock_that_is_set_back_makes_nothing_new(self, filled: Settings, stack: Endpoints) -> None:
+        """The dead letters of the last day are not shown as if they arrived; those that do arrive then are."""
+        store(filled, stack, [held(50, datetime.now(UTC) - timedelta(hours=5))], "old")
+        looks = iter(range(9))
+        back = [timedelta()]
+
+        def nap(_: float) -> None:
+            if (number := next(looks)) == 1:
+                back[0] = timedelta(days=1)
+            elif number in (0, 2):
+                store(filled, stack, [held(20 + number, datetime.now(UTC) - back[0])], f"late-{number}")
+
+        found = deadletters.follow(
+            filled,
+            stack,
+            DeadLetterFilter(streams=("order",)),
+            limit=1,
+            unreadable=list[Unreadable](),
+            sleep=nap,
+            now=lambda: datetime.now(UTC) - back[0],
+        )
+        assert [next(found).letter.event_id for _ in range(3)] == ["E-3", "E-20", "E-22"]
 
     def test_ctrl_c_ends_it_well_and_soon(self, filled: Settings) -> None:
         """--follow --json prints an object a line as they come, and ends with 0 soon after Ctrl-C."""
@@ -174,12 +204,12 @@ class TestTenThousand:
 
     @pytest.fixture
     def many(self, bucket: Settings, stack: Endpoints) -> Iterator[Settings]:
-        """10,000 letters of two streams in 500 objects, over some hours."""
+        """10,000 dead letters of two streams in 500 objects, over some hours."""
         start = datetime.now(UTC) - timedelta(minutes=self.OBJECTS)
 
         def put(number: int) -> None:
             make, at = (held, still)[number % 2], start + timedelta(minutes=number)
-            store(bucket, stack, [make(number * self.LETTERS + line, at) for line in range(self.LETTERS)], str(number))
+            store(Target(bucket, stack), [make(number * self.LETTERS + line, at) for line in range(self.LETTERS)], str(number))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(put, range(self.OBJECTS)))
@@ -216,9 +246,10 @@ class TestTenThousand:
         return printed, time.monotonic() - began, usage.ru_maxrss / 1024
 
 
-def test_nothing_but_letters_lies_in_the_bucket(filled: Settings, stack: Endpoints) -> None:
+def test_the_bucket_has_only_dead_letters(filled: Settings, stack: Endpoints) -> None:
     """Looking changes nothing."""
-    before = names(filled, stack, "")
+    target = Target(filled, stack)
+    before = names(target, "")
     ecomflow("dlq", "inspect", settings=filled)
     ecomflow("dlq", "stats", settings=filled)
-    assert names(filled, stack, "") == before
+    assert names(target, "") == before

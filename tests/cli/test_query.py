@@ -23,6 +23,7 @@ from ecomflow.commands.query import _field, _write_csv, bytes_of, query
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.sql import QUESTIONS, questions
 from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 from ecomflow.warehouse.queries import Bound, Query, Reply, _result, prepare, send
@@ -128,8 +129,8 @@ class TestParameters:
         [
             (("--param", "a"), "'a' is not a valid parameter."),
             (("--param", "1a=2"), "'1a=2' is not a valid parameter."),
-            (("--param", "a=1", "--param", "A:INT64=1"), "The parameter 'a' is given twice."),
-            (("--date", "2025-12-01", "--param", "date=2025-12-01"), "The parameter 'date' is given twice."),
+            (("--param", "a=1", "--param", "A:INT64=1"), "The parameter 'a' is set twice."),
+            (("--date", "2025-12-01", "--param", "date=2025-12-01"), "The parameter 'date' is set twice."),
             (("--max-bytes", "much"), "'much' is not a valid number of bytes."),
             (("--csv", "--json"), "--csv, --chart and --json are mutually exclusive."),
         ],
@@ -220,7 +221,8 @@ def warehouse(stack: Endpoints, stack_folder: Any) -> Settings:
     settings = Settings(
         topic="query-topic", subscription="query-sub", bucket="query-bucket", dataset="query_facts", state_dir=str(stack_folder)
     )
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     client = bigquery_client(settings.project_id, stack)
     orders = (("1", "DE", "10.5"), ("2", "DE", "0.000000001"), ("3", "FR", "12345678901234567890.5"))
     head = "'c', 'Ann \"A\", x\ny', DATE '2025-12-01', TIMESTAMP '2025-12-01 08:00:00+00', 'delivered', 's', 't'"
@@ -302,7 +304,7 @@ class TestLocalAnswers:
     def test_every_question_charts_a_column_of_its_own(self, warehouse: Settings, stack: Endpoints) -> None:
         """The column that a question's header names is among those of its answer."""
         for question in questions():
-            reply = send(warehouse, stack, prepare(warehouse, question.name, {}))
+            reply = send(Target(warehouse, stack), prepare(warehouse, question.name, {}))
             assert question.chart is None or question.chart in reply.columns
 
     def test_dry_run(self, warehouse: Settings) -> None:
@@ -413,7 +415,7 @@ class TestProject:
     """What BigQuery is asked for a project, and what is said before."""
 
     def test_bytes_are_shown_first(self, google: Any) -> None:
-        """A dry run tells what the query will scan, on standard error, and then the rows of all pages come."""
+        """A dry run shows on standard error what the query will scan; then the rows of all pages come."""
         google.scanned, google.rows = 1_234_567_890, [1, 2, 3]
         result = invoke("SELECT n FROM ecomflow.t", "--csv", **google.at)
         assert result.stdout_bytes == b"n\r\n1\r\n2\r\n3\r\n"

@@ -30,11 +30,13 @@ from ecomflow import infra
 from ecomflow.commands.top_view import top_view
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.metrics.history import History
-from ecomflow.metrics.snapshot import STEPS, PipelineMetrics, from_counters
+from ecomflow.metrics.snapshot import PipelineMetrics, from_counters, steps_of
 from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus
 from tests.support.cli import ecomflow, environment, start
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import running_stub
 from tests.support.running import count_waiting, running, settings_in
 from tests.support.waiting import wait_until
@@ -42,11 +44,11 @@ from tests.support.waiting import wait_until
 START = 1_764_547_200.0
 
 
-def told(at: float, **known: Any) -> PipelineMetrics:
-    """What a busy local pipeline tells ``at`` seconds after it began."""
+def reported(at: float, **known: Any) -> PipelineMetrics:
+    """The metrics of a busy local pipeline ``at`` seconds after its start."""
     counted = int(200 * at)
     counts = {"received": counted, "refused/contract_violation": counted // 4, "refused/malformed_json": counted // 8}
-    counts |= {f"{kind}/{step}": counted for step in STEPS for kind in ("in", "out")}
+    counts |= {f"{kind}/{step}": counted for step in steps_of(SHOP) for kind in ("in", "out")}
     counts |= {"refused_in/Decode events": counted // 4, "rows/fact_order": 2 * counted, "latency/4": counted, "bundles": int(at)}
     gauges = {"memory_bytes": 178e6, "last_append/fact_order": START + at - 2}
     fields = {
@@ -58,15 +60,15 @@ def told(at: float, **known: Any) -> PipelineMetrics:
         "oldest_unacked_seconds": 0.4,
         "backlog_at": START + at,
     }
-    return msgspec.structs.replace(from_counters(counts, gauges, at=START + at, **fields), **known)
+    return msgspec.structs.replace(from_counters(counts, gauges, SHOP, at=START + at, **fields), **known)
 
 
 def busy(seconds: int = 120, **known: Any) -> History:
     """A history of so many seconds, the last of them with ``known`` besides."""
     found = History()
     for at in range(1, seconds):
-        found.add(told(at), START + at)
-    found.add(told(seconds, **known), START + seconds)
+        found.add(reported(at), START + at)
+    found.add(reported(seconds, **known), START + seconds)
     return found
 
 
@@ -82,9 +84,9 @@ class TestView:
         """The state and where; what comes in, is refused, waits and how late; each step and each table with its rate."""
         text = "\n".join(drawn(busy()))
         assert "● running  process 4711 on this machine since 00:00:00 UTC (2 min 0 s)" in text
-        assert "memory 170 MiB  bundles 120  restarts 0  retries 0" in text
+        assert "memory 178 MB  bundles 120  restarts 0  retries 0" in text
         assert re.search(r"received +200/s +24,000 events +[▁-█ ]+\n", text)
-        assert re.search(r"refused +75\.0/s +9,000 events", text)
+        assert re.search(r"refused +75/s +9,000 events", text)
         assert "contract_violation\xa06,000  malformed_json\xa03,000" in text
         assert "backlog   12 messages, the oldest 0 s old" in text
         assert re.search(r"latency   p50 1\d\d ms  p99 1\d\d ms  over the last 1 min 0 s", text)
@@ -95,7 +97,7 @@ class TestView:
     @pytest.mark.parametrize("height", [3, 8, 15, 24, 40])
     def test_it_fits_into_every_terminal(self, width: int, height: int) -> None:
         """No line is wider, and there are no more of them; the state stands first always."""
-        lines = drawn(busy(waiting_for="BigQuery to take rows of fact_order: 503 " + "again " * 50), width, height)
+        lines = drawn(busy(waiting_for="BigQuery to accept rows of fact_order: 503 " + "again " * 50), width, height)
         assert len(lines) <= height
         assert max(cell_len(line) for line in lines) <= width
         assert lines[0].startswith("● running")
@@ -121,7 +123,7 @@ class TestView:
             ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
-    def test_trouble_stands_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
+    def test_trouble_is_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
         """Below the state, before all metrics."""
         lines = drawn(busy(**known))
         assert lines[0].startswith(first)
@@ -130,7 +132,7 @@ class TestView:
     def test_nothing_runs(self) -> None:
         """Only that, and how to start it: no empty tables."""
         found = History()
-        found.add(from_counters({}, {}, at=START, state="none", where="local"), START)
+        found.add(from_counters({}, {}, SHOP, at=START, state="none", where="local"), START)
         assert [line for line in drawn(found) if line] == [
             "● none",
             "No pipeline is running. Start it with: ecomflow deploy --detach",
@@ -144,7 +146,7 @@ class TestView:
     def test_old_metrics_are_called_so(self) -> None:
         """Dataflow's come late, and Cloud Monitoring's later."""
         found = History()
-        found.add(told(10, where="europe-west1", backlog_at=START - 200), START + 40)
+        found.add(reported(10, where="europe-west1", backlog_at=START - 200), START + 40)
         text = "\n".join(drawn(found))
         assert "in europe-west1 since 00:00:00 UTC (40 s)  metrics 30 s old" in text
         assert "12 messages, the oldest 0 s old, 4 min 0 s ago" in text
@@ -152,7 +154,7 @@ class TestView:
     def test_a_backlog_that_is_not_known(self) -> None:
         """Why, in its place."""
         text = "\n".join(drawn(busy(backlog=None, backlog_unknown="Cloud Monitoring has no sample.")))
-        assert "backlog   not known: Cloud Monitoring has no sample." in text
+        assert "backlog   unknown: Cloud Monitoring has no sample." in text
 
     def test_hostile_text_stays_text(self) -> None:
         """Neither markup nor control characters of a service's words reach the terminal."""
@@ -172,7 +174,7 @@ class TestOnce:
         shown = ecomflow("top", "--once", folder=tmp_path)
         assert shown.returncode == 4
         assert shown.stdout.split("\n\n")[1].strip() == (
-            "No pipeline is running. The local stack in .ecomflow/ does not run. Run: ecomflow infra up"
+            "No pipeline is running. The local stack in .ecomflow/ is not running. Run: ecomflow infra up"
         )
 
     def test_an_output_that_is_no_terminal(self, tmp_path: Path) -> None:
@@ -183,9 +185,9 @@ class TestOnce:
     @pytest.mark.parametrize(("state", "code"), [("drained", 0), ("failed", 4), ("running", 4)])
     def test_its_exit_code_is_that_of_job_status(self, state: Any, code: int, tmp_path: Path) -> None:
         """What has ended well is no failure; what runs by its own words, but holds no lock, was killed."""
-        told = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
+        status = PipelineStatus(state, 7, "projects/p/subscriptions/s", {"received": 5}, started=START, updated=START)
         (tmp_path / ".ecomflow").mkdir()
-        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+        (tmp_path / ".ecomflow" / STATUS_FILE).write_bytes(msgspec.json.encode(status))
         top, status = (ecomflow(*command, "--json", folder=tmp_path) for command in (["top"], ["job", "status"]))
         assert (top.returncode, status.returncode) == (code, code)
         found = json.loads(top.stdout)
@@ -309,7 +311,7 @@ class TestInATerminal:
 
 
 def metrics_of(settings: Settings) -> dict[str, Any]:
-    """What ``top --json`` tells."""
+    """The output of ``top --json``."""
     shown = ecomflow("top", "--json", settings=settings)
     assert shown.returncode == 0, shown.stderr
     found: dict[str, Any] = json.loads(shown.stdout)
@@ -326,7 +328,7 @@ class TestBesideAPipeline:
             command = ("publish", "--n", "60", "--rate", "200", "--seed", "3", "--ledger", ledger, "--json")
             published = ecomflow(*command, settings=settings)
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            wait_until(lambda: count_waiting(Target(settings, stack)) == 0)
             wait_until(lambda: terminal.shows(r"received .* 360 events"))
             wait_until(lambda: terminal.shows("backlog   0 messages"))
             wait_until(lambda: metrics_of(settings)["metrics"]["received"] == 360)
@@ -350,13 +352,14 @@ class TestBesideAPipeline:
         table = f"{settings.dataset_id}.fact_inventory"
         pipeline = start("deploy", settings=settings, log=tmp_path / "pipeline.log")
         with watching(settings) as terminal:
+            target = Target(settings, stack)
             try:
                 wait_until(lambda: terminal.shows(rf"● running +process {pipeline.pid}"))
                 bigquery_client(settings.project_id, stack).delete_table(table)
-                publisher.publish(settings, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"restarts [1-9]") and terminal.shows("(?s)fact_inventory.*does.*not.*exist"))
-                infra.apply(settings, stack, infra.plan(settings, stack))
-                wait_until(lambda: count_waiting(settings, stack) == 0)
+                infra.apply(target, infra.plan(target))
+                wait_until(lambda: count_waiting(target) == 0)
                 wait_until(lambda: terminal.shows(r"backlog   0 messages") and terminal.shows(r"fact_inventory +[1-9]"))
             finally:
                 pipeline.kill()
@@ -364,7 +367,7 @@ class TestBesideAPipeline:
             wait_until(lambda: terminal.shows(r"● gone") and terminal.shows("ecomflow deploy --detach"))
             with running(settings) as anew:
                 wait_until(lambda: terminal.shows(rf"● running +process {anew.pid}") and terminal.shows("received .* 0 events"))
-                publisher.publish(settings, stack, rounds.generate(3, seed=2, now=datetime.now(UTC)))
+                publisher.publish(target, rounds.generate(3, seed=2, now=datetime.now(UTC)))
                 wait_until(lambda: terminal.shows(r"received .* 18 events"))
             wait_until(lambda: terminal.shows(r"● drained"))
             assert not any("/s" in frame and re.search(r"-\d", frame) for frame in terminal.frames)

@@ -18,8 +18,8 @@ from ecomflow.contract.generated import compiled as compiled_source
 from ecomflow.contract.nesting import MAX_DEPTH
 from ecomflow.contract.times import Unreadable, moments, read_moment
 from ecomflow.contract.unknown import MAX_LEARNED
-from tests.support.compiled import SHOP, compiled, contract_of, only_letter
-from tests.support.contract import NOW, Body, encoded, inventory, item, message, number, order, property_test
+from tests.support.compiled import compiled, contract_of, only_letter
+from tests.support.contract import NOW, SHOP, Body, encoded, inventory, item, message, number, order, property_test
 
 
 def refund(**changes: Any) -> Body:

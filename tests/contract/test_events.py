@@ -1,4 +1,4 @@
-"""The contract, field by field: which values of an event are taken, and with which words the others are refused."""
+"""The shop's contracts, field by field: which values of an event are taken, and with which words the others are refused."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
-from ecomflow.contract.events import EVENT_DECODER, Order, event_id_of
+from ecomflow.contract.events import event_id_of
 from ecomflow.generator.editing import path_of, replaced, without
 from tests.support.contract import (
     DATE_RULE,
@@ -29,8 +30,13 @@ from tests.support.contract import (
 
 Keys = tuple[str | int, ...]
 
-# What an object, an array, ... is called in an error, and a value of that JSON type.
+# A value of each JSON type, and how it is shown in an error.
 OTHERS: dict[str, Any] = {"null": None, "bool": True, "int": 7, "number": number("7.5"), "str": "7", "array": [], "object": {}}
+SHOWN = {"null": "null", "bool": "true", "int": "7", "number": "7.5", "str": "'7'", "array": "an empty array", "object": "object"}
+# The same of a personal field.
+HIDDEN = {**SHOWN, **dict.fromkeys(("int", "number"), "a number that is personal and not shown")}
+HIDDEN["str"] = "a string that is personal and not shown"
+PERSONAL = {"customer_name", "street", "ip_address", "user_agent"}
 
 # Every required field by its place, and how an error names what it must be.
 REQUIRED: dict[str, dict[Keys, str]] = {
@@ -88,6 +94,11 @@ def shown_id(value: Any) -> str | None:
     return path_of(value) if isinstance(value, tuple) else None
 
 
+def shown_at(keys: Keys) -> dict[str, str]:
+    """How ``OTHERS`` are shown at this place."""
+    return HIDDEN if keys[-1] in PERSONAL else SHOWN
+
+
 def errors_of(kind: str, keys: Keys, values: dict[str, Any]) -> dict[str, str]:
     """The error for each of ``values`` at ``keys``, by the value's name."""
     return {name: refusal_of(replaced(VALID[kind](), keys, value)).error for name, value in values.items()}
@@ -110,23 +121,20 @@ class TestRequiredFields:
     def test_every_other_json_type_is_refused(self, kind: str, keys: Keys) -> None:
         """Null and each JSON type but the right one are refused, and the error says what stood there."""
         expected = REQUIRED[kind][keys]
-        right = {"money": {"int", "number"}, "datetime": {"str"}, "object": {"object"}, "array": {"array"}}.get(
-            expected, {expected}
-        )
+        right = {"money": {"int", "number"}, "datetime": {"str"}}.get(expected, {expected})
         wrong = {name: value for name, value in OTHERS.items() if name not in right}
-        if expected == "money":
-            shown = {"null": "null", "bool": "true", "str": "'7'", "array": "array", "object": "object"}
-            sentences = {name: f"{path_of(keys)}: {MONEY_RULE}, got {shown[name]}" for name in wrong}
-        else:
-            sentences = {name: f"{path_of(keys)}: expected {expected}, got {name}" for name in wrong}
-        assert errors_of(kind, keys, wrong) == sentences
+        enum = ENUMS[kind].get(keys)
+        plain = f"expected one of {enum}" if enum else f"expected {expected}"
+        rule = {"money": MONEY_RULE, "datetime": TIME_RULE}.get(expected, plain)
+        assert errors_of(kind, keys, wrong) == {name: f"{path_of(keys)}: {rule}, got {shown_at(keys)[name]}" for name in wrong}
 
     @pytest.mark.parametrize(("kind", "keys"), TEXT_FIELDS, ids=shown_id)
     def test_an_empty_text_is_refused(self, kind: str, keys: Keys) -> None:
         """A required text is not empty; where the text must be one of a list, that is what the error says."""
         enum = ENUMS[kind].get(keys)
-        sentence = f"expected one of {enum}, got ''" if enum else "expected str of length >= 1"
-        assert rejection(replaced(VALID[kind](), keys, "")) == ("contract_violation", f"{path_of(keys)}: {sentence}")
+        rule = f"expected one of {enum}" if enum else "expected str of length >= 1"
+        shown = HIDDEN["str"] if keys[-1] in PERSONAL else "''"
+        assert rejection(replaced(VALID[kind](), keys, "")) == ("contract_violation", f"{path_of(keys)}: {rule}, got {shown}")
 
 
 @pytest.mark.parametrize(("kind", "keys", "names"), ENUM_FIELDS, ids=shown_id)
@@ -147,7 +155,7 @@ class TestEnumerations:
     def test_a_long_name_is_cut_in_the_error(self, kind: str, keys: Keys, names: str) -> None:
         """The error stays readable; the payload still holds the whole."""
         letter = refusal_of(replaced(VALID[kind](), keys, "x" * 10_000))
-        assert letter.error == f"{path_of(keys)}: expected one of {names}, got '{'x' * 55}...'"
+        assert letter.error == f"{path_of(keys)}: expected one of {names}, got '{'x' * 56}..."
         assert "x" * 10_000 in letter.payload
 
 
@@ -162,7 +170,7 @@ class TestOptionalFields:
     def test_a_value_that_is_no_text_is_refused(self, kind: str, field: str) -> None:
         """Optional is not arbitrary."""
         wrong = {name: value for name, value in OTHERS.items() if name not in ("str", "null")}
-        assert errors_of(kind, (field,), wrong) == {name: f"$.{field}: expected str | null, got {name}" for name in wrong}
+        assert errors_of(kind, (field,), wrong) == {name: f"$.{field}: expected str | null, got {HIDDEN[name]}" for name in wrong}
 
 
 TIMES = [pytest.param(kind, "order_date" if kind == "order" else "timestamp", id=kind) for kind in TYPES]
@@ -184,10 +192,13 @@ class TestTimes:
             # RFC 3339 lets a small t and z, and a blank for the T.
             ("2025-12-01t10:15:30z", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
             ("2025-12-01 10:15:30Z", datetime(2025, 12, 1, 10, 15, 30, tzinfo=UTC)),
-            # Finer than a microsecond is rounded to the nearest, which may be tomorrow.
+            # ISO 8601 lets an offset without a colon, and one of whole hours.
+            ("2025-12-01T10:15:30+0130", datetime(2025, 12, 1, 8, 45, 30, tzinfo=UTC)),
+            ("2025-12-01T10:15:30-02", datetime(2025, 12, 1, 12, 15, 30, tzinfo=UTC)),
+            # Finer than a microsecond is cut: the end of a day stays in its day.
             ("2025-12-01T10:15:30.1234564Z", datetime(2025, 12, 1, 10, 15, 30, 123_456, tzinfo=UTC)),
-            ("2025-12-01T10:15:30.1234566Z", datetime(2025, 12, 1, 10, 15, 30, 123_457, tzinfo=UTC)),
-            ("2025-12-01T23:59:59.9999999Z", datetime(2025, 12, 2, tzinfo=UTC)),
+            ("2025-12-01T10:15:30.1234566Z", datetime(2025, 12, 1, 10, 15, 30, 123_456, tzinfo=UTC)),
+            ("2025-12-01T23:59:59.9999999Z", datetime(2025, 12, 1, 23, 59, 59, 999_999, tzinfo=UTC)),
         ],
     )
     def test_it_is_stored_in_utc(self, kind: str, field: str, text: str, utc: datetime) -> None:
@@ -203,13 +214,12 @@ class TestTimes:
             "2025-12-01T10:15:30.5",
             "2025-12-01",
             "2025-12-01T10:15Z",
-            "2025-12-01T10:15:30+02",
+            "2025-12-01T10:15:30+2",
             "2025-12-01T10:15:30+24:00",
             "2025-12-01T10:15:30,5Z",
             "2025-12-01T10:15:30.Z",
             "20251201T101530Z",
             "2025-12-01T10:15:30Z ",
-            "2025-12-01T23:59:60Z",
             "2025-12-01T24:00:00Z",
             "2025-02-29T10:00:00Z",
             "2025-13-01T10:00:00Z",
@@ -221,25 +231,39 @@ class TestTimes:
         ],
     )
     def test_anything_else_is_refused(self, kind: str, field: str, text: str) -> None:
-        """No offset, no time, a leap second, a day that is not in the calendar: each is a contract violation."""
-        assert rejection(VALID[kind](**{field: text})) == ("contract_violation", f"$.{field}: {TIME_RULE}")
+        """No offset, no time, a day that is not in the calendar: each is a contract violation."""
+        assert rejection(VALID[kind](**{field: text})) == ("contract_violation", f"$.{field}: {TIME_RULE}, got {text!r}")
+
+    def test_a_leap_second_is_out_of_range(self, kind: str, field: str) -> None:
+        """A moment by RFC 3339 that no TIMESTAMP holds."""
+        assert rejection(VALID[kind](**{field: "2025-12-01T23:59:60Z"})) == (
+            "out_of_range",
+            f"$.{field}: expected a second from 0 to 59, for a TIMESTAMP has no leap seconds, got '2025-12-01T23:59:60Z'",
+        )
 
     @pytest.mark.parametrize(
-        ("text", "shown"),
+        "text",
         [
-            ("2015-12-09T23:59:59.999999Z", "2015-12-09T23:59:59.999999+00:00"),
-            ("2015-12-10T00:00:00+00:01", "2015-12-10T00:00:00+00:01"),
-            ("2026-12-11T00:00:00Z", "2026-12-11T00:00:00+00:00"),
-            ("2026-12-10T23:59:59-00:01", "2026-12-10T23:59:59-00:01"),
-            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"),
-            ("0001-01-01T00:00:00+02:00", "0001-01-01T00:00:00+02:00"),
-            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59+00:00"),
-            ("9999-12-31T23:59:59-02:00", "9999-12-31T23:59:59-02:00"),
+            "2015-12-09T23:59:59.999999Z",
+            "2015-12-10T00:00:00+00:01",
+            "2026-12-11T00:00:00Z",
+            "2026-12-10T23:59:59-00:01",
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59.9999999Z",
         ],
     )
-    def test_a_date_that_no_partition_takes_is_out_of_range(self, kind: str, field: str, text: str, shown: str) -> None:
-        """The day before ten years back, the day after a year ahead, and dates whose UTC year has no name."""
-        assert rejection(VALID[kind](**{field: text})) == ("out_of_range", f"$.{field}: {DATE_RULE}, got {shown}")
+    def test_a_date_that_no_partition_takes_is_out_of_range(self, kind: str, field: str, text: str) -> None:
+        """The day before ten years back, the day after a year ahead, and the ends of the calendar."""
+        assert rejection(VALID[kind](**{field: text})) == ("out_of_range", f"$.{field}: {DATE_RULE}, got {text!r}")
+
+    @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00"])
+    def test_a_utc_date_outside_the_calendar_is_out_of_range(self, kind: str, field: str, text: str) -> None:
+        """The first and last hours of the calendar, moved out of it by their offset."""
+        assert rejection(VALID[kind](**{field: text})) == (
+            "out_of_range",
+            f"$.{field}: expected a UTC date of the years 1 to 9999, got {text!r}",
+        )
 
     @pytest.mark.parametrize(
         ("text", "day"),
@@ -257,28 +281,26 @@ class TestTimes:
 
 
 class TestOrder:
-    def test_a_struct_holds_what_the_bytes_say(self) -> None:
-        """Decoding gives typed values: exact money, an aware time, items in order."""
-        decoded = EVENT_DECODER.decode(message(order()).data)
-        assert isinstance(decoded, Order)
-        assert [one.product_id for one in decoded.items] == ["P-1", "P-2"]
-        assert (str(decoded.items[0].price), decoded.items[1].price, str(decoded.total_amount)) == ("19.90", 5, "44.80")
-        assert decoded.order_date.utcoffset() is not None
-
     @pytest.mark.parametrize(
         ("changes", "error"),
         [
-            ({"items": []}, "$.items: expected array of length >= 1"),
+            ({"items": []}, "$.items: expected array of length >= 1, got length 0"),
             ({"items": {}}, "$.items: expected array, got object"),
-            ({"items": [item(), item(), item(quantity=0)]}, "$.items[2].quantity: expected int >= 1"),
-            ({"items": [item(quantity=-2)]}, "$.items[0].quantity: expected int >= 1"),
-            ({"items": [item(quantity=2**63)]}, "$.items[0].quantity: expected int <= 9223372036854775807"),
-            ({"items": [item(quantity=-(2**64))]}, "$.items[0].quantity: expected int >= 1"),
-            ({"items": [item(quantity=number("2.0"))]}, "$.items[0].quantity: expected int, got number"),
-            ({"items": [item(quantity=number("1e2"))]}, "$.items[0].quantity: expected int, got number"),
-            ({"items": [item(quantity="2")]}, "$.items[0].quantity: expected int, got str"),
-            ({"items": [item(quantity=number("1" * 5000))]}, "$.items[0].quantity: expected int <= 9223372036854775807"),
-            ({"items": [item(quantity=number("-" + "1" * 5000))]}, "$.items[0].quantity: expected int >= 1"),
+            ({"items": [item(), item(), item(quantity=0)]}, "$.items[2].quantity: expected int >= 1, got 0"),
+            ({"items": [item(quantity=-2)]}, "$.items[0].quantity: expected int >= 1, got -2"),
+            (
+                {"items": [item(quantity=2**63)]},
+                "$.items[0].quantity: expected int <= 9223372036854775807, got 9223372036854775808",
+            ),
+            ({"items": [item(quantity=-(2**64))]}, "$.items[0].quantity: expected int >= 1, got -18446744073709551616"),
+            ({"items": [item(quantity=number("2.0"))]}, "$.items[0].quantity: expected int, got 2.0"),
+            ({"items": [item(quantity=number("1e2"))]}, "$.items[0].quantity: expected int, got 1E+2"),
+            ({"items": [item(quantity="2")]}, "$.items[0].quantity: expected int, got '2'"),
+            (
+                {"items": [item(quantity=number("1" * 5000))]},
+                f"$.items[0].quantity: expected int <= 9223372036854775807, got {'1' * 57}...",
+            ),
+            ({"items": [item(quantity=number("-" + "1" * 5000))]}, f"$.items[0].quantity: expected int >= 1, got -{'1' * 56}..."),
             ({"items": [item(), item(price=number("-0.01"))]}, f"$.items[1].price: {MONEY_RULE}, got -0.01"),
             ({"total_amount": number("-1")}, f"$.total_amount: {MONEY_RULE}, got -1"),
         ],
@@ -305,24 +327,23 @@ class TestInventory:
     @pytest.mark.parametrize(
         ("change", "error"),
         [
-            (0, "expected int other than 0, got 0"),
-            (number("-0"), "expected int other than 0, got 0"),
-            (number("-3.0"), "expected int, got number"),
-            (number("1e1"), "expected int, got number"),
-            (2**63, "expected int <= 9223372036854775807"),
-            (-(2**63) - 1, "expected int >= -9223372036854775808"),
-            (number("9" * 100), "expected int <= 9223372036854775807"),
-            (number("-" + "9" * 5000), "expected int >= -9223372036854775808"),
+            (number("-3.0"), "expected int, got -3.0"),
+            (number("1e1"), "expected int, got 1E+1"),
+            (2**63, "expected int <= 9223372036854775807, got 9223372036854775808"),
+            (-(2**63) - 1, "expected int >= -9223372036854775808, got -9223372036854775809"),
+            (number("9" * 100), f"expected int <= 9223372036854775807, got {'9' * 57}..."),
+            (number("-" + "9" * 5000), f"expected int >= -9223372036854775808, got -{'9' * 56}..."),
         ],
     )
-    def test_a_change_of_nothing_or_beyond_64_bits_is_refused(self, change: Any, error: str) -> None:
-        """The quantity is a whole number other than 0 that an INT64 column holds."""
+    def test_a_change_beyond_64_bits_is_refused(self, change: Any, error: str) -> None:
+        """The quantity is a whole number that an INT64 column holds."""
         assert rejection(inventory(quantity_change=change)) == ("contract_violation", f"$.quantity_change: {error}")
 
-    @pytest.mark.parametrize("change", [1, -1, 2**63 - 1, -(2**63)])
-    def test_any_other_change_is_taken(self, change: int) -> None:
-        """Stock goes in and out, up to the bounds of 64 bits."""
-        assert rows_of(inventory(quantity_change=change))["fact_inventory"][0]["quantity_change"] == change
+    @pytest.mark.parametrize("change", [0, number("-0"), 1, -1, 2**63 - 1, -(2**63)])
+    def test_any_other_change_is_taken(self, change: Any) -> None:
+        """Stock goes in, out, or nowhere, up to the bounds of 64 bits."""
+        moved = 0 if isinstance(change, msgspec.Raw) else change
+        assert rows_of(inventory(quantity_change=change))["fact_inventory"][0]["quantity_change"] == moved
 
 
 class TestUserActivity:
@@ -334,7 +355,7 @@ class TestUserActivity:
     @pytest.mark.parametrize("address", ["", "1.2.3", "999.10.20.30", "192.0.2.1/24", "fe80::1%eth0", "localhost", "1.2.3.4\0"])
     def test_any_other_text_is_refused(self, address: str) -> None:
         """A name, a network, a zone, a missing part, a NUL byte: none is an address."""
-        error = f"$.ip_address: expected IPv4 or IPv6 address, got {address!r}"
+        error = f"$.ip_address: expected IPv4 or IPv6 address, got {HIDDEN['str']}"
         assert rejection(activity(ip_address=address)) == ("contract_violation", error)
 
     def test_a_user_agent_may_be_empty(self) -> None:

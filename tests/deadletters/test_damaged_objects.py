@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
+from ecomflow.gcp.target import Target
 from tests.support.cli import ecomflow
 from tests.support.dead_letters import held, names, store
 
@@ -33,19 +34,19 @@ def check(settings: Settings, name: str, why: str) -> None:
         assert why in result.stderr
 
 
-def test_changed_content(provisioned: Settings, stack: Endpoints, stack_folder: Path) -> None:
+def test_changed_content(provisioned: Settings, stack_folder: Path, target: Target) -> None:
     """Nothing in it can be believed."""
-    name = store(provisioned, stack, [held(987654321)], "one")
-    store(provisioned, stack, [held(987654323)], "two")
+    name = store(target, [held(987654321)], "one")
+    store(target, [held(987654323)], "two")
     path = content_of("E-987654321", stack_folder)
     path.write_bytes(path.read_bytes().replace(b"on_hold", b"on_fold"))
     check(provisioned, name, "its content does not match its checksum")
 
 
-def test_missing_content(provisioned: Settings, stack: Endpoints, stack_folder: Path) -> None:
+def test_missing_content(provisioned: Settings, stack_folder: Path, target: Target) -> None:
     """No 404 of it is taken for the bucket's; it can be deleted."""
-    name = store(provisioned, stack, [held(987654322)], "one")
-    store(provisioned, stack, [held(987654323)], "two")
+    name = store(target, [held(987654322)], "one")
+    store(target, [held(987654323)], "two")
     content_of("E-987654322", stack_folder).unlink()
     check(provisioned, name, "its content is missing")
-    assert name in names(provisioned, stack, "dlq/")
+    assert name in names(target, "dlq/")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from ecomflow import sql
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import carry_out
 from ecomflow.infra.differences import Step, plan_step
-from ecomflow.infra.observe import bigquery_for, observe_dead_letters
+from ecomflow.infra.observe import observe_dead_letters
 from ecomflow.infra.resources import ExternalTable, dead_letters_table
 from tests.support.cli import ecomflow
 
@@ -45,12 +46,11 @@ class TestStep:
 
 @pytest.mark.stack
 class TestLocally:
-    def test_the_emulator_makes_another_table_of_it(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_emulator_makes_another_table_of_it(self, provisioned: Settings, target: Target) -> None:
         """It takes the statement, but the table reads no object: so the local stack goes without."""
         wanted = dead_letters_table(provisioned)
-        carry_out(Step("external table", wanted.name, "create"), provisioned, stack)
-        client = bigquery_for(provisioned, stack)
-        assert observe_dead_letters(provisioned, stack, client) == ExternalTable(wanted.name, (), ())
+        carry_out(Step("external table", wanted.name, "create"), target)
+        assert observe_dead_letters(target) == ExternalTable(wanted.name, (), ())
 
     def test_up_says_so(self, provisioned: Settings, tmp_path: Path) -> None:
         """One line, before the summary."""

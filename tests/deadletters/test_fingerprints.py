@@ -29,7 +29,7 @@ class TestFingerprint:
             (order(items=[]), "$.items", "expected array of length >= 1"),
             (order(total_amount="12"), "$.total_amount", "expected number >= 0 with at most 29 integer and 9 decimal digits"),
             (order(order_date="1999-01-01T00:00:00Z"), "$.order_date", "expected a UTC date from <date> to <date>"),
-            (inventory(quantity_change=0), "$.quantity_change", "expected int other than 0"),
+            (inventory(quantity_change="x"), "$.quantity_change", "expected int"),
             ({"event_type": "refund"}, "$.event_type", "expected one of order, inventory, user_activity"),
             (b'{"event_type": "ord', "$", "expected a JSON object in UTF-8"),
         ],

@@ -20,12 +20,13 @@ from google.cloud import bigquery
 
 from ecomflow import sql
 from ecomflow.config import DataflowSettings, Endpoints, Settings
-from ecomflow.contract.facts import SCHEMAS
 from ecomflow.doctor import Check, access, checks, preflight, probe, require
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
-from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.clients import publisher_client, storage_client, subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.infra.roles import job_grants
 from tests.support.cli import ecomflow
+from tests.support.contract import FACT_TABLES
 from tests.support.fronts import GrpcFront, HttpFront, Refuse
 from tests.support.infra import Google
 
@@ -39,8 +40,8 @@ def failures(found: tuple[Check, ...]) -> dict[str, Check]:
     return {check.name: check for check in found if not check.ok}
 
 
-def run(statement: str, settings: Settings, stack: Endpoints) -> None:
-    bigquery_client(settings.project_id, stack).query(statement.replace("DATASET", settings.dataset_id)).result()
+def run(statement: str, target: Target) -> None:
+    target.bigquery.query(statement.replace("DATASET", target.settings.dataset_id)).result()
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class TestRequire:
         require([Check("a", True, "fine"), Check("b", True, "Not checked: x.", checked=False)])
 
     def test_first_failure(self) -> None:
-        """The first failure gives class, exit code and sentence; the others are named, and every remedy is told once."""
+        """The first failure gives class, exit code and sentence; the others are named, and every remedy is given once."""
         wrong = [
             Check("a", True, "fine"),
             Check("topic t", False, "It does not exist.", "Run: ecomflow infra up", 3),
@@ -100,9 +101,9 @@ class TestSideBySide:
 class TestPreflight:
     """On the local services."""
 
-    def test_complete(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_complete(self, provisioned: Settings, target: Target) -> None:
         """With everything there every line passes, a line for each resource, and nothing is asked of Google."""
-        found = preflight(provisioned, stack, for_dataflow=False)
+        found = preflight(target, for_dataflow=False)
         assert failures(found) == {}
         assert [check.name for check in found[:3]] == [
             f"topic {provisioned.topic}",
@@ -111,33 +112,33 @@ class TestPreflight:
         ]
         assert len(found) == 16
 
-    def test_nothing_there(self, settings: Settings, stack: Endpoints) -> None:
+    def test_nothing_there(self, target: Target) -> None:
         """With nothing there every line says what makes it."""
-        found = preflight(settings, stack, for_dataflow=False)
+        found = preflight(target, for_dataflow=False)
         assert {(check.ok, check.message, check.remedy, check.exit_code) for check in found} == {
             (False, "It does not exist.", "Run: ecomflow infra up", 3)
         }
 
-    def test_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
-        """Each line that is not as it should be says how, and what mends it: infra up, or more where that can't."""
-        run("DROP VIEW `DATASET.fact_order_unique`", provisioned, stack)
-        run("DROP TABLE `DATASET.fact_inventory`", provisioned, stack)
-        ddl = sql.table_ddl("fact_inventory", provisioned.dataset_id)
-        run(ddl.replace("quantity_change     INT64", "quantity_change     STRING"), provisioned, stack)
+    def test_drifted(self, provisioned: Settings, target: Target) -> None:
+        """Each line that is not as it should be says how, and what fixes it: infra up, or something else where that can't."""
+        run("DROP VIEW `DATASET.fact_order_unique`", target)
+        run("DROP TABLE `DATASET.fact_inventory`", target)
+        ddl = sql.table_ddl(FACT_TABLES["fact_inventory"], provisioned.dataset_id)
+        run(ddl.replace("quantity_change     INT64", "quantity_change     STRING"), target)
         moved = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
-        found = failures(preflight(moved, stack, for_dataflow=False))
-        told = {name: (check.message, check.exit_code) for name, check in found.items()}
-        assert told == {
+        found = failures(preflight(Target(moved, target.endpoints), for_dataflow=False))
+        expected = {name: (check.message, check.exit_code) for name, check in found.items()}
+        assert expected == {
             f"subscription {moved.subscription}": ("Ack_deadline_seconds is 10, expected 60.", 2),
             "table fact_inventory": ("Column quantity_change is STRING NOT NULL, expected INT64 NOT NULL.", 6),
             "view fact_order_unique": ("It does not exist.", 3),
         }
         assert "copy the rows of" in str(found["table fact_inventory"].remedy)
 
-    def test_subscription_of_another_topic(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_subscription_of_another_topic(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """A subscription to another topic, or to none any more, is named with what to do."""
         publisher_client(stack).delete_topic(topic=provisioned.topic_path)
-        found = failures(preflight(provisioned, stack, for_dataflow=False))
+        found = failures(preflight(target, for_dataflow=False))
         subscription = found[f"subscription {provisioned.subscription}"]
         assert subscription.message.startswith("Topic is _deleted")
         assert subscription.message.endswith(f", expected {provisioned.topic_path}.")
@@ -148,13 +149,13 @@ class TestPreflight:
         monkeypatch.setattr(checks, "PREFLIGHT_SECONDS", 2.0)
         begun = time.monotonic()
         with silent() as host:
-            found = preflight(provisioned, msgspec.structs.replace(stack, storage=f"http://{host}"), for_dataflow=False)
+            found = preflight(Target(provisioned, msgspec.structs.replace(stack, storage=f"http://{host}")), for_dataflow=False)
         assert time.monotonic() - begun < 4
         assert {name: check.exit_code for name, check in failures(found).items()} == {f"bucket {provisioned.bucket}": 4}
 
     def test_a_service_that_is_not_there(self, provisioned: Settings, stack: Endpoints) -> None:
-        """A service that refuses connections is told with where it should be, within seconds."""
-        found = failures(preflight(provisioned, msgspec.structs.replace(stack, pubsub="127.0.0.1:1"), for_dataflow=False))
+        """A service that refuses connections is reported with its address, within seconds."""
+        found = failures(preflight(Target(provisioned, msgspec.structs.replace(stack, pubsub="127.0.0.1:1")), for_dataflow=False))
         assert {check.exit_code for check in found.values()} == {4}
         assert len(found) == 4
         assert "Pub/Sub at 127.0.0.1:1 does not answer" in next(iter(found.values())).message
@@ -174,11 +175,11 @@ def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Google, Endpoints]
 
 
 def access_of(endpoints: Endpoints, for_dataflow: bool, settings: Settings = PROJECT) -> list[Check]:
-    return list(checks.side_by_side(access.lines(settings, endpoints, for_dataflow), 10))
+    return list(checks.side_by_side(access.lines(Target(settings, endpoints), for_dataflow), 10))
 
 
 class TestAccess:
-    """Roles and permissions, as a stub of Google tells them."""
+    """Roles and permissions, as a stub of Google reports them."""
 
     def test_a_job_without_roles(self, google: tuple[Google, Endpoints]) -> None:
         """Each role that is seen nowhere is a line with the reason and the command that grants it."""
@@ -243,17 +244,17 @@ class TestAccess:
         assert project.message == "Not checked: cloudresourcemanager.googleapis.com is not enabled in project 4242."
 
     @pytest.mark.parametrize(
-        ("bindings", "told"),
+        ("bindings", "expected"),
         [
             ([("projects/p/roles/mine", f"serviceAccount:{ACCOUNT}")], "projects/p/roles/mine"),
             ([("roles/pubsub.editor", "group:jobs@example.com")], "group:jobs@example.com"),
         ],
     )
-    def test_roles_that_cannot_be_told(self, bindings: list[tuple[str, str]], told: str) -> None:
+    def test_roles_that_are_unknown(self, bindings: list[tuple[str, str]], expected: str) -> None:
         """A custom role of the account, or a group with a sufficient role, may be what is wanted: that is said, not guessed."""
         found = access.judge(job_grants(PROJECT)[0], ACCOUNT, [access.Binding(*binding) for binding in bindings])
         assert (found.ok, found.checked) == (True, False)
-        assert told in found.message
+        assert expected in found.message
 
     def test_the_pipeline_on_this_machine(self, google: tuple[Google, Endpoints]) -> None:
         """The local engine works as whoever runs it: what that account may do is asked, and the missing permission is named."""
@@ -267,11 +268,11 @@ class TestAccess:
         assert tables.message == "This account lacks bigquery.tables.updateData."
         assert tables.remedy == "Grant it roles/bigquery.dataEditor on dataset ecomflow."
         assert bucket.message == "This account lacks storage.objects.list, storage.buckets.get."
-        expected = "Grant it roles/storage.objectUser and roles/storage.bucketViewer on bucket test-project-ecomflow."
+        expected = "Grant it roles/storage.objectViewer and roles/storage.bucketViewer on bucket test-project-ecomflow."
         assert bucket.remedy == expected
 
     def test_a_service_account_that_is_not_there(self, google: tuple[Google, Endpoints]) -> None:
-        """It is told as the setting to correct."""
+        """The error names the setting to correct."""
         google[0].missing = (f"{ACCOUNT}:testIamPermissions",)
         found = {check.name: check for check in access_of(google[1], for_dataflow=True)}
         line = found["acting as the job's service account"]
@@ -282,13 +283,13 @@ class TestAccess:
         """Where every service is an emulator nothing is asked of anybody."""
         host = "http://127.0.0.1:1"
         everywhere = Endpoints(pubsub="127.0.0.1:1", storage=host, bigquery=host, bigquery_storage="127.0.0.1:1", dataflow=host)
-        assert access.lines(PROJECT, everywhere, for_dataflow=True) == []
+        assert access.lines(Target(PROJECT, everywhere), for_dataflow=True) == []
 
     def test_disabled_apis(self, google: tuple[Google, Endpoints]) -> None:
         """The disabled APIs are named with the command that enables them; those of Dataflow only where Dataflow is meant."""
         stub, endpoints = google
         stub.enabled -= {"dataflow.googleapis.com", "bigquerystorage.googleapis.com"}
-        (_, job), (_, local) = (checks._api_lines(PROJECT, endpoints, for_dataflow)[0] for for_dataflow in (True, False))
+        (_, job), (_, local) = (checks._api_lines(Target(PROJECT, endpoints), for_dataflow)[0] for for_dataflow in (True, False))
         with pytest.raises(AccessError) as caught:
             job()
         command = "gcloud services enable dataflow.googleapis.com bigquerystorage.googleapis.com --project test-project"
@@ -318,8 +319,8 @@ class TestSample:
 
     def test_row(self) -> None:
         """Each type has a value that a detour over a float, another zone or whole seconds would change; NULL where it may be."""
-        row = probe.sample_row(SCHEMAS["fact_order"], self.NOW)
-        assert list(row) == SCHEMAS["fact_order"].names
+        row = probe.sample_row(FACT_TABLES["fact_order"], self.NOW)
+        assert list(row) == [column.name for column in FACT_TABLES["fact_order"].columns]
         assert row["customer_name"] is None
         assert row["order_timestamp"] == self.NOW
         assert row["order_date"] == self.NOW.date()
@@ -327,7 +328,7 @@ class TestSample:
         assert row["price"] == Decimal("12345678901234567890123456789.123456789")
 
     @pytest.mark.parametrize(
-        ("read", "told"),
+        ("read", "expected"),
         [
             ({"a": 1, "b": None}, []),
             ({"a": 1.0, "b": None}, ["a: wrote 1, read 1.0"]),
@@ -336,20 +337,20 @@ class TestSample:
             ({"a": 1, "b": None, "c": 2}, ["c: wrote 'no column', read 2"]),
         ],
     )
-    def test_differences(self, read: dict[str, Any], told: list[str]) -> None:
-        """A value of another type, another NULL, and a column too few or too many are all told."""
-        assert probe.differences({"a": 1, "b": None}, read) == told
+    def test_differences(self, read: dict[str, Any], expected: list[str]) -> None:
+        """A value of another type, another NULL, and a column too few or too many are all reported."""
+        assert probe.differences({"a": 1, "b": None}, read) == expected
 
 
-def leftovers(settings: Settings, stack: Endpoints) -> list[str]:
+def leftovers(target: Target) -> list[str]:
     """Whatever in the services has a probe's name."""
-    client = bigquery_client(settings.project_id, stack)
-    tables = [table.table_id for table in client.list_tables(settings.dataset_id)]
-    blobs = [blob.name for blob in storage_client(settings.project_id, stack).list_blobs(settings.bucket_name)]
-    project = f"projects/{settings.project_id}"
-    with subscriber_client(stack) as subscriber:
+    client = target.bigquery
+    tables = [table.table_id for table in client.list_tables(target.settings.dataset_id)]
+    blobs = [blob.name for blob in target.storage.list_blobs(target.settings.bucket_name)]
+    project = f"projects/{target.settings.project_id}"
+    with subscriber_client(target.endpoints) as subscriber:
         subscriptions = [found.name for found in subscriber.list_subscriptions(project=project)]
-    topics = [found.name for found in publisher_client(stack).list_topics(project=project)]
+    topics = [found.name for found in target.publisher.list_topics(project=project)]
     return [name for name in [*tables, *blobs, *subscriptions, *topics] if "probe" in name]
 
 
@@ -357,59 +358,61 @@ def leftovers(settings: Settings, stack: Endpoints) -> list[str]:
 class TestProbe:
     """On the local services."""
 
-    def test_all_well(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_all_well(self, provisioned: Settings, target: Target) -> None:
         """A row of each table, a message and an object come back as they were written, each with its time; nothing is left."""
-        found = probe.probe(provisioned, stack)
+        found = probe.probe(target)
         assert failures(found) == {}
         assert [check.name for check in found] == [*(f"rows of {table}" for table in sql.TABLES), "a message", "an object"]
         assert all(check.seconds is not None and 0 < check.seconds < 30 for check in found)
-        assert leftovers(provisioned, stack) == []
+        assert leftovers(target) == []
 
     def test_a_warehouse_that_changes_values(
-        self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch
+        self, provisioned: Settings, monkeypatch: pytest.MonkeyPatch, target: Target
     ) -> None:
-        """A value that comes back otherwise is told by its column, what was written and what was read; the table is removed."""
+        """A value that comes back different is reported with its column and both values; the table is removed."""
         append = probe._append
 
         def rounded(row: Any, schema: Any, name: str, *where: Any) -> None:
             append({**row, **({"quantity_change": 2**53} if "quantity_change" in row else {})}, schema, name, *where)
 
         monkeypatch.setattr(probe, "_append", rounded)
-        found = failures(probe.probe(provisioned, stack))
+        found = failures(probe.probe(target))
         assert list(found) == ["rows of fact_inventory"]
         assert "quantity_change: wrote 9007199254740993, read 9007199254740992." in found["rows of fact_inventory"].message
         assert found["rows of fact_inventory"].exit_code == 6
-        assert leftovers(provisioned, stack) == []
+        assert leftovers(target) == []
 
-    def test_a_bucket_that_is_not_there(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_a_bucket_that_is_not_there(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """What fails is its own line; the rest is tried all the same, and removed."""
         storage_client(provisioned.project_id, stack).bucket(provisioned.bucket).delete()
-        found = failures(probe.probe(provisioned, stack))
+        found = failures(probe.probe(target))
         assert {name: (check.exit_code, check.remedy) for name, check in found.items()} == {
             "an object": (3, "Run: ecomflow infra up")
         }
         storage_client(provisioned.project_id, stack).create_bucket(provisioned.bucket)
-        assert leftovers(provisioned, stack) == []
+        assert leftovers(target) == []
 
-    def test_a_message_that_never_comes(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_message_that_never_comes(self, provisioned: Settings, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
         """A failure half way leaves no topic and no subscription behind."""
         monkeypatch.setattr(probe, "_APPEAR_SECONDS", 0.0)
-        only = probe._probe_messages("probe-lost", provisioned, stack)
+        only = probe._probe_messages("probe-lost", target)
         assert (only.ok, only.exit_code) == (False, 9)
-        assert leftovers(provisioned, stack) == []
+        assert leftovers(target) == []
 
-    def test_an_object_that_is_written_too_soon_again(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_an_object_that_is_written_too_soon_again(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Cloud Storage takes one write a second to one name and answers 429 to more: it is tried again."""
         assert stack.storage is not None
         answers = deque([None, 429, 429])  # the first upload is taken, the second try to write over it is not answered yet
         front = HttpFront(stack.storage)
         front.plan = lambda method, path: answers.popleft() if method == "POST" and answers else None
         try:
-            only = probe._probe_objects("temp/probe-soon", provisioned, msgspec.structs.replace(stack, storage=front.address))
+            only = probe._probe_objects(
+                "temp/probe-soon", Target(provisioned, msgspec.structs.replace(stack, storage=front.address))
+            )
         finally:
             front.close()
         assert (only.ok, list(answers)) == (True, [])
-        assert leftovers(provisioned, stack) == []
+        assert leftovers(target) == []
 
     @pytest.mark.parametrize(
         ("code", "words"),
@@ -428,7 +431,7 @@ class TestProbe:
         front.plan = lambda method, _: refusals.popleft() if method == "AppendRows" and refusals else None
         endpoints = msgspec.structs.replace(stack, bigquery_storage=front.address)
         try:
-            only = probe._probe_table("fact_inventory", "probe_new", datetime.now(UTC), provisioned, endpoints)
+            only = probe._probe_table("fact_inventory", "probe_new", datetime.now(UTC), Target(provisioned, endpoints))
         finally:
             front.close()
         assert (only.ok, only.message, len(refusals)) == (
@@ -437,7 +440,7 @@ class TestProbe:
             0,
         )
 
-    def test_what_cannot_be_removed(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_cannot_be_removed(self, provisioned: Settings, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
         """A removal that fails is a failure with the name of what is left."""
 
         def refuse(*_: object, **__: object) -> None:
@@ -445,10 +448,10 @@ class TestProbe:
 
         with monkeypatch.context() as patched:
             patched.setattr(bigquery.Client, "delete_table", refuse)
-            found = probe._probe_table("fact_order", "probe_stuck", TestSample.NOW, provisioned, stack)
+            found = probe._probe_table("fact_order", "probe_stuck", TestSample.NOW, target)
         assert not found.ok
         assert "The probe's table probe_stuck could not be removed: BigQuery" in found.message
-        assert leftovers(provisioned, stack) == ["probe_stuck"]
+        assert leftovers(target) == ["probe_stuck"]
 
 
 @pytest.mark.stack
@@ -461,9 +464,9 @@ class TestCommand:
         assert len(found) == 23
         assert {check["ok"] for check in found} == {True}
 
-    def test_a_failure(self, provisioned: Settings, stack: Endpoints) -> None:
-        """The line that fails stands out with what mends it, and its exit code is the command's."""
-        run("DROP TABLE `DATASET.fact_order_item`", provisioned, stack)
+    def test_a_failure(self, provisioned: Settings, target: Target) -> None:
+        """The line that fails has the fix, and its exit code is the command's."""
+        run("DROP TABLE `DATASET.fact_order_item`", target)
         result = ecomflow("doctor", settings=provisioned)
         assert result.returncode == 3
         lines = result.stdout.splitlines()

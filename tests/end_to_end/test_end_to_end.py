@@ -15,6 +15,7 @@ import pytest
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub.server import read_backlog
 from tests.support import ROOT
@@ -33,15 +34,16 @@ class TestAThousandRounds:
         """All rows and dead letters equal, value by value, what an independent reading of the published events gives."""
         settings = settings_in(tmp_path, provisioned, stack)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        target = Target(settings, stack)
         with running(settings):
             published = ecomflow(
                 "publish", "--n", "1000", "--seed", "7", "--date", str(yesterday), "--json", settings=settings, folder=tmp_path
             )
             assert published.returncode == 0, published.stderr
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            wait_until(lambda: count_waiting(target) == 0)
         events = list(rounds.generate(1000, seed=7, now=datetime.now(UTC), event_date=yesterday))
         assert json.loads(published.stdout)["summary"]["total"] == len(events) == 6000
-        assert_landed(settings, stack, events)
+        assert_landed(target, events)
 
 
 class TestKilledInMidStream:
@@ -49,29 +51,33 @@ class TestKilledInMidStream:
         """Killed three times under load and started again, the pipeline loses nothing; the unique views show each event once."""
         settings = settings_in(tmp_path, provisioned, stack)
         events = list(rounds.generate(3000, seed=11, now=datetime.now(UTC)))
-        publisher.publish(settings, stack, events)
+        target = Target(settings, stack)
+        publisher.publish(target, events)
         for _ in range(3):
-            self.kill_at_work(settings, stack, tmp_path)
+            self.kill_at_work(target, tmp_path)
         with running(settings):
-            wait_until(lambda: count_waiting(settings, stack) == 0, seconds=90)
+            wait_until(lambda: count_waiting(target) == 0, seconds=90)
 
         for table, expected in expected_rows(events).items():
-            found = rows_of(settings, stack, f"{table}_unique")
+            found = rows_of(target, f"{table}_unique")
             assert sorted(found, key=sort_key) == sorted(expected, key=sort_key), table
-        letters = {stored.letter.event_id for stored in store.newest(settings, stack, limit=100_000)}
+        letters = {stored.letter.event_id for stored in store.newest(target, limit=100_000)}
         assert letters == {event.attributes["event_id"] for event in events if event.fault is not None}
 
     @staticmethod
-    def kill_at_work(settings: Settings, stack: Endpoints, folder: Path) -> None:
+    def kill_at_work(target: Target, folder: Path) -> None:
         """Start the pipeline and kill it as soon as it holds messages that it has not acknowledged."""
-        process = start("deploy", settings=settings, log=folder / "pipeline.log")
-        wait_until(lambda: read_backlog(str(stack.pubsub), settings.subscription_path).num_outstanding_messages > 0, seconds=30)
+        process = start("deploy", settings=target.settings, log=folder / "pipeline.log")
+        wait_until(
+            lambda: read_backlog(str(target.endpoints.pubsub), target.settings.subscription_path).num_outstanding_messages > 0,
+            seconds=30,
+        )
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
 
 
 class TestTheReadme:
-    """What the README tells a newcomer to type, typed."""
+    """The commands of the README, as a newcomer types them."""
 
     def test_its_commands_run_in_their_order(self, tmp_path: Path) -> None:
         """Each command under By hand ends well, in a folder of its own, and the answers are there."""
@@ -137,7 +143,7 @@ class TestCommandsOnTheStack:
             second = ecomflow("deploy", settings=settings, folder=tmp_path)
             shown = json.loads(ecomflow("job", "status", "--json", settings=settings, folder=tmp_path).stdout)
         assert second.returncode == 9
-        assert "A pipeline runs already" in second.stderr
+        assert "A pipeline is already running" in second.stderr
         assert (shown["state"], shown["pid"]) == ("running", first.pid)
 
     def test_drain_ends_a_detached_pipeline(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
@@ -145,8 +151,9 @@ class TestCommandsOnTheStack:
         settings = settings_in(tmp_path, provisioned, stack)
         started = ecomflow("deploy", "--detach", settings=settings, folder=tmp_path)
         assert started.returncode == 0, started.stderr
-        publisher.publish(settings, stack, rounds.generate(5, seed=1, now=datetime.now(UTC)))
-        wait_until(lambda: count_waiting(settings, stack) == 0)
+        target = Target(settings, stack)
+        publisher.publish(target, rounds.generate(5, seed=1, now=datetime.now(UTC)))
+        wait_until(lambda: count_waiting(target) == 0)
         drained = ecomflow("job", "drain", settings=settings, folder=tmp_path)
         assert drained.returncode == 0, drained.stderr
         assert re.search(r"received\s+30", drained.stdout)
@@ -158,8 +165,9 @@ class TestCommandsOnTheStack:
         day = date(2025, 12, 1)
         with running(settings):
             events = list(rounds.generate(40, seed=3, now=datetime.now(UTC), event_date=day))
-            publisher.publish(settings, stack, events)
-            wait_until(lambda: count_waiting(settings, stack) == 0)
+            target = Target(settings, stack)
+            publisher.publish(target, events)
+            wait_until(lambda: count_waiting(target) == 0)
         shown = ecomflow(
             "dlq", "inspect", "--stream", "order", "--reason", "contract_violation", "--limit", "100", "--json", settings=settings
         )

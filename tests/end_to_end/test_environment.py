@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
+from ecomflow.gcp.target import Target
 from ecomflow.loopback.proxies import bypass_proxies
 from tests.support.cli import ecomflow, ecomflow_that_obeys
 from tests.support.contract import inventory
@@ -56,9 +57,9 @@ class TestProxies:
         assert outcome["equation"]["adds_up"] is True
 
     @pytest.mark.stack
-    def test_each_command_that_reads(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_each_command_that_reads(self, provisioned: Settings, target: Target) -> None:
         """The bucket, the warehouse, the subscription and the services are reached."""
-        store(provisioned, stack, [letter(inventory(reason="x"), "$.reason: no", event_id="e-1")])
+        store(target, [letter(inventory(reason="x"), "$.reason: no", event_id="e-1")])
         for words, said in (
             (("infra", "plan"), "16 to keep"),
             (("infra", "status"), "ready"),
@@ -73,9 +74,9 @@ class TestProxies:
 
 @pytest.mark.stack
 class TestMutualTls:
-    def test_local_endpoints_are_asked(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_local_endpoints_are_asked(self, provisioned: Settings, target: Target) -> None:
         """With GOOGLE_API_USE_MTLS_ENDPOINT=always a query and the dead letters come from the local services."""
-        store(provisioned, stack, [letter(inventory(reason="x"), "$.reason: no", event_id="e-1")])
+        store(target, [letter(inventory(reason="x"), "$.reason: no", event_id="e-1")])
         for words, said in ((("query", "SELECT 41 + 1 AS answer"), "42"), (("dlq", "inspect"), "e-1"), (("infra", "plan"), "as")):
             result = ecomflow(*words, settings=provisioned, GOOGLE_API_USE_MTLS_ENDPOINT="always")
             assert (result.returncode, said in result.stdout) == (0, True), result.stderr
@@ -84,8 +85,8 @@ class TestMutualTls:
 @pytest.mark.stack
 class TestEncodings:
     @pytest.fixture
-    def shop(self, provisioned: Settings, stack: Endpoints) -> Settings:
-        store(provisioned, stack, [letter(inventory(product_id=NAME), f"$.reason: {NAME}", event_id="e-1")])
+    def shop(self, provisioned: Settings, target: Target) -> Settings:
+        store(target, [letter(inventory(product_id=NAME), f"$.reason: {NAME}", event_id="e-1")])
         return provisioned
 
     @pytest.mark.parametrize(

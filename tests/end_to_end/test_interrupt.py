@@ -20,7 +20,8 @@ import grpc
 import psutil
 import pytest
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Settings
+from ecomflow.gcp.target import Target
 from ecomflow.reconciliation.ledger import read_ledger
 from tests.support.cli import ecomflow, environment
 from tests.support.dead_letters import held, names, store
@@ -128,7 +129,7 @@ class TestNobodyAnswers:
     """A service that hangs holds nobody up."""
 
     def test_publish_says_what_is_not_known(self, tmp_path: Path) -> None:
-        """What was under way without an answer is told, and counted nowhere."""
+        """What was in flight without an answer is reported, and counted nowhere."""
 
         def attempt() -> Ended:
             with stuck_pubsub() as (stuck, host):
@@ -160,7 +161,7 @@ class TestNobodyAnswers:
 
 @pytest.mark.stack
 class TestOnTheStack:
-    def test_publish_counts_what_was_confirmed(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+    def test_publish_counts_what_was_confirmed(self, provisioned: Settings, tmp_path: Path, target: Target) -> None:
         """The summary, the ledger and the subscription agree; a paced run ends in its pause, a fast one in its work."""
         from ecomflow.jobs.backlog import count_waiting
 
@@ -175,7 +176,7 @@ class TestOnTheStack:
 
         ended = attempt()
         summary = json.loads(ended.said[ended.said.index("{") :])["summary"]
-        waiting = count_waiting(provisioned, stack)
+        waiting = count_waiting(target)
         confirmed = [entry for entry in read_ledger(ledger).values() if entry.message_id is not None]
         assert waiting is not None
         assert ended.code == 130
@@ -195,10 +196,10 @@ class TestOnTheStack:
         assert (ended.code, "nothing was changed" in ended.said) == (130, True)
         assert ended.seconds < SOON
 
-    def test_replay_leaves_what_it_had_not_moved(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+    def test_replay_leaves_what_it_had_not_moved(self, provisioned: Settings, tmp_path: Path, target: Target) -> None:
         """A topic that takes nothing: every letter lies where it was, and the command says so."""
         for number in range(8):
-            store(provisioned, stack, [held(number)], str(number))
+            store(target, [held(number)], str(number))
         (tmp_path / "patch.json").write_text('{"status": "returned"}')
 
         def attempt() -> Ended:
@@ -212,7 +213,7 @@ class TestOnTheStack:
         assert ended.code == 130
         assert "0 published, 0 moved to" in ended.said
         assert "Interrupted: the others were not moved" in ended.said
-        assert (len(names(provisioned, stack, "dlq/")), names(provisioned, stack, "replayed/")) == (8, [])
+        assert (len(names(target, "dlq/")), names(target, "replayed/")) == (8, [])
         assert ended.seconds < SOON
 
 

@@ -24,15 +24,17 @@ import pytest
 from rich.console import Console
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import STREAMS, DeadLetter, dead_letter, from_line, original, to_lines
-from ecomflow.contract.decode import decode_messages
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.dead_letter import DeadLetter, dead_letter, from_line, original, to_lines
 from ecomflow.contract.events import Message
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import model
 from ecomflow.deadletters import store
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter, object_name
 from ecomflow.terminal import console
 from ecomflow.terminal.console import show_json
@@ -43,6 +45,7 @@ from tests.support.pipeline import inventory
 
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # of rich's own: colours, the cursor of its spinner
 NOW = datetime.now(UTC).replace(microsecond=0)
+SHOP = shop_contracts()
 
 
 def letter(**changes: Any) -> DeadLetter:
@@ -55,15 +58,14 @@ class TestPaths:
     def test_a_stream_is_one_of_ours(self, name: str) -> None:
         """Whatever type or id a message claims, it goes to a stream whose name we chose."""
         body = json.dumps({"event_type": name}).encode()
-        decoded = decode_messages([Message(body, {"event_id": name}, name, 0)], NOW)
+        decoded = Codec(SHOP).decode([Message(body, {"event_id": name}, name, 0)], NOW)
         assert list(decoded.streams) == ["unknown"]
-        assert set(decoded.streams) <= set(STREAMS)
 
     @pytest.mark.stack
-    def test_an_objects_name_holds_nothing_of_a_message(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_an_objects_name_holds_nothing_of_a_message(self, provisioned: Settings, target: Target) -> None:
         """Stream, minute, a moment and a random number: that is all."""
-        write(provisioned, stack, [letter()])
-        (found,) = store.newest(provisioned, stack, limit=10)
+        write(target, [letter()])
+        (found,) = store.newest(target, limit=10)
         assert re.fullmatch(r"dlq/unknown/\d{4}/\d\d/\d\d/\d\d/\d\d/\d{8}-[0-9a-f]{32}\.jsonl", found.object_name)
         assert found.letter == letter()
         assert original(found.letter) == (HOSTILE.encode(), {"event_id": HOSTILE, HOSTILE: HOSTILE})
@@ -76,7 +78,9 @@ class TestSql:
     def test_a_parameter_is_a_date_or_nothing(self, value: str, tmp_path: Path) -> None:
         """A question's date is read here, before anything is asked."""
         with pytest.raises(EcomflowError, match="is not a valid DATE"):
-            queries.ask(Settings(), Endpoints(bigquery="http://127.0.0.1:9"), "delivered-orders-per-country", {"date": value})
+            queries.ask(
+                Target(Settings(), Endpoints(bigquery="http://127.0.0.1:9")), "delivered-orders-per-country", {"date": value}
+            )
 
     @pytest.mark.parametrize("name", ["DATASET", "PROJECT"])
     def test_names_that_stand_in_sql_are_checked(self, name: str, tmp_path: Path) -> None:
@@ -86,42 +90,50 @@ class TestSql:
         assert "is not a valid " in result.stderr
 
     @pytest.mark.stack
-    def test_texts_are_values(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_texts_are_values(self, provisioned: Settings, target: Target) -> None:
         """Hostile ids are bound as values: they find their own row, and the table is still there."""
         sent = Message(json.dumps(inventory(1, product_id=HOSTILE)).encode(), {"event_id": HOSTILE}, "m-1", 0)
-        load(provisioned, stack, [sent])
+        load(target, [sent])
         sql = "SELECT event_id, product_id FROM ecomflow.fact_inventory WHERE event_id IN UNNEST(@ids)"
-        assert queries.select(provisioned, stack, sql, ids=[HOSTILE]) == ((HOSTILE, HOSTILE),)
-        assert queries.select(provisioned, stack, sql, ids=["' OR '1'='1"]) == ()
+        assert queries.select(target, sql, ids=[HOSTILE]) == ((HOSTILE, HOSTILE),)
+        assert queries.select(target, sql, ids=["' OR '1'='1"]) == ()
 
 
-def load(settings: Settings, stack: Endpoints, messages: list[Message]) -> None:
+def load(target: Target, messages: list[Message]) -> None:
     """``messages``, all of them stock, into their table by the pipeline's own steps."""
     from ecomflow.pipeline.sinks.bigquery import TableWriters, with_ingestion_time
 
-    config = pipeline_config(settings, stack)
-    facts = model_facts(decode_messages(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
+    config = pipeline_config(target)
+    facts = model(Codec(SHOP).decode(messages, datetime(2026, 2, 1, tzinfo=UTC)).streams["inventory"], NOW)
     (part,) = facts.tables
     with closing(TableWriters(config, Counters())) as writers:
         writer = writers.writer(part.table)
-        assert writer.finish(writer.start(with_ingestion_time(part.rows, part.table, NOW))) == []
+        assert writer.finish(writer.start(with_ingestion_time(part.rows, NOW))) == []
 
 
-def write(settings: Settings, stack: Endpoints, letters: list[DeadLetter]) -> None:
-    writer = DeadLetterWriter(pipeline_config(settings, stack), Counters())
+def write(target: Target, letters: list[DeadLetter]) -> None:
+    writer = DeadLetterWriter(pipeline_config(target), Counters())
     writer.finish(writer.start("unknown", letters))
     writer.close()
 
 
-def put(settings: Settings, stack: Endpoints, name: str, content: bytes, **more: Any) -> None:
-    blob = storage_client(settings.project_id, stack).bucket(settings.bucket_name).blob(name)
+def put(target: Target, name: str, content: bytes, **more: Any) -> None:
+    blob = target.bucket.blob(name)
     for field, value in more.items():
         setattr(blob, field, value)
     blob.upload_from_string(content)
 
 
-def pipeline_config(settings: Settings, stack: Endpoints) -> PipelineConfig:
-    return PipelineConfig(settings.project_id, settings.subscription_path, settings.bucket_name, settings.dataset, stack, 10)
+def pipeline_config(target: Target) -> PipelineConfig:
+    return PipelineConfig(
+        target.settings.project_id,
+        target.settings.subscription_path,
+        target.settings.bucket_name,
+        target.settings.dataset,
+        target.endpoints,
+        10,
+        SHOP,
+    )
 
 
 def on_a_terminal(*arguments: str, settings: Settings) -> str:
@@ -153,7 +165,7 @@ def hostile(stack: Endpoints, stack_folder: Path) -> Settings:
     """A bucket of hostile dead letters, with an object that is none."""
     settings = Settings(bucket=f"bucket-{uuid.uuid4().hex[:8]}", state_dir=str(stack_folder))
     storage_client(settings.project_id, stack).create_bucket(settings.bucket_name)
-    write(settings, stack, [letter(), letter(payload=f"second {HOSTILE}", reason="processing_error")])
+    write(Target(settings, stack), [letter(), letter(payload=f"second {HOSTILE}", reason="processing_error")])
     return settings
 
 
@@ -185,10 +197,10 @@ class TestTerminal:
             assert "\\x1b[2J" in result.stderr
             assert CONTROL.findall(result.stderr) == []
 
-    def test_a_querys_answer_is_inert(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_a_querys_answer_is_inert(self, provisioned: Settings, target: Target) -> None:
         """Rows are the producers' words, and shown as text."""
         sent = Message(json.dumps(inventory(1, product_id=HOSTILE)).encode(), {"event_id": "e-1"}, "m-1", 0)
-        load(provisioned, stack, [sent])
+        load(target, [sent])
         sql = "SELECT product_id AS x FROM ecomflow.fact_inventory"
         shown = ecomflow("query", sql, settings=provisioned)
         assert shown.returncode == 0, shown.stderr
@@ -203,21 +215,21 @@ class TestTerminal:
 class TestForeignObjects:
     """The bucket is input as well: what lies under dlq/ may be anybody's."""
 
-    def test_the_others_are_shown_and_it_fails(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_others_are_shown_and_it_fails(self, provisioned: Settings, target: Target) -> None:
         """Text, bytes, broken lines, wrong compression and wrong places: each is named, the dead letters are shown."""
-        write(provisioned, stack, [letter(error="$: the good one")])
+        write(target, [letter(error="$: the good one")])
         folder = f"dlq/unknown/{NOW:%Y/%m/%d/%H/%M}"
         good = to_lines([letter(error="$: beside a bad line")])
-        put(provisioned, stack, f"{folder}/a.txt", b"hello\n\x1b[2J")
-        put(provisioned, stack, f"{folder}/b.bin", bytes(range(256)) * 100)
-        put(provisioned, stack, f"{folder}/c.jsonl", good + b'{"reason":"boredom"}\n' + good[:50])
-        put(provisioned, stack, f"{folder}/d.gz", b"not compressed", content_encoding="gzip")
-        put(provisioned, stack, f"{folder}/e.jsonl", b"[" * 100_000)
+        put(target, f"{folder}/a.txt", b"hello\n\x1b[2J")
+        put(target, f"{folder}/b.bin", bytes(range(256)) * 100)
+        put(target, f"{folder}/c.jsonl", good + b'{"reason":"boredom"}\n' + good[:50])
+        put(target, f"{folder}/d.gz", b"not compressed", content_encoding="gzip")
+        put(target, f"{folder}/e.jsonl", b"[" * 100_000)
         naive = json.loads(to_lines([letter()])) | {"failed_at": "2026-01-01T00:00:00"}
-        put(provisioned, stack, f"{folder}/f.jsonl", json.dumps(naive).encode())
-        put(provisioned, stack, f"{folder}/g.jsonl", b"")
-        put(provisioned, stack, "dlq/unknown/readme.txt", b"at a level that holds no objects")
-        put(provisioned, stack, "dlq/unknown/x/y/z/v/w/h.jsonl", b"in folders that are no time")
+        put(target, f"{folder}/f.jsonl", json.dumps(naive).encode())
+        put(target, f"{folder}/g.jsonl", b"")
+        put(target, "dlq/unknown/readme.txt", b"at a level that holds no objects")
+        put(target, "dlq/unknown/x/y/z/v/w/h.jsonl", b"in folders that are no time")
 
         result = ecomflow("dlq", "inspect", "--json", settings=provisioned)
         assert result.returncode == 1
@@ -230,18 +242,18 @@ class TestForeignObjects:
         assert CONTROL.findall(result.stderr) == []
         assert result.stderr.splitlines()[-1] == "Move them out of dlq/."
 
-    def test_reading_all_of_them_fails(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_reading_all_of_them_fails(self, provisioned: Settings, target: Target) -> None:
         """A count that leaves an object out would be wrong, so there is none."""
-        put(provisioned, stack, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
+        put(target, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
         with pytest.raises(EcomflowError, match=r"x\.jsonl is unreadable: line 1 is not a dead letter"):
-            list(store.letters(provisioned, stack))
+            list(store.letters(target))
 
-    def test_a_huge_object_is_not_read(self, provisioned: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_huge_object_is_not_read(self, provisioned: Settings, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
         """What is larger than any object of ours stays where it is."""
         monkeypatch.setattr(store, "MAX_OBJECT_BYTES", 4)
-        put(provisioned, stack, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
+        put(target, f"dlq/order/{NOW:%Y/%m/%d/%H/%M}/x.jsonl", b"hello")
         unreadable: list[store.Unreadable] = []
-        assert store.newest(provisioned, stack, limit=10, unreadable=unreadable) == []
+        assert store.newest(target, limit=10, unreadable=unreadable) == []
         assert [one.error for one in unreadable] == ["its size, 5 bytes, exceeds that of any object of dead letters (4 bytes)"]
 
 
@@ -340,7 +352,7 @@ class TestWhoGetsIn:
 
 
 def test_an_objects_name_is_made_of_our_own_words() -> None:
-    """The one place that makes a path from a stream gets it from STREAMS."""
+    """The one place that makes a path from a stream, which is an event of a contract or unknown."""
     assert (
         object_name("unknown", datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "u")
         == "dlq/unknown/2026/01/02/03/04/05000006-u.jsonl"

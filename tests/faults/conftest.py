@@ -11,6 +11,7 @@ import pytest
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from tests.support.running import Fronts, Pipeline, settings_in
 
 
@@ -19,7 +20,8 @@ def provisioned_settings(stack: Endpoints, stack_folder: Path) -> Settings:
     unique = uuid.uuid4().hex[:8]
     names = {"topic": f"topic-{unique}", "subscription": f"sub-{unique}", "bucket": f"bucket-{unique}"}
     settings = Settings(**names, dataset=f"dataset_{unique}", ack_deadline_seconds=10, state_dir=str(stack_folder))
-    infra.apply(settings, stack, infra.plan(settings, stack))
+    target = Target(settings, stack)
+    infra.apply(target, infra.plan(target))
     return settings
 
 

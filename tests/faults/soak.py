@@ -22,6 +22,7 @@ import psutil
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.local import supervisor
 from tests.support.running import Load, Pipeline, count_waiting, equation_holds
 from tests.support.waiting import wait_until
@@ -123,21 +124,22 @@ def soak(seconds: float, rate: float, folder: Path) -> None:
     settings = Settings(ack_deadline_seconds=10, state_dir=str(folder))
     endpoints: Endpoints | None = supervisor.up(folder).endpoints
     assert endpoints is not None
-    infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+    target = Target(settings, endpoints)
+    infra.apply(target, infra.plan(target))
     pipeline, ledger = Pipeline(settings).started(), folder / "ledger.jsonl"
     watcher = Watcher(settings, pipeline)
     watcher.start()
     try:
         began = time.monotonic()
-        with Load(settings, endpoints, ledger, rate, seed=int(time.time())) as load:
+        with Load(target, ledger, rate, seed=int(time.time())) as load:
             kills = kill_in_turn(seconds, settings, pipeline)
             threading.Event().wait(max(0.0, began + seconds - time.monotonic()))
         published, loaded = load.published, time.monotonic() - began
-        behind = count_waiting(settings, endpoints)
-        wait_until(lambda: count_waiting(settings, endpoints) == 0, "the subscription is empty", DRAIN_SECONDS)
+        behind = count_waiting(target)
+        wait_until(lambda: count_waiting(target) == 0, "the subscription is empty", DRAIN_SECONDS)
         caught_up = time.monotonic() - began - loaded
         watcher.stop()
-        outcome = equation_holds(settings, endpoints, ledger)
+        outcome = equation_holds(target, ledger)
         pipeline.drain()
     finally:
         watcher.stop()

@@ -15,6 +15,7 @@ from google.cloud.bigquery_storage_v1 import types
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow
@@ -52,10 +53,11 @@ def test_a_passing_fault_is_waited_for(
     """The pipeline says that it waits, sends the rows again, and does not restart; every event is seen once."""
     said, restarts = len(pipeline.said()), pipeline.status().restarts
     left = fail_next(fronts, *[fault] * 8)
-    publish(shop, stack, events(5, seed=1), ledger)
-    equation_holds(shop, stack, ledger)
+    target = Target(shop, stack)
+    publish(target, events(5, seed=1), ledger)
+    equation_holds(target, ledger)
     assert not left
-    pipeline.says("Waiting for BigQuery to take rows of", since=said)
+    pipeline.says("Waiting for BigQuery to accept rows of", since=said)
     assert pipeline.status().restarts == restarts
 
 
@@ -65,12 +67,13 @@ def test_rows_whose_answer_was_lost_are_there_twice_but_seen_once(
     """A table that was written and did not say so is written again: the view alone shows each event once."""
     fail_next(fronts, LoseAnswer())
     batch = events(5, seed=77, types=["inventory"], valid_only=True)
-    publish(shop, stack, batch, ledger)
-    equation_holds(shop, stack, ledger)
+    target = Target(shop, stack)
+    publish(target, batch, ledger)
+    equation_holds(target, ledger)
     ids = [event.attributes["event_id"] for event in batch]
     counted = "SELECT COUNT(*) FROM ecomflow.fact_inventory{} WHERE event_id IN UNNEST(@ids)"
-    ((rows,),) = select(shop, stack, counted.format(""), ids=ids)
-    ((seen,),) = select(shop, stack, counted.format("_unique"), ids=ids)
+    ((rows,),) = select(target, counted.format(""), ids=ids)
+    ((seen,),) = select(target, counted.format("_unique"), ids=ids)
     assert (rows, seen) == (10, 5)
 
 
@@ -87,7 +90,7 @@ def refusing(ids: set[str]) -> Any:
         response = _Response()
         response.error.code, response.error.message = 3, "Errors found while processing rows."
         for index in found:
-            response.row_errors.add(index=index, message="told to refuse this row")
+            response.row_errors.add(index=index, message="refused by the test")
         return Answer(response.SerializeToString())
 
     return plan
@@ -98,11 +101,12 @@ def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: F
     batch = events(20, seed=5, types=["inventory"], valid_only=True)
     refused = {event.attributes["event_id"] for event in batch[3::7]}
     fronts.bigquery.plan = refusing(refused)
-    publish(shop, stack, [_as_refused(event, refused) for event in batch], ledger)
-    equation_holds(shop, stack, ledger)
-    letters = {stored.letter.event_id: stored.letter for stored in store.letters(shop, stack)}
-    told = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
-    assert told == {("rejected_by_bigquery", "$: fact_inventory: told to refuse this row")}
+    target = Target(shop, stack)
+    publish(target, [_as_refused(event, refused) for event in batch], ledger)
+    equation_holds(target, ledger)
+    letters = {stored.letter.event_id: stored.letter for stored in store.letters(target)}
+    found = {(letters[event_id].reason, letters[event_id].error) for event_id in refused}
+    assert found == {("rejected_by_bigquery", "$: fact_inventory: refused by the test")}
 
 
 def _as_refused(event: GeneratedEvent, refused: set[str]) -> GeneratedEvent:
@@ -118,14 +122,15 @@ def test_a_table_dropped_and_made_again(
     """The pipeline names the table and what to run, keeps everything unacknowledged, and goes on when the table is there."""
     bigquery_client(shop.project_id, stack).delete_table(f"{shop.dataset_id}.fact_inventory")
     said = len(pipeline.said())
-    publish(shop, stack, events(5, seed=21), ledger)
+    target = Target(shop, stack)
+    publish(target, events(5, seed=21), ledger)
     pipeline.says(f"Table {shop.dataset_id}.fact_inventory does not exist", since=said)
     pipeline.says("Run: ecomflow infra up", since=said)
-    assert count_waiting(shop, stack) == 30
+    assert count_waiting(target) == 30
     wait_until(lambda: "fact_inventory does not exist" in str(pipeline.status().last_failure), "job status says it too")
     made = ecomflow("infra", "up", settings=shop)
     assert made.returncode == 0, made.stderr
-    equation_holds(shop, stack, ledger)
+    equation_holds(target, ledger)
 
 
 @pytest.mark.faults
@@ -136,11 +141,12 @@ def test_a_column_that_is_missing(shop: Settings, stack: Endpoints, fronts: Fron
     client.delete_table(name)
     client.create_table(bigquery.Table(name, [column for column in columns if column.name != "user_agent"]))
     said = len(pipeline.said())
-    publish(shop, stack, events(5, seed=22), ledger)
+    target = Target(shop, stack)
+    publish(target, events(5, seed=22), ledger)
     pipeline.says(f"BigQuery refuses the rows of {name}", since=said)
     pipeline.says("'user_agent'", since=said)
-    assert count_waiting(shop, stack) == 30
-    client.delete_table(name)  # its partitions are gone, too, which no column can mend
+    assert count_waiting(target) == 30
+    client.delete_table(name)  # its partitions are gone, too, which no added column can restore
     made = ecomflow("infra", "up", settings=shop)
     assert made.returncode == 0, made.stderr
-    equation_holds(shop, stack, ledger)
+    equation_holds(target, ledger)

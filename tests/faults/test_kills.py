@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.reconciliation.reconcile import Reconciliation
 from tests.support.fronts import Hold, HttpHold
@@ -22,8 +23,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 class Killer:
     """Starts the pipeline and kills it at a moment, by what goes through the fronts."""
 
-    def __init__(self, settings: Settings, stack: Endpoints, fronts: Fronts, random: Random) -> None:
-        self._settings, self._stack, self._fronts, self._random = settings, stack, fronts, random
+    def __init__(self, target: Target, fronts: Fronts, random: Random) -> None:
+        self._settings, self._stack, self._fronts, self._random = target.settings, target.endpoints, fronts, random
         self.moments: dict[str, Callable[[], None]] = {
             "starting": lambda: None,
             "pulling": self._while_it_holds_messages,
@@ -78,24 +79,22 @@ def _after(passed: int, hold: Hold) -> Hold | None:
 def killer(own_shop: Settings, stack: Endpoints, tmp_path: Path) -> Iterator[Callable[[int], Killer]]:
     fronts = Fronts(stack)
     settings = settings_in(tmp_path / "killed", own_shop, fronts.endpoints)
-    yield lambda seed: Killer(settings, stack, fronts, Random(seed))
+    yield lambda seed: Killer(Target(settings, stack), fronts, Random(seed))
     fronts.close()
 
 
-def kill_under_load(
-    killer: Killer, moments: list[str], settings: Settings, stack: Endpoints, ledger: Path, rate: float
-) -> Reconciliation:
+def kill_under_load(killer: Killer, moments: list[str], target: Target, ledger: Path, rate: float) -> Reconciliation:
     """Kill the pipeline at each of ``moments`` while events keep coming; then let it finish, and do the sum."""
-    with Load(settings, stack, ledger, rate, seed=1):
+    with Load(target, ledger, rate, seed=1):
         for moment in moments:
             killer.kill(moment)
-    with running(settings):
-        return equation_holds(settings, stack, ledger)
+    with running(target.settings):
+        return equation_holds(target, ledger)
 
 
 def test_three_kills_under_load(killer: Callable[[int], Killer], own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
     """Killed in an append, after it, and before its acknowledgement, the pipeline loses no event and shows none twice."""
-    kill_under_load(killer(1), ["appending", "appended", "acknowledging"], own_shop, stack, ledger, rate=300)
+    kill_under_load(killer(1), ["appending", "appended", "acknowledging"], Target(own_shop, stack), ledger, rate=300)
 
 
 @pytest.mark.faults
@@ -112,7 +111,7 @@ def test_twenty_kills_under_load(
     executioner = killer(seed)
     moments = Random(seed).sample([*executioner.moments] * 3, 20)
     assert {*moments} == {*executioner.moments}
-    lines = kill_under_load(executioner, moments, own_shop, stack, ledger, rate=1000).lines
+    lines = kill_under_load(executioner, moments, Target(own_shop, stack), ledger, rate=1000).lines
     published, facts, letters = (sum(getattr(line, of) for line in lines) for of in ("published", "facts", "dead_letters"))
     with capsys.disabled():
         print(f"\n{len(moments)} kills: {published:,} published = {facts:,} facts + {letters:,} dead letters.")

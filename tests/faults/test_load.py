@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from tests.support.running import Fronts, drained_dry, equation_holds, events, publish, running, settings_in
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -46,12 +47,13 @@ def test_a_bigquery_ten_times_too_slow(
         with running(settings) as pipeline:
             peak = Peak(pipeline.pid)
             peak.start()
-            usual = peak_of_a_backlog(peak, 1, own_shop, stack, ledger)
+            target = Target(own_shop, stack)
+            usual = peak_of_a_backlog(peak, 1, target, ledger)
             fronts.bigquery.slowness = 10
-            slow = peak_of_a_backlog(peak, 2, own_shop, stack, ledger)
+            slow = peak_of_a_backlog(peak, 2, target, ledger)
             fronts.heal()
             peak.stop()
-            equation_holds(own_shop, stack, ledger)
+            equation_holds(target, ledger)
     finally:
         fronts.close()
     with capsys.disabled():
@@ -59,7 +61,7 @@ def test_a_bigquery_ten_times_too_slow(
     assert slow < 1.25 * usual
 
 
-def peak_of_a_backlog(peak: Peak, seed: int, settings: Settings, stack: Endpoints, ledger: Path) -> float:
-    publish(settings, stack, events(ROUNDS, seed=seed), ledger)
-    drained_dry(settings, stack, 200)
+def peak_of_a_backlog(peak: Peak, seed: int, target: Target, ledger: Path) -> float:
+    publish(target, events(ROUNDS, seed=seed), ledger)
+    drained_dry(target, 200)
     return peak.take()

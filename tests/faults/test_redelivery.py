@@ -9,6 +9,7 @@ import pytest
 from google.pubsub_v1.types import AcknowledgeRequest, ModifyAckDeadlineRequest
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.warehouse.queries import select
 from tests.support.fronts import Answer, Fault, Instead
 from tests.support.running import Fronts, Pipeline, equation_holds, events, publish, running, settings_in
@@ -27,10 +28,10 @@ def given_back(request: bytes) -> Instead:
     return Instead(_MODIFY, again.SerializeToString())
 
 
-def copies(settings: Settings, stack: Endpoints, event_id: str) -> tuple[int, int]:
-    """How often an inventory event stands in its table, and in its view."""
+def copies(target: Target, event_id: str) -> tuple[int, int]:
+    """How often an inventory event is in its table, and in its view."""
     counted = "SELECT COUNT(*) FROM ecomflow.fact_inventory{} WHERE event_id IN UNNEST(@ids)"
-    ((rows,),), ((seen,),) = (select(settings, stack, counted.format(view), ids=[event_id]) for view in ("", "_unique"))
+    ((rows,),), ((seen,),) = (select(target, counted.format(view), ids=[event_id]) for view in ("", "_unique"))
     return rows, seen
 
 
@@ -39,11 +40,12 @@ def test_the_same_messages_many_times(shop: Settings, stack: Endpoints, fronts: 
     batch = events(5, seed=41)
     event_id = next(e.attributes["event_id"] for e in batch if e.event_type == "inventory" and e.fault is None)
     fronts.pubsub.plan = lambda method, request: given_back(request) if method == "Acknowledge" else None
-    publish(shop, stack, batch, ledger)
-    wait_until(lambda: copies(shop, stack, event_id)[0] >= 3, "the event is written three times")
-    assert copies(shop, stack, event_id)[1] == 1
+    target = Target(shop, stack)
+    publish(target, batch, ledger)
+    wait_until(lambda: copies(target, event_id)[0] >= 3, "the event is written three times")
+    assert copies(target, event_id)[1] == 1
     fronts.heal()
-    equation_holds(shop, stack, ledger)
+    equation_holds(target, ledger)
 
 
 def test_the_same_event_under_different_message_ids(
@@ -52,11 +54,12 @@ def test_the_same_event_under_different_message_ids(
     """Events published eight times over, four at once, by producers that repeat themselves, are seen once."""
     batch = events(10, seed=42)
     event_id = next(e.attributes["event_id"] for e in batch if e.event_type == "inventory" and e.fault is None)
+    target = Target(shop, stack)
     with ThreadPoolExecutor(4) as pool:
-        for told in [pool.submit(publish, shop, stack, batch, ledger) for _ in range(8)]:
-            told.result()
-    equation_holds(shop, stack, ledger)
-    assert copies(shop, stack, event_id) == (8, 1)
+        for call in [pool.submit(publish, target, batch, ledger) for _ in range(8)]:
+            call.result()
+    equation_holds(target, ledger)
+    assert copies(target, event_id) == (8, 1)
 
 
 @pytest.mark.faults
@@ -77,10 +80,11 @@ def test_two_pipelines_whose_deadlines_pass(own_shop: Settings, stack: Endpoints
     event_id = next(e.attributes["event_id"] for e in batch if e.event_type == "inventory" and e.fault is None)
     try:
         with running(one), running(two):
-            publish(own_shop, stack, batch, ledger)
-            wait_until(lambda: copies(own_shop, stack, event_id)[0] >= 4, "the event is written four times")
+            target = Target(own_shop, stack)
+            publish(target, batch, ledger)
+            wait_until(lambda: copies(target, event_id)[0] >= 4, "the event is written four times")
             assert "Acknowledge" in deaf
             fronts.heal()
-            equation_holds(own_shop, stack, ledger)
+            equation_holds(target, ledger)
     finally:
         fronts.close()

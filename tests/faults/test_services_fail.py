@@ -14,6 +14,7 @@ import pytest
 
 from ecomflow.config import Endpoints, Settings, read_stack_endpoints
 from ecomflow.errors import EcomflowError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.local import supervisor
 from ecomflow.local.supervisor import SERVICES
@@ -25,8 +26,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 WAITS = {
     "pubsub": "Waiting for Pub/Sub",
-    "storage": "Waiting for the bucket to take dead letters",
-    "bigquery": "Waiting for BigQuery to take rows of",
+    "storage": "Waiting for the bucket to accept dead letters",
+    "bigquery": "Waiting for BigQuery to accept rows of",
 }
 
 
@@ -74,7 +75,8 @@ def test_a_service_is_killed_and_comes_back(
 ) -> None:
     """The pipeline, which goes on running, names what it waits for; infra up repairs the service where it was."""
     said = len(own_pipeline.said())
-    with Load(own_stack, endpoints, ledger, rate=200, seed=1) as load:
+    target = Target(own_stack, endpoints)
+    with Load(target, ledger, rate=200, seed=1) as load:
         wait_until(lambda: load.published > 200, "the load flows")
         process_of(name, own_stack).kill()
         own_pipeline.says(WAITS[name], since=said)
@@ -83,13 +85,13 @@ def test_a_service_is_killed_and_comes_back(
         before = load.published
         wait_until(lambda: load.published > before + 200, "the load flows on")
     assert read_stack_endpoints(own_stack.state_path) == endpoints
-    equation_holds(own_stack, endpoints, ledger)
+    equation_holds(target, ledger)
 
 
-def suspend(names: list[str], seconds: float, settings: Settings, endpoints: Endpoints, ledger: Path) -> None:
+def suspend(names: list[str], seconds: float, target: Target, ledger: Path) -> None:
     """Stop the services for a time under load, and let them go on; then do the sum."""
-    processes = [process_of(name, settings) for name in names]
-    with Load(settings, endpoints, ledger, rate=200, seed=2) as load:
+    processes = [process_of(name, target.settings) for name in names]
+    with Load(target, ledger, rate=200, seed=2) as load:
         wait_until(lambda: load.published > 200, "the load flows")
         try:
             for process in processes:
@@ -100,7 +102,7 @@ def suspend(names: list[str], seconds: float, settings: Settings, endpoints: End
                 process.resume()
         before = load.published
         wait_until(lambda: load.published > before + 200, "the load flows on")
-    equation_holds(settings, endpoints, ledger)
+    equation_holds(target, ledger)
 
 
 @pytest.mark.faults
@@ -109,7 +111,7 @@ def test_all_services_stop_for_a_while(
     seconds: float, own_stack: Settings, own_pipeline: Pipeline, endpoints: Endpoints, ledger: Path
 ) -> None:
     """Services that take calls but do not answer, for a moment or for longer than any timeout of ours, lose nothing."""
-    suspend([*SERVICES], seconds, own_stack, endpoints, ledger)
+    suspend([*SERVICES], seconds, Target(own_stack, endpoints), ledger)
 
 
 def starve(process: psutil.Process, folder: Path) -> tuple[int, int]:
@@ -121,15 +123,16 @@ def starve(process: psutil.Process, folder: Path) -> tuple[int, int]:
 def test_pubsub_has_no_room(own_stack: Settings, own_pipeline: Pipeline, endpoints: Endpoints, ledger: Path) -> None:
     """With a full disk Pub/Sub takes no event and says why; what it had taken flows, and with room again all does."""
     process = process_of("pubsub", own_stack)
-    publish(own_stack, endpoints, events(5, seed=3), ledger)
+    target = Target(own_stack, endpoints)
+    publish(target, events(5, seed=3), ledger)
     before = starve(process, own_stack.state_path / "pubsub")
     try:
         with pytest.raises(EcomflowError, match="File too large"):
-            publisher.publish(own_stack, endpoints, events(5, seed=4), ledger=ledger)
+            publisher.publish(target, events(5, seed=4), ledger=ledger)
     finally:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
-    publish(own_stack, endpoints, events(5, seed=5), ledger)
-    equation_holds(own_stack, endpoints, ledger)
+    publish(target, events(5, seed=5), ledger)
+    equation_holds(target, ledger)
 
 
 @pytest.mark.faults
@@ -140,13 +143,14 @@ def test_a_warehouse_has_no_room(
     """Where the bucket or BigQuery can't write, nothing is acknowledged; with room again, and infra up, everything lands."""
     process, said = process_of(name, own_stack), len(own_pipeline.said())
     before = starve(process, own_stack.state_path / "nowhere")
-    publish(own_stack, endpoints, events(200, seed=6), ledger)
+    target = Target(own_stack, endpoints)
+    publish(target, events(200, seed=6), ledger)
     own_pipeline.says("Waiting for", since=said)
     if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
     repaired = ecomflow("infra", "up", settings=own_stack)
     assert repaired.returncode == 0, repaired.stderr
-    equation_holds(own_stack, endpoints, ledger)
+    equation_holds(target, ledger)
 
 
 @pytest.mark.faults
@@ -169,8 +173,9 @@ def test_the_port_of_a_dead_service_is_taken(tmp_path: Path) -> None:
             assert second.pubsub != first.pubsub
             assert msgspec.structs.replace(second, pubsub=None) == msgspec.structs.replace(first, pubsub=None)
             pipeline = Pipeline(settings).started()
-            publish(settings, second, events(5, seed=1), tmp_path / "ledger")
-            equation_holds(settings, second, tmp_path / "ledger")
+            target = Target(settings, second)
+            publish(target, events(5, seed=1), tmp_path / "ledger")
+            equation_holds(target, tmp_path / "ledger")
             pipeline.drain()
     finally:
         supervisor.down(settings.state_path)

@@ -15,6 +15,7 @@ import pytest
 
 from ecomflow import infra
 from ecomflow.config import Endpoints, Settings
+from ecomflow.gcp.target import Target
 from ecomflow.local import supervisor
 from tests.support.cli import ecomflow, ecomflow_that_obeys
 from tests.support.running import Pipeline, equation_holds, events, publish, running, settings_in
@@ -40,23 +41,24 @@ def test_a_folder_that_is_read_only(own_shop: Settings) -> None:
 
 @pytest.mark.faults
 def test_a_full_disk_under_a_pipeline_that_runs(own_shop: Settings, stack: Endpoints, ledger: Path) -> None:
-    """It says that it can't tell how it fares, and goes on; with room again job status is up to date."""
+    """It says that it can't write its status, and continues; with room again job status is up to date."""
     with running(own_shop) as pipeline:
         draft = own_shop.state_path / "pipeline.tmp"
         wait_until(lambda: _linked(draft, Path("/dev/full")), "the disk is full for the status file")
-        pipeline.says("can't tell how it fares")
+        pipeline.says("can't write its status")
         pipeline.says("No space left on device")
-        publish(own_shop, stack, events(5, seed=1), ledger)
-        equation_holds(own_shop, stack, ledger)
+        target = Target(own_shop, stack)
+        publish(target, events(5, seed=1), ledger)
+        equation_holds(target, ledger)
         draft.unlink()
         room = time.time()
         wait_until(lambda: (pipeline.status().updated or 0) > room, "job status is up to date")
         assert pipeline.status().counters["received"] == 30
-        assert pipeline.said().count("can't tell how it fares") == 1
+        assert pipeline.said().count("can't write its status") == 1
 
 
 def _linked(path: Path, target: Path) -> bool:
-    """Whether ``path`` is a link to ``target`` now: a draft that is being written stands in the way."""
+    """Whether ``path`` is a link to ``target`` now: a draft that is being written is in the way."""
     try:
         path.symlink_to(target)
     except FileExistsError:
@@ -73,9 +75,10 @@ def test_two_deploys_under_one_folder(own_shop: Settings, stack: Endpoints, ledg
         (loser,), (winner,) = ([p for p in pipelines if _has_ended(p) is ended] for ended in (True, False))
         assert loser.process is not None
         assert loser.process.returncode == 9
-        assert "A pipeline runs already" in loser.said()
-        publish(own_shop, stack, events(5, seed=2), ledger)
-        equation_holds(own_shop, stack, ledger)
+        assert "A pipeline is already running" in loser.said()
+        target = Target(own_shop, stack)
+        publish(target, events(5, seed=2), ledger)
+        equation_holds(target, ledger)
         winner.drain()
     finally:
         for pipeline in pipelines:
@@ -91,10 +94,11 @@ def test_two_deploys_on_one_subscription(own_shop: Settings, stack: Endpoints, t
     """Two pipelines with folders of their own share a subscription: each event is seen once."""
     one, two = (settings_in(tmp_path / name, own_shop, stack) for name in ("one", "two"))
     with running(one) as first, running(two) as second:
+        target = Target(own_shop, stack)
         for seed in range(10):
-            publish(own_shop, stack, events(20, seed=seed), ledger)
-        equation_holds(own_shop, stack, ledger)
-        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have told what they received")
+            publish(target, events(20, seed=seed), ledger)
+        equation_holds(target, ledger)
+        wait_until(lambda: _received(first) + _received(second) >= 1200, "both have reported what they received")
 
 
 def _received(pipeline: Pipeline) -> int:
@@ -107,7 +111,7 @@ def test_two_infra_ups_at_once(tmp_path: Path) -> None:
     settings = Settings(state_dir=str(tmp_path / "state"))
     try:
         with ThreadPoolExecutor(2) as pool:
-            results = [told.result() for told in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
+            results = [call.result() for call in [pool.submit(ecomflow, "infra", "up", settings=settings) for _ in range(2)]]
         assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
         third = ecomflow("infra", "up", settings=settings)
         assert re.search(r"All \d+ resources are up to date; nothing was changed", third.stdout)
@@ -140,10 +144,11 @@ def test_a_full_disk_under_the_whole_stack(tmp_path: Path, ledger: Path) -> None
     with small_disk(tmp_path / "disk", 60) as disk:
         settings = Settings(state_dir=str(disk / "state"))
         with supervisor.running_stack(settings.state_path) as endpoints:
-            infra.apply(settings, endpoints, infra.plan(settings, endpoints))
+            target = Target(settings, endpoints)
+            infra.apply(target, infra.plan(target))
             with running(settings) as pipeline:
-                publish(settings, endpoints, events(20, seed=1), ledger)
-                equation_holds(settings, endpoints, ledger)
+                publish(target, events(20, seed=1), ledger)
+                equation_holds(target, ledger)
                 _fill(disk, leaving=1_200_000)  # for two publish requests, and not for all that becomes of them
                 result = ecomflow("publish", "--n", "5000", "--ledger", str(ledger), settings=settings)
                 assert result.returncode == 4
@@ -151,7 +156,7 @@ def test_a_full_disk_under_the_whole_stack(tmp_path: Path, ledger: Path) -> None
                 assert "Free up disk space there, then publish again." in result.stderr
                 pipeline.says("The disk of the local BigQuery is full")
                 (disk / "fill").unlink()
-                equation_holds(settings, endpoints, ledger)
+                equation_holds(target, ledger)
 
 
 def _fill(disk: Path, leaving: int) -> None:

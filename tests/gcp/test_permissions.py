@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 import pytest
 
 from ecomflow import infra
-from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.config import DataflowSettings, Settings
 from ecomflow.doctor import Check, access, preflight
-from ecomflow.errors import AccessError, SchemaError
-from ecomflow.gcp.permissions import ROLE_OF
+from ecomflow.errors import AccessError
+from ecomflow.gcp.permissions import ROLE_OF, roles_of
+from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import remove_bucket
 from ecomflow.infra.resources import Topic
 from ecomflow.pipeline.dataflow import submit
@@ -40,20 +39,6 @@ READER, MAKER, DEPLOYER, ENGINE = (
 )
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Serves a project, as the emulator variables tell, and gives its endpoints."""
-    with ExitStack() as servers:
-
-        def serve(project: Project) -> Endpoints:
-            url, pubsub = servers.enter_context(project.over_http()), servers.enter_context(project.over_grpc())
-            for name in ("SERVICEUSAGE", "CLOUDRESOURCEMANAGER", "IAM"):
-                monkeypatch.setenv(f"{name}_EMULATOR_HOST", url)
-            return Endpoints(pubsub=pubsub, storage=url, bigquery=url, bigquery_storage=pubsub, dataflow=url)
-
-        yield serve
-
-
 def failed(found: tuple[Check, ...]) -> dict[str, str]:
     return {check.name: check.message for check in found if not check.ok}
 
@@ -67,36 +52,47 @@ class TestDocumentedRoles:
     def test_plan_and_status(self, served: Any) -> None:
         """Whoever may read sees that everything is there, and its rows."""
         endpoints = served(Project(SETTINGS, READER))
-        assert {step.action for step in infra.plan(SETTINGS, endpoints).steps} == {"keep"}
-        assert {status.state for status in infra.status(SETTINGS, endpoints)} == {"exists"}
+        target = Target(SETTINGS, endpoints)
+        assert {step.action for step in infra.plan(target).steps} == {"keep"}
+        assert {status.state for status in infra.status(target)} == {"exists"}
 
     def test_deploying_to_dataflow(self, served: Any) -> None:
         """The checks before a deploy pass, with every line on the caller's own access checked, and so does the bucket's."""
         endpoints = served(Project(SETTINGS, DEPLOYER))
-        found = without_grants(preflight(SETTINGS, endpoints, for_dataflow=True))
+        target = Target(SETTINGS, endpoints)
+        found = without_grants(preflight(target, for_dataflow=True))
         assert failed(found) == {}
         assert [check.name for check in found if not check.checked] == []
-        submit._check_bucket(SETTINGS, endpoints)
+        submit._check_bucket(target)
 
     def test_the_engine_of_this_machine(self, served: Any) -> None:
         """The checks before a local pipeline in a project pass."""
         endpoints = served(Project(SETTINGS, ENGINE))
-        assert failed(preflight(SETTINGS, endpoints, for_dataflow=False)) == {}
+        assert failed(preflight(Target(SETTINGS, endpoints), for_dataflow=False)) == {}
+
+    def test_replaying_dead_letters(self, served: Any) -> None:
+        """Whoever replays can verify the owner of the bucket, before anything is published."""
+        infra.check_owner(Target(SETTINGS, served(Project(SETTINGS, documented("`dlq replay`")))))
 
     def test_whoever_makes_it_all_may_read_it(self, served: Any) -> None:
         """The roles to make resources hold those to plan them."""
         endpoints = served(Project(SETTINGS, MAKER))
-        assert {step.action for step in infra.plan(SETTINGS, endpoints).steps} == {"keep"}
+        assert {step.action for step in infra.plan(Target(SETTINGS, endpoints)).steps} == {"keep"}
 
-    @pytest.mark.parametrize("role", sorted(DEPLOYER - {"roles/serviceusage.serviceUsageConsumer"}))
+    @pytest.mark.parametrize("role", sorted(DEPLOYER))
     def test_none_too_many(self, role: str, served: Any) -> None:
         """Each role of a deployer is needed: without it a check fails."""
         endpoints = served(Project(SETTINGS, DEPLOYER - {role}))
-        assert failed(without_grants(preflight(SETTINGS, endpoints, for_dataflow=True)))
+        assert failed(without_grants(preflight(Target(SETTINGS, endpoints), for_dataflow=True)))
 
     def test_a_role_for_each_permission(self) -> None:
         """The role that a message names for a permission holds it."""
         assert {permission for permission, role in ROLE_OF.items() if permission not in ROLES[role]} == set()
+
+    def test_no_role_that_another_includes(self) -> None:
+        """Reading objects alone takes the smaller role; writing takes one that reads too."""
+        assert roles_of(["storage.objects.list", "storage.objects.get"]) == ["roles/storage.objectViewer"]
+        assert roles_of(["storage.objects.list", "storage.objects.create"]) == ["roles/storage.objectUser"]
 
 
 class TestDenied:
@@ -113,7 +109,7 @@ class TestDenied:
     def test_what_is_missing_is_named(self, lost: str, line: str, permission: str, role: str, served: Any) -> None:
         """A line of the doctor's names the permission and the smallest role that holds it, never an administrator's."""
         endpoints = served(Project(SETTINGS, DEPLOYER - {lost}))
-        found = {check.name: check for check in preflight(SETTINGS, endpoints, for_dataflow=True)}
+        found = {check.name: check for check in preflight(Target(SETTINGS, endpoints), for_dataflow=True)}
         assert found[line].message.endswith(f"is denied: this account lacks {permission}.")
         assert str(found[line].remedy).startswith(f"Grant this account {role} on project test-project.")
 
@@ -121,7 +117,7 @@ class TestDenied:
         """Asked of the service account itself: without the permission a deploy stops before anything is staged."""
         project = Project(SETTINGS, DEPLOYER - {"roles/iam.serviceAccountUser"})
         endpoints = served(project)
-        found = {check.name: check for check in preflight(SETTINGS, endpoints, for_dataflow=True)}
+        found = {check.name: check for check in preflight(Target(SETTINGS, endpoints), for_dataflow=True)}
         line = found["acting as the job's service account"]
         assert line.message == "This account lacks iam.serviceAccounts.actAs."
         assert line.remedy == f"Grant it roles/iam.serviceAccountUser on {ACCOUNT}."
@@ -137,7 +133,7 @@ class TestDenied:
         project = Project(SETTINGS, DEPLOYER)
         assert "monitoring.timeSeries.list" not in project.permissions
         endpoints = served(project)
-        lines = dict(access.lines(SETTINGS, endpoints, True))
+        lines = dict(access.lines(Target(SETTINGS, endpoints), True))
         assert lines["your access to Cloud Monitoring"]().ok
         assert lines["your access to Cloud Monitoring"]().message == (
             "This account lacks monitoring.timeSeries.list: without it ecomflow top and reconcile --wait can't see the backlog."
@@ -152,7 +148,7 @@ class TestOtherwiseSetUp:
         """It costs more, and passes with a word about it."""
         project = Project(SETTINGS, DEPLOYER)
         project.there[SETTINGS.topic_path] = Topic(SETTINGS.topic_path, 7)
-        found = {check.name: check for check in preflight(SETTINGS, served(project), for_dataflow=True)}
+        found = {check.name: check for check in preflight(Target(SETTINGS, served(project)), for_dataflow=True)}
         line = found["topic ecomflow-events"]
         assert (line.ok, line.message) == (True, "It exists, but retention_days is 7, expected 0.")
 
@@ -162,7 +158,7 @@ class TestOtherwiseSetUp:
         project = Project(SETTINGS, roles)
         subscription = project.there[SETTINGS.subscription_path]
         project.there[SETTINGS.subscription_path] = msgspec.structs.replace(subscription, backoff_seconds=(1, 60))
-        found = {check.name: check for check in preflight(SETTINGS, served(project), for_dataflow=for_dataflow)}
+        found = {check.name: check for check in preflight(Target(SETTINGS, served(project)), for_dataflow=for_dataflow)}
         line = found["subscription ecomflow-events-pipeline"]
         assert line.ok is not for_dataflow
         assert line.message.casefold().endswith("backoff_seconds is 1, 60, expected none.")
@@ -177,7 +173,8 @@ class TestEnabling:
         project.slow = 2
         endpoints = served(project)
         pauses: list[float] = []
-        done = infra.apply(SETTINGS, endpoints, infra.plan(SETTINGS, endpoints), sleep=pauses.append)
+        target = Target(SETTINGS, endpoints)
+        done = infra.apply(target, infra.plan(target), sleep=pauses.append)
         assert [(step.kind, step.action) for step in done.steps] == [("apis", "change"), ("topic", "create")]
         assert pauses == [5.0, 5.0]
         assert SETTINGS.topic_path in project.there
@@ -187,16 +184,22 @@ class TestEnabling:
         project = Project(SETTINGS, MAKER)
         del project.there[SETTINGS.topic_path]
         endpoints = served(project)
-        plan = infra.plan(SETTINGS, endpoints)
+        target = Target(SETTINGS, endpoints)
+        plan = infra.plan(target)
         project.slow = 9
         pauses: list[float] = []
         with pytest.raises(AccessError, match=r"Pub/Sub is not enabled in project 4242\."):
-            infra.apply(SETTINGS, endpoints, plan, sleep=pauses.append)
+            infra.apply(target, plan, sleep=pauses.append)
         assert pauses == []
         project.enabled.remove("logging.googleapis.com")
         times = iter([0.0, 100.0, 179.0, 181.0])
         with pytest.raises(AccessError, match="gcloud services enable pubsub"):
-            infra.apply(SETTINGS, endpoints, infra.plan(SETTINGS, endpoints), sleep=pauses.append, clock=lambda: next(times))
+            infra.apply(
+                target,
+                infra.plan(target),
+                sleep=pauses.append,
+                clock=lambda: next(times),
+            )
         assert pauses == [5.0, 5.0]
 
 
@@ -207,7 +210,7 @@ class TestSoftDelete:
             settings = Settings(project="test-project", soft_delete_days=days)
             project = Project(settings, MAKER)
             project.objects = {"dlq/a.jsonl"}
-            removal = remove_bucket(settings, served(project))
+            removal = remove_bucket(Target(settings, served(project)))
             assert (removal.outcome, removal.reason) == ("deleted", reason)
             assert project.objects == set()
 
@@ -215,64 +218,8 @@ class TestSoftDelete:
         """Objects of one's own keep the bucket; what was deleted from it can be restored as well."""
         project = Project(SETTINGS, MAKER)
         project.objects = {"mine.txt"}
-        removal = remove_bucket(SETTINGS, served(project))
+        removal = remove_bucket(Target(SETTINGS, served(project)))
         assert removal.reason == (
             "it contains objects that are not ecomflow's, such as mine.txt;"
             " its deleted objects can be restored, and are charged for, for 7 more days"
         )
-
-
-class TestForeignBucket:
-    """The bucket's name is taken by another project, which lets this account write to it."""
-
-    SENTENCE = "belongs to project 666, expected this project. Nothing is written to it."
-
-    @pytest.fixture
-    def endpoints(self, served: Any) -> Endpoints:
-        project = Project(SETTINGS, MAKER | DEPLOYER | ENGINE)
-        project.bucket_owner = "666"
-        project.objects = {"dlq/order/theirs.jsonl"}
-        self.project = project
-        return served(project)
-
-    def test_plan_refuses_it(self, endpoints: Endpoints) -> None:
-        """With what to do; up changes nothing at all then."""
-        plan = infra.plan(SETTINGS, endpoints)
-        (step,) = [step for step in plan.steps if step.kind == "bucket"]
-        assert (step.action, [(d.attribute, d.live, d.wanted) for d in step.differences]) == (
-            "refuse",
-            [("owner", "project 666", "this project")],
-        )
-        with pytest.raises(SchemaError, match=r"Nothing was changed.*owner is project 666") as caught:
-            infra.apply(SETTINGS, endpoints, plan)
-        assert caught.value.remedy is not None
-        assert "set bucket in ecomflow.toml" in caught.value.remedy
-
-    def test_no_pipeline_starts_on_it(self, endpoints: Endpoints) -> None:
-        """Neither here nor on Dataflow, where the job would be staged in it."""
-        with pytest.raises(AccessError, match=self.SENTENCE):
-            infra.check_bucket(SETTINGS, endpoints)
-        with pytest.raises(AccessError, match=self.SENTENCE):
-            submit._check_bucket(SETTINGS, endpoints)
-
-    def test_the_doctor_names_it(self, endpoints: Endpoints) -> None:
-        """Before anything is written."""
-        assert (
-            "Owner is project 666" in failed(preflight(SETTINGS, endpoints, for_dataflow=True))[f"bucket {SETTINGS.bucket_name}"]
-        )
-
-    def test_down_deletes_nothing_in_it(self, endpoints: Endpoints) -> None:
-        """Objects under our prefixes are another's there."""
-        removal = remove_bucket(SETTINGS, endpoints)
-        assert (removal.outcome, removal.reason) == ("kept", "it belongs to project 666")
-        assert self.project.objects == {"dlq/order/theirs.jsonl"}
-
-    def test_an_own_bucket_passes(self, served: Any) -> None:
-        """The number is that of the project."""
-        infra.check_bucket(SETTINGS, served(Project(SETTINGS, MAKER)))
-
-    def test_who_may_not_ask_for_the_number_is_not_held_up(self, served: Any) -> None:
-        """Then it can't be told."""
-        project = Project(SETTINGS, {"roles/storage.admin"})
-        project.bucket_owner = "666"
-        infra.check_bucket(SETTINGS, served(project))

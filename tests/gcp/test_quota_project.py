@@ -17,8 +17,9 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError
 from ecomflow.gcp import credentials
 from ecomflow.gcp.credentials import find_credentials
-from ecomflow.gcp.errors import Service, translate
-from ecomflow.jobs.client import _access
+from ecomflow.gcp.errors import translate
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.dataflow import submit
 from tests.support.dataflow_stub import DataflowStub, running_stub
 from tests.support.infra import Google
@@ -72,15 +73,15 @@ def test_a_client_of_dataflow_names_the_project(login: None) -> None:
         stub.demands_quota_project = True
         stub.add_job("shop")
         request = dataflow_v1beta3.ListJobsRequest(project_id="ecom-test", location="europe-west1")
-        assert [job.name for job in client_at(stub, _access("ecom-test", Endpoints())["credentials"]).list_jobs(request)] == [
-            "shop"
-        ]
+        with Target(SETTINGS, Endpoints()) as target:
+            used = target.dataflow.jobs.transport._credentials
+        assert [job.name for job in client_at(stub, used).list_jobs(request)] == ["shop"]
         with pytest.raises(google.api_core.exceptions.Forbidden) as caught:
             client_at(stub, Login("t")).list_jobs(request)
-    told = translate(caught.value, Service("Dataflow", "dataflow.googleapis.com", "r", "ecom-test", None), "the jobs")
-    assert isinstance(told, AccessError)
-    assert told.message == "Dataflow does not know which project's quota to use for this login."
-    assert told.remedy == "Set one: gcloud auth application-default set-quota-project ecom-test"
+    error = translate(caught.value, Service("Dataflow", "dataflow.googleapis.com", "r", "ecom-test", None), "the jobs")
+    assert isinstance(error, AccessError)
+    assert error.message == "Dataflow does not know which project's quota to use for this login."
+    assert error.remedy == "Set one: gcloud auth application-default set-quota-project ecom-test"
 
 
 def client_at(stub: DataflowStub, login: Any) -> Any:
@@ -90,10 +91,10 @@ def client_at(stub: DataflowStub, login: Any) -> Any:
 
 def test_beam_finds_it_in_the_environment(login: None) -> None:
     """Beam makes credentials of its own: while it submits, and only then, a variable names the quota project."""
-    with submit._quota_project(SETTINGS, Endpoints()):
+    with submit._quota_project(Target(SETTINGS, Endpoints())):
         assert os.environ["GOOGLE_CLOUD_QUOTA_PROJECT"] == "ecom-test"
     assert "GOOGLE_CLOUD_QUOTA_PROJECT" not in os.environ
-    with submit._quota_project(SETTINGS, Endpoints(dataflow="http://localhost:1")):
+    with submit._quota_project(Target(SETTINGS, Endpoints(dataflow="http://localhost:1"))):
         assert "GOOGLE_CLOUD_QUOTA_PROJECT" not in os.environ
 
 

@@ -27,9 +27,9 @@ from ecomflow.generator.bodies import Run, makers_of
 from ecomflow.generator.hints import hint_mistakes
 from ecomflow.generator.moments import window_before, window_of
 from ecomflow.generator.rounds import GeneratedEvent, generate
-from tests.contract.test_any_contract import contracts
 from tests.contract.test_loading import REFUND
 from tests.generator.samples import EVERYTHING, STRICT
+from tests.support.any_contract import contracts
 from tests.support.compiled import contract_of
 from tests.support.contract import property_test
 from tests.support.generator import parse

@@ -23,9 +23,9 @@ from ecomflow.generator.messages import encode
 from ecomflow.generator.moments import window_before
 from ecomflow.generator.rounds import faulty_message, generate, with_fault
 from ecomflow.generator.shop import Shop, draw_vocabulary
-from tests.contract.test_any_contract import contracts
 from tests.contract.test_loading import REFUND
 from tests.generator.samples import EVERYTHING, STRICT
+from tests.support.any_contract import contracts
 from tests.support.contract import property_test
 from tests.support.faults import FAULTS, NAMES, spoiled
 from tests.support.generator import Breach, find_breach

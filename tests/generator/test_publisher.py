@@ -26,6 +26,7 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.contract.loading import shop_contracts
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client, subscriber_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import BATCH_EVENTS, PublishSummary, publish
 from ecomflow.generator.recorded import recorded_events
 from ecomflow.generator.rounds import GeneratedEvent, generate
@@ -79,7 +80,7 @@ def listening(recorder: Recorder) -> Iterator[Endpoints]:
 
 def run(recorder: Recorder, events: Any, **options: Any) -> PublishSummary:
     with listening(recorder) as endpoints:
-        return publish(SETTINGS, endpoints, events, **options)
+        return publish(Target(SETTINGS, endpoints), events, **options)
 
 
 @contextmanager
@@ -131,15 +132,15 @@ class TestDelivery:
         assert summary.faults == Counter(event.fault for event in invalid)
         assert summary.reasons == Counter(event.expected_reason for event in invalid)
         assert summary.streams == Counter(event.expected_stream for event in invalid)
-        assert summary.items == sum(event.items for event in events)
+        assert summary.items == sum(sum(event.lists.values()) for event in events)
         assert not summary.interrupted
 
     def test_progress_grows_to_the_total(self, recorder: Recorder) -> None:
-        """on_progress is told confirmed events only, never fewer than before, all in the end."""
-        told: list[int] = []
-        run(recorder, some(1000), on_progress=told.append)
-        assert told == sorted(told)
-        assert told[-1] == 6000
+        """on_progress gets only confirmed events, never fewer than before, all of them at the end."""
+        counts: list[int] = []
+        run(recorder, some(1000), on_progress=counts.append)
+        assert counts == sorted(counts)
+        assert counts[-1] == 6000
 
     def test_large_messages_share_no_request_that_is_too_large(self, recorder: Recorder) -> None:
         """Pub/Sub takes 10 MB a request; their order stays."""
@@ -159,8 +160,8 @@ class TestLedger:
         run(recorder, recorded_events(lines, shop_contracts()), ledger=tmp_path / "ledger.jsonl")
         entries = read_ledger(tmp_path / "ledger.jsonl")
         assert {message.attributes["event_id"] for message in recorder.messages} == entries.keys()
-        found = sorted((entry.event_type, entry.items, entry.fault, entry.message_id is None) for entry in entries.values())
-        assert found == [("order", 2, None, False), ("unknown", 0, None, False)]
+        found = {entry.event_type: (entry.lists, entry.fault, entry.message_id is None) for entry in entries.values()}
+        assert found == {"order": ({"items": 2}, None, False), "unknown": ({}, None, False)}
         assert entries["E-1"].event_type == "unknown"
 
     def test_each_confirmed_event_has_a_line(self, recorder: Recorder, tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ class TestLedger:
         assert len(entries) == 1800
         for event_id, entry in entries.items():
             event = expected[event_id]
-            assert (entry.event_type, entry.fault, entry.items) == (event.event_type, event.fault, event.items)
+            assert (entry.event_type, entry.fault, entry.lists) == (event.event_type, event.fault, event.lists)
             assert entry.expected_reason == event.expected_reason
             assert arrived[int(entry.message_id or "")] == entry.event_id == event_id
 
@@ -184,14 +185,14 @@ class TestLedger:
             run(recorder, generate(1, seed=seed, now=NOW), ledger=path)
         assert len(read_ledger(path)) == 12
 
-    def test_a_ledger_that_cannot_be_written_is_told_before_publishing(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_a_ledger_that_cannot_be_written_is_reported_before_publishing(self, recorder: Recorder, tmp_path: Path) -> None:
         """A folder in the ledger's place is an AccessError, and nothing is published."""
         with pytest.raises(AccessError, match="can't be written: Is a directory"):
             run(recorder, some(1), ledger=tmp_path)
         assert recorder.calls == 0
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-    def test_a_full_disk_is_told_with_the_count(self, recorder: Recorder) -> None:
+    def test_the_error_of_a_full_disk_has_the_count(self, recorder: Recorder) -> None:
         """When the ledger can't grow, nothing more is sent: an event is never published that no ledger knows."""
         with pytest.raises(AccessError, match=r"The ledger /dev/full can't be written: No space left on device\.\n"):
             run(recorder, some(1), ledger=Path("/dev/full"))
@@ -277,7 +278,10 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("code", "remedy"),
         [
-            (grpc.StatusCode.PERMISSION_DENIED, "Ask for the role roles/pubsub.publisher on the topic."),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "Grant this account roles/pubsub.publisher on project ecomflow-local. Google says: so it was asked.",
+            ),
             (grpc.StatusCode.UNAUTHENTICATED, "Log in again: gcloud auth application-default login"),
         ],
     )
@@ -287,13 +291,13 @@ class TestFailures:
             run(Recorder(codes={-1: code}), some(1))
         assert caught.value.remedy == remedy
 
-    def test_a_refused_request_is_told_in_its_own_words(self) -> None:
+    def test_the_error_of_a_refused_request_has_its_message(self) -> None:
         """Any other refusal ends the run with the service's reason."""
         with pytest.raises(EcomflowError, match=r"refused the events: .*so it was asked"):
             run(Recorder(codes={-1: grpc.StatusCode.INVALID_ARGUMENT}), some(1))
 
     def test_a_failure_in_the_middle_says_how_many_were_published(self) -> None:
-        """The count of confirmed events stands in the message, and only what was in flight follows a failed request."""
+        """The message has the count of confirmed events, and only what was in flight follows a failed request."""
         recorder = Recorder(codes=dict.fromkeys(range(4, 1000), grpc.StatusCode.NOT_FOUND))
         with pytest.raises(NotFoundError, match=r"does not exist\. 3,000 events were published before\."):
             run(recorder, some(10_000))
@@ -306,22 +310,22 @@ class TestFailures:
         summary = run(recorder, some(100))
         assert (summary.total, len(recorder.messages), recorder.calls) == (600, 600, 2)
 
-    def test_an_unreachable_server_is_told_within_seconds(self) -> None:
+    def test_an_unreachable_server_is_reported_within_seconds(self) -> None:
         """Where nothing listens, the error names the address and comes soon."""
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             port = closed.getsockname()[1]
             started = time.monotonic()
             with pytest.raises(UnavailableError, match=rf"Pub/Sub at 127\.0\.0\.1:{port} does not answer") as caught:
-                publish(SETTINGS, Endpoints(pubsub=f"127.0.0.1:{port}"), some(1))
-        assert caught.value.remedy == "Run: ecomflow infra up"
+                publish(Target(SETTINGS, Endpoints(pubsub=f"127.0.0.1:{port}")), some(1))
+        assert caught.value.remedy == "Start the local stack with: ecomflow infra up"
         assert time.monotonic() - started < 10
 
     def test_without_credentials_google_is_not_asked(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Credentials that don't work are an AccessError with the command that mends them."""
+        """Credentials that don't work are an AccessError with the command that fixes them."""
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
         with pytest.raises(AccessError) as caught:
-            publish(Settings(project="my-project"), Endpoints(), some(1))
+            publish(Target(Settings(project="my-project"), Endpoints()), some(1))
         assert caught.value.remedy == "Run: gcloud auth application-default login"
 
 
@@ -347,7 +351,7 @@ class TestEmbeddedPubSub:
         ):
             topics.create_topic(name=SETTINGS.topic_path)
             reader.create_subscription(name=SETTINGS.subscription_path, topic=SETTINGS.topic_path)
-            summary = publish(SETTINGS, endpoints, some(200), ledger=ledger)
+            summary = publish(Target(SETTINGS, endpoints), some(200), ledger=ledger)
             pulled: dict[str, bytes] = {}
             while len(pulled) < summary.total:
                 response = reader.pull(subscription=SETTINGS.subscription_path, max_messages=1000)
@@ -359,4 +363,4 @@ class TestEmbeddedPubSub:
     def test_a_missing_topic_is_named(self, tmp_path: Path) -> None:
         """Before ``infra up`` has made the topic, publishing says so."""
         with embedded(tmp_path) as endpoints, pytest.raises(NotFoundError, match=f"Topic {SETTINGS.topic_path} does not exist"):
-            publish(SETTINGS, endpoints, some(1))
+            publish(Target(SETTINGS, endpoints), some(1))

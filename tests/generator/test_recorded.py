@@ -50,26 +50,26 @@ class TestMessages:
         assert {UUID(one).version for one in ids} == {4}
 
 
-class TestTypeAndItems:
+class TestTypeAndLists:
     @pytest.mark.parametrize(
         ("data", "expected"),
         [
-            (encoded(order()), ("order", 2)),
-            (b'{"event_type":"inventory"}', ("inventory", 0)),
-            (b'{"event_type":"order","items":5}', ("order", 0)),
-            (b'{"event_type":"refund","lines":[{}]}', ("refund", 1)),
-            (b'{"event_type":"quote"}', ("unknown", 0)),
-            (b'{"event_type":[]}', ("unknown", 0)),
-            (b"{}", ("unknown", 0)),
-            (b"[1]", ("unknown", 0)),
-            (b"no JSON", ("unknown", 0)),
-            (b'{"event_type":"order","items":[' + b"9" * 5_000 + b"]}", ("unknown", 0)),
+            (encoded(order()), ("order", {"items": 2})),
+            (b'{"event_type":"inventory"}', ("inventory", {})),
+            (b'{"event_type":"order","items":5}', ("order", {"items": 0})),
+            (b'{"event_type":"refund","lines":[{}]}', ("refund", {"lines": 1})),
+            (b'{"event_type":"quote"}', ("unknown", {})),
+            (b'{"event_type":[]}', ("unknown", {})),
+            (b"{}", ("unknown", {})),
+            (b"[1]", ("unknown", {})),
+            (b"no JSON", ("unknown", {})),
+            (b'{"event_type":"order","items":[' + b"9" * 5_000 + b"]}", ("unknown", {})),
         ],
     )
-    def test_they_are_what_the_message_says(self, data: bytes, expected: tuple[str, int]) -> None:
+    def test_they_are_what_the_message_says(self, data: bytes, expected: tuple[str, dict[str, int]]) -> None:
         """Whatever the message is."""
         (event,) = recorded_events([data], IN_FORCE)
-        assert (event.event_type, event.items) == expected
+        assert (event.event_type, event.lists) == expected
 
     def test_the_version_decides_where_the_list_stands(self) -> None:
         """The lowest one where the message says none, or one that is not in force."""
@@ -79,4 +79,4 @@ class TestTypeAndItems:
         body = {"event_type": "refund", "lines": [{}], "rows": [{}, {}, {}]}
         versions = [{}, {"event_version": "1"}, {"event_version": "2"}, {"event_version": "9"}]
         lines = [json.dumps({"data": body, "attributes": attributes}).encode() for attributes in versions]
-        assert [event.items for event in recorded_events(lines, [newer, REFUNDS])] == [1, 1, 3, 1]
+        assert [event.lists["lines"] for event in recorded_events(lines, [newer, REFUNDS])] == [1, 1, 3, 1]

@@ -10,20 +10,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
 from typer.testing import CliRunner
 
 from ecomflow import infra
 from ecomflow.cli import app
-from ecomflow.config import DataflowSettings, Endpoints, Settings, load_settings
-from ecomflow.errors import AccessError, ConfigError, UnavailableError
-from ecomflow.gcp.clients import bigquery_client, publisher_client
-from ecomflow.infra.changes import _configure
+from ecomflow.config import DataflowSettings, Endpoints, Settings
+from ecomflow.errors import AccessError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.infra.resources import APIS
 from ecomflow.infra.roles import job_grants
 from ecomflow.infra.services import enable_apis, observe_apis, project_number
-from ecomflow.pipeline.dataflow.options import beam_options
 from tests.support.infra import Google
 
 PROJECT = Settings(project="test-project")
@@ -67,7 +63,7 @@ def as_emulators(stack: Endpoints) -> dict[str, str]:
 
 class TestApis:
     def test_observed(self, google: Google) -> None:
-        """The APIs are asked for in one request, and those enabled are told."""
+        """The APIs are asked for in one request, and those enabled are reported."""
         google.enabled.remove("dataflow.googleapis.com")
         assert observe_apis(PROJECT).enabled == tuple(api for api in APIS if api != "dataflow.googleapis.com")
         assert [path for _, path, _ in google.requests] == ["/v1/projects/test-project/services:batchGet"]
@@ -91,7 +87,7 @@ class TestApis:
         assert pauses == [1.0]
 
     def test_refused(self, google: Google) -> None:
-        """Google's reason is told, with the command that would do the same."""
+        """The error has Google's reason, and the command that does the same."""
         google.refused = "Billing account for project is not found."
         with pytest.raises(AccessError, match=r"refuses to enable .*: Billing account for project is not found\.") as caught:
             enable_apis(["pubsub.googleapis.com"], PROJECT, sleep=lambda _: None)
@@ -124,7 +120,7 @@ class TestApis:
         monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
         begun = time.monotonic()
         with pytest.raises(AccessError, match="no Google Cloud credentials on this machine") as caught:
-            infra.plan(PROJECT, Endpoints())
+            infra.plan(Target(PROJECT, Endpoints()))
         assert caught.value.remedy == "Run: gcloud auth application-default login"
         assert time.monotonic() - begun < 3
 
@@ -134,30 +130,31 @@ class TestUp:
     def test_apis_then_resources(self, google: Google, in_project: Settings, stack: Endpoints) -> None:
         """APIs are enabled before anything else is made; a second time there is nothing to do."""
         google.enabled -= {"pubsub.googleapis.com", "dataflow.googleapis.com"}
-        plan = infra.plan(in_project, stack)
+        target = Target(in_project, stack)
+        plan = infra.plan(target)
         assert [(step.kind, step.action) for step in plan.steps[:2]] == [("apis", "change"), ("topic", "create")]
         assert [d.attribute for d in plan.steps[0].differences] == ["pubsub.googleapis.com", "dataflow.googleapis.com"]
-        done = infra.apply(in_project, stack, plan)
+        done = infra.apply(target, plan)
         assert len(done.steps) == 17
         assert google.enabled == set(APIS)
-        again = infra.plan(in_project, stack)
+        again = infra.plan(target)
         assert {step.action for step in again.steps} == {"keep"}
-        assert infra.apply(in_project, stack, again).steps == ()
+        assert infra.apply(target, again).steps == ()
 
     def test_hidden_by_a_disabled_api(self, google: Google, in_project: Settings, stack: Endpoints) -> None:
         """What a disabled service holds can't be seen; once it is enabled it is found, and only what differs is changed."""
-        infra.apply(in_project, stack, infra.plan(in_project, stack))
+        infra.apply(Target(in_project, stack), infra.plan(Target(in_project, stack)))
         google.enabled.remove("pubsub.googleapis.com")
         longer = msgspec.structs.replace(in_project, ack_deadline_seconds=60)
-        plan = infra.plan(longer, stack)
+        plan = infra.plan(Target(longer, stack))
         assert [step.kind for step in plan.steps if step.action == "create"] == ["topic", "subscription"] * 2
-        done = infra.apply(longer, stack, plan)
+        done = infra.apply(Target(longer, stack), plan)
         assert [(step.kind, step.action) for step in done.steps] == [("apis", "change"), ("subscription", "change")]
 
     def test_on_the_command_line(
         self, google: Google, in_project: Settings, stack: Endpoints, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """plan is a diff by column; up tells what it made and which roles the job needs; a second up does nothing; down asks."""
+        """plan is a diff by column; up prints what it created and the roles for the job; a second up does nothing; down asks."""
         for name, value in {**as_emulators(stack), **as_variables(in_project)}.items():
             monkeypatch.setenv(name, value)
         google.enabled.remove("dataflow.googleapis.com")
@@ -175,7 +172,7 @@ class TestUp:
         assert "Delete topic and subscription, including their messages, of test-project?" in invoke(
             "infra", "down", answer="n\n"
         )
-        assert infra.plan(in_project, stack).steps[1].action == "keep"
+        assert infra.plan(Target(in_project, stack)).steps[1].action == "keep"
         assert invoke("infra", "down", "--with-data", "--yes").count("deleted") == 16
 
 
@@ -228,50 +225,3 @@ class TestRoles:
         assert [(grant.role, grant.resource) for grant in job_grants(settings)[5:]] == [
             ("roles/pubsub.editor", "project test-project")
         ]
-
-
-@pytest.mark.stack
-class TestLabels:
-    """``labels`` of the settings."""
-
-    def test_each_resource_gets_them_and_keeps_its_own(self, in_project: Settings, stack: Endpoints, google: Google) -> None:
-        """Made with them, or given them later beside those that somebody else has set; then there is nothing left to do."""
-        infra.apply(in_project, stack, infra.plan(in_project, stack))
-        publisher = publisher_client(stack)
-        own = {"owner": "ops"}
-        publisher.update_topic(topic={"name": in_project.topic_path, "labels": own}, update_mask={"paths": ["labels"]})
-        labelled = msgspec.structs.replace(in_project, labels={"team": "shop", "env": "test"})
-        plan = infra.plan(labelled, stack)
-        changed = {step.kind for step in plan.steps if any(d.attribute == "labels" for d in step.differences)}
-        # The local storage reports no settings of a bucket.
-        assert changed == {"topic", "subscription", "dataset", "table", "view"}
-        infra.apply(labelled, stack, plan)
-        assert {step.action for step in infra.plan(labelled, stack).steps} == {"keep"}
-        assert dict(publisher.get_topic(topic=in_project.topic_path).labels) == {"owner": "ops", "team": "shop", "env": "test"}
-        table = bigquery_client(in_project.project_id, stack).get_table(f"{in_project.dataset_id}.fact_order_unique")
-        assert table.labels == {"team": "shop", "env": "test"}
-
-    def test_a_bucket_gets_them(self) -> None:
-        """As it is made, and when it is changed."""
-        bucket = storage.Client(project="p", credentials=AnonymousCredentials()).bucket("b")
-        bucket._properties["labels"] = {"owner": "ops"}
-        _configure(bucket, Settings(project="test-project", labels={"team": "shop"}))
-        assert bucket.labels == {"owner": "ops", "team": "shop"}
-
-    def test_the_job_gets_them(self) -> None:
-        """Its own labels stand before the general ones."""
-        settings = Settings(
-            project="test-project", labels={"team": "shop", "env": "a"}, dataflow=DataflowSettings(labels={"env": "b"})
-        )
-        options = beam_options(settings, Path("ecomflow.whl"), ())
-        assert {"--labels=team=shop", "--labels=env=b"} <= set(options)
-
-    @pytest.mark.parametrize(
-        ("key", "value"), [("Team", "shop"), ("team", "Shop"), ("1", "a"), ("", "a"), ("a" * 64, "a"), ("a", "b" * 64)]
-    )
-    def test_what_google_would_refuse(self, key: str, value: str, tmp_path: Path) -> None:
-        """Is refused at once, with where it was written."""
-        (tmp_path / "ecomflow.toml").write_text(f'labels = {{ "{key}" = "{value}" }}\n')
-        with pytest.raises(ConfigError) as caught:
-            load_settings({}, {}, tmp_path)
-        assert caught.value.remedy == "Correct labels in ecomflow.toml."

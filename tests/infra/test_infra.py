@@ -26,7 +26,9 @@ from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import NO_PROJECT, Service, translate
+from ecomflow.gcp.errors import is_missing, is_no_project, translate
+from ecomflow.gcp.services import Service
+from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import _configure
 from ecomflow.infra.differences import Difference, Step, compare_columns, plan_step, plan_steps
 from ecomflow.infra.observe import bucket_of, column_of, rules_by_prefix
@@ -46,6 +48,7 @@ from ecomflow.infra.resources import (
     desired,
 )
 from ecomflow.sql import Column
+from tests.support.contract import FACT_TABLES
 
 LOCAL = Settings()
 CLOUD = Service("BigQuery", "bigquery.googleapis.com", "roles/bigquery.admin", "my-project", None)
@@ -78,7 +81,7 @@ class TestPlan:
         assert {(step.action, step.differences) for step in plan_steps(desired(LOCAL), live).steps} == {("keep", ())}
 
     @pytest.mark.parametrize(
-        ("kind", "attribute", "live", "told"),
+        ("kind", "attribute", "live", "expected"),
         [
             (Topic, "retention_days", 7, ("7", "0")),
             (Subscription, "ack_deadline_seconds", 10, ("10", "30")),
@@ -97,10 +100,10 @@ class TestPlan:
             (Table, "clustering", ("status",), ("status", "shipping_address_country, status")),
         ],
     )
-    def test_changed(self, kind: type[Resource], attribute: str, live: object, told: tuple[str, str]) -> None:
+    def test_changed(self, kind: type[Resource], attribute: str, live: object, expected: tuple[str, str]) -> None:
         """An attribute that can be changed is, and the plan shows it as it is and as it should be."""
         step = differing(kind, **{attribute: live})
-        assert (step.action, step.differences) == ("change", (Difference(attribute, *told, "change"),))
+        assert (step.action, step.differences) == ("change", (Difference(attribute, *expected, "change"),))
 
     @pytest.mark.parametrize(
         ("kind", "attribute", "live", "remedy"),
@@ -408,7 +411,8 @@ class TestTranslate:
     )
     def test_a_missing_project(self, text: str) -> None:
         """Each service has its own words for it."""
-        assert NO_PROJECT.search(text)
+        assert is_no_project(google.BadRequest(text))
+        assert not is_missing(google.NotFound(text))
 
     @pytest.mark.parametrize(
         "text",
@@ -426,41 +430,41 @@ class TestTranslate:
         ],
     )
     def test_something_missing_in_a_project(self, text: str) -> None:
-        """What is missing is named by the resource, not told as the project."""
+        """The error names the missing resource, not the project."""
         assert translate(google.NotFound(text), CLOUD, "topic t").message == "Topic t does not exist."
 
 
-def actions(settings: Settings, stack: Endpoints) -> dict[str, str]:
+def actions(target: Target) -> dict[str, str]:
     """What is not to be kept, by name without its path."""
-    steps = infra.plan(settings, stack).steps
+    steps = infra.plan(target).steps
     return {step.name.split("/")[-1].split(".")[-1]: step.action for step in steps if step.action != "keep"}
 
 
-def run(statement: str, settings: Settings, stack: Endpoints) -> None:
-    bigquery_client(settings.project_id, stack).query(statement.replace("DATASET", settings.dataset_id)).result()
+def run(statement: str, target: Target) -> None:
+    target.bigquery.query(statement.replace("DATASET", target.settings.dataset_id)).result()
 
 
-def recreate(table: str, old: str, new: str, settings: Settings, stack: Endpoints) -> None:
+def recreate(table: str, old: str, new: str, target: Target) -> None:
     """Makes ``table`` anew from its DDL with ``old`` replaced by ``new``."""
-    run(f"DROP TABLE `DATASET.{table}`", settings, stack)
-    ddl = sql.table_ddl(table, settings.dataset_id)
+    run(f"DROP TABLE `DATASET.{table}`", target)
+    ddl = sql.table_ddl(FACT_TABLES[table], target.settings.dataset_id)
     assert old in ddl
-    run(ddl.replace(old, new), settings, stack)
+    run(ddl.replace(old, new), target)
 
 
 @pytest.mark.stack
 class TestApply:
     """On the local services: nothing there, half there, drifted, complete."""
 
-    def test_nothing_there(self, settings: Settings, stack: Endpoints) -> None:
+    def test_nothing_there(self, target: Target) -> None:
         """Everything is made, one step after another, and a second run does nothing and says so."""
         steps: list[Step] = []
-        before = infra.plan(settings, stack)
-        assert infra.apply(settings, stack, before, steps.append) == before
+        before = infra.plan(target)
+        assert infra.apply(target, before, steps.append) == before
         assert tuple(steps) == before.steps
-        again = infra.plan(settings, stack)
+        again = infra.plan(target)
         assert {(step.action, step.differences) for step in again.steps} == {("keep", ())}
-        assert infra.apply(settings, stack, again).steps == ()
+        assert infra.apply(target, again).steps == ()
 
     def test_what_was_made(self, provisioned: Settings, stack: Endpoints) -> None:
         """Google's clients find the resources as they were asked for."""
@@ -476,31 +480,32 @@ class TestApply:
         assert topic.message_retention_duration.total_seconds() == 0
         client = bigquery_client(provisioned.project_id, stack)
         table = client.get_table(f"{provisioned.dataset_id}.fact_order")
-        assert tuple(field.name for field in table.schema) == tuple(c.name for c in sql.table_definition("fact_order").columns)
+        assert tuple(field.name for field in table.schema) == tuple(c.name for c in FACT_TABLES["fact_order"].columns)
         assert table.time_partitioning.field == "order_date"
         assert client.get_dataset(provisioned.dataset_id).location == "EU"
         assert storage_client(provisioned.project_id, stack).lookup_bucket(provisioned.bucket_name) is not None
 
-    def test_half_there(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_half_there(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Only what is missing is made."""
         with subscriber_client(stack) as subscriber:
             subscriber.delete_subscription(subscription=provisioned.subscription_path)
-        run("DROP VIEW `DATASET.fact_inventory_unique`", provisioned, stack)
-        run("DROP TABLE `DATASET.fact_inventory`", provisioned, stack)
+        run("DROP VIEW `DATASET.fact_inventory_unique`", target)
+        run("DROP TABLE `DATASET.fact_inventory`", target)
         missing = {provisioned.subscription: "create", "fact_inventory": "create", "fact_inventory_unique": "create"}
-        assert actions(provisioned, stack) == missing
-        done = infra.apply(provisioned, stack, infra.plan(provisioned, stack))
+        assert actions(target) == missing
+        done = infra.apply(target, infra.plan(target))
         assert len(done.steps) == 3
-        assert actions(provisioned, stack) == {}
+        assert actions(target) == {}
 
     def test_ack_deadline_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
         """Another ack deadline in the settings is set on the live subscription."""
         longer = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
-        plan = infra.plan(longer, stack)
+        target = Target(longer, stack)
+        plan = infra.plan(target)
         changed = [step for step in plan.steps if step.action != "keep"]
         assert [step.differences for step in changed] == [(Difference("ack_deadline_seconds", "10", "60", "change"),)]
-        infra.apply(longer, stack, plan)
-        assert actions(longer, stack) == {}
+        infra.apply(target, plan)
+        assert actions(target) == {}
 
     def test_dead_letters_are_kept(self, provisioned: Settings, stack: Endpoints) -> None:
         """What another subscription sends to the dead-letter topic waits in a subscription that keeps it for a month."""
@@ -512,7 +517,7 @@ class TestApply:
             pulled = subscriber.pull(subscription=name, max_messages=10, timeout=10)
             assert [received.message.data for received in pulled.received_messages] == [b"lost?"]
 
-    def test_policies_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_policies_drifted(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Another retry policy, an expiration and a dead-letter policy on the pipeline's subscription are taken back."""
         path = provisioned.subscription_path
         drifted = types.Subscription(
@@ -525,148 +530,147 @@ class TestApply:
         mask = field_mask_pb2.FieldMask(paths=["retry_policy", "expiration_policy", "dead_letter_policy"])
         with subscriber_client(stack) as subscriber:
             subscriber.update_subscription(subscription=drifted, update_mask=mask)
-            plan = infra.plan(provisioned, stack)
+            plan = infra.plan(target)
             (step,) = [step for step in plan.steps if step.action != "keep"]
             assert step.differences == (
                 Difference("expires", "True", "False", "change"),
                 Difference("backoff_seconds", "10, 600", "1, 60", "change"),
                 Difference("dead_letter_topic", f"{provisioned.topic_path}-dead-letter", "none", "change"),
             )
-            infra.apply(provisioned, stack, plan)
-            assert actions(provisioned, stack) == {}
+            infra.apply(target, plan)
+            assert actions(target) == {}
             fixed = types.Subscription.pb(subscriber.get_subscription(subscription=path))
         assert not fixed.HasField("dead_letter_policy")
         assert not fixed.expiration_policy.HasField("ttl")
 
-    def test_column_added(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_column_added(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """A nullable column that the live table lacks is added with its rows kept, and the view on it is made again.
 
         A column that only the live table has is shown and left alone.
         """
-        recreate("fact_order_header", "  customer_name ", "  old_name ", provisioned, stack)
-        run(sql.view_ddl("fact_order_header", provisioned.dataset_id), provisioned, stack)
+        recreate("fact_order_header", "  customer_name ", "  old_name ", target)
+        run(sql.view_ddl(FACT_TABLES["fact_order_header"], provisioned.dataset_id), target)
         run(
             "INSERT INTO `DATASET.fact_order_header` (event_id, order_id, customer_id, old_name, order_date, order_timestamp,"
             " status, shipping_address_street, shipping_address_city, shipping_address_country, total_amount,"
             " ingestion_timestamp) VALUES"
             " ('e', 'o', 'c', 'n', DATE '2025-12-01', TIMESTAMP '2025-12-01', 'shipped', 's', 't', 'DE', 1, CURRENT_TIMESTAMP())",
-            provisioned,
-            stack,
+            target,
         )
-        plan = infra.plan(provisioned, stack)
+        plan = infra.plan(target)
         assert [step.differences for step in plan.steps if step.action != "keep"] == [
             (Difference("column customer_name", None, "STRING", "add"), Difference("column old_name", "STRING", None, "note")),
             (Difference("column customer_name", None, "as in its table", "add"),),
         ]
-        infra.apply(provisioned, stack, plan)
-        assert actions(provisioned, stack) == {}
+        infra.apply(target, plan)
+        assert actions(target) == {}
         client = bigquery_client(provisioned.project_id, stack)
         view = f"`{provisioned.dataset_id}.fact_order_header_unique`"
         rows = client.query(f"SELECT order_id, customer_name, old_name FROM {view}").result()
         assert [tuple(row.values()) for row in rows] == [("o", None, "n")]
 
-    def test_clustering_drifted(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_clustering_drifted(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Other clustering is changed to that of the DDL where the service reports it."""
         client = bigquery_client(provisioned.project_id, stack)
         table = client.get_table(f"{provisioned.dataset_id}.fact_inventory")
         table.clustering_fields = ["reason"]
         client.update_table(table, ["clustering_fields"])
-        plan = infra.plan(provisioned, stack)
+        plan = infra.plan(target)
         (step,) = [step for step in plan.steps if step.action != "keep"]
         assert step.differences == (Difference("clustering", "reason", "product_id, reason", "change"),)
-        infra.apply(provisioned, stack, plan)
-        assert actions(provisioned, stack) == {}
+        infra.apply(target, plan)
+        assert actions(target) == {}
 
-    def test_refusal_changes_nothing(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_refusal_changes_nothing(self, provisioned: Settings, target: Target) -> None:
         """With one step that can't be made, nothing is changed, and the error names what is, what should be, and what to do."""
-        recreate("fact_inventory", "quantity_change     INT64", "quantity_change     STRING", provisioned, stack)
-        run("DROP VIEW `DATASET.fact_order_unique`", provisioned, stack)
-        plan = infra.plan(provisioned, stack)
+        recreate("fact_inventory", "quantity_change     INT64", "quantity_change     STRING", target)
+        run("DROP VIEW `DATASET.fact_order_unique`", target)
+        plan = infra.plan(target)
         with pytest.raises(SchemaError, match="column quantity_change is STRING NOT NULL, expected INT64 NOT NULL") as caught:
-            infra.apply(provisioned, stack, plan)
+            infra.apply(target, plan)
         assert "copy the rows of" in str(caught.value.remedy)
-        assert actions(provisioned, stack) == {"fact_inventory": "refuse", "fact_order_unique": "create"}
+        assert actions(target) == {"fact_inventory": "refuse", "fact_order_unique": "create"}
 
     def test_subscription_of_another_topic(self, provisioned: Settings, stack: Endpoints) -> None:
         """A subscription that is attached to another topic is refused."""
         other = msgspec.structs.replace(provisioned, topic=f"{provisioned.topic}-2")
+        target = Target(other, stack)
         with pytest.raises(SchemaError, match=f"topic is {provisioned.topic_path}, expected {other.topic_path}"):
-            infra.apply(other, stack, infra.plan(other, stack))
-        assert actions(other, stack)[other.topic] == "create"
+            infra.apply(target, infra.plan(target))
+        assert actions(target)[other.topic] == "create"
 
-    def test_two_at_once(self, settings: Settings, stack: Endpoints) -> None:
+    def test_two_at_once(self, target: Target) -> None:
         """Two runs of the same plan at the same time both end well."""
-        plan = infra.plan(settings, stack)
+        plan = infra.plan(target)
         with ThreadPoolExecutor(2) as pool:
-            runs = [pool.submit(infra.apply, settings, stack, plan) for _ in range(2)]
+            runs = [pool.submit(infra.apply, target, plan) for _ in range(2)]
             assert [run.result() for run in runs] == [plan, plan]
-        assert actions(settings, stack) == {}
+        assert actions(target) == {}
 
-    def test_two_after_another(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_two_after_another(self, provisioned: Settings, target: Target) -> None:
         """A plan that another run has carried out meanwhile finds everything made, and keeps the rows."""
-        infra.apply(provisioned, stack, plan_steps(desired(provisioned), {}))
-        assert actions(provisioned, stack) == {}
+        infra.apply(target, plan_steps(desired(provisioned), {}))
+        assert actions(target) == {}
 
 
 @pytest.mark.stack
 class TestStatus:
     """What stands where."""
 
-    def test_states_and_rows(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_states_and_rows(self, provisioned: Settings, target: Target) -> None:
         """A resource is there, missing or drifted; a table that is there has its number of rows."""
-        run("DROP VIEW `DATASET.fact_order_unique`", provisioned, stack)
+        run("DROP VIEW `DATASET.fact_order_unique`", target)
         run(
             "INSERT INTO `DATASET.fact_inventory` VALUES ('e', 'i', 'p', 'w', 1, 'sale', DATE '2025-12-01',"
             " TIMESTAMP '2025-12-01', CURRENT_TIMESTAMP())",
-            provisioned,
-            stack,
+            target,
         )
         longer = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)
-        found = {status.name.split("/")[-1].split(".")[-1]: status for status in infra.status(longer, stack)}
+        found = {status.name.split("/")[-1].split(".")[-1]: status for status in infra.status(Target(longer, target.endpoints))}
         assert found[longer.subscription].state == "drifted"
         assert found[longer.subscription].detail == "ack_deadline_seconds is 10, expected 60"
         assert (found["fact_order_unique"].state, found["fact_order_unique"].rows) == ("missing", None)
         assert (found["fact_inventory"].state, found["fact_inventory"].rows) == ("exists", 1)
         assert (found["fact_order"].rows, found["fact_inventory_unique"].rows) == (0, None)
 
-    def test_nothing_there(self, settings: Settings, stack: Endpoints) -> None:
+    def test_nothing_there(self, target: Target) -> None:
         """Without anything, everything is missing and nothing is counted."""
-        assert {(status.state, status.rows) for status in infra.status(settings, stack)} == {("missing", None)}
+        assert {(status.state, status.rows) for status in infra.status(target)} == {("missing", None)}
 
 
 @pytest.mark.stack
 class TestDown:
     """Taking it away again."""
 
-    def test_keeps_data(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_keeps_data(self, provisioned: Settings, target: Target) -> None:
         """Without the word for it, only topic and subscription go, not the dead letters' own; a second time nothing does."""
-        removals = infra.down(provisioned, stack, with_data=False)
+        removals = infra.down(target, with_data=False)
         assert [(r.kind, r.outcome) for r in removals if r.outcome != "kept"] == [
             ("subscription", "deleted"),
             ("topic", "deleted"),
         ]
         assert [r.name.split("/")[-1] for r in removals if r.outcome == "kept"][:2] == [f"{provisioned.topic}-dead-letter"] * 2
         assert {r.kind for r in removals[4:] if r.outcome == "kept"} == {"bucket", "dataset", "table", "view"}
-        assert actions(provisioned, stack) == {provisioned.topic: "create", provisioned.subscription: "create"}
-        again = infra.down(provisioned, stack, with_data=False)
+        assert actions(target) == {provisioned.topic: "create", provisioned.subscription: "create"}
+        again = infra.down(target, with_data=False)
         assert [r.outcome for r in again[:2]] == ["absent", "absent"]
 
-    def test_with_data(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_with_data(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """With data, nothing is left, and what is up again is empty."""
         bucket = storage_client(provisioned.project_id, stack).bucket(provisioned.bucket_name)
         for name in ("dlq/order/2025/12/01/a b.jsonl", "temp/x", "staging/y"):
             bucket.blob(name).upload_from_string("x")
-        assert {r.outcome for r in infra.down(provisioned, stack, with_data=True)} == {"deleted"}
-        assert set(actions(provisioned, stack).values()) == {"create"}
-        assert {r.outcome for r in infra.down(provisioned, stack, with_data=True)} == {"absent"}
+        assert {r.outcome for r in infra.down(target, with_data=True)} == {"deleted"}
+        assert set(actions(target).values()) == {"create"}
+        assert {r.outcome for r in infra.down(target, with_data=True)} == {"absent"}
 
-    def test_keeps_what_is_not_ours(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_keeps_what_is_not_ours(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """A dataset and a bucket that hold something of the user's stay, with just that in them."""
-        run("CREATE TABLE `DATASET.mine` (a INT64)", provisioned, stack)
+        run("CREATE TABLE `DATASET.mine` (a INT64)", target)
         client = storage_client(provisioned.project_id, stack)
         client.bucket(provisioned.bucket_name).blob("mine.txt").upload_from_string("x")
         client.bucket(provisioned.bucket_name).blob("dlq/a").upload_from_string("x")
-        removals = infra.down(provisioned, stack, with_data=True)
+        removals = infra.down(target, with_data=True)
         assert [(r.kind, r.reason) for r in removals if r.outcome == "kept"] == [
             ("dataset", "it contains tables that are not ecomflow's, such as mine"),
             ("bucket", "it contains objects that are not ecomflow's, such as mine.txt"),
@@ -678,34 +682,34 @@ class TestDown:
 class TestCheckTables:
     """What a pipeline asks before it starts."""
 
-    def test_complete(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_complete(self, provisioned: Settings, target: Target) -> None:
         """Tables as their DDL has them pass, also with a nullable column more."""
-        run("DROP TABLE `DATASET.fact_order`", provisioned, stack)
-        ddl = sql.table_ddl("fact_order", provisioned.dataset_id)
-        run(ddl.replace("  order_id ", '  zone STRING OPTIONS (description = "x"),\n  order_id ', 1), provisioned, stack)
-        infra.check_tables(provisioned, stack)
+        run("DROP TABLE `DATASET.fact_order`", target)
+        ddl = sql.table_ddl(FACT_TABLES["fact_order"], provisioned.dataset_id)
+        run(ddl.replace("  order_id ", '  zone STRING OPTIONS (description = "x"),\n  order_id ', 1), target)
+        infra.check_tables(target)
 
-    def test_missing(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_missing(self, provisioned: Settings, target: Target) -> None:
         """A missing table is named, with the command that makes it."""
-        run("DROP TABLE `DATASET.fact_order_item`", provisioned, stack)
+        run("DROP TABLE `DATASET.fact_order_item`", target)
         with pytest.raises(NotFoundError, match=f"Table {provisioned.dataset_id}.fact_order_item does not exist") as caught:
-            infra.check_tables(provisioned, stack)
+            infra.check_tables(target)
         assert caught.value.remedy == "Run: ecomflow infra up"
 
-    def test_another_schema(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_another_schema(self, provisioned: Settings, target: Target) -> None:
         """A column of another type and a column that is missing are both named."""
-        recreate("fact_user_activity", "  user_agent ", "  agent ", provisioned, stack)
-        recreate("fact_inventory", "quantity_change     INT64 NOT NULL", "quantity_change     NUMERIC", provisioned, stack)
+        recreate("fact_user_activity", "  user_agent ", "  agent ", target)
+        recreate("fact_inventory", "quantity_change     INT64 NOT NULL", "quantity_change     NUMERIC", target)
         with pytest.raises(SchemaError) as caught:
-            infra.check_tables(provisioned, stack)
+            infra.check_tables(target)
         assert "fact_inventory: column quantity_change is NUMERIC, expected INT64 NOT NULL" in caught.value.message
         assert "fact_user_activity: column user_agent is missing, expected STRING" in caught.value.message
         assert "agent is STRING" not in caught.value.message
 
-    def test_missing_dataset(self, settings: Settings, stack: Endpoints) -> None:
+    def test_missing_dataset(self, target: Target) -> None:
         """Without a dataset, all five tables are missing."""
         with pytest.raises(NotFoundError, match=r"Tables .*fact_order_header, .*fact_user_activity do not exist"):
-            infra.check_tables(settings, stack)
+            infra.check_tables(target)
 
 
 @contextmanager
@@ -751,22 +755,22 @@ class TestFailures:
         """A refusal becomes its own error at once."""
         begun = time.monotonic()
         with answering(status, message) as url, pytest.raises(error, match=sentence):
-            infra.check_tables(Settings(project="my-project"), Endpoints(bigquery=url))
+            infra.check_tables(Target(Settings(project="my-project"), Endpoints(bigquery=url)))
         assert time.monotonic() - begun < 3
 
     def test_unreachable(self) -> None:
-        """An emulator that isn't there is told within seconds, with what brings one up."""
+        """A missing emulator is reported within seconds, with the command that starts one."""
         nowhere = Endpoints(pubsub="127.0.0.1:1", storage="http://127.0.0.1:1", bigquery="http://127.0.0.1:1")
         begun = time.monotonic()
         with pytest.raises(UnavailableError, match=r"at (http://)?127.0.0.1:1 does not answer") as caught:
-            infra.plan(Settings(), nowhere)
+            infra.plan(Target(Settings(), nowhere))
         assert caught.value.remedy == "Start the local stack with: ecomflow infra up"
         assert time.monotonic() - begun < 12
 
     def test_no_stack(self) -> None:
         """Without a project and without a stack nothing is asked of Google."""
         with pytest.raises(UnavailableError, match="The local stack is not running"):
-            infra.plan(Settings(), Endpoints())
+            infra.plan(Target(Settings(), Endpoints()))
 
 
 def test_import_is_light() -> None:

@@ -1,4 +1,4 @@
-"""What waits in the subscription, as Cloud Monitoring and the local Pub/Sub tell it."""
+"""The backlog of the subscription, as Cloud Monitoring and the local Pub/Sub report it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from google.cloud.monitoring_v3.services.metric_service.transports import Metric
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, NotFoundError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import (
     AGE_METRIC,
@@ -128,53 +129,57 @@ class TestNewestBacklog:
 
 class TestCountWaiting:
     @pytest.mark.stack
-    def test_the_local_stack_counts_just_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_stack_counts_just_now(self, provisioned: Settings, target: Target) -> None:
         """Every message that is not acknowledged, at this moment."""
-        publisher.publish(provisioned, stack, rounds.generate(3, seed=1, now=NOW))
-        assert count_waiting(provisioned, stack) == Waiting(18, None)
+        publisher.publish(target, rounds.generate(3, seed=1, now=NOW))
+        assert count_waiting(target) == Waiting(18, None)
 
     @pytest.mark.stack
-    def test_the_local_stack_tells_the_age_of_the_oldest(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_stack_tells_the_age_of_the_oldest(self, provisioned: Settings, target: Target) -> None:
         """Since it was published; of nothing there is none."""
-        assert read_backlog(provisioned, stack, datetime.now(UTC)) == Backlog(Waiting(0), None)
-        publisher.publish(provisioned, stack, rounds.generate(1, seed=1, now=NOW))
-        found = read_backlog(provisioned, stack, datetime.now(UTC) + timedelta(seconds=60))
+        assert read_backlog(target, datetime.now(UTC)) == Backlog(Waiting(0), None)
+        publisher.publish(target, rounds.generate(1, seed=1, now=NOW))
+        found = read_backlog(target, datetime.now(UTC) + timedelta(seconds=60))
         assert found is not None
         assert found.waiting == Waiting(6, None)
         assert found.oldest_seconds == pytest.approx(65, abs=5)
 
     @pytest.mark.stack
-    def test_a_subscription_that_is_not_there(self, settings: Settings, stack: Endpoints) -> None:
+    def test_a_subscription_that_is_not_there(self, settings: Settings, target: Target) -> None:
         """It is named, with what to run."""
         with pytest.raises(NotFoundError, match=settings.subscription):
-            count_waiting(settings, stack)
+            count_waiting(target)
 
     def test_without_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         """A project without a login ends at once, with the command that signs in."""
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
         with pytest.raises(AccessError, match="redentials"):
-            count_waiting(SETTINGS, Endpoints())
+            count_waiting(Target(SETTINGS, Endpoints()))
 
 
 class Clock:
-    """Time that passes only in ``sleep``."""
+    """Time that passes only in ``sleep``; by the wall clock also in ``steps``, one after each sleep."""
 
-    def __init__(self) -> None:
+    def __init__(self, *steps: timedelta) -> None:
         self.time = NOW
+        self.steps = list(steps)
         self.slept: list[float] = []
 
     def now(self) -> datetime:
         return self.time
 
+    def steady(self) -> float:
+        return sum(self.slept)
+
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.time += timedelta(seconds=seconds)
+        self.time += timedelta(seconds=seconds) + (self.steps.pop(0) if self.steps else timedelta())
 
 
 class TestWaitUntilEmpty:
     def wait(self, clock: Clock, *readings: Waiting | None, seconds: float = 60) -> bool:
         answers = iter(readings)
-        return wait_until_empty(lambda: next(answers), seconds, now=clock.now, sleep=clock.sleep)
+        return wait_until_empty(lambda: next(answers), seconds, now=clock.now, steady=clock.steady, sleep=clock.sleep)
 
     def test_empty_at_once(self) -> None:
         """Nothing waits: nobody sleeps."""
@@ -193,6 +198,15 @@ class TestWaitUntilEmpty:
         clock = Clock()
         assert not self.wait(clock, *(Waiting(9) for _ in range(4)), seconds=0.5)
         assert clock.slept == pytest.approx([0.2, 0.2, 0.1])
+
+    @pytest.mark.parametrize("step", [timedelta(days=1), timedelta(days=-1)], ids=["forward", "back"])
+    def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_it(self, step: timedelta) -> None:
+        """It waits its seconds, and a sample of after the step is young."""
+        clock = Clock(step)
+        assert not self.wait(clock, *(Waiting(9) for _ in range(4)), seconds=0.5)
+        assert clock.slept == pytest.approx([0.2, 0.2, 0.1])
+        clock = Clock(step)
+        assert self.wait(clock, None, Waiting(0, NOW + step + timedelta(seconds=14)))
 
     def test_an_old_sample_does_not_count(self) -> None:
         """A zero that was sampled before the wait began may not know of what was published since."""

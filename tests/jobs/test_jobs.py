@@ -20,6 +20,7 @@ from ecomflow import infra
 from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import JobMessage, StepFit
@@ -44,7 +45,7 @@ def stub() -> Iterator[DataflowStub]:
 
 @pytest.fixture
 def api(stub: DataflowStub) -> JobsApi:
-    return JobsApi(SETTINGS, Endpoints(dataflow=stub.url))
+    return JobsApi(Target(SETTINGS, Endpoints(dataflow=stub.url)))
 
 
 class FakeTime:
@@ -126,7 +127,7 @@ class TestList:
 
 
 class TestFind:
-    def test_an_active_job_stands_before_newer_ones(self, stub: DataflowStub, api: JobsApi) -> None:
+    def test_an_active_job_comes_before_newer_ones(self, stub: DataflowStub, api: JobsApi) -> None:
         """Of jobs of one name the active one is meant, even where a later one has ended."""
         active = stub.add_job("shop", createTime="2025-12-01T08:00:00Z")
         stub.add_job("shop", dataflow_stub.FAILED, createTime="2025-12-01T09:00:00Z")
@@ -146,7 +147,7 @@ class TestFind:
 
     @pytest.mark.parametrize("name", ["none", "2025-12-01_00_00_00-9"])
     def test_what_is_not_there(self, name: str, api: JobsApi) -> None:
-        """A name or an id that there is not is told with the project and the region that were searched."""
+        """For an unknown name or id the error names the project and the region that were searched."""
         with pytest.raises(NotFoundError, match=f"{name}.* ecom-test, europe-west1") as error:
             service.find(api, name)
         assert "ecomflow job list --all" in str(error.value.remedy)
@@ -225,7 +226,7 @@ class TestMetrics:
         assert (found.own, found.system) == ({}, {"ElementCount Read messages-out0": 12.0, "latency other s1": 3.0})
 
     def test_the_namespace_is_that_of_the_pipeline(self) -> None:
-        """The mark that metrics are told by is the one that the pipeline counts under."""
+        """Metrics are recognised by the namespace under which the pipeline counts."""
         assert service.MARK == counters.NAMESPACE
 
 
@@ -241,7 +242,7 @@ class TestMessages:
         assert found == [JobMessage(at, "basic", "b"), JobMessage(at, "warning", "w")]
 
     def test_following_shows_each_once_until_the_end(self, stub: DataflowStub, api: JobsApi) -> None:
-        """Messages come as they are told, also several of one instant; the last come with the end."""
+        """Messages come as they are reported, also several of one instant; the last ones come with the end."""
         job_id = stub.add_job("shop")
         stub.add_message(job_id, "one", time="2025-12-01T10:00:00Z")
         later = iter([("two", "2025-12-01T10:00:00Z", None), ("three", "2025-12-01T10:00:01Z", dataflow_stub.DRAINED)])
@@ -298,7 +299,7 @@ class TestEnd:
     )
     @pytest.mark.parametrize("end", [service.drain, service.cancel])
     def test_a_job_that_has_ended(self, end: Any, state: int, word: str, stub: DataflowStub, api: JobsApi) -> None:
-        """The sentence tells its state, and nothing is asked of the service."""
+        """The message has its state, and no request is sent."""
         stub.add_job("shop", state)
         with pytest.raises(PipelineError, match=f"is {word}: only a running job can be"):
             end(api, service.find(api, "shop"))
@@ -347,13 +348,13 @@ class TestFailures:
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_a_busy_service_is_asked_again(self, status: int, stub: DataflowStub, api: JobsApi) -> None:
-        """A failure that passes is not told."""
+        """A transient failure is not reported."""
         stub.add_job("shop")
         stub.fail("GET", "jobs$", status, times=1)
         assert service.find(api, "shop").state == "running"
 
     def test_a_service_that_stays_busy(self, stub: DataflowStub, api: JobsApi) -> None:
-        """After a few seconds it is told as what it is."""
+        """After a few seconds it is reported as it is."""
         stub.fail("GET", "jobs$", 503, times=99, message="overloaded")
         began = time.monotonic()
         with pytest.raises(UnavailableError, match="does not answer: overloaded"):
@@ -374,7 +375,7 @@ class TestFailures:
         with running_stub() as stub:
             endpoints = Endpoints(dataflow=stub.url)
         with pytest.raises(UnavailableError) as error:
-            service.find(JobsApi(SETTINGS, endpoints), "shop")
+            service.find(JobsApi(Target(SETTINGS, endpoints)), "shop")
         assert error.value.remedy == "Check DATAFLOW_EMULATOR_HOST."
 
 
@@ -413,7 +414,7 @@ class TestUpdatePlan:
     def test_a_mapping_of_what_there_is_not(
         self, mapping: dict[str, str], sentence: str, stub: DataflowStub, api: JobsApi
     ) -> None:
-        """A slip of the pen is told before anything is sent."""
+        """A typing mistake is reported before anything is sent."""
         with pytest.raises(ConfigError, match=sentence):
             self.plan(stub, api, mapping)
 
@@ -440,7 +441,8 @@ def target(stack: Endpoints, settings: Settings, stub: DataflowStub) -> tuple[Se
     """A project of which everything is provisioned, at the local services, with the stub as its Dataflow."""
     project = msgspec.structs.replace(settings, project="ecom-test", dataflow=SETTINGS.dataflow)
     endpoints = msgspec.structs.replace(stack, dataflow=stub.url)
-    infra.apply(project, endpoints, infra.plan(project, endpoints))
+    target = Target(project, endpoints)
+    infra.apply(target, infra.plan(target))
     return project, endpoints
 
 
@@ -451,9 +453,9 @@ class TestReplacement:
         settings, endpoints = target
         steps = [name if name != "Decode events" else "Decode" for name in update.graph_steps(settings)]
         old = stub.add_job("shop", steps=tuple(steps))
-        api = JobsApi(settings, endpoints)
+        api = JobsApi(Target(settings, endpoints))
         plan = update.plan_update(api, service.find(api, "shop"), update.graph_steps(settings), {"Decode": "Decode events"})
-        new = update.send_update(settings, endpoints, plan)
+        new = update.send_update(Target(settings, endpoints), plan)
         (submitted,) = stub.seen("POST")
         assert (submitted.body["replaceJobId"], submitted.body["transformNameMapping"]) == (old, {"Decode": "Decode events"})
         assert (service.find(api, old).state, service.find(api, "shop").id) == ("updated", new.job_id)
@@ -463,8 +465,8 @@ class TestReplacement:
         settings, endpoints = target
         stub.drain_looks = 3
         old = stub.add_job("shop", steps=("Something else",))
-        api, time_ = JobsApi(settings, endpoints), FakeTime()
-        new = update.drain_and_replace(api, settings, endpoints, service.find(api, "shop"), 60, sleep=time_.sleep)
+        api, time_ = JobsApi(Target(settings, endpoints)), FakeTime()
+        new = update.drain_and_replace(api, Target(settings, endpoints), service.find(api, "shop"), 60, sleep=time_.sleep)
         order = [(request.method, request.body.get("requestedState")) for request in stub.requests if request.method != "GET"]
         assert order == [("PUT", dataflow_stub.DRAINED), ("POST", None)]
         assert (stub.jobs[old]["currentState"], time_.seconds) == (dataflow_stub.DRAINED, 10.0)
@@ -476,9 +478,9 @@ class TestReplacement:
         """They are refused before the drain."""
         settings, endpoints = target
         stub.add_job("shop")
-        api = JobsApi(settings, endpoints)
+        api = JobsApi(Target(settings, endpoints))
         with pytest.raises(ConfigError, match="--streamin"):
-            update.drain_and_replace(api, settings, endpoints, service.find(api, "shop"), 60, ["--streamin"])
+            update.drain_and_replace(api, Target(settings, endpoints), service.find(api, "shop"), 60, ["--streamin"])
         assert stub.seen("PUT") == []
 
     def test_update_from_the_command_line(self, target: tuple[Settings, Endpoints], stub: DataflowStub, tmp_path: Path) -> None:
@@ -622,7 +624,7 @@ class TestCommands:
         assert (type(error), sentence in str(error)) == (ConfigError, True), error
 
 
-# A stand-in for the local pipeline: it holds the lock, tells how it fares, and does with SIGTERM what the test asks.
+# A stand-in for the local pipeline: it holds the lock, writes its status, and reacts to SIGTERM as the test requests.
 STAND_IN = """
 import os, pathlib, signal, sys, time
 from ecomflow.processes.detached import identity_of
@@ -666,7 +668,7 @@ def append(log: Path, message: str) -> None:
 class TestLocal:
     @pytest.mark.parametrize("on_term", ["end", "stay"])
     def test_cancel_ends_it(self, on_term: str, here: Settings) -> None:
-        """By SIGTERM where that ends it, else by SIGKILL; what it had in hand comes again, so it is gone and not drained."""
+        """By SIGTERM if that ends it, else by SIGKILL; its messages are redelivered, so it is gone and not drained."""
         with stand_in(here, on_term) as process:
             assert [(found.id, found.name, found.state) for found in local.jobs(here)] == [(str(process.pid), "s", "running")]
             ended = local.cancel(here, grace=0.2)
@@ -745,7 +747,7 @@ class TestLocal:
         ]
 
     def test_no_log(self, here: Settings) -> None:
-        """It is told that no pipeline has run there."""
+        """The error says that no pipeline has run there."""
         with pytest.raises(NotFoundError, match="no pipeline has run in this folder"):
             list(local.log_lines(here, 5))
 

@@ -17,12 +17,13 @@ import msgspec
 import psutil
 import pytest
 
-from ecomflow.config import read_stack_endpoints
+from ecomflow.config import Settings, read_stack_endpoints
 from ecomflow.errors import AccessError, MissingExtraError, UnavailableError
 from ecomflow.local import probes, supervisor
 from ecomflow.processes import detached
 from ecomflow.processes.detached import Identity, identity_of
 from ecomflow.processes.state_folder import folder_mark
+from tests.support.cli import ecomflow
 
 stack = pytest.mark.stack
 
@@ -45,7 +46,7 @@ class TestProcess:
         detached.stop([stranger], 0.0)
 
     def test_a_step_of_the_wall_clock_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first NTP answer after a boot moves the boot time, from which psutil reckons the start of each process."""
+        """The first NTP answer after a boot moves the boot time, from which psutil calculates the start of each process."""
         identity = identity_of(os.getpid())
         before = psutil.Process().create_time()
         boot = psutil.boot_time()
@@ -113,7 +114,7 @@ class TestWithoutStack:
             supervisor.up(tmp_path / "file" / "state")
         assert "ECOMFLOW_STATE_DIR" in str(caught.value.remedy)
 
-    def test_a_missing_extra_is_told_before_anything_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_extra_is_reported_before_anything_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a package of the local GCS no folder is made and no process started."""
 
         def missing() -> None:
@@ -166,6 +167,27 @@ class TestRunningStack:
         again = supervisor.up(state_path)
         assert (again.started, pids(again), again.endpoints) == ((), pids(running), running.endpoints)
         assert all(service.rss_mb and service.rss_mb > 5 for service in supervisor.status(state_path).services)
+
+    @pytest.mark.parametrize("content", [b"", b"{", bytes(300), b'{"version": "\xff"}'])
+    def test_a_damaged_file_stops_no_command(self, content: bytes, state_path: Path, running: supervisor.StackReport) -> None:
+        """Nothing is known of the services then, so they are down; up ends them and starts others."""
+        before = [identity_of(pid) for pid in pids(running).values() if pid]
+        (state_path / "stack.json").write_bytes(content)
+        assert set(states(supervisor.status(state_path)).values()) == {"down"}
+        settings = Settings(state_dir=str(state_path))
+        assert ecomflow("infra", "status", settings=settings).returncode == 4
+        assert ecomflow("infra", "up", settings=settings).returncode == 0
+        assert supervisor.status(state_path).ready
+        assert [detached.find(identity) for identity in before] == [None] * 3
+
+    def test_damaged_endpoints_are_written_anew(self, state_path: Path, running: supervisor.StackReport) -> None:
+        """The services run on where they are."""
+        path = state_path / "stack.json"
+        assert running.endpoints is not None
+        path.write_text(path.read_text().replace(f'"pubsub": "{running.endpoints.pubsub}"', '"pubsub": "127.0.0.1:1"'))
+        assert read_stack_endpoints(state_path) != running.endpoints
+        assert pids(supervisor.up(state_path)) == pids(running)
+        assert read_stack_endpoints(state_path) == running.endpoints
 
     def test_a_killed_service_alone_is_replaced_on_its_port(self, state_path: Path, running: supervisor.StackReport) -> None:
         """After SIGKILL of the local GCS status says down, and up starts it again where its clients look for it."""
@@ -284,7 +306,7 @@ class TestLifecycle:
             assert supervisor.status(tmp_path / "one").ready
 
     def test_services_whose_starter_was_killed_are_replaced(self, tmp_path: Path) -> None:
-        """Killed after it had started them and before stack.json told of them, infra up blocks no later one."""
+        """An infra up that is killed after it started them, before they are in stack.json, does not block a later one."""
         with supervisor.running_stack(tmp_path):
             orphans = [identity_of(pid) for pid in pids(supervisor.status(tmp_path)).values() if pid]
             (tmp_path / "stack.json").unlink()

@@ -91,7 +91,7 @@ def pair() -> Iterator[tuple[socket.socket, Address, Address]]:
             yield client, client.getsockname(), server.getsockname()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux identifies peers")
 class TestThisMachine:
     @pytest.mark.parametrize("lookup", [ask_kernel, search_tables])
     def test_both_ways_know_this_user(self, lookup: peers.Lookup, pair: tuple[socket.socket, Address, Address]) -> None:
@@ -130,7 +130,7 @@ class TestThisMachine:
     def test_a_failing_kernel_refuses(
         self, pair: tuple[socket.socket, Address, Address], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where the system told before and does not now (no file left to open), nobody is let in."""
+        """If the system identified peers before and does not now (no file descriptor left), nobody is let in."""
         _, address, server = pair
 
         def fail(*_: object) -> None:

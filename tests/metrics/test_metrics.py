@@ -12,24 +12,26 @@ import pytest
 
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
 from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
 from ecomflow.metrics.history import History, Latency, messages_in_by, report, rows_of, trouble
 from ecomflow.metrics.snapshot import (
     LATENCY_BOUNDS,
-    STEPS,
     PipelineMetrics,
     StepMetrics,
     TableMetrics,
     from_counters,
     quantile,
     step_metrics,
+    steps_of,
 )
 from ecomflow.pipeline import counters
-from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes
+from ecomflow.pipeline.direct.launch import STATUS_FILE, PipelineStatus, Processes, locked
 from ecomflow.terminal.sparklines import sparkline
 from tests.support import dataflow_stub
+from tests.support.contract import SHOP
 from tests.support.dataflow_stub import DataflowStub, running_stub
 
 START = 1_764_547_200.0
@@ -37,7 +39,7 @@ NO_LATENCY = (0,) * (len(LATENCY_BOUNDS) + 1)
 
 
 def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
-    """What a local pipeline that began at START tells ``at`` seconds later; ``rows`` of fact_order, ``refused`` messages."""
+    """The metrics of a local pipeline ``at`` seconds after its start at START; ``rows`` of fact_order, ``refused`` messages."""
     counts = {
         "received": received,
         "in/Decode events": received,
@@ -45,13 +47,13 @@ def metrics(at: float, received: int = 0, **known: Any) -> PipelineMetrics:
         "refused/malformed_json": known.pop("refused", 0),
     }
     fields = {"state": "running", "where": "local", "name": "process 7", "started": START} | known
-    return from_counters(counts, {}, at=START + at, **fields)
+    return from_counters(counts, {}, SHOP, at=START + at, **fields)
 
 
-def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
-    """Each of ``told`` was read at the moment at which it was told."""
+def history(*readings: PipelineMetrics, kept: float = 300.0) -> History:
+    """Each of ``readings`` was read at the time at which it was taken."""
     found = History(kept)
-    for one in told:
+    for one in readings:
         found.add(one, one.at)
     return found
 
@@ -59,12 +61,14 @@ def history(*told: PipelineMetrics, kept: float = 300.0) -> History:
 class TestFromCounters:
     def test_steps_stand_in_the_order_of_the_graph(self) -> None:
         """Every step of the graph, counted or not; those of another version of it after them."""
-        found = step_metrics({"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1})
-        assert [step.step for step in found] == [*STEPS, "Old step"]
+        found = step_metrics(
+            {"in/Decode events": 9, "out/Decode events": 7, "refused_in/Decode events": 2, "in/Old step": 1}, steps_of(SHOP)
+        )
+        assert [step.step for step in found] == [*steps_of(SHOP), "Old step"]
         assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
-    def test_what_was_counted_is_told(self) -> None:
-        """Each figure comes from its counters or gauges; without any it is 0 or not known."""
+    def test_what_was_counted_is_reported(self) -> None:
+        """Each metric comes from its counters or gauges; without any it is 0 or unknown."""
         counts = {
             "received": 9,
             "rows/fact_inventory": 4,
@@ -76,12 +80,12 @@ class TestFromCounters:
             "schema_drift/order/$.x": 8,
         }
         gauges = {"memory_bytes": 1e6, "last_append/fact_inventory": START}
-        found = from_counters(counts, gauges, at=START, state="running", where="local")
+        found = from_counters(counts, gauges, SHOP, at=START, state="running", where="local")
         assert (found.received, found.bundles, found.retries, found.memory_bytes) == (9, 5, 6, 1_000_000)
         assert list(found.refused.items()) == [("malformed_json", 2), ("out_of_range", 1)]
         assert found.latency == (0, 0, 3, *NO_LATENCY[3:])
         assert TableMetrics("fact_inventory", 4, START) in found.tables
-        assert (found.backlog, from_counters({}, {}, at=0, state="none", where="local").memory_bytes) == (None, None)
+        assert (found.backlog, from_counters({}, {}, SHOP, at=0, state="none", where="local").memory_bytes) == (None, None)
 
 
 class TestQuantile:
@@ -113,7 +117,7 @@ class TestSparkline:
 
 class TestRates:
     def test_a_rate_is_the_mean_of_the_last_seconds(self) -> None:
-        """What was counted in the last ten seconds, by the times at which it was told."""
+        """What was counted in the last ten seconds, by the times at which it was reported."""
         found = history(*(metrics(at, 100 * at, rows=50 * at, refused=10 * at) for at in range(30))).rates()
         assert found is not None
         assert (found.seconds, found.received, found.refused) == (10.0, 100.0, 10.0)
@@ -121,12 +125,12 @@ class TestRates:
         assert [rate.messages_in for rate in found.steps if rate.step == "Decode events"] == [100.0]
 
     def test_metrics_that_come_seldom_are_compared_with_those_before(self) -> None:
-        """Dataflow tells its counters every half minute or so."""
+        """Dataflow reports its counters about twice a minute."""
         found = history(metrics(0, 0), metrics(40, 400), metrics(70, 1000)).rates()
         assert found is not None
         assert (found.seconds, found.received) == (30.0, 20.0)
 
-    def test_what_has_not_been_told_anew_changes_no_rate(self) -> None:
+    def test_what_was_not_reported_again_changes_no_rate(self) -> None:
         """Read twice, it counts once; the newer reading, with its backlog, takes the other's place."""
         found = history(metrics(0, 0), metrics(1, 100))
         found.add(metrics(1, 100, backlog=3), START + 2)
@@ -168,6 +172,19 @@ class TestSeries:
         series = found.series(lambda one: one.received, 6, seconds=60)
         assert series == [None, None, 10.0, 10.0, 30.0, None]
 
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_after_a_step_of_the_wall_clock_it_flows_on(self, step: int) -> None:
+        """Rates and series come back with the second reading after it, and what lies in the time to come is not kept."""
+        before = [metrics(at, 10 * at) for at in range(20)]
+        after = [metrics(at + step, 10 * at, started=START + step) for at in range(20, 40)]
+        found = history(*before, *after)
+        rates = found.rates()
+        assert rates is not None
+        assert rates.received == 10
+        assert found.series(lambda one: one.received, 10, 10)[-5:-1] == pytest.approx([10] * 4)
+        assert len(found) <= 22
+        assert trouble(found) is None
+
     def test_between_two_lives_nothing_flows(self) -> None:
         """Counts that begin anew are no fall: the series stays at 0 or above."""
         lives = [metrics(at, 10 * at) for at in range(10)]
@@ -180,8 +197,8 @@ class TestSeries:
         assert history(metrics(1)).series(rows_of("fact_order"), 3) == [None, None, None]
 
     def test_what_a_view_draws(self) -> None:
-        """Rows of a table; what a step took in, and of the first, which takes nothing in, what it put out."""
-        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, at=0, state="running", where="local")
+        """Rows of a table; the messages in of a step, and of the first, which has none, the messages out."""
+        read = from_counters({"out/Read messages": 5, "rows/fact_order": 2}, {}, SHOP, at=0, state="running", where="local")
         assert [of(read) for of in (messages_in_by("Read messages"), rows_of("fact_order"), rows_of("none"))] == [5, 2, 0]
 
 
@@ -210,7 +227,7 @@ class TestTrouble:
         assert trouble(History()) is None
 
     @pytest.mark.parametrize(
-        ("told", "sentence"),
+        ("reading", "sentence"),
         [
             (metrics(0, state="none", name="", started=None), "No pipeline is running. Start it with: ecomflow deploy --detach"),
             (
@@ -218,8 +235,8 @@ class TestTrouble:
                 "No pipeline is running. Start it with: ecomflow deploy",
             ),
             (
-                metrics(0, state="none", name="", backlog_unknown="The local stack does not run.\nRun: ecomflow infra up"),
-                "No pipeline is running. The local stack does not run. Run: ecomflow infra up",
+                metrics(0, state="none", name="", backlog_unknown="The local stack is not running.\nRun: ecomflow infra up"),
+                "No pipeline is running. The local stack is not running. Run: ecomflow infra up",
             ),
             (
                 metrics(0, state="gone", backlog=1),
@@ -237,26 +254,26 @@ class TestTrouble:
             ),
         ],
     )
-    def test_nothing_runs(self, told: PipelineMetrics, sentence: str) -> None:
+    def test_nothing_runs(self, reading: PipelineMetrics, sentence: str) -> None:
         """Why, what waits meanwhile, and how to start it."""
-        assert trouble(history(told)) == sentence
+        assert trouble(history(reading)) == sentence
 
     def test_it_waits_for_a_service(self) -> None:
         """At once, in the pipeline's own words."""
-        told = metrics(1, waiting_for="BigQuery to take rows of fact_order:\n503 try again")
-        assert trouble(history(told)) == (
-            "The pipeline is waiting for BigQuery to take rows of fact_order: 503 try again. See: ecomflow infra status"
+        readings = metrics(1, waiting_for="BigQuery to accept rows of fact_order:\n503 try again")
+        assert trouble(history(readings)) == (
+            "The pipeline is waiting for BigQuery to accept rows of fact_order: 503 try again. See: ecomflow infra status"
         )
 
     def test_it_restarts(self) -> None:
-        """Within the last minute; what was longer ago is told by the count alone."""
+        """Within the last minute; earlier ones are only counted."""
         restarted = [metrics(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
         assert trouble(history(*restarted[:3])) == (
             "The pipeline has restarted in the last minute, 2 times in total: Out of luck. See: ecomflow job logs"
         )
         assert trouble(history(*restarted)) is None
 
-    def test_it_has_told_nothing_for_a_while(self) -> None:
+    def test_it_has_reported_nothing_for_a_while(self) -> None:
         """A process that hangs writes no status; Dataflow's metrics may be older."""
         silent = history(metrics(0))
         silent.now = START + 25
@@ -272,7 +289,7 @@ class TestTrouble:
         stuck = [metrics(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
         assert trouble(history(*stuck[:6])) is None
         assert trouble(history(*stuck)) == (
-            "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' holds 5. "
+            "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' has 5 in flight. "
             "See: ecomflow job logs"
         )
 
@@ -281,20 +298,21 @@ class TestTrouble:
         assert trouble(history(metrics(0, 5), metrics(300, 5, backlog=7, oldest_unacked_seconds=0.4))) is None
 
     def test_one_look_is_enough_where_the_last_append_is_known(self) -> None:
-        """A script that reads but twice is told too: tables keep the time of their last rows."""
+        """A script that reads only twice sees it too: tables keep the time of their last rows."""
         table = TableMetrics("fact_order", 5, START + 10)
-        told = [
+        readings = [
             msgspec.structs.replace(metrics(at, 5, backlog=7, oldest_unacked_seconds=55.0), steps=(), tables=(table,))
             for at in (60, 61)
         ]
         assert (
-            trouble(history(*told)) == "7 messages are waiting, and there has been no progress for 51 s. See: ecomflow job logs"
+            trouble(history(*readings))
+            == "7 messages are waiting, and there has been no progress for 51 s. See: ecomflow job logs"
         )
 
     def test_it_is_stuck_after_a_restart(self) -> None:
         """What failed last is what it is stuck on."""
-        told = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
-        assert trouble(history(*told)) == (
+        readings = [metrics(at, 5, backlog=7, restarts=3, last_failure="Table x does not exist.") for at in range(0, 100, 10)]
+        assert trouble(history(*readings)) == (
             "7 messages are waiting, and there has been no progress for 90 s: Table x does not exist. See: ecomflow job logs"
         )
 
@@ -311,8 +329,8 @@ class TestReport:
 
 
 class TestLocalMetrics:
-    def test_the_status_file_is_told(self) -> None:
-        """What the pipeline counts, when it told it, and how many processes it has."""
+    def test_the_status_file_is_reported(self) -> None:
+        """What the pipeline counts, when it reported that, and how many processes it has."""
         status = PipelineStatus(
             "running",
             7,
@@ -325,21 +343,21 @@ class TestLocalMetrics:
             updated=START + 9,
             processes=Processes(2, (8, 9)),
         )
-        found = local_metrics(status)
+        found = local_metrics(status, SHOP)
         assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
         assert found.name == "process 7"
         assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
         assert (found.last_failure, found.waiting_for) == ("bad luck", "a bus")
 
     def test_no_pipeline(self) -> None:
-        """It is told so, as of now."""
-        found = local_metrics(PipelineStatus("none"), START)
+        """It is reported so, as of now."""
+        found = local_metrics(PipelineStatus("none"), SHOP, START)
         assert (found.at, found.state, found.name, found.started) == (START, "none", "", None)
 
 
 class TestReader:
     def test_the_backlog_of_google_cloud_is_as_old_as_its_sample(self) -> None:
-        """Its time is Cloud Monitoring's; without a sample nobody knows it, and why is told."""
+        """Its time is Cloud Monitoring's; without a sample it is unknown, and the reason is given."""
         sampled = datetime.fromtimestamp(START - 180, UTC)
         found = with_backlog(metrics(0), Backlog(Waiting(7, sampled), 200.0), START)
         assert (found.backlog, found.oldest_unacked_seconds, found.backlog_at) == (7, 200.0, START - 180)
@@ -350,29 +368,65 @@ class TestReader:
         ]
 
     def test_without_a_local_stack(self, tmp_path: Path) -> None:
-        """The pipeline's state is told all the same, and that the stack does not run."""
-        found = MetricsReader(Settings(state_dir=str(tmp_path)), Endpoints, here=True).read()
+        """The pipeline's state is shown all the same, and that the stack is not running."""
+        settings = Settings(state_dir=str(tmp_path))
+        found = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True).read()
         assert (found.state, found.where) == ("none", "local")
-        assert found.backlog_unknown == f"The local stack in {tmp_path}/ does not run.\nRun: ecomflow infra up"
+        assert found.backlog_unknown == f"The local stack in {tmp_path}/ is not running.\nRun: ecomflow infra up"
+
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_a_step_of_the_wall_clock_makes_no_status_old(self, step: int, tmp_path: Path) -> None:
+        """What was readings a second before the step is a second old after it, and the pipeline is well."""
+        readings = PipelineStatus(
+            "running",
+            7,
+            counters={"received": 9},
+            gauges={"last_append/fact_order": START + 50},
+            started=START,
+            updated=START + 100,
+            updated_steady=600.0,
+        )
+        settings = Settings(state_dir=str(tmp_path))
+        reader = MetricsReader(
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 101 + step, steady=lambda: 601.0
+        )
+        with locked(tmp_path):
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
+            found = reader.read()
+        assert (found.at, found.started) == (START + 100 + step, START + step)
+        assert {table.table: table.last_append for table in found.tables}["fact_order"] == START + 50 + step
+        readings = History()
+        readings.add(found, START + 101 + step)
+        assert trouble(readings) is None
+
+    def test_what_has_ended_in_an_earlier_boot_stays_as_reported(self, tmp_path: Path) -> None:
+        """Its steady clock was another one."""
+        readings = PipelineStatus("drained", 7, started=START, updated=START + 100, updated_steady=900_000.0)
+        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
+        settings = Settings(state_dir=str(tmp_path))
+        reader = MetricsReader(
+            settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START + 200, steady=lambda: 5.0
+        )
+        assert reader.read().at == START + 100
 
     def test_a_status_file_that_is_replaced_meanwhile(self, tmp_path: Path) -> None:
         """Each reading is of a whole file: the old one, the new one, or none."""
         settings = Settings(state_dir=str(tmp_path))
-        reader = MetricsReader(settings, Endpoints, here=True, clock=lambda: START)
+        reader = MetricsReader(settings, lambda: Target(settings, Endpoints()), here=True, clock=lambda: START)
         found = History()
         for at, received in enumerate((900, 5)):
-            told = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
-            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(told))
+            readings = PipelineStatus("drained", 7 + at, counters={"received": received}, started=START + at, updated=START + at)
+            (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(readings))
             found.add(reader.read(), START)
             (tmp_path / STATUS_FILE).unlink()
             found.add(reader.read(), START)
         assert all(number is None or number >= 0 for number in found.series(lambda one: one.received, 4))
 
     @pytest.mark.stack
-    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_the_local_pub_sub_counts_now(self, provisioned: Settings, target: Target) -> None:
         """Every unacknowledged message, and the age of the oldest of them."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
-        found = MetricsReader(provisioned, lambda: stack, here=True).read()
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        found = MetricsReader(provisioned, lambda: target, here=True).read()
         assert (found.backlog, found.backlog_unknown) == (12, None)
         assert found.oldest_unacked_seconds is not None
         assert 0 <= found.oldest_unacked_seconds < 30
@@ -393,7 +447,7 @@ class TestDataflow:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     def read(self, stub: DataflowStub) -> PipelineMetrics:
-        return MetricsReader(SETTINGS, lambda: Endpoints(dataflow=stub.url), here=False).read()
+        return MetricsReader(SETTINGS, lambda: Target(SETTINGS, Endpoints(dataflow=stub.url)), here=False).read()
 
     def test_a_jobs_counters_are_the_same_metrics(self, stub: DataflowStub) -> None:
         """By the names that Beam's counters have on both runners, summed over the steps that count them."""
@@ -415,7 +469,7 @@ class TestDataflow:
         assert (found.memory_bytes, found.last_failure) == (None, "out of disk")
 
     def test_a_backlog_that_nobody_may_see(self, stub: DataflowStub) -> None:
-        """It is not known, and the way to sign in is told; all else is shown."""
+        """It is unknown, and the message says how to sign in; everything else is shown."""
         stub.add_job("shop")
         found = self.read(stub)
         assert (found.state, found.backlog) == ("running", None)

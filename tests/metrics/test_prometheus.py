@@ -88,7 +88,7 @@ class TestMetrics:
         assert not [name for name in unknown if (f"ecomflow_{name}",) in found]
 
     def test_each_scrape_reads_anew(self, port: int, now: list[PipelineMetrics | Exception]) -> None:
-        """What the pipeline has done since stands in the next answer."""
+        """The next response has what the pipeline has done since."""
         assert scraped(port)["ecomflow_rows_total", "fact_order"] == 5
         now[0] = PipelineMetrics(at=2.0, state="running", where="local", tables=(TableMetrics("fact_order", 6),))
         assert scraped(port)["ecomflow_rows_total", "fact_order"] == 6
@@ -148,7 +148,7 @@ class TestServed:
         now[0] = METRICS
         assert ask(port)[0] == 200
 
-    def test_a_taken_port_is_told(self, port: int) -> None:
+    def test_a_taken_port_is_reported(self, port: int) -> None:
         """A sentence with the port, and the command that takes a free one."""
         with (
             pytest.raises(ConfigError, match=f"The metrics can't be served on port {port} of 127.0.0.1") as caught,

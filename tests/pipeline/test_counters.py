@@ -1,4 +1,4 @@
-"""What the pipeline counts and tells of itself: totals, gauges, latency, and what it waits for."""
+"""What the pipeline counts and reports: totals, gauges, latency, and what it waits for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NOW = 1_764_547_200.0
 
 @pytest.fixture
 def counters() -> Counters:
-    return Counters(lambda: datetime.fromtimestamp(NOW, UTC))
+    return Counters(lambda: datetime.fromtimestamp(NOW, UTC), lambda: 0.0)
 
 
 class TestCounting:
-    def test_a_step_counts_what_it_is_told(self, counters: Counters) -> None:
+    def test_a_step_counts_its_messages(self, counters: Counters) -> None:
         """What is 0 makes no counter."""
         counters.count_step("Decode events", messages_in=3, messages_out=2)
         counters.count_step("Decode events", messages_in=1, refused=1)
@@ -41,13 +41,22 @@ class TestCounting:
         assert counters.snapshot()["gauges"]["last_append/fact_order"] == NOW
         assert counters.totals() == {"rows/fact_order": 2}
 
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
+    def test_the_time_of_an_append_follows_a_step_of_the_wall_clock(self, step: float) -> None:
+        """It is reported by the clock as it is set then, however much later."""
+        wall, steady = [NOW], [1000.0]
+        counters = Counters(lambda: datetime.fromtimestamp(wall[0], UTC), lambda: steady[0])
+        counters.appended("fact_order", 1)
+        wall[0], steady[0] = NOW + step + 30, 1030.0
+        assert counters.snapshot()["gauges"]["last_append/fact_order"] == NOW + step
+
     def test_a_snapshot_has_the_process_memory(self, counters: Counters) -> None:
         """Some tens of megabytes, at least."""
         assert counters.snapshot()["gauges"]["memory_bytes"] > 10 * 2**20
 
 
 class TestWaiting:
-    def test_the_last_that_began_to_wait_is_told(self, counters: Counters) -> None:
+    def test_the_last_that_began_to_wait_is_reported(self, counters: Counters) -> None:
         """Until it goes on; then those that still wait."""
         assert counters.snapshot()["waiting_for"] is None
         counters.waiting("pull", "Pub/Sub: busy")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,20 +16,22 @@ import pytest
 from google.api_core.exceptions import ServiceUnavailable
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.contract import decode
+from ecomflow.contract.codec import Codec, DecodedBatch, TypedBatch
 from ecomflow.contract.dead_letter import DeadLetter, from_line, original, to_lines
-from ecomflow.contract.decode import StreamBatch
 from ecomflow.contract.events import Message
+from ecomflow.contract.loading import shop_contracts
 from ecomflow.deadletters import store
 from ecomflow.errors import UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.target import Target
 from ecomflow.local.pubsub.server import read_backlog
-from ecomflow.pipeline import quarantine, transforms
+from ecomflow.pipeline import quarantine
 from ecomflow.pipeline.quarantine import ATTEMPTS, MAX_MESSAGE, MAX_TRACEBACK, Failure, isolate
 from tests.support.cli import customised, ecomflow, environment, write_stack_file
 from tests.support.pipeline import MemoryWarehouse, activity, inventory, memory_runtime, message, order, run_graph
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
+SHOP = shop_contracts()
 MARK = "poison"
 MAKERS = {"order": order, "inventory": inventory, "user_activity": activity}
 PRODUCT = {"order": "order_id", "inventory": "inventory_id", "user_activity": "user_id"}
@@ -40,9 +42,10 @@ def warehouse() -> MemoryWarehouse:
     return MemoryWarehouse()
 
 
-def run(warehouse: MemoryWarehouse, *batches: list[Message]) -> dict[str, int]:
+def run(warehouse: MemoryWarehouse, *batches: list[Message], codec: Codec | None = None) -> dict[str, int]:
     """Run the real graph over ``batches``, into ``warehouse``; the process's counters."""
     runtime = memory_runtime(warehouse, now=lambda: NOW)
+    runtime.codec = codec or runtime.codec
     run_graph(runtime, *batches)
     return runtime.counters.totals()
 
@@ -51,30 +54,28 @@ def bug(words: str = "list index out of range") -> NoReturn:
     raise IndexError(words)
 
 
-def break_decode(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.event_ids_of
-    monkeypatch.setattr(
-        decode, "event_ids_of", lambda sent: bug() if any(MARK.encode() in one.data for one in sent) else honest(sent)
-    )
+class PoisonedCodec(Codec):
+    """Raises where a message of the batch is marked."""
+
+    def decode(self, messages: Sequence[Message], now: datetime) -> DecodedBatch:
+        return bug() if any(MARK.encode() in one.data for one in messages) else super().decode(messages, now)
 
 
 def break_model(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = transforms.model_facts
+    honest = quarantine.model
 
-    def model(batch: StreamBatch, *settings: Any) -> Any:
-        return bug() if any(MARK.encode() in one.data for one in batch.messages) else honest(batch, *settings)
+    def model(batch: TypedBatch, now: datetime) -> Any:
+        return bug() if any(MARK.encode() in one.data for one in batch.messages) else honest(batch, now)
 
-    monkeypatch.setattr(transforms, "model_facts", model)
+    monkeypatch.setattr(quarantine, "model", model)
 
 
-def break_building(_: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...] | None = None) -> None:
-    honest = transforms.with_ingestion_time
+def break_starting(warehouse: MemoryWarehouse, _: pytest.MonkeyPatch, tables: tuple[str, ...] | None = None) -> None:
+    def start(table: str, rows: Any) -> None:
+        if (tables is None or table in tables) and any(MARK in row.values() for row in rows.to_pylist()):
+            bug()
 
-    def build(rows: Any, table: str, now: datetime) -> Any:
-        marked = any(MARK in row.values() for row in rows.to_pylist())
-        return bug() if marked and (tables is None or table in tables) else honest(rows, table, now)
-
-    monkeypatch.setattr(transforms, "with_ingestion_time", build)
+    warehouse.on_start = start
 
 
 def break_finishing(warehouse: MemoryWarehouse, _: pytest.MonkeyPatch) -> None:
@@ -86,11 +87,12 @@ def break_finishing(warehouse: MemoryWarehouse, _: pytest.MonkeyPatch) -> None:
 
 
 BREAKS: dict[str, Callable[[MemoryWarehouse, pytest.MonkeyPatch], None]] = {
-    "decode": break_decode,
+    "decode": lambda *_: None,
     "model": break_model,
-    "building a request": break_building,
+    "building a request": break_starting,
     "awaiting its answer": break_finishing,
 }
+CODECS = {"decode": PoisonedCodec}
 STEP = {"decode": "decode", "model": "model", "building a request": "write", "awaiting its answer": "write"}
 
 
@@ -113,7 +115,7 @@ class TestIsolate:
         """The common case costs one call."""
         assert self.isolated([1, 2, 3], sum) == ([6], [[1, 2, 3]])
 
-    def test_the_one_that_raises_stands_alone_in_the_end(self) -> None:
+    def test_the_one_that_raises_is_isolated(self) -> None:
         """The others come out in their order; the poison is tried by itself a bounded number of times."""
         outputs, tried = self.isolated(list(range(1000)), lambda part: bug() if 777 in part else part)
         assert [one for out in outputs for one in (out if isinstance(out, list) else [out[0]])] == list(range(1000))
@@ -127,7 +129,7 @@ class TestIsolate:
         assert self.isolated([1], lambda part: bug() if next(failures) else part) == ([[1]], [[1], [1]])
 
     def test_memory_that_runs_out_halves_the_batch(self) -> None:
-        """A MemoryError is one of those that a smaller batch may mend."""
+        """A MemoryError is one of those that a smaller batch may avoid."""
 
         def work(part: list[int]) -> list[int]:
             if len(part) > 2:
@@ -199,7 +201,9 @@ class TestFailures:
         letter = quarantine.failed_letter(sent, "model", Failure("X: y", "Traceback"), "inventory", NOW)
         assert json.loads(to_lines([letter]))["traceback"] == "Traceback"
         assert from_line(to_lines([letter])) == letter
-        other = quarantine.refuse_messages([sent], Failure("X: y", "T"), NOW).streams["unknown"].refused[0]
+        sent = message(inventory(1, product_id=MARK), "e-1")
+        (decoded,) = quarantine.decoded_parts(PoisonedCodec(SHOP), [sent], NOW)
+        (other,) = decoded.streams["unknown"].refused
         assert (other.reason, other.event_type, original(other)) == ("processing_error", None, (sent.data, {"event_id": "e-1"}))
         plain = to_lines([DeadLetter("out_of_range", "$: x", None, None, None, None, {}, "", "utf-8", NOW, "1")])
         assert "traceback" not in json.loads(plain)
@@ -213,13 +217,14 @@ class TestPoisonInAStep:
     def test_one_becomes_a_dead_letter_and_the_rest_flows(
         self, step: str, stream: str, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Every other message's rows are written, once; the letter tells what was raised, where, and gives the message back."""
+        """Every other message's rows are written once; the dead letter has the error, where it was raised, and the message."""
         BREAKS[step](warehouse, monkeypatch)
         bodies = [MAKERS[stream](number) for number in range(33)]
         bodies[20][PRODUCT[stream]] = MARK
         sent = [message(body, f"e-{number}") for number, body in enumerate(bodies)]
         refused = message(b"{", "e-bad")
-        totals = run(warehouse, [*sent[:10], refused, *sent[10:]], [message(MAKERS[stream](90), "e-90")])
+        later = [message(MAKERS[stream](90), "e-90")]
+        totals = run(warehouse, [*sent[:10], refused, *sent[10:]], later, codec=CODECS.get(step, Codec)(SHOP))
 
         folder = "unknown" if step == "decode" else stream
         letters = [letter for letters in warehouse.letters.values() for letter in letters]
@@ -244,7 +249,8 @@ class TestPoisonInAStep:
         """A bug that every message meets refuses every message, once; the other streams of the batch flow."""
         BREAKS[step](warehouse, monkeypatch)
         poison = [message(inventory(n, warehouse_id=MARK), f"e-{n}") for n in range(20)]
-        run(warehouse, [*poison, message(activity(1), "e-a"), message(order(1), "e-o")])
+        others = [message(activity(1), "e-a"), message(order(1), "e-o")]
+        run(warehouse, [*poison, *others], codec=CODECS.get(step, Codec)(SHOP))
         letters = [letter for letters in warehouse.letters.values() for letter in letters]
         assert sorted(letter.event_id or "" for letter in letters) == sorted(f"e-{n}" for n in range(20))
         assert {letter.reason for letter in letters} == {"processing_error"}
@@ -257,8 +263,8 @@ class TestPoisonInTheWriting:
     def test_a_message_has_one_letter_whatever_its_tables_say(
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Refused by BigQuery in one table and poison in another: the failure of our own is told, once."""
-        break_building(warehouse, monkeypatch, ("fact_order",))
+        """Refused by BigQuery in one table and poison in another: our own failure is reported, once."""
+        break_starting(warehouse, monkeypatch, ("fact_order",))
         warehouse.refuse = lambda table, row: "no" if table == "fact_order_header" and row["order_id"] == MARK else None
         run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2")])
         (letter,) = warehouse.letters["order"]
@@ -269,7 +275,7 @@ class TestPoisonInTheWriting:
         self, warehouse: MemoryWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Poison at the first table has no rows in the other two."""
-        break_building(warehouse, monkeypatch, ("fact_order_header",))
+        break_starting(warehouse, monkeypatch, ("fact_order_header",))
         run(warehouse, [message(order(1), "e-1"), message(order(2, order_id=MARK), "e-2"), message(order(3), "e-3")])
         for table, rows in warehouse.rows.items():
             assert {row["event_id"] for row in rows} == {"e-1", "e-3"}, table
@@ -305,29 +311,29 @@ class TestPoisonInTheWriting:
     def test_a_publish_time_of_no_calendar_is_none(self) -> None:
         """What makes a letter must not raise itself."""
         sent = Message(b"{", {}, "m", 2**62)
-        (letter,) = decode.decode_messages([sent], NOW).streams["unknown"].refused
+        (letter,) = Codec(SHOP).decode([sent], NOW).streams["unknown"].refused
         assert letter.publish_time is None
 
 
 SITECUSTOMIZE = """
 import sys
 if "deploy" in sys.argv or "-m" in sys.orig_argv and "deploy" in sys.orig_argv:
-    from ecomflow.contract import decode
-    from ecomflow.pipeline import transforms
+    from ecomflow.contract import codec
+    from ecomflow.pipeline import quarantine
 
-    honest_ids, honest_facts = decode.event_ids_of, transforms.model_facts
+    honest_ids, honest_model = codec.event_ids_of, quarantine.model
 
     def event_ids_of(messages):
         if any(b"poison-decode" in message.data for message in messages):
             raise ZeroDivisionError("a bug in decode")
         return honest_ids(messages)
 
-    def model_facts(batch, *settings):
+    def model(batch, now):
         if any(b"poison-model" in message.data for message in batch.messages):
             raise MemoryError
-        return honest_facts(batch, *settings)
+        return honest_model(batch, now)
 
-    decode.event_ids_of, transforms.model_facts = event_ids_of, model_facts
+    codec.event_ids_of, quarantine.model = event_ids_of, model
 """
 
 
@@ -364,13 +370,13 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
         process.terminate()
         code = process.wait(timeout=60)
     assert code == 0, log.read_text()
-    letters = {found.letter.event_id: found.letter for found in store.newest(settings, stack, limit=100)}
+    letters = {found.letter.event_id: found.letter for found in store.newest(Target(settings, stack), limit=100)}
     assert {name: (letter.reason, letter.error.partition("raised ")[2]) for name, letter in letters.items()} == {
         "e-7": ("processing_error", "ZeroDivisionError: a bug in decode"),
         "e-21": ("processing_error", "MemoryError"),
     }
     assert json.loads((tmp_path / "pipeline.json").read_bytes())["restarts"] == 0
-    assert "A message is refused as a processing_error: ZeroDivisionError; its dead letter says more." in log.read_text()
+    assert "A message is refused as a processing_error: ZeroDivisionError; for details see its dead letter." in log.read_text()
     assert "ZeroDivisionError: a bug" not in log.read_text()  # an exception's words may quote a message
     shown = ecomflow("dlq", "inspect", "--reason", "processing_error", "--full", settings=settings)
     assert "in event_ids_of" in shown.stdout

@@ -104,13 +104,13 @@ class TestOfAProcess:
     def test_a_config_has_one(self) -> None:
         """Two pipelines of one config in a process would take each other's messages: the second is refused."""
         first, second = Connections().runtime(), Connections().runtime()
-        with first, pytest.raises(RuntimeError, match="runs a pipeline of projects/test-project/subscriptions/pipeline already"):
+        with first, pytest.raises(RuntimeError, match="already runs a pipeline of projects/test-project/subscriptions/pipeline"):
             second.__enter__()
         with second:
             assert runtime_of(config_for()) is second
 
     def test_its_clock_dates_what_is_counted(self) -> None:
         """The time of an append is the runtime's."""
-        runtime = Runtime(config_for(), lambda: NOW)
+        runtime = Runtime(config_for(), lambda: NOW, steady=lambda: 0.0)
         runtime.counters.appended("fact_order", 1)
         assert runtime.counters.snapshot()["gauges"]["last_append/fact_order"] == NOW.timestamp()

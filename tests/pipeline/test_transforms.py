@@ -19,15 +19,15 @@ import pytest
 from apache_beam.portability import common_urns
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from ecomflow.contract.dead_letter import EVENT_STREAMS, STREAMS, DeadLetter
+from ecomflow.contract.columns import TableRows
+from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
-from ecomflow.contract.facts import SCHEMAS
+from ecomflow.contract.modelling import Facts
 from ecomflow.errors import SchemaError
 from ecomflow.metrics import snapshot
 from ecomflow.pipeline import counters, transforms
 from ecomflow.pipeline.direct.source import PullMessages
 from ecomflow.pipeline.graph import build_graph
-from ecomflow.pipeline.model import FactBatch, TableRows
 from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import RefusedRow
 from ecomflow.pipeline.transforms import refused_by_bigquery
@@ -44,6 +44,7 @@ from tests.support.pipeline import (
 )
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
+TYPES = ("order", "inventory", "user_activity")
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def warehouse() -> MemoryWarehouse:
 @pytest.fixture
 def runtime(warehouse: MemoryWarehouse) -> Runtime:
     """Writers in memory, and time that stands still."""
-    return memory_runtime(warehouse, now=lambda: NOW)
+    return memory_runtime(warehouse, now=lambda: NOW, steady=lambda: 0.0)
 
 
 def graph_of(source: beam.PTransform) -> beam.Pipeline:
@@ -115,15 +116,15 @@ class TestRows:
     def test_an_order_becomes_rows_of_three_tables(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """A header, a row an item, and a row an item with the header; the date is the UTC date, and nothing is refused."""
         run(runtime, [message(order(1), "e-1")])
-        assert warehouse.rows["fact_order_header"] == [HEADER | {"total_amount": Decimal("44.98")}]
-        names = SCHEMAS["fact_order_item"].names
-        assert warehouse.rows["fact_order_item"] == [{name: (HEADER | line)[name] for name in names} for line in LINES]
+        assert warehouse.rows["fact_order_header"] == [HEADER | {"total_amount": Decimal("44.98"), "unknown_fields": None}]
+        common = {name: HEADER[name] for name in ("event_id", "order_id", "order_date", "order_timestamp", "ingestion_timestamp")}
+        assert warehouse.rows["fact_order_item"] == [common | line for line in LINES]
         assert warehouse.rows["fact_order"] == [HEADER | line | {"order_total_amount": Decimal("44.98")} for line in LINES]
         assert set(warehouse.rows) == {"fact_order_header", "fact_order_item", "fact_order"}
         assert warehouse.letters == {}
 
     def test_stock_and_activity_become_their_rows(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """One row each; without the event_id attribute the message id stands in its place."""
+        """One row each; without the event_id attribute the message id replaces it."""
         run(runtime, [message(inventory(1), message_id="m-7"), message(activity(2), "e-2")])
         (stock,) = warehouse.rows["fact_inventory"]
         assert stock == {
@@ -135,6 +136,7 @@ class TestRows:
             "reason": "sale",
             "event_date": date(2026, 1, 31),
             "event_timestamp": datetime(2026, 1, 31, 10, tzinfo=UTC),
+            "unknown_fields": None,
             "ingestion_timestamp": NOW,
         }
         (seen,) = warehouse.rows["fact_user_activity"]
@@ -148,6 +150,7 @@ class TestRows:
             "platform": "web",
             "event_date": date(2026, 1, 31),
             "event_timestamp": datetime(2026, 1, 31, 10, 0, 0, 500_000, UTC),
+            "unknown_fields": None,
             "ingestion_timestamp": NOW,
         }
 
@@ -180,7 +183,7 @@ class TestDeadLetters:
                 message({"event_type": "refund"}),
                 message(order(1, status="lost")),
                 message(order(2, order_date="1999-12-31T00:00:00Z")),
-                message(inventory(3, quantity_change=0)),
+                message(inventory(3, quantity_change="3")),
                 message(activity(4, ip_address="10.0.0.256")),
             ],
         )
@@ -225,7 +228,7 @@ def refuse_orders(*numbers: int) -> Callable[[str, dict[str, Any]], str | None]:
 
 class TestRefusedByBigQuery:
     def test_a_message_becomes_one_dead_letter(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """However many rows of a message are refused, one letter tells each row's table and BigQuery's words."""
+        """However many rows of a message are refused, one dead letter names each row's table and BigQuery's message."""
         warehouse.refuse = refuse_orders(2)
         sent = [message(order(number), f"e-{number}") for number in (1, 2, 3)]
         run(runtime, sent)
@@ -237,23 +240,23 @@ class TestRefusedByBigQuery:
         assert len(warehouse.rows["fact_order"]) == 5
         assert len(warehouse.rows["fact_order_item"]) == 6
 
-    def test_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
+    def test_dead_letters_of_each_batch_are_written_within_the_bundle(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Refusals that come when the bundle ends, in several batches, still reach the bucket, with those refused before."""
         warehouse.refuse = refuse_orders(1, 4)
         run(runtime, [message(order(1)), message(order(2, items=[]))], [message(order(3))], [message(order(4))])
         assert sorted(error for _, error in dead_letters_of(warehouse)["order"]) == [
-            "$.items: expected array of length >= 1",
+            "$.items: expected array of length >= 1, got length 0",
             "$: fact_order_header: no o-1; fact_order: no o-1",
             "$: fact_order_header: no o-4; fact_order: no o-4",
         ]
 
     def test_rows_are_traced_to_their_message(self) -> None:
-        """A row's message is found by the table's sources, not by the row's position; letters come in the messages' order."""
+        """A row's message is found by the table's sources, not by the row's position; dead letters are in message order."""
         messages = [message(order(number), f"e-{number}") for number in range(3)]
         empty = pa.RecordBatch.from_pylist([])
         header = TableRows("fact_order_header", empty, np.array([0, 1, 2]))
         items = TableRows("fact_order_item", empty, np.array([0, 0, 1, 1, 2, 2]))
-        batch = FactBatch("order", [header, items], messages, [])
+        batch = Facts("order", [header, items], messages, [], Counter())
         letters = refused_by_bigquery(
             batch, [(header, [RefusedRow(2, "a")]), (items, [RefusedRow(4, "b"), RefusedRow(1, "c")])], NOW
         )
@@ -290,14 +293,17 @@ class TestCounters:
         assert runtime.counters.totals() == counts
 
     def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """By its label in the graph. What one step refuses no other refuses, and the next takes in what the last put out."""
+        """By its label in the graph. What one step refuses no other refuses, and one step's output is the next one's input."""
         warehouse.refuse = refuse_orders(2)
         counts = run(
             runtime,
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
-        steps = {step.step: (step.messages_in, step.messages_out, step.refused) for step in snapshot.step_metrics(counts)}
+        steps = {
+            step.step: (step.messages_in, step.messages_out, step.refused)
+            for step in snapshot.step_metrics(counts, snapshot.steps_of(config_for().contracts))
+        }
         assert {name: found for name, found in steps.items() if any(found)} == {
             "Decode events": (6, 5, 1),
             "Model order facts": (2, 2, 0),
@@ -328,7 +334,7 @@ class TestCounters:
         assert gauges == {"last_append/fact_inventory": NOW.timestamp(), "memory_bytes": gauges["memory_bytes"]}
 
     def test_unknown_fields_are_counted_by_type_and_path(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """Fields that the contract does not name are let through, dropped, and counted."""
+        """Fields that the contract does not name are let through, kept in the first table, and counted."""
         drifting = inventory(1, colour="red", metadata={"a": 1})
         counts = run(
             runtime, [message(drifting, "a"), message(inventory(2, colour="blue"), "b"), message(order(3, colour=1), "c")]
@@ -338,7 +344,8 @@ class TestCounters:
             "schema_drift/inventory/$.metadata": 1,
             "schema_drift/order/$.colour": 1,
         }
-        assert len(warehouse.rows["fact_inventory"]) == 2
+        kept = [row["unknown_fields"] for row in warehouse.rows["fact_inventory"]]
+        assert kept == ['{"colour":"red","metadata":{"a": 1}}', '{"colour":"blue"}']
 
     def test_names_of_unknown_fields_are_bounded(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """Beyond MAX_DRIFT_NAMES names the rest is counted under one, and nothing is lost from the sum."""
@@ -360,11 +367,13 @@ class TestCounters:
 
 class TestGraph:
     def test_the_metrics_name_its_steps(self) -> None:
-        """``metrics.STEPS`` are the labels of the graph, all of them."""
+        """``snapshot.steps_of`` the contracts are the labels of the graph, all of them."""
         proto = graph_of(PullMessages(config_for())).to_runner_api()
         (root,) = proto.root_transform_ids
         components = proto.components.transforms
-        assert sorted(components[name].unique_name for name in components[root].subtransforms) == sorted(snapshot.STEPS)
+        assert sorted(components[name].unique_name for name in components[root].subtransforms) == sorted(
+            snapshot.steps_of(config_for().contracts)
+        )
 
     def test_it_is_one_fused_stage(self) -> None:
         """From the pull to the last upload there is one stage: no shuffle and no Flatten, so nothing is acknowledged early."""
@@ -378,9 +387,9 @@ class TestGraph:
         assert {name for name in fused if not name.endswith("_split/Read")} == {
             "Read messages/Pull/Process",
             "Decode events/Decode/ParDo(_DecodeFn)",
-            *(f"Model {stream} facts/Model" for stream in EVENT_STREAMS),
-            *(f"Write {stream} facts/Append" for stream in EVENT_STREAMS),
-            *(f"Write {stream} dead letters/Upload" for stream in STREAMS),
+            *(f"Model {stream} facts/Model" for stream in TYPES),
+            *(f"Write {stream} facts/Append" for stream in TYPES),
+            *(f"Write {stream} dead letters/Upload" for stream in (*TYPES, "unknown")),
             "Refuse unknown events/Refuse",
         }
 
@@ -392,9 +401,9 @@ class TestGraph:
         assert {transforms_of[name].unique_name for name in transforms_of[root].subtransforms} == {
             "Read messages",
             "Decode events",
-            *(f"Model {stream} facts" for stream in ("order", "inventory", "user_activity")),
-            *(f"Write {stream} facts" for stream in ("order", "inventory", "user_activity")),
-            *(f"Write {stream} dead letters" for stream in ("order", "inventory", "user_activity", "unknown")),
+            *(f"Model {stream} facts" for stream in TYPES),
+            *(f"Write {stream} facts" for stream in TYPES),
+            *(f"Write {stream} dead letters" for stream in (*TYPES, "unknown")),
             "Refuse unknown events",
         }
 
@@ -422,7 +431,7 @@ class TestGraph:
         assert runtime.failure.take() is error
 
     def test_a_dead_letter_batch_counts_when_it_is_written(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
-        """Letters reach the writer as one batch a stream and bundle of messages."""
+        """Dead letters reach the writer as one batch a stream and bundle of messages."""
         run(runtime, [message(b"1"), message(b"2")], [message(b"3")])
         letters: list[DeadLetter] = warehouse.letters["unknown"]
         assert [letter.payload for letter in letters] == ["1", "2", "3"]

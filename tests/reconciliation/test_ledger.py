@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 def entry(event_id: str, message_id: str | None = None) -> LedgerEntry:
-    return LedgerEntry(event_id, message_id, "inventory", 0, None, None)
+    return LedgerEntry(event_id, message_id, "inventory", None, None)
 
 
 class TestWriting:
@@ -65,7 +65,7 @@ class TestWriting:
 class TestATornLine:
     @pytest.mark.parametrize("torn", [b'{"event_id":"b","mess', b'{"confirmed":{"a"', b"x" * 200_000])
     def test_is_cut_off_by_the_next_writer(self, torn: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """What a kill left of a last line is left out by readers, and removed and told before anything is appended to it."""
+        """A last line truncated by a kill is skipped by readers, and removed with a warning before anything is appended."""
         path = tmp_path / "ledger.jsonl"
         first = LedgerWriter(path)
         first.intend([entry("a")])
@@ -88,7 +88,7 @@ class TestATornLine:
         assert path.read_bytes() == b""
 
     def test_a_disk_that_fills_up_in_a_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A write that was taken in part is an error, and nothing of it stays."""
+        """A partial write is an error, and nothing of it stays."""
         ledger = LedgerWriter(tmp_path / "ledger.jsonl")
         ledger.intend([entry("a")])
         write = os.write
@@ -113,7 +113,7 @@ class TestATornLine:
         assert caught.value.remedy == "Free disk space, or choose another path."
 
     def test_a_line_in_the_middle_that_is_none(self, tmp_path: Path) -> None:
-        """Its number is told."""
+        """The error has its number."""
         path = tmp_path / "ledger.jsonl"
         path.write_bytes(b'{"confirmed":{}}\n{"event_id":1}\n')
         with pytest.raises(ConfigError, match="line 2"):

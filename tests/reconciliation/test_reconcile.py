@@ -17,7 +17,7 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store
 from ecomflow.errors import ConfigError, ImbalanceError
-from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.pipeline.direct import launch
@@ -30,17 +30,20 @@ from ecomflow.reconciliation.reconcile import (
     balance_places,
     check,
     reconcile,
-    type_of,
 )
+from ecomflow.reconciliation.shapes import layout_of, type_of
 from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow, write_stack_file
+from tests.support.contract import SHOP
 
 ORDER, MOVE, VISIT = (1, 2, 2, 0, 0), (0, 0, 0, 1, 0), (0, 0, 0, 0, 1)
 HEADER_ONLY = (1, 0, 0, 0, 0)
+LAYOUT = layout_of(SHOP)
 
 
 def entry(event_type: str, items: int = 0, fault: str | None = None) -> LedgerEntry:
-    return LedgerEntry(None, "m", event_type, items, fault, None if fault is None else "contract_violation")
+    lists = {"items": items} if items else {}
+    return LedgerEntry(None, "m", event_type, fault, None if fault is None else "contract_violation", lists)
 
 
 LEDGER = {
@@ -91,13 +94,13 @@ class TestTypeOf:
         self, shape: tuple[int, ...], items: int | None, expected: str | None
     ) -> None:
         """One row in the type's first table, one an item in an order's others, none anywhere else."""
-        assert type_of(shape, items) == expected
+        assert type_of(shape, LAYOUT, None if items is None else {"items": items}) == expected
 
 
 class TestBalanceById:
     def test_every_event_in_one_place(self) -> None:
         """Published is facts and dead letters, by the ledger's type, wherever the dead letter lies."""
-        outcome = balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS)
+        outcome = balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS, LAYOUT)
         assert outcome.lines == (
             TypeBalance("order", 2, 1, 1, 0, True),
             TypeBalance("inventory", 2, 1, 1, 0, True),
@@ -124,7 +127,7 @@ class TestBalanceById:
         self, shapes: dict[str, Any], letters: dict[str, str], kinds: dict[str, tuple[str, ...]]
     ) -> None:
         """With nothing waiting, each id that is in no place, in part of one, or in two, is an imbalance of its type's line."""
-        outcome = balance_by_id(LEDGER, shapes, letters, NOTHING_WAITS)
+        outcome = balance_by_id(LEDGER, shapes, letters, NOTHING_WAITS, LAYOUT)
         assert (outcome.adds_up, by_kind(outcome)) == (False, kinds)
         wrong = {LEDGER[key].event_type for ids in kinds.values() for key in ids}
         assert {line.event_type for line in outcome.lines if not line.adds_up} == wrong
@@ -132,7 +135,7 @@ class TestBalanceById:
     def test_what_is_in_no_place_may_wait(self) -> None:
         """As many events as messages wait may be nowhere yet, or in some of their tables."""
         shapes = {"o1": HEADER_ONLY, "i1": MOVE}
-        outcome = balance_by_id(LEDGER, shapes, LETTERS, Waiting(2))
+        outcome = balance_by_id(LEDGER, shapes, LETTERS, Waiting(2), LAYOUT)
         assert outcome.lines[0] == TypeBalance("order", 2, 0, 1, 1, True)
         assert outcome.lines[2] == TypeBalance("user_activity", 1, 0, 0, 1, True)
         assert (outcome.adds_up, by_kind(outcome)) == (True, {"missing": ("u1",), "incomplete": ("o1",)})
@@ -140,22 +143,22 @@ class TestBalanceById:
     @pytest.mark.parametrize("waiting", [Waiting(1), None])
     def test_more_is_missing_than_waits(self, waiting: Waiting | None) -> None:
         """Then no line is helped by what waits; nor where nobody knows how much does."""
-        outcome = balance_by_id(LEDGER, {"o1": HEADER_ONLY, "i1": MOVE}, LETTERS, waiting)
+        outcome = balance_by_id(LEDGER, {"o1": HEADER_ONLY, "i1": MOVE}, LETTERS, waiting, LAYOUT)
         assert [line.adds_up for line in outcome.lines] == [False, True, False]
         assert not outcome.adds_up
 
     def test_an_event_that_landed_and_waits_was_delivered_twice(self) -> None:
         """Messages that wait while every event is in its place are no error."""
-        assert balance_by_id(LEDGER, SHAPES, LETTERS, Waiting(7)).adds_up
+        assert balance_by_id(LEDGER, SHAPES, LETTERS, Waiting(7), LAYOUT).adds_up
 
     def test_a_valid_event_may_be_a_dead_letter(self) -> None:
         """What BigQuery refuses, wholly or in part, is counted as its dead letter."""
-        outcome = balance_by_id(LEDGER, {**SHAPES, "o1": HEADER_ONLY}, {**LETTERS, "o1": "order"}, NOTHING_WAITS)
+        outcome = balance_by_id(LEDGER, {**SHAPES, "o1": HEADER_ONLY}, {**LETTERS, "o1": "order"}, NOTHING_WAITS, LAYOUT)
         assert (outcome.adds_up, outcome.lines[0]) == (True, TypeBalance("order", 2, 0, 2, 0, True))
 
     def test_events_of_others_are_left_alone(self) -> None:
         """Rows and dead letters that the ledger does not know take no part."""
-        outcome = balance_by_id(LEDGER, {**SHAPES, "x": HEADER_ONLY}, {**LETTERS, "y": "unknown"}, NOTHING_WAITS)
+        outcome = balance_by_id(LEDGER, {**SHAPES, "x": HEADER_ONLY}, {**LETTERS, "y": "unknown"}, NOTHING_WAITS, LAYOUT)
         assert (outcome.adds_up, by_kind(outcome)) == (True, {})
 
 
@@ -165,7 +168,7 @@ AMOUNTS: dict[tuple[int, ...], int] = {ORDER: 3, MOVE: 2, VISIT: 1}
 class TestBalancePlaces:
     def test_places_that_agree(self) -> None:
         """Facts are whole events, dead letters lie by stream, and nothing is said of what was published."""
-        outcome = balance_places(AMOUNTS, {}, (), LETTERS, NOTHING_WAITS)
+        outcome = balance_places(AMOUNTS, {}, (), LETTERS, NOTHING_WAITS, LAYOUT)
         assert [(line.event_type, line.facts, line.dead_letters) for line in outcome.lines] == [
             ("order", 3, 1),
             ("inventory", 2, 0),
@@ -177,13 +180,15 @@ class TestBalancePlaces:
 
     def test_places_that_do_not_agree(self) -> None:
         """An order without its items, and a dead letter of an event that landed, are named."""
-        outcome = balance_places({**AMOUNTS, HEADER_ONLY: 1}, {"o9": HEADER_ONLY, "o2": ORDER}, {"o9"}, LETTERS, NOTHING_WAITS)
+        outcome = balance_places(
+            {**AMOUNTS, HEADER_ONLY: 1}, {"o9": HEADER_ONLY, "o2": ORDER}, {"o9"}, LETTERS, NOTHING_WAITS, LAYOUT
+        )
         assert (outcome.adds_up, by_kind(outcome)) == (False, {"incomplete": ("o9",), "doubled": ("o2",)})
 
     @pytest.mark.parametrize(("shapes", "waiting", "incomplete"), [({"o9": ORDER}, 0, ()), ({"o9": HEADER_ONLY}, 1, ("o9",))])
     def test_an_order_on_its_way(self, shapes: dict[str, Any], waiting: int, incomplete: tuple[str, ...]) -> None:
         """What was half there at the first look is whole at the second, or still waits."""
-        outcome = balance_places({**AMOUNTS, HEADER_ONLY: 1}, shapes, {"o9"}, LETTERS, Waiting(waiting))
+        outcome = balance_places({**AMOUNTS, HEADER_ONLY: 1}, shapes, {"o9"}, LETTERS, Waiting(waiting), LAYOUT)
         assert (outcome.adds_up, outcome.incomplete) == (True, incomplete)
 
 
@@ -191,7 +196,7 @@ class TestCheck:
     def test_the_first_twenty_ids_of_each_kind_are_named(self) -> None:
         """The error says how many there are, names twenty, and says where the others are."""
         ledger = {f"e{number:02}": entry("inventory") for number in range(30)}
-        outcome = balance_by_id(ledger, {"e00": (0, 0, 0, 2, 0)}, {}, NOTHING_WAITS)
+        outcome = balance_by_id(ledger, {"e00": (0, 0, 0, 2, 0)}, {}, NOTHING_WAITS, LAYOUT)
         with pytest.raises(ImbalanceError) as raised:
             check(outcome)
         named = ", ".join(f"e{number:02}" for number in range(1, 21))
@@ -204,7 +209,7 @@ class TestCheck:
     def test_what_the_own_ledger_does_not_know(self) -> None:
         """Somebody else may have published it: the error says how to leave it out."""
         outcome = msgspec.structs.replace(
-            balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS), unpublished=("x",), ledger="l.jsonl", adds_up=False
+            balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS, LAYOUT), unpublished=("x",), ledger="l.jsonl", adds_up=False
         )
         with pytest.raises(ImbalanceError, match="1 not in the ledger: x") as raised:
             check(outcome)
@@ -218,9 +223,9 @@ class TestLedger:
     def test_entries_are_keyed_as_the_tables_are(self, tmp_path: Path) -> None:
         """By the event id, else by the message id; a repeat counts once; a line that is being written is left out."""
         lines = [
-            LedgerEntry("e1", "m1", "order", 2, None, None),
-            LedgerEntry("e1", "m2", "order", 2, None, None),
-            LedgerEntry(None, "m3", "inventory", 0, None, None),
+            LedgerEntry("e1", "m1", "order", None, None, {"items": 2}),
+            LedgerEntry("e1", "m2", "order", None, None, {"items": 2}),
+            LedgerEntry(None, "m3", "inventory", None, None),
         ]
         path = tmp_path / "ledger.jsonl"
         path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines) + b'{"event_id": "e4", "mess')
@@ -242,11 +247,11 @@ class TestLedger:
         """It lies in the data of the local Pub/Sub, one for each topic and dataset; a project or an emulator has none."""
         own, settings = Endpoints(pubsub="127.0.0.1:1"), Settings(state_dir=str(tmp_path), topic="../t")
         write_stack_file(tmp_path, own)
-        assert default_ledger(settings, own) is None
+        assert default_ledger(Target(settings, own)) is None
         (tmp_path / "pubsub").mkdir()
-        assert default_ledger(settings, own) == tmp_path / "pubsub" / "ledger" / "..%2Ft.ecomflow.jsonl"
-        assert default_ledger(settings, Endpoints(pubsub="127.0.0.1:2")) is None
-        assert default_ledger(msgspec.structs.replace(settings, project="my-project"), own) is None
+        assert default_ledger(Target(settings, own)) == tmp_path / "pubsub" / "ledger" / "..%2Ft.ecomflow.jsonl"
+        assert default_ledger(Target(settings, Endpoints(pubsub="127.0.0.1:2"))) is None
+        assert default_ledger(Target(msgspec.structs.replace(settings, project="my-project"), own)) is None
 
 
 @contextmanager
@@ -261,14 +266,14 @@ def deployed(settings: Settings) -> Iterator[None]:
 
 
 @pytest.fixture
-def loaded(provisioned: Settings, stack: Endpoints) -> Iterator[tuple[Settings, Path]]:
+def loaded(provisioned: Settings, target: Target) -> Iterator[tuple[Settings, Path]]:
     """Ten rounds published twice by the command and loaded by a pipeline; the settings, and the ledger that the command kept."""
     for _ in range(2):
         published = ecomflow("publish", "--n", "10", "--seed", "5", "--date", "2026-01-05", settings=provisioned)
         assert published.returncode == 0, published.stderr
     with deployed(provisioned):
-        assert wait_until_empty(lambda: count_waiting(provisioned, stack), 60)
-    ledger = default_ledger(provisioned, stack)
+        assert wait_until_empty(lambda: count_waiting(target), 60)
+    ledger = default_ledger(target)
     assert ledger is not None
     yield provisioned, ledger
     ledger.unlink()
@@ -301,11 +306,13 @@ class TestOnTheStack:
         assert shown.stdout.splitlines()[-1] == "It adds up: every event is accounted for exactly once."
 
         orders, moves = self._valid(ledger, "order"), self._valid(ledger, "inventory")
-        lost = self._lose_a_letter(settings, stack)
-        self._run(settings, stack, "DELETE FROM ecomflow.fact_order_item WHERE event_id = '{}' AND line_number = 1", orders[0])
-        self._run(settings, stack, "DELETE FROM ecomflow.fact_inventory WHERE event_id = '{}'", moves[0])
-        self._run(settings, stack, _COPY_OF.format(id="'stranger'", date="event_date"), moves[1])
-        self._run(settings, stack, _COPY_OF.format(id="event_id", date="DATE_ADD(event_date, INTERVAL 1 DAY)"), moves[2])
+        lost = self._lose_a_letter(Target(settings, stack))
+        self._run(
+            Target(settings, stack), "DELETE FROM ecomflow.fact_order_item WHERE event_id = '{}' AND line_number = 1", orders[0]
+        )
+        self._run(Target(settings, stack), "DELETE FROM ecomflow.fact_inventory WHERE event_id = '{}'", moves[0])
+        self._run(Target(settings, stack), _COPY_OF.format(id="'stranger'", date="event_date"), moves[1])
+        self._run(Target(settings, stack), _COPY_OF.format(id="event_id", date="DATE_ADD(event_date, INTERVAL 1 DAY)"), moves[2])
 
         result, outcome = reconciled(settings)
         assert result.returncode == 7
@@ -316,12 +323,12 @@ class TestOnTheStack:
         assert orders[0] in result.stderr
         assert "1 not in the ledger: stranger" in result.stderr
 
-        followed = reconcile(settings, stack, ledger)
+        followed = reconcile(Target(settings, stack), ledger)
         assert (list(followed.missing), followed.unpublished) == (outcome["missing"], ())
         # The same by parts of ids, as in a project.
         in_project = msgspec.structs.replace(settings, project="ecomflow-local")
-        assert reconcile(in_project, stack, ledger) == followed
-        unaided = reconcile(in_project, stack)
+        assert reconcile(Target(in_project, stack), ledger) == followed
+        unaided = reconcile(Target(in_project, stack))
         assert (unaided.incomplete, unaided.doubled, unaided.adds_up) == (followed.incomplete, (), False)
         assert unaided.lines[0].facts == 9
 
@@ -336,22 +343,22 @@ class TestOnTheStack:
             "It adds up if all 12 events that were not found are among those messages. To wait for them, add: --wait 60"
         )
 
-    def test_it_adds_up_at_any_moment(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_it_adds_up_at_any_moment(self, provisioned: Settings, target: Target) -> None:
         """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""
-        ledger = default_ledger(provisioned, stack)
+        ledger = default_ledger(target)
         events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
         with deployed(provisioned), ThreadPoolExecutor(1) as pool:
-            publishing = pool.submit(publisher.publish, provisioned, stack, events, rate=1500, ledger=ledger)
+            publishing = pool.submit(publisher.publish, target, events, rate=1500, ledger=ledger)
             outcomes = []
             while not publishing.done():
-                outcomes += [reconcile(provisioned, stack), reconcile(provisioned, stack, ledger)]
-                outcomes.append(_without_ledger(provisioned, stack))
+                outcomes += [reconcile(target), reconcile(target, ledger)]
+                outcomes.append(_without_ledger(target))
         assert [outcome for outcome in outcomes if not outcome.adds_up] == []
         assert any(line.waiting for outcome in outcomes for line in outcome.lines)
 
-    def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, target: Target) -> None:
         """Events that no command published: only facts and dead letters are counted, and the output says so."""
-        publisher.publish(provisioned, stack, rounds.generate(2, seed=1, now=datetime.now(UTC)))
+        publisher.publish(target, rounds.generate(2, seed=1, now=datetime.now(UTC)))
         with deployed(provisioned):
             shown = ecomflow("reconcile", "--wait", "30", settings=provisioned)
         assert shown.returncode == 0, shown.stderr
@@ -364,18 +371,18 @@ class TestOnTheStack:
         return [key for key, item in read_ledger(ledger).items() if item.event_type == event_type and item.fault is None]
 
     @staticmethod
-    def _lose_a_letter(settings: Settings, stack: Endpoints) -> set[str]:
+    def _lose_a_letter(target: Target) -> set[str]:
         """Delete the objects that hold one event's dead letter; the ids of all that are lost with it."""
-        before = list(store.letters(settings, stack))
-        bucket = storage_client(settings.project_id, stack).bucket(settings.bucket_name)
+        before = list(store.letters(target))
+        bucket = target.bucket
         for name in {stored.object_name for stored in before if stored.letter.event_id == before[0].letter.event_id}:
             bucket.blob(name).delete()
-        after = {stored.letter.event_id for stored in store.letters(settings, stack)}
+        after = {stored.letter.event_id for stored in store.letters(target)}
         return {str(stored.letter.event_id) for stored in before} - after
 
     @staticmethod
-    def _run(settings: Settings, stack: Endpoints, sql: str, event_id: str) -> None:
-        select(settings, stack, sql.format(event_id))
+    def _run(target: Target, sql: str, event_id: str) -> None:
+        select(target, sql.format(event_id))
 
 
 _COLUMNS = "inventory_id, product_id, warehouse_id, quantity_change, reason, event_timestamp, ingestion_timestamp"

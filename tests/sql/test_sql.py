@@ -8,8 +8,9 @@ import pytest
 
 from ecomflow import sql
 from ecomflow.errors import NotFoundError
-from ecomflow.sql import Column, DdlError, Parameter
+from ecomflow.sql import DdlError, Parameter
 from ecomflow.sql.ddl import tokens
+from tests.support.contract import FACT_TABLES
 
 FOLDER = Path(sql.__file__).parent
 
@@ -37,13 +38,13 @@ class TestTables:
     )
     def test_partition_and_clustering(self, table: str, partition: str, clustering: tuple[str, ...]) -> None:
         """Each table is partitioned by its event's date and clustered as the data contract says."""
-        definition = sql.table_definition(table)
+        definition = sql.definition_of(FACT_TABLES[table])
         assert (definition.name, definition.partition, definition.clustering) == (table, partition, clustering)
 
     def test_columns_every_table_has(self) -> None:
         """Every table has a required event_id first, a DATE and a TIMESTAMP of the event, and ingestion_timestamp last."""
-        for table in sql.TABLES:
-            columns = {column.name: column for column in sql.table_definition(table).columns}
+        for table in FACT_TABLES:
+            columns = {column.name: column for column in sql.definition_of(FACT_TABLES[table]).columns}
             of_event = "order" if table.startswith("fact_order") else "event"
             assert next(iter(columns)) == "event_id"
             assert list(columns)[-1] == "ingestion_timestamp"
@@ -56,12 +57,18 @@ class TestTables:
                 assert (columns[name].type, columns[name].required) == (column_type, True)
 
     def test_nullable_columns(self) -> None:
-        """Only what the data contract calls optional may be null."""
+        """Only what the contract calls optional may be null, and what holds the unknown fields."""
         nullable = {
-            (table, column.name) for table in sql.TABLES for column in sql.table_definition(table).columns if not column.required
+            (table, column.name)
+            for table in FACT_TABLES
+            for column in sql.definition_of(FACT_TABLES[table]).columns
+            if not column.required
         }
         assert nullable == {
             ("fact_order_header", "customer_name"),
+            ("fact_order_header", "unknown_fields"),
+            ("fact_inventory", "unknown_fields"),
+            ("fact_user_activity", "unknown_fields"),
             ("fact_order", "customer_name"),
             ("fact_user_activity", "ip_address"),
             ("fact_user_activity", "user_agent"),
@@ -69,57 +76,25 @@ class TestTables:
 
     def test_every_column_is_described(self) -> None:
         """Every column and every table says what it holds."""
-        for table in sql.TABLES:
-            definition = sql.table_definition(table)
+        for table in FACT_TABLES:
+            definition = sql.definition_of(FACT_TABLES[table])
             assert all(column.description for column in definition.columns)
             assert definition.description
 
     def test_files_and_names_agree(self) -> None:
         """Every SQL file is one that the loader names, and the other way round."""
-        assert {path.stem for path in (FOLDER / "tables").iterdir()} == set(sql.TABLES)
-        assert {path.stem for path in (FOLDER / "views").iterdir()} == {f"{table}_unique" for table in sql.TABLES}
+        assert {path.stem for path in (FOLDER / "tables").iterdir()} == set(FACT_TABLES)
+        assert {path.stem for path in (FOLDER / "views").iterdir()} == {f"{table}_unique" for table in FACT_TABLES}
         assert {path.stem for path in (FOLDER / "queries").iterdir()} == set(sql.QUESTIONS)
 
-    @pytest.mark.parametrize("table", sql.TABLES)
+    @pytest.mark.parametrize("table", FACT_TABLES)
     def test_view_tells_a_repeat_by_its_key(self, table: str) -> None:
         """A view partitions its window by the table's date, event_id and, where an event has several rows, line_number."""
-        definition = sql.table_definition(table)
+        definition = sql.definition_of(FACT_TABLES[table])
         key = [definition.partition, "event_id", *(c.name for c in definition.columns if c.name == "line_number")]
-        assert f"OVER (PARTITION BY {', '.join(key)} ORDER BY ingestion_timestamp) = 1" in sql.view_ddl(table, "p-1.d")
-
-
-class TestParse:
-    """The reader of CREATE TABLE statements."""
-
-    def test_columns(self) -> None:
-        """Names, types, modes and descriptions come in the order of the DDL."""
-        assert sql.parse_table(DDL).columns == (
-            Column("id", "STRING", True, "The id, e.g. 'a'."),
-            Column("day", "DATE", True, "ecomflow.t of the day"),
-            Column("at", "TIMESTAMP", False, ""),
+        assert f"OVER (PARTITION BY {', '.join(key)} ORDER BY ingestion_timestamp) = 1" in sql.view_ddl(
+            FACT_TABLES[table], "p-1.d"
         )
-
-    @pytest.mark.parametrize(
-        ("old", "new", "error"),
-        [
-            ("STRING", "STRNG", "Line 2: expected one of the types STRING, INT64, NUMERIC, DATE, TIMESTAMP, found 'STRNG'."),
-            ("STRING NOT NULL", "STRING(10) NOT NULL", r"Line 2: expected 'OPTIONS', found '\('."),
-            ("CURRENT_TIMESTAMP()", "'now'", "Line 4: expected 'CURRENT_TIMESTAMP', found \"'now'\"."),
-            ("TIMESTAMP DEFAULT", "TIMESTAMP NOT NULL DEFAULT", "Line 4: expected 'OPTIONS', found 'DEFAULT'."),
-            ("PARTITION BY day", "PARTITION BY DATE(day)", r"Line 6: expected 'CLUSTER', found '\('."),
-            ("PARTITION BY day", "PARTITION BY month", "t: partitioned or clustered by month, which is not a column."),
-            ("  day DATE", "  id DATE", "t: column id is defined twice."),
-            ('"One.");', '"One.")', "Expected ';', found the end."),
-            ('"One.");', '"One."); SELECT 1', "Line 6: expected the end, found 'SELECT'."),
-            ('"One."', r'"O\"ne."', "Line 6: cannot read SQL at"),
-            ("IF NOT EXISTS ", "", "Line 1: expected 'IF', found 'ecomflow'."),
-        ],
-    )
-    def test_fails_loudly(self, old: str, new: str, error: str) -> None:
-        """What the reader does not know it refuses, with the line and what it expected."""
-        assert old in DDL
-        with pytest.raises(DdlError, match=error):
-            sql.parse_table(DDL.replace(old, new, 1))
 
 
 class TestQualify:
@@ -172,10 +147,10 @@ class TestQuestions:
     def test_header_tells_the_layout_of_its_tables(self) -> None:
         """The partitioning and clustering that a header names are those of the table's DDL."""
         for question in sql.questions():
-            read = [table for table in sql.TABLES if f"{table} (" in question.reads]
+            read = [table for table in FACT_TABLES if f"{table} (" in question.reads]
             assert read
             for table in read:
-                definition = sql.table_definition(table)
+                definition = sql.definition_of(FACT_TABLES[table])
                 told = question.reads.split(f"{table} (")[1].split(")")[0]
                 assert told.startswith(f"partition {definition.partition}: ")
                 assert told.endswith(f"; cluster {', '.join(definition.clustering)}")

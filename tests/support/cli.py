@@ -33,10 +33,16 @@ def _as_variable(value: object) -> str:
 
 
 def customised(folder: Path, text: str) -> dict[str, str]:
-    """The variables of a process that runs ``text`` when it starts, before whatever else it is told by PYTHONPATH."""
+    """The variables of a process that runs ``text`` when it starts, before whatever else is in PYTHONPATH."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 #: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ecomflow.contract.codec import Codec
-from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
-from ecomflow.contract.loading import load_text, shop_contracts
-from ecomflow.contract.modelling import Facts, model
-from tests.support.contract import NOW, Body, add_facts
-
-SHOP = shop_contracts()
+from ecomflow.contract.loading import load_text
+from tests.support.contract import NOW, SHOP, Body, Outcome, outcome_of
 
 
-class Compiled(NamedTuple):
-    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows, ``facts`` by
-    stream.
-    """
-
-    rows: dict[str, list[Body]]
-    letters: list[DeadLetter]
-    sources: dict[str, list[str]]
-    drift: Counter[tuple[str, str]]
-    facts: dict[str, Facts]
-
-
-def compiled(messages: Sequence[Message], codec: Codec | None = None, contracts: Sequence[Contract] = SHOP) -> Compiled:
+def compiled(messages: Sequence[Message], codec: Codec | None = None, contracts: Sequence[Contract] = SHOP) -> Outcome:
     """What ``messages`` become, decoded in one batch and modelled stream by stream."""
-    decoded = (codec or Codec(contracts)).decode(messages, NOW)
-    outcome = Compiled({}, [], {}, decoded.drift, {})
-    for batch in decoded.streams.values():
-        facts = model(batch, NOW)
-        outcome.facts[batch.stream] = facts
-        add_facts(outcome, facts)
-    return outcome
+    return outcome_of(messages, NOW, codec, contracts)
 
 
 def without_unknown(rows: dict[str, list[Body]]) -> dict[str, list[Body]]:
@@ -55,7 +32,7 @@ def contract_of(body: str, event: str = "refund") -> Contract:
     return load_text(f"{head}{body}{tables}", f"{event}.toml")
 
 
-def only_letter(outcome: Compiled) -> Any:
+def only_letter(outcome: Outcome) -> Any:
     assert outcome.rows == {}
     (letter,) = outcome.letters
     return letter

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 from hypothesis import HealthCheck, settings
 
+from ecomflow.contract.codec import Codec
 from ecomflow.contract.dead_letter import DeadLetter
-from ecomflow.contract.decode import decode_messages
 from ecomflow.contract.events import Message
-from ecomflow.pipeline.model import model_facts
+from ecomflow.contract.language import Contract
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import Facts, model
+from ecomflow.contract.tables import tables_of
 
 NOW = datetime(2025, 12, 10, 12, 0, tzinfo=UTC)
 PUBLISHED = 1_764_669_600_123_456  # 2025-12-02T10:00:00.123456Z
+SHOP = shop_contracts()
+FACT_TABLES = {table.name: table for table in tables_of(SHOP)}
 TYPES = ("order", "inventory", "user_activity")
+STREAMS = (*TYPES, "unknown")
 MONEY_RULE = "expected number >= 0 with at most 29 integer and 9 decimal digits"
 TIME_RULE = "expected RFC 3339 date-time with an offset or Z"
 DATE_RULE = "expected a UTC date from 2015-12-10 to 2026-12-10"
 
 Body = dict[str, Any]
+
+
+def refusing_totals() -> tuple[Contract, ...]:
+    """The shop's contracts, where an order whose total is not the sum of its items is refused."""
+    return tuple(
+        msgspec.structs.replace(one, rules=tuple(msgspec.structs.replace(rule, otherwise="refuse") for rule in one.rules))
+        for one in SHOP
+    )
 
 
 def property_test(examples: int) -> settings:
@@ -95,30 +109,37 @@ def message(body: Any, message_id: str = "M-1", **attributes: str) -> Message:
 
 
 class Outcome(NamedTuple):
-    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows."""
+    """``rows`` by table, ``letters`` in the order of the streams, ``sources`` the message ids of each table's rows, ``facts`` by
+    stream.
+    """
 
     rows: dict[str, list[Body]]
     letters: list[DeadLetter]
     sources: dict[str, list[str]]
     drift: Counter[tuple[str, str]]
+    facts: dict[str, Facts]
+
+    @property
+    def stream(self) -> str:
+        """The one stream that there is."""
+        (name,) = self.facts
+        return name
 
 
-def add_facts(outcome: Any, facts: Any) -> None:
-    """The rows, sources and dead letters of one stream to an outcome."""
-    outcome.letters.extend(facts.refused)
-    for part in facts.tables:
-        part.rows.validate(full=True)
-        outcome.rows[part.table] = part.rows.to_pylist()
-        outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
-
-
-def outcome_of(messages: Iterable[Message], now: datetime = NOW) -> Outcome:
+def outcome_of(
+    messages: Iterable[Message], now: datetime = NOW, codec: Codec | None = None, contracts: Sequence[Contract] = SHOP
+) -> Outcome:
     """What ``messages`` become: decoded in one batch, modelled stream by stream."""
-    decoded = decode_messages(messages, now)
-    outcome = Outcome({}, [], {}, decoded.drift)
+    decoded = (codec or Codec(contracts)).decode(list(messages), now)
+    outcome = Outcome({}, [], {}, decoded.drift, {})
     for batch in decoded.streams.values():
-        facts = model_facts(batch, now)
-        add_facts(outcome, facts)
+        facts = model(batch, now)
+        outcome.facts[batch.stream] = facts
+        outcome.letters.extend(facts.refused)
+        for part in facts.tables:
+            part.rows.validate(full=True)
+            outcome.rows[part.table] = part.rows.to_pylist()
+            outcome.sources[part.table] = [facts.messages[source].message_id for source in part.sources]
     return outcome
 
 

@@ -13,7 +13,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.pipeline.dataflow import submit
 from ecomflow.pipeline.runtime import Runtime
 from tests.support.dataflow_stub import DataflowStub, running_stub
@@ -46,15 +46,15 @@ def as_variables(endpoints: Endpoints) -> dict[str, str]:
     }
 
 
-def download(settings: Settings, endpoints: Endpoints, path: str) -> bytes:
+def download(target: Target, path: str) -> bytes:
     """The object at ``path`` (gs://bucket/name)."""
     bucket, name = path.removeprefix("gs://").split("/", 1)
-    content: bytes = storage_client(settings.project_id, endpoints).bucket(bucket).blob(name).download_as_bytes()
+    content: bytes = target.storage.bucket(bucket).blob(name).download_as_bytes()
     return content
 
 
-def staged_pipeline(settings: Settings, endpoints: Endpoints, job: submit.SubmittedJob) -> beam_proto.Pipeline:
-    return beam_proto.Pipeline.FromString(download(settings, endpoints, job.staged[0]))
+def staged_pipeline(target: Target, job: submit.SubmittedJob) -> beam_proto.Pipeline:
+    return beam_proto.Pipeline.FromString(download(target, job.staged[0]))
 
 
 def read_step(pipeline: beam_proto.Pipeline) -> beam_proto.PTransform:
@@ -62,14 +62,14 @@ def read_step(pipeline: beam_proto.Pipeline) -> beam_proto.PTransform:
     return found
 
 
-def execute(pipeline: beam_proto.Pipeline, messages: list[bytes], settings: Settings, endpoints: Endpoints) -> None:
+def execute(pipeline: beam_proto.Pipeline, messages: list[bytes], target: Target) -> None:
     """Run the staged ``pipeline`` to its end in this process, ``messages`` (serialized) in the place of its Pub/Sub read."""
     _feed(pipeline, messages)
     for environment in pipeline.components.environments.values():
         environment.CopyFrom(beam_proto.Environment(urn="beam:env:embedded_python:v1"))
     for collection in pipeline.components.pcollections.values():
         collection.is_bounded = beam_proto.IsBounded.BOUNDED
-    with Runtime(submit.worker_config(settings, endpoints)):
+    with Runtime(submit.worker_config(target)):
         ended = FnApiRunner().run_via_runner_api(pipeline, PipelineOptions(["--no_auth"]))
         assert ended.wait_until_finish() in (None, PipelineState.DONE)
         assert ended.state == PipelineState.DONE

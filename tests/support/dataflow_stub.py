@@ -214,7 +214,7 @@ class DataflowStub:
         if replaced:
             return self._replace(self._find(replaced, place), body, place)
         if active:
-            return active[-1]  # the API answers with the job that has the name: its own clientRequestId tells the client
+            return active[-1]  # the API answers with the job that has the name: its clientRequestId identifies the client
         return self.jobs[self._submitted(body, place)]
 
     def _replace(self, old: dict[str, Any], body: dict[str, Any], place: tuple[str, str]) -> dict[str, Any]:

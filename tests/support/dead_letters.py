@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ecomflow.config import Endpoints, Settings
-from ecomflow.contract.dead_letter import DeadLetter, Reason, dead_letter, stream_of, to_lines
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, Reason, dead_letter, to_lines
 from ecomflow.contract.events import Message
-from ecomflow.deadletters.store import bucket_of
+from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.pipeline.sinks.dead_letters import object_name
-from tests.support.contract import encoded, inventory, order
+from tests.support.contract import TYPES, encoded, inventory, order
 
 STATUS_ERROR = "$.status: expected one of pending, processing, shipped, delivered, cancelled, returned, got 'on_hold'"
 
@@ -41,21 +40,22 @@ def held(number: int, at: datetime | None = None) -> DeadLetter:
 
 
 def still(number: int, at: datetime | None = None) -> DeadLetter:
-    """An inventory event that moves nothing."""
-    error = "$.quantity_change: expected int other than 0, got 0"
-    return letter(inventory(quantity_change=0, timestamp=today()), error, at=at, event_id=f"I-{number}")
+    """An inventory event that moves half a piece."""
+    error = "$.quantity_change: expected int, got 0.5"
+    return letter(inventory(quantity_change=0.5, timestamp=today()), error, at=at, event_id=f"I-{number}")
 
 
-def store(settings: Settings, stack: Endpoints, letters: list[DeadLetter], unique: str = "x") -> str:
+def store(target: Target, letters: list[DeadLetter], unique: str = "x") -> str:
     """One object of the letters, which are of one stream and minute; its name."""
-    name = object_name(stream_of(letters[0]), letters[0].failed_at, unique)
-    bucket_of(settings, stack).blob(name).upload_from_string(to_lines(letters))
+    stream = letters[0].event_type if letters[0].event_type in TYPES else UNKNOWN_STREAM
+    name = object_name(str(stream), letters[0].failed_at, unique)
+    target.bucket.blob(name).upload_from_string(to_lines(letters))
     return name
 
 
-def names(settings: Settings, stack: Endpoints, prefix: str) -> list[str]:
+def names(target: Target, prefix: str) -> list[str]:
     """The objects of the bucket under ``prefix``."""
-    return [blob.name for blob in bucket_of(settings, stack).list_blobs(prefix=prefix)]
+    return [blob.name for blob in target.bucket.list_blobs(prefix=prefix)]
 
 
 def published_order(number: int, items: int = 2, fault: str | None = None, **changes: Any) -> GeneratedEvent:
@@ -65,7 +65,7 @@ def published_order(number: int, items: int = 2, fault: str | None = None, **cha
         encoded(body),
         {"event_id": f"E-{number}"},
         "order",
-        0 if fault else items,
+        {} if fault else {"items": items},
         fault,
         "contract_violation" if fault else None,
         "order",

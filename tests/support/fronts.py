@@ -28,7 +28,7 @@ class Refuse(NamedTuple):
     """The call ends with ``code``; the service never sees it."""
 
     code: grpc.StatusCode
-    words: str = "told to refuse"
+    words: str = "refused by the test"
 
 
 class LoseAnswer(NamedTuple):
@@ -69,7 +69,7 @@ class Hold:
     def wait(self, is_active: Callable[[], bool]) -> None:
         self.reached.set()
         while is_active() and not self.released.wait(0.05):
-            pass  # gRPC tells of a dead caller only to those who ask
+            pass  # gRPC reports a dead caller only on request
 
 
 Fault = Refuse | LoseAnswer | Close | Answer | Instead | Hold
@@ -132,7 +132,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         if isinstance(fault, Hold) and fault.applied:
             self._hold(fault, context)
         if isinstance(fault, LoseAnswer):
-            context.abort(fault.code, "told to lose the answer")
+            context.abort(fault.code, "lost by the test")
         return answer
 
     def _hold(self, fault: Hold, context: Any) -> None:
@@ -213,7 +213,7 @@ def _handler(front: HttpFront, backend: str) -> type[BaseHTTPRequestHandler]:
             if isinstance(fault, HttpHold) and not fault.hold.applied:
                 self._hold(fault.hold)
             elif isinstance(fault, int):
-                self._reply(fault, [("Content-Type", "application/json")], b'{"error": {"message": "told to"}}')
+                self._reply(fault, [("Content-Type", "application/json")], b'{"error": {"message": "by the test"}}')
             else:
                 answer = self._passed_on(body)
                 if isinstance(fault, HttpHold):

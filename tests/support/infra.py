@@ -27,11 +27,12 @@ class Google:
     members; ``permissions`` what the caller has, on whatever it asks; ``denied`` the paths' ends that get a 403 with ``denial``,
     ``missing`` those that get a 404; ``refused`` why nothing can be enabled; ``is_slow`` that enabling never ends;
     ``demands_quota_project`` refuses requests without x-goog-user-project, of which ``quota_projects`` keeps each. ``requests``
-    keeps method, path, body of each.
+    keeps method, path, body of each. ``numbers`` are those of projects that have another number than PROJECT_NUMBER.
     """
 
     def __init__(self) -> None:
         self.enabled = set(APIS)
+        self.numbers: dict[str, str] = {}
         self.enabling: list[str] = []
         self.refused: str | None = None
         self.is_slow = False
@@ -69,6 +70,10 @@ class Google:
                 return 200, {"permissions": sorted(self.permissions & set(body["permissions"]))}
             case "testPermissions":
                 return 200, {"permissions": sorted(self.permissions & set(query["permissions"]))}
+            case api if "/services/" in path:
+                state = "ENABLED" if api in self.enabled else "DISABLED"
+                number = self.numbers.get(path.split("/")[-3], PROJECT_NUMBER)
+                return 200, {"name": f"projects/{number}/services/{api}", "parent": f"projects/{number}", "state": state}
             case _ if "/datasets/" in path:
                 entries = [
                     {"role": r, "userByEmail": m} for r, members in self.policies.get("dataset", {}).items() for m in members
@@ -104,7 +109,7 @@ class Google:
             def do_POST(self) -> None:
                 self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"null"))
 
-            do_DELETE = do_POST  # noqa: N815
+            do_DELETE = do_PATCH = do_PUT = do_POST  # noqa: N815
 
             def _reply(self, body: Any) -> None:
                 google.quota_projects.append(self.headers.get("x-goog-user-project"))

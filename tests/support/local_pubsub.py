@@ -1,4 +1,4 @@
-"""A local Pub/Sub for tests, in a thread or in a process, and a clock that moves when it is told to."""
+"""A local Pub/Sub for tests, in a thread or in a process, and a clock that tests move."""
 
 from __future__ import annotations
 

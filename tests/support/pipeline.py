@@ -1,5 +1,5 @@
 """What the pipeline's tests share: events as messages, writers that keep what they are given, a puller with a script, and a
-BigQuery that can be told to fail.
+BigQuery that fails on request.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from google.cloud.bigquery_storage_v1 import types
 from ecomflow.config import Endpoints
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.contract.events import Message
+from ecomflow.contract.loading import shop_contracts
 from ecomflow.local.bigquery.appends import Refusal, check_routing
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
@@ -34,7 +35,7 @@ PUBLISHED = 1_764_547_200_000_000  # 2025-12-01T00:00:00Z
 
 def config_for(deadline: int = 30, **endpoints: str) -> PipelineConfig:
     subscription = "projects/test-project/subscriptions/pipeline"
-    return PipelineConfig("test-project", subscription, "test-bucket", "shop", Endpoints(**endpoints), deadline)
+    return PipelineConfig("test-project", subscription, "test-bucket", "shop", Endpoints(**endpoints), deadline, shop_contracts())
 
 
 def order(number: int, **changes: Any) -> dict[str, Any]:
@@ -87,9 +88,9 @@ def message(event: dict[str, Any] | bytes, event_id: str | None = None, message_
 
 
 class MemoryWarehouse:
-    """The writers of all tables and of the dead letters, in memory. ``calls`` tells what happened, in order.
+    """The writers of all tables and of the dead letters, in memory. ``calls`` records what happened, in order.
 
-    ``refuse`` gives BigQuery's words for a row that it does not take; ``failures`` are raised by the next ``finish`` calls.
+    ``refuse`` gives BigQuery's message for a row that it refuses; ``failures`` are raised by the next ``finish`` calls.
     ``on_start``, ``on_finish`` and ``on_upload`` are called with what a writer is given, and may raise.
     """
 
@@ -200,7 +201,7 @@ class ScriptedPuller:
 
     def acknowledge(self, batch: PulledBatch) -> None:
         if self._subscription.loses(batch.messages):
-            raise ConnectionError("told to lose an acknowledgement")
+            raise ConnectionError("lost by the test")
         self._subscription.leased.remove(batch.messages)
         self._subscription.calls.append("acknowledge")
         if not self._subscription.waiting:
@@ -256,7 +257,7 @@ def run_graph(runtime: Runtime, *batches: list[Message]) -> Any:
     return result
 
 
-# What FakeBigQuery can be told to do with a request, one fault a request, in the order in which requests come.
+# What FakeBigQuery does with a request on demand: one fault per request, in the order of the requests.
 
 
 class EndsStream(NamedTuple):
@@ -341,13 +342,13 @@ class FakeBigQuery:
     def _answer(self, request: Any, fault: Fault, context: grpc.ServicerContext) -> Any:
         response = _Response(write_stream=request.write_stream)
         if isinstance(fault, AnswersError):
-            response.error.code, response.error.message = fault.code.value[0], f"told to say {fault.code.name}"
+            response.error.code, response.error.message = fault.code.value[0], f"by the test: {fault.code.name}"
         elif isinstance(fault, AnswersRowErrors):
             _add_row_errors(response, fault.rows)
         elif not isinstance(fault, EndsStream) or fault.written:
             self._write(request, response)
         if isinstance(fault, EndsStream):
-            context.abort(fault.code, fault.words or f"told to end with {fault.code.name}")
+            context.abort(fault.code, fault.words or f"by the test: {fault.code.name}")
         return response
 
     def _write(self, request: Any, response: Any) -> None:

@@ -16,22 +16,30 @@ import grpc
 from google.pubsub_v1 import types
 
 from ecomflow.config import Settings
-from ecomflow.infra.resources import DAY_SECONDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
+from ecomflow.infra.resources import DAY_SECONDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, as_labels, desired
 from tests.support.infra import PROJECT_NUMBER, Google
 
 # Which permissions a REST method takes, by HTTP method and path; the first that fits.
 METHODS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("*", r":testIamPermissions$|/testPermissions$|/iam/testPermissions$", ()),
     ("GET", r"/services:batchGet$", ("serviceusage.services.get",)),
+    ("GET", r"/services/[^/]+$", ("serviceusage.services.get",)),
     ("POST", r"/services:batchEnable$", ("serviceusage.services.enable",)),
     ("GET", r"/v1/operations/", ()),
     ("POST", r"/v1/projects/[^/:]+:getIamPolicy$", ("resourcemanager.projects.getIamPolicy",)),
     ("GET", r"/v1/projects/[^/:]+$", ("resourcemanager.projects.get",)),
+    ("POST", r"/storage/v1/b$", ("storage.buckets.create",)),
+    ("POST", r"/upload/storage/v1/b/[^/]+/o$", ("storage.objects.create",)),
+    ("PATCH", r"/storage/v1/b/[^/]+$", ("storage.buckets.update",)),
     ("GET", r"/storage/v1/b/[^/]+/iam$", ("storage.buckets.getIamPolicy",)),
     ("GET", r"/storage/v1/b/[^/]+/o$", ("storage.objects.list",)),
     ("DELETE", r"/storage/v1/b/[^/]+/o/.+$", ("storage.objects.delete",)),
     ("DELETE", r"/storage/v1/b/[^/]+$", ("storage.buckets.delete",)),
     ("GET", r"/storage/v1/b/[^/]+$", ("storage.buckets.get",)),
+    ("POST", r"/projects/[^/]+/jobs$", ("bigquery.jobs.create",)),
+    ("POST", r"/datasets$", ("bigquery.datasets.create",)),
+    ("PATCH", r"/datasets/[^/]+/tables/[^/]+$", ("bigquery.tables.update",)),
+    ("PATCH", r"/datasets/[^/]+$", ("bigquery.datasets.update",)),
     ("GET", r"/datasets/[^/]+/tables/[^/]+$", ("bigquery.tables.get",)),
     ("GET", r"/datasets/[^/]+\?.*datasetView=METADATA", ("bigquery.datasets.get",)),
     ("GET", r"/datasets/[^/]+$", ("bigquery.datasets.get", "bigquery.datasets.getIamPolicy")),
@@ -51,6 +59,7 @@ ROLES = {
         *("pubsub.subscriptions.consume", "pubsub.topics.publish"),
     ),
     "roles/storage.bucketViewer": ("storage.buckets.get", "storage.buckets.list"),
+    "roles/storage.objectViewer": ("storage.objects.get", "storage.objects.list"),
     "roles/storage.objectUser": _OBJECTS,
     "roles/storage.admin": (
         *_OBJECTS,
@@ -65,6 +74,7 @@ ROLES = {
     ),
     "roles/bigquery.dataOwner": (
         *("bigquery.datasets.get", "bigquery.datasets.getIamPolicy", "bigquery.datasets.create", "bigquery.datasets.delete"),
+        "bigquery.datasets.update",
         *("bigquery.tables.get", "bigquery.tables.list", "bigquery.tables.create", "bigquery.tables.update"),
         *("bigquery.tables.delete", "bigquery.tables.getData", "bigquery.tables.updateData"),
     ),
@@ -86,21 +96,38 @@ _TYPES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 class Project(Google):
     """Everything of ``settings`` is there, but for ``missing``; the caller has ``roles``.
 
-    Reading works, and so does making a topic, which is refused ``slow`` times as if its API were not enabled yet.
+    Reading works, and so does making a topic, which is refused ``slow`` times as if its API were not enabled yet. The bucket
+    belongs to the project with the number ``bucket_owner``; with ``rival`` others make it just before it is made here. ``asked``
+    keeps method and path of each request by HTTP, ``bodies`` what was sent to make or change a bucket, a dataset, a table or a
+    query. Keys and labels are as in the records of ``there``.
     """
 
     def __init__(self, settings: Settings, roles: set[str]) -> None:
         super().__init__()
+        self.settings = settings
         self.there: dict[str, Resource] = {resource.name: resource for resource in desired(settings)}
         self.permissions = {permission for role in roles for permission in ROLES[role]}
         self.slow = 0
         self.objects: set[str] = set()
         self.bucket_owner = PROJECT_NUMBER
+        self.rival = False
+        self.asked: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
         path = urlsplit(url).path
+        self.asked.append((method, path))
         if lacking := self._lacking(method, url):
             return 403, {"error": {"code": 403, "message": _denial(path, lacking), "errors": []}}
+        if method in ("POST", "PATCH") and ("/storage/v1/b" in path or "/datasets" in path):
+            self.bodies.append(body)
+        if path.endswith("/datasets"):
+            return 200, body
+        if path.endswith("/jobs"):
+            self.bodies.append(body)
+            return 200, {**body, "status": {"state": "DONE"}}
+        if path.endswith("/storage/v1/b"):
+            return self._make_bucket(body["name"], parse_qs(urlsplit(url).query)["project"][0])
         if "/storage/v1/b/" in path and not path.endswith(("/iam", "/testPermissions")):
             return self._storage(method, unquote(path), parse_qs(urlsplit(url).query).get("prefix", [""])[0])
         if "/datasets/" in path and not path.endswith(":testIamPermissions"):
@@ -114,6 +141,18 @@ class Project(Google):
                 return [permission for permission in permissions if permission not in self.permissions]
         raise AssertionError(f"No permission is known for {method} {path}")
 
+    def writes(self) -> list[tuple[str, str]]:
+        """What was asked that is more than a look, by HTTP method and path."""
+        return [(method, path) for method, path in self.asked if method != "GET" and "estPermissions" not in path]
+
+    def _make_bucket(self, name: str, project: str) -> tuple[int, Any]:
+        wanted = next(resource for resource in desired(self.settings) if isinstance(resource, Bucket))
+        self.there[name] = wanted
+        if self.rival:
+            return 409, {"error": {"code": 409, "message": "The requested bucket name is not available.", "errors": []}}
+        self.bucket_owner = self.numbers.get(project, PROJECT_NUMBER)
+        return self._storage("GET", f"/storage/v1/b/{name}", "")
+
     def _storage(self, method: str, path: str, prefix: str) -> tuple[int, Any]:
         name, _, rest = path.split("/b/", 1)[1].partition("/")
         bucket = self.there.get(name)
@@ -125,7 +164,10 @@ class Project(Google):
             self.objects.discard(rest.removeprefix("o/")) if rest else self.there.pop(name)
             return 200, {}
         policy = {"retentionDurationSeconds": str((bucket.soft_delete_days or 0) * DAY_SECONDS)}
-        return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy, "projectNumber": self.bucket_owner}
+        owner = {"projectNumber": self.bucket_owner}
+        encryption = {"encryption": {"defaultKmsKeyName": bucket.kms_key}} if bucket.kms_key else {}
+        described = {**owner, **encryption, "labels": _labels(bucket)}
+        return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy, **described}
 
     def _bigquery(self, rest: str) -> tuple[int, Any]:
         dataset, _, table = rest.partition("/tables/")
@@ -136,7 +178,9 @@ class Project(Google):
             case Table() | View():
                 return 200, _table_body(found, dataset, table)
             case Dataset():
-                return 200, {"datasetReference": {"projectId": "p", "datasetId": dataset}, "location": found.location}
+                reference = {"projectId": "test-project", "datasetId": dataset}
+                key = {"defaultEncryptionConfiguration": {"kmsKeyName": found.kms_key}} if found.kms_key else {}
+                return 200, {"datasetReference": reference, "location": found.location, "labels": _labels(found), **key}
         return _missing(f"Not found: Dataset p:{dataset}")
 
     def pubsub_methods(self) -> dict[str, dict[str, Any]]:
@@ -144,14 +188,19 @@ class Project(Google):
             self._require("pubsub.topics.get", context)
             topic = self._found(request.topic, Topic, context)
             seconds = (topic.retention_days or 0) * DAY_SECONDS
-            return types.Topic(name=topic.name, message_retention_duration={"seconds": seconds} if seconds else None)
+            return types.Topic(
+                name=topic.name,
+                message_retention_duration={"seconds": seconds} if seconds else None,
+                kms_key_name=topic.kms_key or "",
+                labels=_labels(topic),
+            )
 
         def create_topic(request: Any, context: grpc.ServicerContext) -> types.Topic:
             self._require("pubsub.topics.create", context)
             if self.slow:
                 self.slow -= 1
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, "Cloud Pub/Sub API has not been used in project 4242 before")
-            self.there[request.name] = Topic(request.name, 0)
+            self.there[request.name] = Topic(request.name, 0, request.kms_key_name, as_labels(request.labels))
             return types.Topic(request)
 
         def get_subscription(request: Any, context: grpc.ServicerContext) -> types.Subscription:
@@ -183,12 +232,20 @@ def _denial(path: str, lacking: list[str]) -> str:
     return f"Access Denied: Permission {lacking[0]} denied on resource (or it may not exist)."
 
 
+def _labels(found: Any) -> dict[str, str]:
+    return dict(label.split("=", 1) for label in found.labels or ())
+
+
 def _missing(message: str) -> tuple[int, Any]:
     return 404, {"error": {"code": 404, "message": message, "errors": []}}
 
 
 def _table_body(found: Table | View, dataset: str, table: str) -> dict[str, Any]:
-    body: dict[str, Any] = {"tableReference": {"projectId": "p", "datasetId": dataset, "tableId": table}, "numRows": "0"}
+    body: dict[str, Any] = {
+        "tableReference": {"projectId": "test-project", "datasetId": dataset, "tableId": table},
+        "numRows": "0",
+    }
+    body["labels"] = _labels(found)
     if isinstance(found, View):
         schema = [{"name": name, "type": "STRING"} for name in found.columns]
         return {**body, "type": "VIEW", "schema": {"fields": schema}, "view": {"query": found.query}}
@@ -198,6 +255,8 @@ def _table_body(found: Table | View, dataset: str, table: str) -> dict[str, Any]
     ]
     clustering = {"fields": list(found.clustering or ())}
     partitioning = {"type": "DAY", "field": found.partition}
+    if found.kms_key:
+        body["encryptionConfiguration"] = {"kmsKeyName": found.kms_key}
     return {**body, "type": "TABLE", "schema": {"fields": schema}, "timePartitioning": partitioning, "clustering": clustering}
 
 
@@ -209,6 +268,7 @@ def _subscription(found: Subscription) -> types.Subscription:
         ack_deadline_seconds=found.ack_deadline_seconds,
         message_retention_duration={"seconds": (found.retention_days or 0) * DAY_SECONDS},
         expiration_policy=types.ExpirationPolicy(),
+        labels=_labels(found),
         retry_policy=types.RetryPolicy(minimum_backoff=backoff[0], maximum_backoff=backoff[1]) if backoff else None,
     )
 

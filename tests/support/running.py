@@ -19,6 +19,7 @@ import msgspec
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import UnavailableError
+from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.pipeline.direct.launch import PipelineStatus, read_status
@@ -134,12 +135,12 @@ def events(number: int, seed: int, **options: Any) -> list[rounds.GeneratedEvent
     return list(rounds.generate(number, seed=seed, now=datetime.now(UTC), **options))
 
 
-def publish(settings: Settings, endpoints: Endpoints, batch: Iterable[rounds.GeneratedEvent], ledger: Path) -> None:
+def publish(target: Target, batch: Iterable[rounds.GeneratedEvent], ledger: Path) -> None:
     """Publish ``batch``, each event at least once, however long Pub/Sub is away."""
     kept, give_up = list(batch), time.monotonic() + PATIENCE
     while True:
         try:
-            publisher.publish(settings, endpoints, kept, ledger=ledger)
+            publisher.publish(target, kept, ledger=ledger)
             return
         except UnavailableError:
             if time.monotonic() > give_up:
@@ -152,9 +153,9 @@ class Load:
     Its faults are its own: where Pub/Sub is away it tries again, so that events may be published more than once.
     """
 
-    def __init__(self, settings: Settings, endpoints: Endpoints, ledger: Path, rate: float, seed: int) -> None:
+    def __init__(self, target: Target, ledger: Path, rate: float, seed: int) -> None:
         self.published = 0
-        self._settings, self._endpoints, self._ledger, self._rate = settings, endpoints, ledger, rate
+        self._target, self._ledger, self._rate = target, ledger, rate
         self._events = rounds.generate(10**9, seed=seed, now=datetime.now(UTC))
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -181,27 +182,27 @@ class Load:
             while not self._stop.is_set():
                 batch = list(islice(self._events, size))
                 for _ in range(2 if number % 10 == 9 else 1):
-                    publish(self._settings, self._endpoints, batch, self._ledger)
+                    publish(self._target, batch, self._ledger)
                 number, self.published = number + 1, self.published + len(batch)
                 self._stop.wait(began + self.published / self._rate - time.monotonic())
         except BaseException as failure:  # noqa: BLE001  # raised again by stop()
             self._failure = failure
 
 
-def count_waiting(settings: Settings, endpoints: Endpoints) -> int:
+def count_waiting(target: Target) -> int:
     """The messages of the subscription that are not acknowledged."""
-    return read_backlog(str(endpoints.pubsub), settings.subscription_path).num_undelivered_messages
+    return read_backlog(str(target.endpoints.pubsub), target.settings.subscription_path).num_undelivered_messages
 
 
-def drained_dry(settings: Settings, endpoints: Endpoints, seconds: float = PATIENCE) -> None:
+def drained_dry(target: Target, seconds: float = PATIENCE) -> None:
     """Wait until nothing waits in the subscription."""
-    wait_until(lambda: count_waiting(settings, endpoints) == 0, "the subscription is empty", seconds)
+    wait_until(lambda: count_waiting(target) == 0, "the subscription is empty", seconds)
 
 
-def equation_holds(settings: Settings, endpoints: Endpoints, ledger: Path) -> Reconciliation:
+def equation_holds(target: Target, ledger: Path) -> Reconciliation:
     """Wait until nothing waits, then do the sum: each confirmed event of ``ledger`` once, as a fact or as a dead letter."""
-    drained_dry(settings, endpoints)
-    outcome = reconcile(settings, endpoints, ledger)
+    drained_dry(target)
+    outcome = reconcile(target, ledger)
     assert (outcome.missing, outcome.incomplete, outcome.doubled, outcome.adds_up) == ((), (), (), True)
     entries = [entry for entry in read_ledger(ledger).values() if entry.message_id is not None]
     valid = Counter(entry.event_type for entry in entries if entry.fault is None)

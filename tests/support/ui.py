@@ -38,11 +38,11 @@ def post(browser: TestClient, gate: Gate, path: str, origin: str | None = BASE, 
 
 
 def until(look: Callable[[], Response], wanted: str, seconds: float = 20.0) -> str:
-    """What the page shows once ``wanted`` stands in it: it is asked again and again, as its own script does."""
+    """What the page shows once it contains ``wanted``: it is requested repeatedly, as its own script does."""
     give_up = time.monotonic() + seconds
     while True:
         text = look().text
         if re.search(wanted, text):
             return text
         assert time.monotonic() < give_up, f"{wanted!r} does not come; the page shows: {text[-1500:]}"
-        time.sleep(0.05)  # the page tells nobody when it has read something
+        time.sleep(0.05)  # the page does not notify anyone when it has read something

@@ -1,4 +1,4 @@
-"""The line that tells how far long work is: what it shows on a terminal, and that it shows nothing elsewhere."""
+"""The progress line of long operations: what it shows on a terminal, and that it shows nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestTheLine:
         last = text.getvalue().rpartition("Asking…")[2]
         assert "100 dead letters" in last
         assert "of" not in last.partition("dead letters")[0]
-        assert "/s" not in last  # one look tells no rate
+        assert "/s" not in last  # one reading gives no rate
 
     def test_nothing_where_nobody_looks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a pipe not a byte is written."""

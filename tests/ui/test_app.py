@@ -21,10 +21,11 @@ import pytest
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.gcp.clients import bigquery_client
+from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import count_waiting
 from ecomflow.ui.data.steps import read_steps
 from tests.support.cli import environment
-from tests.support.contract import order
+from tests.support.contract import SHOP, order
 from tests.support.dataflow import as_variables, dataflow_beside
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, still, store, today
 from tests.support.hostile import HOSTILE
@@ -41,27 +42,27 @@ def address(number: int = 1) -> str:
 
 
 class TestTables:
-    def insert(self, settings: Settings, stack: Endpoints, product: str, count: int = 3) -> None:
+    def insert(self, target: Target, product: str, count: int = 3) -> None:
         values = ", ".join(
             f"('E-{n}', 'I-{n}', @product, 'W', 1, 'sale', CURRENT_DATE(), CURRENT_TIMESTAMP(), CURRENT_TIMESTAMP())"
             for n in range(count)
         )
         from google.cloud import bigquery
 
-        client = bigquery_client(settings.project_id, stack, settings.location)
+        client = target.bigquery
         job = bigquery.QueryJobConfig(query_parameters=[bigquery.ScalarQueryParameter("product", "STRING", product)])
-        client.query_and_wait(f"INSERT INTO `{settings.dataset_id}.fact_inventory` VALUES {values}", job_config=job)
+        client.query_and_wait(f"INSERT INTO `{target.settings.dataset_id}.fact_inventory` VALUES {values}", job_config=job)
 
-    def test_rows_are_counted(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_rows_are_counted(self, provisioned: Settings, target: Target) -> None:
         """The overview has every fact table with its rows."""
-        self.insert(provisioned, stack, "P-1")
+        self.insert(target, "P-1")
         browser, _ = page_of(provisioned)
         text = until(lambda: browser.get("/live/tables"), r"fact_inventory</a></td><td class=\"number\">3</td>")
         assert text.count('href="/tables/') == 5
 
-    def test_a_table_is_shown(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_a_table_is_shown(self, provisioned: Settings, target: Target) -> None:
         """Its newest rows, rows a minute, and its partitions with their rows; what is in a row stays text."""
-        self.insert(provisioned, stack, SCRIPT)
+        self.insert(target, SCRIPT)
         browser, _ = page_of(provisioned)
         text = until(lambda: browser.get("/live/tables/fact_inventory"), "Newest rows")
         assert SCRIPT not in text
@@ -76,10 +77,10 @@ class TestTables:
 
 
 class TestDeadLetters:
-    def test_groups_and_letters(self, provisioned: Settings, stack: Endpoints) -> None:
-        """A group of each cause with its count; behind it the letters, with the offending value marked and the command."""
-        store(provisioned, stack, [held(1), held(2)])
-        store(provisioned, stack, [still(1)])
+    def test_groups_and_letters(self, provisioned: Settings, target: Target) -> None:
+        """A group of each cause with its count; behind it the dead letters, with the offending value marked and the command."""
+        store(target, [held(1), held(2)])
+        store(target, [still(1)])
         browser, _ = page_of(provisioned)
         text = unescape(until(lambda: browser.get("/live/dead-letters"), "3 dead letters in 2 groups"))
         link = re.search(r'<span class="count">2</span><p><a href="([^"]*)"><code>\$\.status</code>', text)
@@ -91,30 +92,30 @@ class TestDeadLetters:
         assert "<td><code>event_id</code></td><td>E-1</td>" in shown
         assert "Preview the replay" not in shown
 
-    def test_they_are_read_again_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_they_are_read_again_when_asked_for(self, provisioned: Settings, target: Target) -> None:
         """A form of the page has the bucket read at once; by itself that is seldom done."""
         browser, gate = page_of(provisioned)
         until(lambda: browser.get("/live/dead-letters"), "no message was refused")
-        store(provisioned, stack, [held(1)])
+        store(target, [held(1)])
         assert post(browser, gate, "/dead-letters").headers["location"] == "/dead-letters"
         until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
 
-    def test_more_letters_come_when_asked_for(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_more_letters_come_when_asked_for(self, provisioned: Settings, target: Target) -> None:
         """A page of ten, and a link to ten more."""
-        store(provisioned, stack, [held(number) for number in range(12)])
+        store(target, [held(number) for number in range(12)])
         browser, _ = page_of(provisioned)
         first = browser.get(address()).text
         assert (first.count('class="letter"'), "Show 10 more" in first) == (10, True)
         whole = browser.get(f"{address()}&limit=20").text
         assert (whole.count('class="letter"'), "Show 10 more" in whole) == (12, False)
 
-    def test_hostile_letters_stay_text(self, provisioned: Settings, stack: Endpoints) -> None:
+    def test_hostile_letters_stay_text(self, provisioned: Settings, target: Target) -> None:
         """Types, ids, attributes, errors and payloads that are markup are shown as what they are."""
         evil = f"{SCRIPT}{HOSTILE}"
         one = letter(
             {"event_type": evil}, f"$.event_type: expected one of order, got '{evil}'", "unknown_event_type", event_id=evil
         )
-        store(provisioned, stack, [msgspec.structs.replace(one, event_type=evil)])
+        store(target, [msgspec.structs.replace(one, event_type=evil)])
         browser, _ = page_of(provisioned)
         groups = until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
         link = re.search(r'href="(/dead-letters/unknown/[^"]*)"', groups)
@@ -126,13 +127,12 @@ class TestDeadLetters:
             assert "\x1b" not in html
             assert "\u202e" not in html
 
-    def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints) -> None:
-        """Whatever else lies in the folder, the letters are shown."""
-        from ecomflow.deadletters.store import bucket_of
+    def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
+        """Whatever else lies in the folder, the dead letters are shown."""
 
-        store(provisioned, stack, [held(1)])
-        name = names(provisioned, stack, "dlq/")[0].replace(".jsonl", "-foreign.jsonl")
-        bucket_of(provisioned, stack).blob(name).upload_from_string(b"<html>")
+        store(target, [held(1)])
+        name = names(target, "dlq/")[0].replace(".jsonl", "-foreign.jsonl")
+        Target(provisioned, stack).bucket.blob(name).upload_from_string(b"<html>")
         browser, _ = page_of(provisioned)
         text = until(lambda: browser.get("/live/dead-letters"), "1 dead letter in 1 group")
         assert "Unreadable under dlq/: 1 object." in text
@@ -140,10 +140,10 @@ class TestDeadLetters:
 
 class TestReplay:
     @pytest.fixture
-    def fixed(self, provisioned: Settings, stack: Endpoints) -> str:
-        """A group of two letters that pass by now, and one that still does not."""
+    def fixed(self, provisioned: Settings, target: Target) -> str:
+        """A group of two dead letters that pass by now, and one that still does not."""
         passing = [letter(order(order_date=today()), STATUS_ERROR, event_id=f"E-{n}") for n in range(2)]
-        store(provisioned, stack, [*passing, held(3)])
+        store(target, [*passing, held(3)])
         return fingerprint(held(3)).id
 
     def preview(self, settings: Settings, fingerprint_id: str) -> tuple[object, object, str]:
@@ -153,41 +153,39 @@ class TestReplay:
         assert answer.status_code == 303
         return browser, gate, answer.headers["location"]
 
-    def test_the_preview_changes_nothing(self, provisioned: Settings, stack: Endpoints, fixed: str) -> None:
+    def test_the_preview_changes_nothing(self, provisioned: Settings, fixed: str, target: Target) -> None:
         """It says what would pass and what still fails, and leaves the bucket and the topic as they are."""
-        before = names(provisioned, stack, "")
+        before = names(target, "")
         browser, _, where = self.preview(provisioned, fixed)
         text = until(lambda: browser.get(f"/live{where}"), "now pass")
         assert "2 of 3 now pass. The other 1 would fail again; they stay in dlq/." in text
         assert "Publish 2 again" in text
-        assert names(provisioned, stack, "") == before
-        waiting = count_waiting(provisioned, stack)
+        assert names(target, "") == before
+        waiting = count_waiting(target)
         assert waiting is not None
         assert waiting.messages == 0
 
-    def test_confirmed_it_publishes_what_was_shown(self, provisioned: Settings, stack: Endpoints, fixed: str) -> None:
+    def test_confirmed_it_publishes_what_was_shown(self, provisioned: Settings, fixed: str, target: Target) -> None:
         """What passed is published and lies aside; what fails stays; a second confirmation does nothing."""
         browser, gate, where = self.preview(provisioned, fixed)
         until(lambda: browser.get(f"/live{where}"), "now pass")
-        store(provisioned, stack, [held(9)], unique="later")
+        store(target, [held(9)], unique="later")
         assert post(browser, gate, where).status_code == 303
         text = until(lambda: browser.get(f"/live{where}"), "Published")
         assert "Published 2 again and moved 2 to replayed/." in text
-        assert len(names(provisioned, stack, "replayed/")) == 1
-        waiting = count_waiting(provisioned, stack)
+        assert len(names(target, "replayed/")) == 1
+        waiting = count_waiting(target)
         assert waiting is not None
         assert waiting.messages == 2
         assert post(browser, gate, where).status_code == 500
-        assert len(names(provisioned, stack, "replayed/")) == 1
+        assert len(names(target, "replayed/")) == 1
 
     def test_only_what_was_previewed_can_be_confirmed(self, provisioned: Settings) -> None:
         """There is no replay without its preview."""
         browser, gate = page_of(provisioned, allow_replay=True)
         assert post(browser, gate, "/replays/unknown").status_code == 404
 
-    def test_with_the_flag_the_button_stands_beside_the_command(
-        self, provisioned: Settings, fixed: str, stack: Endpoints
-    ) -> None:
+    def test_with_the_flag_the_button_is_beside_the_command(self, provisioned: Settings, fixed: str, stack: Endpoints) -> None:
         """The page that may replay offers the preview, and the command all the same."""
         browser, _ = page_of(provisioned, allow_replay=True)
         shown = browser.get(f"/dead-letters/order/{fixed}?reason=contract_violation").text
@@ -236,11 +234,11 @@ class TestQuestions:
 @pytest.mark.slow
 def test_the_graph_is_that_of_beam() -> None:
     """Both runners' graphs have the steps that the metrics name, without Beam in the page's own process."""
-    from ecomflow.metrics.snapshot import STEPS
+    from ecomflow.metrics.snapshot import steps_of
     from ecomflow.ui.views.graph_picture import every_step
 
     for settings in (Settings(), Settings(project="my-project")):
-        assert {step.name for step in every_step(read_steps(settings))} == set(STEPS)
+        assert {step.name for step in every_step(read_steps(settings))} == set(steps_of(SHOP))
 
 
 @pytest.mark.slow
@@ -307,9 +305,9 @@ class TestTheCommand:
             process.wait()
 
 
-def test_letters_of_long_ago_are_found(provisioned: Settings, stack: Endpoints) -> None:
+def test_letters_of_long_ago_are_found(provisioned: Settings, target: Target) -> None:
     """Not only those of the last minutes are grouped."""
-    store(provisioned, stack, [held(1, at=datetime.now(UTC) - timedelta(days=400))])
+    store(target, [held(1, at=datetime.now(UTC) - timedelta(days=400))])
     browser, _ = page_of(provisioned)
     assert "1 dead letter in 1 group" in until(lambda: browser.get("/live/dead-letters"), "dead letter in")
 
@@ -326,7 +324,7 @@ class TestAProject:
 
     def test_counts_come_from_the_tables_metadata(self, project: Settings, stack: Endpoints) -> None:
         """The overview asks no query."""
-        TestTables().insert(project, stack, "P-1")
+        TestTables().insert(Target(project, stack), "P-1")
         browser, _ = page_of(project, here=False)
         until(lambda: browser.get("/live/tables"), r"fact_inventory</a></td><td class=\"number\">3</td>")
 

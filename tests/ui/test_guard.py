@@ -78,7 +78,7 @@ class TestHeaders:
     @pytest.mark.parametrize("path", [*SHOWN, "/nothing"])
     @pytest.mark.parametrize("let_in", [True, False])
     def test_every_answer_has_them(self, nowhere: Settings, path: str, let_in: bool) -> None:
-        """No answer may be framed, cached, sniffed, told of elsewhere, or run a script that is not the page's own."""
+        """No answer may be framed, cached, sniffed, leaked in a Referer, or run a script that is not the page's own."""
         browser, _ = page_of(nowhere, let_in=let_in)
         headers = browser.get(path).headers
         policy = headers["content-security-policy"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, EcomflowError
+from ecomflow.gcp.target import Target
 from ecomflow.ui.data.read_only import read_only, rewritten
 from ecomflow.warehouse import queries
 from tests.support.local_bigquery import LocalBigQuery, local_bigquery
@@ -80,7 +81,7 @@ def is_one_select(sql: str) -> bool:
 class TestHere:
     @pytest.mark.parametrize("sql", READS)
     def test_what_reads_is_taken(self, sql: str) -> None:
-        """One query, whatever stands in its strings, comments and quoted names."""
+        """One query, whatever is in its strings, comments and quoted names."""
         assert is_one_select(rewritten(sql))
 
     @pytest.mark.parametrize("sql", WRITES)
@@ -106,11 +107,12 @@ class TestInAProject:
         """Its dry run knows the kind of statement; only SELECT is sent, as it was typed."""
         monkeypatch.setattr(queries, "estimate", lambda *_: queries.Estimate(1, kind))
         query = queries.Query("", "SELECT 1 -- mine", ())
+        target = Target(Settings(project="my-project"), Endpoints())
         if kind == "SELECT":
-            assert read_only(Settings(project="my-project"), Endpoints(), query) == query
+            assert read_only(target, query) == query
         else:
             with pytest.raises(ConfigError, match="Expected a SELECT statement"):
-                read_only(Settings(project="my-project"), Endpoints(), query)
+                read_only(target, query)
 
 
 OUT, SECRET = "/tmp/ecomflow-read-only-out", "/etc/passwd"
@@ -195,13 +197,14 @@ def test_nothing_that_the_box_runs_changes_anything(warehouse: tuple[LocalBigQue
     @given(TYPED)
     def run(sql: str) -> None:
         settings = Settings(dataset="shop")
+        target = Target(settings, server.endpoints)
         try:
-            query = read_only(settings, server.endpoints, queries.prepare_sql(settings, sql, {}))
+            query = read_only(target, queries.prepare_sql(settings, sql, {}))
         except EcomflowError:
             return
         sent.append(query.sql)
         try:
-            queries.taken(queries.send(settings, server.endpoints, query))
+            queries.taken(queries.send(target, query))
         except EcomflowError:
             pass
         assert everything(server, folder) == before, query.sql

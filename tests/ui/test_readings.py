@@ -13,7 +13,7 @@ from ecomflow.ui.data.sampler import Sampler, times
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -144,7 +144,7 @@ class TestSampler:
         assert reads.acquire(timeout=5)
         sampler.stop()
 
-    def test_an_error_is_told_with_what_was_known(self) -> None:
+    def test_an_error_is_reported_with_what_was_known(self) -> None:
         """Where the metrics can't be read, the sample says why."""
 
         def read() -> PipelineMetrics:

@@ -21,7 +21,7 @@ from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import History, report
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
 from ecomflow.pipeline.tree import Step
-from ecomflow.sql import question
+from ecomflow.sql import definition_of, question
 from ecomflow.terminal.amounts import bytes_text, rate_text, seconds_text
 from ecomflow.ui import app
 from ecomflow.ui.data.dead_letters import Found, Overview
@@ -35,6 +35,7 @@ from ecomflow.ui.views.html import Exact, Html, tag
 from ecomflow.ui.views.layout import View, page
 from ecomflow.ui.views.svg import Curve, bar, columns_chart, line_chart, sparkline
 from ecomflow.warehouse.queries import Answer
+from tests.support.contract import FACT_TABLES, SHOP
 from tests.support.hostile import CONTROL, HOSTILE
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -91,7 +92,7 @@ def sample(**changes: object) -> Sample:
     for second in range(3):
         counters = {"received": 10 * second, "refused/malformed_json": second, "out/Read": 10 * second, "in/Decode": 10 * second}
         metrics = from_counters(
-            counters, {}, at=NOW.timestamp() + second, state="running", where=LOCAL, name="process 1", started=1.0
+            counters, {}, SHOP, at=NOW.timestamp() + second, state="running", where=LOCAL, name="process 1", started=1.0
         )
         history.add(msgspec.structs.replace(metrics, **changes), NOW.timestamp() + second)
     series = tuple(history.series(lambda metrics: metrics.received, 150))
@@ -119,7 +120,9 @@ HOSTILE_VIEWS = {
     "question": lambda: questions.question_view(question("delivered-orders-per-country"), {"date": EVIL}, EVIL),
     "weighed query": lambda: questions.weighed(1, 2, EVIL, "/questions", {"sql": EVIL}),
     "table": lambda: tables.table_view(
-        sample(), "fact_order", read(TableDetail("fact_order", (EVIL,), ((EVIL,),), ((NOW, 1),), ((EVIL, 1),)))
+        sample(),
+        definition_of(FACT_TABLES["fact_order"]),
+        read(TableDetail("fact_order", (EVIL,), ((EVIL,),), ((NOW, 1),), ((EVIL, 1),))),
     ),
     "whole page": lambda: page(View(EVIL, "/", Html(""), Html("x"), EVIL), EVIL),
 }
@@ -230,7 +233,7 @@ class TestGraph:
 
     def test_rates_and_refusals(self) -> None:
         """An edge bears the rate at which its step takes in, a box its totals, and what is refused is red."""
-        metrics = from_counters({"in/Model": 1234, "refused_in/Model": 5}, {}, at=0.0, state="running", where=LOCAL)
+        metrics = from_counters({"in/Model": 1234, "refused_in/Model": 5}, {}, SHOP, at=0.0, state="running", where=LOCAL)
         step = next(one for one in metrics.steps if one.step == "Model")
         html = picture(TREE, {"Model": Flow(step, 12.0)}, tall=False)
         text = Elements(html).text
@@ -260,7 +263,7 @@ class TestGraph:
         found, sentence, remedy = graph.state(sample(**changes))
         assert (found, words in sentence, remedy is None) == (tone, True, tone == "good")
 
-    def test_what_a_screen_reader_is_told_does_not_move(self) -> None:
+    def test_what_a_screen_reader_announces_has_no_numbers(self) -> None:
         """The live region has no metrics, or it would be read out each second."""
         html = graph.state_line(sample(waiting_for="BigQuery for 12 s"))
         heard = re.search(r'role="status" aria-live="polite">([^<]*)<', html)
@@ -336,7 +339,7 @@ class TestNumbers:
 
 
 def test_a_replay_says_what_it_did() -> None:
-    """Published, moved aside, and left where it was."""
+    """It shows what passes, what was published and what was moved."""
     plan = ReplayPlan(3, 2, {"$.a": 1}, {"$.a": "no"}, 0, [], [])
     done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(2, 2, 0))
     text = Elements(dead_letters.replay_view(done, "t")).text

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies
 from rich.cells import cell_len
 
 from ecomflow.errors import ConfigError
-from ecomflow.warehouse.charts import amount_text, chart
+from ecomflow.warehouse.charts import amount_text, chart, json_text
 from ecomflow.warehouse.queries import Answer
 
 
@@ -166,3 +166,8 @@ class TestShape:
 def test_amounts_as_text(value: int | float | Decimal, text: str) -> None:
     """Thousands are apart; decimals have two places, or as many as they need."""
     assert amount_text(value) == text
+
+
+def test_json_is_written_as_json() -> None:
+    """An array, a struct or a JSON value of the warehouse, not as Python prints it."""
+    assert json_text({"note": None, "at": [date(2026, 1, 2), True]}) == '{"note":null,"at":["2026-01-02",true]}'

@@ -189,7 +189,7 @@ def check_columns(connection: Connection) -> None:
     for field in writer:
         column = connection.columns[field.name]
         if not takes(column.type, column.mode, field.type):
-            _refuse(connection, f"Field {field.name} of type {column.type} does not take the Arrow type {field.type}")
+            _refuse(connection, f"Field {field.name} of type {column.type} does not accept the Arrow type {field.type}")
 
 
 def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:

@@ -222,10 +222,10 @@ def _stop_copying_tables(snapshots: Any) -> None:
 
 
 def _report_the_whole_ddl() -> None:
-    """tables.get reports clustering, labels, column descriptions and defaults of a CREATE TABLE.
+    """tables.get reports clustering, labels, column descriptions, defaults and the type JSON of a CREATE TABLE.
 
-    bqemulator parses and then drops them, so a table never matches its DDL. CREATE TABLE IF NOT EXISTS on an existing table keeps
-    its metadata, which bqemulator would overwrite.
+    bqemulator parses and then drops them, and reads JSON as the STRING that stores it, so a table never matches its DDL. CREATE
+    TABLE IF NOT EXISTS on an existing table keeps its metadata, which bqemulator would overwrite.
     """
     from bqemulator.api.routes import tables
     from bqemulator.catalog import ddl_sync
@@ -295,7 +295,7 @@ def _described_field(field: Any, column: Any) -> Any:
 
     if column is None:
         return field
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"type": "JSON"} if column.kind.is_type("json") else {}
     for option in column.find_all(exp.Property):
         if option.name.lower() == "description":
             changes["description"] = option.args["value"].name

@@ -8,16 +8,14 @@ could expose it to the network or send traces elsewhere. The patches and their r
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
-from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
-from ecomflow.processes.detached import is_free
+from ecomflow.errors import MissingExtraError
+from ecomflow.local.process import check_free, exit_code, service_parser
+from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 EMULATOR_VERSION = "1.4.0"
@@ -39,11 +37,7 @@ def check_installed() -> None:
 def run(http_port: int, grpc_port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     """Serve until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a port in use, before it starts."""
     check_installed()
-    for port in (http_port, grpc_port):
-        if not is_free(port):
-            raise UnavailableError(
-                f"Port {port} of 127.0.0.1 is in use by another program.", "Choose another port, or stop that program."
-            )
+    check_free(http_port, grpc_port)
     _forget_settings_of_the_environment()
     from ecomflow.local.bigquery.guard import guard_servers
     from ecomflow.local.bigquery.repairs import apply_repairs
@@ -83,15 +77,8 @@ def _forget_settings_of_the_environment() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.bigquery", description="Serve a local BigQuery on loopback.")
+    parser = service_parser("bigquery", "BigQuery", "the tables")
     parser.add_argument("--http-port", type=int, required=True, help="port of the REST API")
     parser.add_argument("--grpc-port", type=int, required=True, help="port of the Storage API")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tables; created if missing")
-    add_other_users(parser)
     options = parser.parse_args(arguments)
-    try:
-        run(options.http_port, options.grpc_port, options.data_dir, options.other_users)
-    except EcomflowError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: run(options.http_port, options.grpc_port, options.data_dir, options.other_users))

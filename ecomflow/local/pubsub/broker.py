@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NoReturn
 
 import grpc
-import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.local.pubsub.clock import Clock
@@ -26,11 +25,13 @@ from ecomflow.local.pubsub.log import (
     SubscriptionStored,
     TopicDeleted,
     TopicStored,
+    damage_sentence,
 )
 from ecomflow.local.pubsub.queue import Options, Proto, StatusError, Subscription
 
 _LOGGER = logging.getLogger(__name__)
 COMPACTION_SLACK_BYTES = 64 * 2**20
+_MESSAGES_PER_RECORD = 10
 _DELETED_TOPIC = "_deleted-topic_"  # The service replaces the name of a deleted topic with it.
 _PubsubMessage, _Topic, _Subscription = types.PubsubMessage.pb(), types.Topic.pb(), types.Subscription.pb()
 
@@ -55,27 +56,32 @@ class Broker:
         self._boot = 0
         self._next_id = int(clock.now() * 1_000_000)  # The time, so that ids are not reused after the folder was deleted.
         self._opened = False
-        self._orphans: set[int] = set()
+        self._orphans: defaultdict[int, set[int]] = defaultdict(set)  # message ids by the number of a lost subscription
         for record in log.replay():
             self._apply(record)
-        self.damage = self._repair()
+        if log.is_damaged:
+            self._repair()
         self._store(Started(self._boot + 1, self._next_id))
         for subscription in self.subscriptions.values():
             subscription.open(self._boot, clock.now())
         self._opened = True
-        self._compact(slack=0)
+        if log.is_damaged:
+            self._rewrite()
+        else:
+            self._compact(slack=0)
+        for damage in log.damage():
+            _LOGGER.error(damage_sentence(damage))
 
-    def _repair(self) -> Damage | None:
-        """Complete the state after reading a damaged log; None if it is not damaged."""
-        damage = self._log.damage
-        if damage is None:
-            return None
-        for subscription in self.subscriptions.values():
-            name = subscription.config.topic
-            if name != _DELETED_TOPIC and name not in self.topics:  # only the topic's name is left
-                self.topics[name] = Topic(_Topic(name=name))
-                self.topics[name].subscriptions.append(subscription)
-        return msgspec.structs.replace(damage, orphans=len(self._orphans))
+    def _repair(self) -> None:
+        """Complete the state after reading a damaged log."""
+        self._log.note_orphans(len(set().union(*self._orphans.values())))
+        self._orphans.clear()
+        # The damaged records may include starts, and no ack id may be reused: there are fewer starts than seconds.
+        self._boot = max(self._boot, int(self.clock.now()))
+
+    def damage(self) -> list[Damage]:
+        """The damage that was found in the log."""
+        return self._log.damage()
 
     def topic(self, name: str, field: str = "topic") -> Topic:
         """The topic ``name``, from ``field`` of a request."""
@@ -107,7 +113,8 @@ class Broker:
         micros = round(self.clock.now() * 1_000_000)
         messages = [self._stamp(payload, self._next_id + n, micros) for n, payload in enumerate(payloads)]
         if topic.subscriptions:
-            self._append(Published([subscription.number for subscription in topic.subscriptions], messages))
+            numbers = [subscription.number for subscription in topic.subscriptions]
+            self._append(*(Published(numbers, batch) for batch in _batches(messages)))
         self._next_id += len(messages)
         for subscription in topic.subscriptions:
             subscription.add(messages)
@@ -168,12 +175,12 @@ class Broker:
         return True
 
     def _store(self, record: Record) -> None:
-        self._append(record)
+        self._append(*_copies(record))
         self._apply(record)
 
-    def _append(self, record: Record) -> None:
+    def _append(self, *records: Record) -> None:
         try:
-            self._log.append(record)
+            self._log.append(*records)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
@@ -182,6 +189,7 @@ class Broker:
             ) from error
 
     def _apply(self, record: Record) -> None:
+        """Apply the change. After damage to the log, ``record`` may refer to something whose own record was lost."""
         match record:
             case Started(boot, next_id):
                 self._boot, self._next_id = boot, max(self._next_id, next_id)
@@ -194,28 +202,19 @@ class Broker:
             case SubscriptionStored(number, config):
                 self._apply_subscription(number, _Subscription.FromString(config))
             case SubscriptionDeleted(number):
-                self._forget_subscription(number)
+                self._drop(number)
             case Published(numbers, messages):
                 self._next_id = max(self._next_id, messages[-1].id + 1)
                 for number in numbers:
                     if number in self._numbered:
                         self._numbered[number].remember(messages)
-                    else:  # the subscription was in a damaged place of the log
-                        self._orphans.update(message.id for message in messages)
+                    else:
+                        self._orphans[number].update(message.id for message in messages)
             case Acknowledged(number, message_ids):
                 if number in self._numbered:
                     self._numbered[number].forget(message_ids)
                 else:
-                    self._orphans.difference_update(message_ids)
-
-    def _forget_subscription(self, number: int) -> None:
-        if number not in self._numbered:  # the subscription was in a damaged place of the log
-            return
-        subscription = self._numbered.pop(number)
-        del self.subscriptions[subscription.config.name]
-        topic = self.topics.get(subscription.config.topic)
-        if topic and subscription in topic.subscriptions:
-            topic.subscriptions.remove(subscription)
+                    self._orphans[number].difference_update(message_ids)
 
     def _apply_topic(self, config: Proto) -> None:
         if topic := self.topics.get(config.name):
@@ -224,32 +223,48 @@ class Broker:
             self.topics[config.name] = Topic(config)
 
     def _apply_subscription(self, number: int, config: Proto) -> None:
-        if subscription := self.subscriptions.get(config.name):
-            subscription.config = config
+        known = self.subscriptions.get(config.name)
+        if known is not None and known is self._numbered.get(number):
+            known.config = config
             return
+        for old in (known, self._numbered.get(number)):  # The record of its deletion was lost.
+            if old is not None:
+                self._drop(old.number)
         subscription = Subscription(number, config, self.clock, self._forward, self.options.ack_id_length)
         self.subscriptions[config.name] = self._numbered[number] = subscription
-        if topic := self.topics.get(config.topic):
-            topic.subscriptions.append(subscription)
+        if config.topic != _DELETED_TOPIC:
+            if config.topic not in self.topics:  # The record of its creation was lost.
+                self._apply_topic(_Topic(name=config.topic, state=_Topic.ACTIVE))
+            self.topics[config.topic].subscriptions.append(subscription)
         if self._opened:
             subscription.open(self._boot, acked_up_to=0.0)
 
+    def _drop(self, number: int) -> None:
+        self._orphans.pop(number, None)
+        if subscription := self._numbered.pop(number, None):
+            del self.subscriptions[subscription.config.name]
+            topic = self.topics.get(subscription.config.topic)
+            if topic and subscription in topic.subscriptions:
+                topic.subscriptions.remove(subscription)
+
     def _compact(self, slack: int) -> None:
-        """Rewrite the log if it is damaged, or if acknowledged messages take more than half of it plus ``slack`` bytes."""
+        """Rewrite the log if acknowledged messages take more than half of it plus ``slack`` bytes."""
         live = sum(subscription.unacked_bytes for subscription in self.subscriptions.values())
-        if self._log.size <= 2 * live + slack and self._log.damage is None:
-            return
+        if self._log.size > 2 * live + slack:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
         try:
             self._log.rewrite(self._snapshot())
         except OSError as error:
-            _LOGGER.warning("the log %s could not be compacted: %s", self._log.path, error)
+            _LOGGER.warning("the log %s could not be rewritten: %s", self._log.path, error)
 
     def _snapshot(self) -> Iterator[Record]:
         yield Started(self._boot, self._next_id)
         for topic in self.topics.values():
             yield TopicStored(topic.config.SerializeToString())
         for subscription in self.subscriptions.values():
-            yield SubscriptionStored(subscription.number, subscription.config.SerializeToString())
+            yield from _copies(SubscriptionStored(subscription.number, subscription.config.SerializeToString()))
         holders: defaultdict[int, list[int]] = defaultdict(list)
         messages: dict[int, StoredMessage] = {}
         for subscription in self.subscriptions.values():
@@ -257,8 +272,19 @@ class Broker:
             for message_id in subscription.unacked:
                 holders[message_id].append(subscription.number)
         for numbers, ids in itertools.groupby(sorted(messages), key=holders.__getitem__):
-            while batch := list(itertools.islice(ids, 100)):
-                yield Published(numbers, [messages[message_id] for message_id in batch])
+            for batch in _batches([messages[message_id] for message_id in ids]):
+                yield Published(numbers, batch)
+
+
+def _copies(record: Record) -> list[Record]:
+    """A subscription is logged twice: if damage takes its only record, none of its messages can be delivered."""
+    return [record] * 2 if isinstance(record, SubscriptionStored) else [record]
+
+
+def _batches(messages: list[StoredMessage]) -> Iterator[list[StoredMessage]]:
+    """Batches of one record each. Damage loses a whole record, but a record for each message makes publishing 7 % slower."""
+    for start in range(0, len(messages), _MESSAGES_PER_RECORD):
+        yield messages[start : start + _MESSAGES_PER_RECORD]
 
 
 def short_name(name: str) -> str:

@@ -2,7 +2,8 @@
 
 A record is handed to the operating system before ``append`` returns (write, without fsync): it survives the death of the process,
 but not of the machine. Each record is framed by its length and CRC-32. A truncated record at the end of the file, left by a kill,
-is dropped. If bytes in the middle are damaged, reading continues with the next complete record: see ``Damage``.
+is dropped. Other damage (a bad disk, a power cut) is skipped up to the next complete record and reported as ``Damage``; the next
+``rewrite`` keeps the damaged file under a name of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import re
 import shutil
 import stat
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import get_args
 
 import msgspec
 
@@ -29,7 +31,10 @@ from ecomflow.errors import AccessError, UnavailableError
 
 _LOGGER = logging.getLogger(__name__)
 _MAGIC = b"ecomflow pubsub log 1\n"
+_ANY_VERSION = re.compile(rb"ecomflow pubsub log \d+\n")
 _FRAME = struct.Struct("<II")  # length of the payload in bytes, CRC-32 of the payload
+# The longest record that is searched for behind damage: one of ten messages of 10 MB.
+_LONGEST = 2**27 - 1
 
 
 class StoredMessage(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -84,24 +89,35 @@ class Acknowledged(msgspec.Struct, array_like=True, frozen=True, tag=6):
     message_ids: list[int]
 
 
-Record = Started | TopicStored | TopicDeleted | SubscriptionStored | SubscriptionDeleted | Published | Acknowledged
-
-
 class Damage(msgspec.Struct, frozen=True):
-    """The unreadable parts of a log: ``places`` without a complete record, ``lost_bytes`` in total.
+    """What a replay could not read: ``lost_bytes`` in total, in ``places`` that each had one or more records.
 
-    A message in such a place is lost; one whose acknowledgement was there is redelivered. ``copy``: the path of a copy of the
-    damaged log, None if there was no space for it. ``orphans``: messages of subscriptions that were in a damaged place.
+    ``found`` is in seconds since the epoch. ``copy`` is the path of the damaged file, None if it could not be set aside yet and
+    is still the log. ``orphans``: messages whose subscription was among the damaged records.
     """
 
+    found: float
     places: int
     lost_bytes: int
-    copy: str | None
+    copy: str | None = None
     orphans: int = 0
 
 
+class Damaged(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """An earlier replay found ``damage``, which is reported until its copy is deleted."""
+
+    damage: Damage
+
+
+Record = Started | TopicStored | TopicDeleted | SubscriptionStored | SubscriptionDeleted | Published | Acknowledged | Damaged
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+# A record is a msgpack array of its tag and its fields. https://github.com/msgpack/msgpack/blob/master/spec.md#array-format-family
+_STARTS = tuple(bytes((0x91 + len(kind.__struct_fields__), kind.__struct_config__.tag)) for kind in get_args(Record))
+# The highest byte of a length up to _LONGEST; after it come the checksum and the start of a record.
+_ANY_START = re.compile(b"[\0-%c](?=.{4}(?:%b))" % (_LONGEST >> 24, b"|".join(map(re.escape, _STARTS))), re.DOTALL)
 
 
 class Log:
@@ -114,7 +130,7 @@ class Log:
         """
         self.path = folder / "pubsub.log"
         self.size = 0
-        self.damage: Damage | None = None
+        self._damage: list[Damage] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / "pubsub.lock")
@@ -124,62 +140,71 @@ class Log:
             raise AccessError(message, "Choose another folder, or fix its permissions.") from error
 
     def replay(self) -> Iterator[Record]:
-        """All complete records in order. Anything after the last complete one is truncated, and appends continue from there.
+        """All complete records in order, except those about damage. Appends continue behind the last one.
 
-        Afterwards ``damage`` says what was skipped. ``rewrite`` the log then, or the next replay finds the same damage again.
+        Raises UnavailableError if the file is not a log, or one of another version.
         """
-        skipped: list[int] = []
-        with self.path.open("rb") as file:
-            self.size = _check_magic(file, self.path)
-        end = os.fstat(self._fd).st_size
-        for start, payload in _frames(self._fd, self.size, end):
-            if start > self.size:
-                skipped.append(start - self.size)
-            yield _decode(payload, self.path)
-            self.size = start + _FRAME.size + len(payload)
-        tail = os.pread(self._fd, _FRAME.size, self.size)
-        if self.size < end and not _is_cut_short(tail, end - self.size):
-            skipped.append(end - self.size)
-        elif self.size < end:
-            _LOGGER.warning("%s ended in a record truncated by a kill: dropped its %d bytes", self.path, end - self.size)
-        if skipped:
-            self.damage = Damage(len(skipped), sum(skipped), self._keep_copy())
-            _LOGGER.error("%s is damaged in %d places: skipped %d bytes", self.path, len(skipped), sum(skipped))
+        data = _mapped(self.path)
+        at = _first_record(data, self.path)
+        places = lost_bytes = 0
+        for start, stop, record in _records(data, at, self.path):
+            places, lost_bytes = places + (start > at), lost_bytes + start - at
+            at = stop
+            if isinstance(record, Damaged):
+                self._damage.append(record.damage)
+            else:
+                yield record
+        rest = len(data) - at
+        if rest and not _is_cut_short(data[at:]):
+            places, lost_bytes, at = places + 1, lost_bytes + rest, len(data)
+        elif rest:
+            _LOGGER.warning("%s ended in a record truncated by a kill: dropped its %d bytes", self.path, rest)
+        if places:
+            self._damage.append(Damage(time.time(), places, lost_bytes))
+        self.size = at
         os.ftruncate(self._fd, self.size)
         if not self.size:
             self._write(_MAGIC)
 
-    def _keep_copy(self) -> str | None:
-        """Copy the log in its folder, under the first unused name."""
-        copy = next(path for number in itertools.count(1) if not (path := self.path.with_suffix(f".damaged-{number}")).exists())
-        try:
-            shutil.copy(self.path, copy)
-        except OSError as error:
-            _LOGGER.warning("the damaged log %s could not be copied: %s", self.path, error)
-            copy.unlink(missing_ok=True)
-            return None
-        return str(copy)
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the file has damaged bytes, which it has until it is rewritten."""
+        return any(damage.copy is None for damage in self._damage)
 
-    def append(self, record: Record) -> None:
-        """Hand ``record`` to the operating system. If it raises OSError, the log is unchanged."""
-        self._write(_frame(record))
+    def damage(self) -> list[Damage]:
+        """The damage found by this replay and by earlier ones, except that whose copy was deleted."""
+        return [damage for damage in self._damage if damage.copy is None or Path(damage.copy).exists()]
+
+    def note_orphans(self, amount: int) -> None:
+        """Add to the damage that was just found that ``amount`` messages lost their subscription."""
+        self._damage[-1] = msgspec.structs.replace(self._damage[-1], orphans=amount)
+
+    def append(self, *records: Record) -> None:
+        """Hand ``records`` to the operating system. If it raises OSError, the log is unchanged."""
+        self._write(b"".join(map(_frame, records)))
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """Replace the whole log by ``records``; after a kill or an OSError meanwhile, the old one is still in place."""
-        scratch = self.path.with_suffix(".tmp")
+        """Replace the whole log by ``records`` and those about damage; a damaged file is kept under a name of its own.
+
+        After a kill or an OSError meanwhile, the old log is still in place.
+        """
+        scratch, copy = self.path.with_suffix(".tmp"), str(_free_name(self.path)) if self.is_damaged else None
+        known = [msgspec.structs.replace(damage, copy=damage.copy or copy) for damage in self.damage()]
         try:
             with scratch.open("wb") as file:
                 os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._fd).st_mode))
                 file.write(_MAGIC)
-                for record in records:
+                for record in itertools.chain(records, map(Damaged, known)):
                     file.write(_frame(record))
+            if copy:
+                _keep(self.path, Path(copy))
             fd = os.open(scratch, os.O_RDWR)
             scratch.replace(self.path)
         except OSError:
             scratch.unlink(missing_ok=True)
             raise
         os.close(self._fd)
-        self._fd, self.size, self.damage = fd, os.fstat(fd).st_size, None
+        self._fd, self.size, self._damage = fd, os.fstat(fd).st_size, known
 
     def close(self) -> None:
         os.close(self._fd)
@@ -211,76 +236,136 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _check_magic(file: BinaryIO, path: Path) -> int:
-    """The offset of the first record; 0 if the log is new, or its first line was truncated by a kill."""
-    magic = file.read(len(_MAGIC))
-    if magic != _MAGIC and not _MAGIC.startswith(magic):
+def damage_sentence(damage: Damage) -> str:
+    """What was found, what it means, and what to do."""
+    places = "1 place" if damage.places == 1 else f"{damage.places:,} places"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(damage.found))
+    orphans = f", including subscriptions with {damage.orphans:,} messages" if damage.orphans else ""
+    copy = (
+        f"The damaged log is kept as {damage.copy}; this message is shown until you delete that file."
+        if damage.copy
+        else "There was no disk space to set the damaged log aside; free some, and run: ecomflow infra down, ecomflow infra up"
+    )
+    return (
+        f"The log of the local Pub/Sub was damaged in {places}: {damage.lost_bytes:,} bytes were skipped{orphans}, "
+        f"found on {when}. Messages in them are missing, or are delivered again if their acknowledgement was there; all others "
+        f"are intact. To see what is missing, run: ecomflow reconcile. {copy}"
+    )
+
+
+def _free_name(path: Path) -> Path:
+    """An unused name beside ``path``, or one that is already a link to it, left by a kill before the log was replaced."""
+    names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists() or name.samefile(path))
+
+
+def _keep(path: Path, copy: Path) -> None:
+    """Link or copy the file at ``path``, which is about to be replaced, to ``copy``."""
+    if copy.exists():
+        return
+    try:
+        os.link(path, copy)
+    except OSError:  # a file system without links
+        try:
+            shutil.copy(path, copy)
+        except OSError:
+            copy.unlink(missing_ok=True)
+            raise
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of the file, read from the disk on access."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _first_record(data: memoryview, path: Path) -> int:
+    """The offset of the first record; 0 if the log is new, or its first line is damaged or was truncated by a kill."""
+    head = bytes(data[: len(_MAGIC)])
+    if head == _MAGIC:
+        return len(_MAGIC)
+    is_damaged = not _ANY_VERSION.match(data[:64]) and _next_record(data, 0) is not None
+    if not is_damaged and not _MAGIC.startswith(head):
         raise UnavailableError(
             f"{path} is not a log of this version of the local Pub/Sub.", "Move the file away; its messages are then lost."
         )
-    return len(magic) if magic == _MAGIC else 0
+    return 0
 
 
-def _frames(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The offset and payload of each complete frame from ``start`` on."""
-    if start >= end:
+_Found = tuple[int, int, Record]  # start, stop, record
+
+
+def _records(data: memoryview, at: int, path: Path) -> Iterator[_Found]:
+    """The complete records from ``at`` on; the bytes between them are damaged."""
+    while True:
+        found = _record_at(data, at)
+        if found is None:
+            _check_version(data, at, path)
+            found = _next_record(data, at + 1)
+        if found is None:
+            return
+        yield found
+        at = found[1]
+
+
+def _next_record(data: memoryview, at: int) -> _Found | None:
+    """The first complete record that starts at ``at`` or later, found in one pass."""
+    starts = (match.start() - 3 for match in _ANY_START.finditer(data, at + 3))
+    return next((found for start in starts if (found := _record_at(data, start, _LONGEST))), None)
+
+
+def _record_at(data: memoryview, start: int, longest: int = 2**32) -> _Found | None:
+    """The record of up to ``longest`` bytes at ``start``; None if there is no complete one.
+
+    It is decoded before its checksum is computed: decoding ends at the first wrong byte, so that a damaged length does not make
+    the search read everything that it spans.
+    """
+    payload, crc = _payload_at(data, start, longest)
+    try:
+        record = _DECODER.decode(payload)
+    except _UNDECODABLE:
+        return None
+    return (start, start + _FRAME.size + len(payload), record) if zlib.crc32(payload) == crc else None
+
+
+def _check_version(data: memoryview, start: int, path: Path) -> None:
+    """Raises UnavailableError if the record at ``start`` is complete but this version doesn't know its content."""
+    payload, crc = _payload_at(data, start, _LONGEST)
+    if not payload or zlib.crc32(payload) != crc:
         return
-    with mmap.mmap(fd, end, access=mmap.ACCESS_READ) as data:
-        at: int | None = start
-        while at is not None and at < end:
-            payload = _payload(data, at)
-            if payload is None:
-                at = _next_frame(data, at + 1)
-            else:
-                yield at, payload
-                at += _FRAME.size + len(payload)
+    try:
+        _DECODER.decode(payload)
+    except _UNDECODABLE as error:
+        message = f"{path} has a record that this version can't read: {error}."
+        raise UnavailableError(message, "Move the file away; its messages are then lost.") from error
 
 
-def _payload(data: mmap.mmap, at: int) -> bytes | None:
-    """The payload of the frame at ``at``; None if there is none. Records are never empty, so a run of zeros is not a frame."""
-    if at + _FRAME.size >= len(data):
-        return None
-    length, crc = _FRAME.unpack_from(data, at)
-    begin = at + _FRAME.size
-    if not 0 < length <= len(data) - begin:
-        return None
-    payload = data[begin : begin + length]
-    return payload if zlib.crc32(payload) == crc else None
+def _payload_at(data: memoryview, start: int, longest: int) -> tuple[memoryview, int]:
+    """The payload and the checksum that the header at ``start`` announces; an empty payload if the length is impossible."""
+    begin = start + _FRAME.size
+    length, crc = _FRAME.unpack_from(data, start) if begin <= len(data) else (0, 0)
+    return data[begin : begin + length] if length <= min(longest, len(data) - begin) else data[:0], crc
 
 
-# How a record's payload starts: an array of two or three elements, of which the first is the record's tag.
-_RECORD_START = re.compile(rb"[\x92\x93][\x00-\x06]", re.DOTALL)
-# When searching for a frame, a larger one must be followed by another frame, which quickly rules out bytes that only look like a
-# length.
-_LARGE = 2**20
+def _is_cut_short(rest: memoryview) -> bool:
+    """Whether ``rest``, which has no complete record, is the beginning of a record or of a log."""
+    if len(rest) < _FRAME.size or _MAGIC.startswith(rest):
+        return True
+    length, payload = _FRAME.unpack_from(rest)[0], rest[_FRAME.size :]
+    return length > len(payload) and any(start.startswith(payload[:2]) for start in _STARTS) and not _is_whole(payload)
 
 
-def _next_frame(data: mmap.mmap, start: int) -> int | None:
-    """The offset of the first complete frame from ``start`` on."""
-    for found in _RECORD_START.finditer(data, start + _FRAME.size):
-        at = found.start() - _FRAME.size
-        length, _ = _FRAME.unpack_from(data, at)
-        after = found.start() + length
-        if after > len(data) or (length > _LARGE and after < len(data) and not _RECORD_START.match(data, after + _FRAME.size)):
-            continue
-        if _payload(data, at) is not None:
-            return at
-    return None
-
-
-def _is_cut_short(header: bytes, left: int) -> bool:
-    """Whether the last ``left`` bytes of a log, which start with ``header``, are a truncated record."""
-    return left < _FRAME.size or _FRAME.unpack(header)[0] > left - _FRAME.size
+def _is_whole(payload: memoryview) -> bool:
+    """Whether it can be decoded, so that only its length is damaged."""
+    try:
+        _DECODER.decode(payload)
+    except _UNDECODABLE:
+        return False
+    return True
 
 
 def _frame(record: Record) -> bytes:
     payload = _ENCODER.encode(record)
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def _decode(payload: bytes, path: Path) -> Record:
-    try:
-        return _DECODER.decode(payload)
-    except msgspec.MsgspecError as error:
-        message = f"{path} has a record that this version can't read: {error}."
-        raise UnavailableError(message, "Move the file away; its messages are then lost.") from error

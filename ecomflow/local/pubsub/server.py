@@ -15,7 +15,7 @@ How it differs from the service (https://cloud.google.com/pubsub/docs/reference/
 - Snapshots, Seek to before an acknowledged message, filters, schemas, push, exports, exactly-once delivery and message transforms
   are missing; requests for them return UNIMPLEMENTED. Storage policies, keys and tags are stored without effect.
 - ``ecomflow.local.Stats/Get`` returns the backlog of a subscription, which the service reports to Cloud Monitoring, and more
-  (``Backlog``); ``Stats/Damage`` returns what could not be read from the log.
+  (``Backlog``); ``ecomflow.local.Stats/Damage`` returns what was damaged in the log (a list of ``Damage``).
 
 Four nouns: a *topic* hands each *message* to its *subscriptions*; a consumer leases messages by Pull or over a *stream*.
 """
@@ -27,7 +27,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,15 +36,16 @@ import grpc.aio
 import msgspec
 from google.pubsub_v1 import types
 
-from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
+from ecomflow.errors import NotFoundError, UnavailableError
+from ecomflow.local.process import exit_code, port_in_use, service_parser
 from ecomflow.local.pubsub.broker import Broker, unimplemented
 from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub.clock import Clock, SystemClock
-from ecomflow.local.pubsub.log import Damage, Log
+from ecomflow.local.pubsub.log import Log
 from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
 from ecomflow.local.pubsub.services import Publisher, Subscriber
 from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserHandler
-from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 
@@ -64,21 +64,6 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
             f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
-
-
-def read_damage(host: str) -> Damage | None:
-    """What the local Pub/Sub on ``host`` could not read from its log at its start; None if nothing was damaged.
-
-    Raises UnavailableError if no local Pub/Sub responds.
-    """
-    try:
-        with grpc.insecure_channel(host) as channel:
-            answer = channel.unary_unary("/ecomflow.local.Stats/Damage")(b"", timeout=5)
-    except grpc.RpcError as error:
-        raise UnavailableError(
-            f"The local Pub/Sub at {host} does not respond: {error.details()}.", "Run: ecomflow infra up"
-        ) from error
-    return msgspec.json.decode(answer, type=Damage | None)
 
 
 _SERVER_OPTIONS = [
@@ -110,7 +95,7 @@ def _handlers(broker: Broker) -> Iterator[Any]:
     yield _service("google.pubsub.v1.SchemaService", {}, dict.fromkeys(_SCHEMA_METHODS, "schemas"))
     yield _service("google.iam.v1.IAMPolicy", {}, dict.fromkeys(_IAM_METHODS, "access policies"))
     stats = _unary(lambda path: msgspec.json.encode(broker.subscription(path.decode()).backlog()), None)
-    damage = _unary(lambda _: msgspec.json.encode(broker.damage), None)
+    damage = _unary(lambda _: msgspec.json.encode(broker.damage()), None)
     yield grpc.method_handlers_generic_handler("ecomflow.local.Stats", {"Get": stats, "Damage": damage})
 
 
@@ -209,9 +194,7 @@ def _bind(server: grpc.aio.Server, port: int) -> int:
     try:
         return int(server.add_insecure_port(f"127.0.0.1:{port}"))
     except RuntimeError as error:
-        raise UnavailableError(
-            f"Port {port} of 127.0.0.1 is in use.", "Stop the program that listens there, or choose another port."
-        ) from error
+        raise port_in_use(port) from error
 
 
 async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) -> None:
@@ -225,18 +208,11 @@ async def _run(port: int, data_dir: Path, options: Options, others: OtherUsers) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.pubsub", description="The local Pub/Sub.")
+    parser = service_parser("pubsub", "Pub/Sub", "unacknowledged messages")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder for unacknowledged messages")
-    add_other_users(parser)
     for name, default in Options._field_defaults.items():  # for tests and benchmarks
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
     options = Options(**{name: arguments[name] for name in Options._fields})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"]))
-    except EcomflowError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: asyncio.run(_run(arguments["port"], arguments["data_dir"], options, arguments["other_users"])))

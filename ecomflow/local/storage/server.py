@@ -7,17 +7,15 @@ why it is not fake-gcs-server.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import sys
 from importlib import util
 from pathlib import Path
 
-from ecomflow.errors import EcomflowError, MissingExtraError, UnavailableError
-from ecomflow.loopback.peers import OtherUsers, OwnUser, add_other_users
+from ecomflow.errors import MissingExtraError
+from ecomflow.local.process import check_free, exit_code, service_parser
+from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.loopback.web_guard import ServiceGuard
-from ecomflow.processes.detached import is_free
 from ecomflow.processes.lifeline import tied_to
 
 _HOST = "127.0.0.1"
@@ -35,10 +33,7 @@ def check_storage_installed() -> None:
 def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
     """Serve until SIGINT or SIGTERM. Raises MissingExtraError, and UnavailableError for a port in use, before it starts."""
     check_storage_installed()
-    if not is_free(port):
-        raise UnavailableError(
-            f"Port {port} of {_HOST} is in use by another program.", "Choose another port, or stop that program."
-        )
+    check_free(port)
     import uvicorn
 
     from ecomflow.local.storage.api import StorageApi
@@ -54,14 +49,7 @@ def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecomflow.local.storage", description="Serve a local GCS on loopback.")
+    parser = service_parser("storage", "GCS", "buckets and objects")
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of buckets and objects; created if missing")
-    add_other_users(parser)
     options = parser.parse_args()
-    try:
-        run(options.port, options.data_dir, options.other_users)
-    except EcomflowError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: run(options.port, options.data_dir, options.other_users))

@@ -1,7 +1,7 @@
-"""Settings and the user's own Beam options in; the one list of Beam options that a Dataflow job is submitted with out.
+"""Settings and the user's own Beam options in; the Beam options with which a Dataflow job is submitted out.
 
-What Google would refuse minutes later is refused here, offline. An option that follows from a setting is taken from the setting
-only, and one that Beam does not know is an error: Beam itself would pass over it.
+What Google would refuse minutes later is refused here, offline. An option that follows from a setting can only be set by that
+setting, and an unknown option is an error, whereas Beam would ignore it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from ecomflow import __version__
-from ecomflow.config import DataflowSettings, Endpoints, Settings, check_label
+from ecomflow.config import MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
 from ecomflow.errors import ConfigError
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
 VERSION_LABEL = "ecomflow-version"
 
-# Beam's options that ecomflow sets itself, with what sets them.
+# Beam's options that ecomflow sets, with the flag or setting for each.
 _FROM_SETTINGS = {
     "project": "--project",
     "region": "region in ecomflow.toml",
@@ -61,8 +61,6 @@ _OPTION = re.compile(r"--(?P<name>[A-Za-z0-9_]+)(?:=.*)?", re.DOTALL)
 
 # The job's name: https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.jobs#Job
 _JOB_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
-# Labels: the same page; letters are lowercase or of a script without case, and 128 bytes are the most that either part may have.
-_MOST_LABELS = 64
 
 
 def beam_options(
@@ -76,14 +74,14 @@ def beam_options(
 ) -> list[str]:
     """The options as ``--name=value``. ``endpoint`` is the URL of an emulator of the Dataflow API.
 
-    Raises ConfigError for a setting or an option of ``extra`` that can't stand.
+    Raises ConfigError for an invalid setting or option of ``extra``.
     """
     check_settings(settings)
     _check_extra(extra)
     mapping = json.dumps(dict(transform_name_mapping)) if transform_name_mapping else None
     options = [
         *_job_options(settings, wheel),
-        *_worker_options(settings.dataflow),
+        *_worker_options(settings.dataflow, _key(settings)),
         *(["--update"] if update else []),
         *_given({"transform_name_mapping": mapping}),
         *extra,
@@ -93,26 +91,27 @@ def beam_options(
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise ConfigError where a setting of the job breaks one of Google's rules."""
+    """Raises ConfigError if a setting of the job breaks one of Google's rules."""
     job = settings.dataflow
     if settings.project is None:
-        raise ConfigError("No project is configured, and Dataflow runs in one.", "Name it: ecomflow deploy --project my-project")
+        raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
     if not _JOB_NAME.fullmatch(job.job_name):
         raise ConfigError(
-            f"'{job.job_name}' is no job name: expected 1 to 63 lowercase letters, digits and hyphens, first a letter, last no "
-            "hyphen.",
+            f"'{job.job_name}' is not a valid job name: expected 1 to 63 lowercase letters, digits and hyphens, starting with a "
+            "letter, not ending with a hyphen.",
             "Choose another with --job-name.",
         )
     for name, number in (("workers", job.workers), ("max_workers", job.max_workers)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}: expected 1 or more.", f"Correct --{name.replace('_', '-')}.")
     if job.workers is not None and job.max_workers is not None and job.workers > job.max_workers:
-        raise ConfigError(f"workers is {job.workers}, and max_workers only {job.max_workers}.", "Raise --max-workers.")
-    _check_labels({**settings.labels, **job.labels})
+        raise ConfigError(f"workers is {job.workers}: expected at most max_workers, {job.max_workers}.", "Raise --max-workers.")
+    _check_labels(_labels(settings))
+    _check_key(settings)
 
 
 def check_endpoints(endpoints: Endpoints) -> None:
-    """Raise ConfigError where workers at Google would be told to speak to an emulator on this machine."""
+    """Raises ConfigError if workers at Google would connect to an emulator on this machine."""
     if endpoints.dataflow is not None:
         return
     variables = {
@@ -131,7 +130,7 @@ def check_endpoints(endpoints: Endpoints) -> None:
 
 def _job_options(settings: Settings, wheel: Path) -> list[str]:
     bucket = f"gs://{settings.bucket_name}"
-    labels = {**settings.labels, **settings.dataflow.labels, VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
+    labels = {**_labels(settings), VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
     return [
         *_given(
             {
@@ -145,15 +144,23 @@ def _job_options(settings: Settings, wheel: Path) -> list[str]:
             }
         ),
         "--streaming",
-        "--no_save_main_session",  # on Dataflow it is saved by default; the wheel holds all that the steps need
-        # Beam would run pip freeze, and stage the list of whatever is installed here.
+        "--no_save_main_session",  # on Dataflow it is saved by default; the wheel has everything that the steps need
+        # Beam would run pip freeze, and stage the list of the packages installed here.
         "--experiments=disable_logging_submission_environment",
         *(f"--labels={key}={value}" for key, value in sorted(labels.items())),
     ]
 
 
-def _worker_options(job: DataflowSettings) -> list[str]:
-    # num_workers is only how many start: without a least number, autoscaling may go below it.
+def _labels(settings: Settings) -> dict[str, str]:
+    return {**settings.labels, **settings.dataflow.labels}
+
+
+def _key(settings: Settings) -> str | None:
+    return settings.dataflow.kms_key or settings.kms_key
+
+
+def _worker_options(job: DataflowSettings, key: str | None) -> list[str]:
+    # num_workers is only the initial number: without a minimum, autoscaling may go below it.
     # https://cloud.google.com/dataflow/docs/horizontal-autoscaling
     least = None if job.workers is None else f"min_num_workers={job.workers}"
     return [
@@ -165,7 +172,7 @@ def _worker_options(job: DataflowSettings) -> list[str]:
                 "service_account_email": job.service_account,
                 "network": job.network,
                 "subnetwork": job.subnetwork,
-                "dataflow_kms_key": job.kms_key,
+                "dataflow_kms_key": key,
                 "dataflow_service_options": least,
             }
         ),
@@ -176,7 +183,7 @@ def _worker_options(job: DataflowSettings) -> list[str]:
 def _emulator_options(endpoint: str | None) -> list[str]:
     if endpoint is None:
         return []
-    # Beam speaks REST, as emulators do, only where the endpoint says localhost.
+    # Beam uses REST, as emulators do, only if the endpoint is localhost.
     return [f"--dataflow_endpoint={endpoint.replace('127.0.0.1', 'localhost')}", "--no_auth"]
 
 
@@ -185,12 +192,25 @@ def _given(values: Mapping[str, Any]) -> list[str]:
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
-    if len(labels) >= _MOST_LABELS:
-        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {_MOST_LABELS}.", "Leave some out.")
-    for key, value in labels.items():
-        if key == VERSION_LABEL:
-            raise ConfigError(f"The label {key} is set by ecomflow.", "Choose another key.")
-        check_label(key, value, "--label")
+    """One more label is ecomflow's own."""
+    if len(labels) >= MOST_LABELS:
+        raise ConfigError(f"The job has {len(labels)} labels: expected fewer than {MOST_LABELS}.", "Remove some.")
+    if VERSION_LABEL in labels:
+        raise ConfigError(f"The label {VERSION_LABEL} is set by ecomflow.", "Choose another key.")
+    check_labels(labels, "--label, or labels under [dataflow]")
+
+
+def _check_key(settings: Settings) -> None:
+    """Dataflow accepts only a key in the job's region; with any other the job fails when its workers start.
+
+    https://cloud.google.com/dataflow/docs/guides/customer-managed-encryption-keys
+    """
+    key = _key(settings)
+    if key is not None and (location := key_location(key)) != settings.region:
+        raise ConfigError(
+            f"The key {key} is in {location}: expected {settings.region}, where the job runs.",
+            "Set a key in that region with --kms-key, or with kms_key under [dataflow].",
+        )
 
 
 def _check_extra(extra: Iterable[str]) -> None:
@@ -198,15 +218,15 @@ def _check_extra(extra: Iterable[str]) -> None:
     for option in extra:
         found = _OPTION.fullmatch(option)
         if found is None:
-            raise ConfigError(f"'{option}' is no Beam option.", "Write Beam options after -- as --name=value.")
+            raise ConfigError(f"'{option}' is not a Beam option.", "Write Beam options after -- as --name=value.")
         name = found["name"]
         if name in _FROM_SETTINGS:
             raise ConfigError(f"--{name} is set by ecomflow.", f"Use {_FROM_SETTINGS[name]} instead.")
         if name in _FIXED:
-            raise ConfigError(f"--{name} is set by ecomflow: {_FIXED[name]}.", "Leave it out.")
+            raise ConfigError(f"--{name} is set by ecomflow: {_FIXED[name]}.", "Omit it.")
         known = known or _known_names()
         if name not in known:
-            raise ConfigError(f"Beam knows no option --{name}.", _suggestion(name, known))
+            raise ConfigError(f"Beam has no option --{name}.", _suggestion(name, known))
 
 
 def _known_names() -> set[str]:
@@ -228,18 +248,18 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _check_with_beam(options: list[str]) -> None:
-    """Let Beam read and validate the options as it does for the real service: an emulator's endpoint would switch that off.
+    """Let Beam parse and validate the options as for the real service; with an emulator's endpoint it would not.
 
-    As a dry run, or Beam would ask for the bucket's soft delete policy: without credentials that takes minutes.
+    As a dry run, or Beam would request the bucket's soft delete policy, which takes minutes without credentials.
     """
     complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint):  # argparse prints its usage, which is every option of Beam
+        with redirect_stderr(complaint):  # argparse prints its usage, with all options of Beam
             parsed = PipelineOptions([*options, "--dry_run=true"])
             parsed.get_all_options()
             errors = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
     except SystemExit as error:
         words = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
-        raise ConfigError(f"Beam can't read the options: {words}.", "Write Beam options after -- as --name=value.") from error
+        raise ConfigError(f"Beam can't parse the options: {words}.", "Write Beam options after -- as --name=value.") from error
     if errors:
         raise ConfigError(f"Beam refuses the options: {errors[0]}", "Correct the option or the setting that it names.")

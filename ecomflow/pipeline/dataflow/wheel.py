@@ -1,9 +1,9 @@
-"""The installed ecomflow in, a wheel of it out, for the workers of Dataflow: no source checkout, no build tool, no network.
+"""The installed ecomflow in, a wheel of it out for Dataflow's workers; needs no source checkout, build tool or network.
 
 Beam installs it in each worker's container with pip, whose Beam is that of the submitting machine
-(https://beam.apache.org/documentation/sdks/python-pipeline-dependencies/). So the wheel asks for what the pipeline imports, and
-neither for Beam, which must not change there, nor for what only the command line and the local stack use. The same files give
-the same bytes.
+(https://beam.apache.org/documentation/sdks/python-pipeline-dependencies/). So the wheel requires what the pipeline imports, but
+neither Beam, which must not change there, nor what only the command line and the local stack use. The same files result in the
+same bytes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ecomflow import __version__
 from ecomflow.errors import AccessError, ConfigError
 
 PACKAGE = "ecomflow"
-# Of pyproject.toml's requirements, those that no worker's step imports (the command line, the generator), and Beam itself.
+# The requirements in pyproject.toml that no step imports (they are for the command line or the generator), and Beam itself.
 NOT_FOR_WORKERS = frozenset({"apache-beam", "faker", "psutil", "rich", "typer"})
 
 _DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 _LEFT_BEHIND = {".pyc", ".pyo"}
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can have
 _READABLE = 0o644 << 16
 _WHEEL = f"Wheel-Version: 1.0\nGenerator: ecomflow {__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
@@ -34,8 +34,8 @@ _WHEEL = f"Wheel-Version: 1.0\nGenerator: ecomflow {__version__}\nRoot-Is-Pureli
 def build_wheel(folder: Path) -> Path:
     """Write the wheel of the installed package into ``folder`` and return its path.
 
-    The form is that of https://packaging.python.org/en/latest/specifications/binary-distribution-format/. Raises ConfigError
-    where ecomflow is not installed as a package, AccessError where ``folder`` can't be written.
+    Its format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/. Raises ConfigError if ecomflow
+    is not installed as a package, AccessError if ``folder`` can't be written.
     """
     path = folder / f"{PACKAGE}-{__version__}-py3-none-any.whl"
     members = {**_package_files(), **_metadata_files()}
@@ -50,7 +50,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def worker_requirements(declared: list[str]) -> list[str]:
-    """Of the requirements that the package declares (``Requires-Dist``), those that a worker needs beside Beam."""
+    """The requirements among ``declared`` (``Requires-Dist``) that a worker needs besides Beam."""
     return [
         requirement
         for requirement in declared
@@ -69,7 +69,7 @@ def _package_files() -> dict[str, bytes]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file of the package, in the order of their names; caches and hidden files are none of it."""
+    """Every file of the package, sorted by name, without caches and hidden files."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__pycache__")):
             continue

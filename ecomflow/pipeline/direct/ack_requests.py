@@ -1,4 +1,4 @@
-"""Ack ids in, requests that Pub/Sub takes out: portions bounded in number and bytes, halved where the service refuses one."""
+"""Ack ids in, requests that Pub/Sub accepts out: portions limited in number and bytes, halved if the service refuses one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from google.api_core import exceptions
 
 log = logging.getLogger(__name__)
 
-# The service takes 512 KiB a request, and its ack ids have over 210 characters: https://github.com/googleapis/google-cloud-go/issues/20391
+# The service accepts 512 KiB per request, and its ack ids have more than 210 characters: https://github.com/googleapis/google-cloud-go/issues/20391
 MOST_IDS = 1000
 MOST_BYTES = 400_000
 _BYTES_PER_ID = 4  # of framing, at most
-# Halving finds a few ids among many that are refused. Where all are, it would take twice as many requests as there are ids.
+# Halving finds a few refused ids among many. If all are refused, it would take twice as many requests as there are ids.
 _MOST_REFUSALS = 50
 
 
 def portions(ack_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """``ack_ids`` in order, as many at a time as make one request."""
+    """``ack_ids`` in order, as many at a time as fit into one request."""
     for start in range(0, len(ack_ids), MOST_IDS):
         part = ack_ids[start : start + MOST_IDS]
         size = sum(map(len, part)) + _BYTES_PER_ID * len(part)
@@ -29,10 +29,10 @@ def portions(ack_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def send_in_portions(ack_ids: Sequence[str], send: Callable[[Sequence[str]], None]) -> Iterator[int]:
-    """Call ``send`` with one portion of ``ack_ids`` after the other; after each the number of ids that the service took.
+    """Call ``send`` with one portion of ``ack_ids`` after the other; yields the number of ids that the service accepted.
 
-    Raises what ``send`` raises, except InvalidArgument: then the portion is halved, down to single ids, which are left out. It is
-    raised after too many refusals.
+    Raises what ``send`` raises, except InvalidArgument: then the portion is halved, down to single ids, which are skipped. After
+    too many refusals that is raised too.
     """
     waiting, refusals = deque(portions(ack_ids)), 0
     while waiting:
@@ -47,6 +47,6 @@ def send_in_portions(ack_ids: Sequence[str], send: Callable[[Sequence[str]], Non
                 half = len(part) // 2
                 waiting.extendleft((part[half:], part[:half]))
             else:
-                log.warning("Pub/Sub refuses an ack id, and its message will come again: %s", error.message)
+                log.warning("Pub/Sub refuses an ack id; its message will be redelivered: %s", error.message)
         else:
             yield len(part)

@@ -1,4 +1,4 @@
-"""The local engine: the streaming graph in this process, on Beam's FnApiRunner, restarted with backoff until it is told to drain.
+"""The local engine: the streaming graph in this process, on Beam's FnApiRunner, restarted with backoff until it is drained.
 
 Not Beam's bundle-based DirectRunner, which acknowledges before it processes, nor Prism, which would be downloaded.
 """
@@ -25,8 +25,8 @@ from ecomflow.pipeline.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-# What no restart mends but a person does (a table is made again, a role granted) is waited for this long: nothing is lost
-# meanwhile, for the messages stay in the subscription. See docs/adr/0012-wait-ten-minutes-for-a-fix.md.
+# How long to wait for someone to fix what a restart can't (a missing table or role). Nothing is lost meanwhile, because the
+# messages stay in the subscription. See docs/adr/0012-wait-ten-minutes-for-a-fix.md.
 RECOVERY_SECONDS = 600.0
 _RECOVERABLE = (NotFoundError, SchemaError, AccessError)
 
@@ -39,7 +39,7 @@ class RunSummary(NamedTuple):
 
 
 class _BundleFailedError(Exception):
-    """A step, or the finalization of a bundle, raised: its last words."""
+    """A step, or the finalization of a bundle, raised an exception; its last line."""
 
 
 def run_until_drained(
@@ -49,12 +49,12 @@ def run_until_drained(
     restarts: Restarts = RESTARTS,
     recovery_seconds: float = RECOVERY_SECONDS,
 ) -> RunSummary:
-    """Run the graph on ``runtime`` until ``drain`` is set; then finish the bundle in hand, acknowledge it, give back the rest,
-    and return.
+    """Run the graph on ``runtime`` until ``drain`` is set; then finish and acknowledge the current bundle, release the remaining
+    messages, and return.
 
-    A failed bundle restarts the pipeline: ``on_restart`` is told why and after how many seconds, and the messages come again.
-    Raises the EcomflowError that no restart mends: at once, or where a person may mend it (a missing table, a schema that does
-    not fit, a missing role) after ``recovery_seconds`` of it.
+    A failed bundle restarts the pipeline: ``on_restart`` gets the reason and the pause in seconds, and the messages are
+    redelivered. An EcomflowError that a restart can't fix is raised: at once, or after ``recovery_seconds`` if someone can fix it
+    meanwhile (a missing table, a schema that does not fit, a missing role).
     """
     pause, restarted = restarts.first_pause, 0
     recover_until: float | None = None
@@ -83,7 +83,7 @@ def run_until_drained(
 
 
 def _give_up_at(reason: EcomflowError | None, before: float | None, now: float, recovery_seconds: float) -> float | None:
-    """When a failure for ``reason`` ends the engine: None for never. ``before``: what the failure before it gave."""
+    """When a failure for ``reason`` ends the engine; None: never. ``before``: the result for the previous failure."""
     if reason is None or isinstance(reason, UnavailableError):
         return None
     if not isinstance(reason, _RECOVERABLE):
@@ -108,7 +108,7 @@ def _run_once(runtime: Runtime, drain: threading.Event) -> None:
 def _run(pipeline: beam.Pipeline) -> None:
     try:
         pipeline.run().wait_until_finish()
-    except Exception as error:  # FnApiRunner raises whatever a step raised, its text changed: all of it fails the bundle
+    except Exception as error:  # FnApiRunner raises whatever a step raised, with another text; any of it fails the bundle
         raise _BundleFailedError(_last_line(error)) from error
 
 
@@ -120,15 +120,15 @@ def _stop_on_drain(drain: threading.Event, ended: threading.Event, stop: Callabl
 
 
 def _options() -> PipelineOptions:
-    # No credentials are looked for: the sinks and the source have clients of their own.
+    # Beam needs no credentials: the sinks and the source have their own clients.
     return PipelineOptions(["--streaming", "--no_auth", "--direct_running_mode=in_memory"])
 
 
 def _flat_memory_runner() -> fn_runner.FnApiRunner:
     """FnApiRunner whose memory does not grow with the number of bundles.
 
-    It folds each bundle's MonitoringInfos into the ones before, and the messages that it keeps hold on to the memory of every
-    bundle's whole response (some 60 KB a bundle with apache-beam 2.77). Keeping fresh copies lets it go.
+    It merges each bundle's MonitoringInfos into the previous ones, and these messages keep every bundle's whole response in
+    memory (about 60 KB per bundle with apache-beam 2.77). Copies do not.
     """
     fold = getattr(fn_runner.consolidate_monitoring_infos, "folds", fn_runner.consolidate_monitoring_infos)
 

@@ -1,6 +1,6 @@
 """Settings in, a running local pipeline out: in this process until it is drained, or in a process of its own.
 
-One pipeline runs under a state folder at a time. It holds a lock there for as long as it lives, and tells how it fares in
+Only one pipeline runs in a state folder at a time. It holds a lock there while it runs, and writes its status to
 ``pipeline.json``, which ``status`` reads.
 """
 
@@ -21,14 +21,17 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ecomflow.config import Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError, PipelineError
+from ecomflow.gcp.target import open_target
+from ecomflow.metrics.moments import Moment, moment, step_between
+from ecomflow.metrics.snapshot import LAST_APPEND
 from ecomflow.pipeline.direct import logs
 from ecomflow.processes.detached import Identity, find, identity_of
 from ecomflow.processes.lifeline import tied_to
 from ecomflow.processes.state_folder import access_error, check_own
 
-if TYPE_CHECKING:  # it brings Beam, which takes seconds
+if TYPE_CHECKING:  # it imports Beam, which takes seconds
     from ecomflow.pipeline.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 STATUS_FILE = "pipeline.json"
 LOCK_FILE = "pipeline.lock"
 LOG_FILE = "logs/pipeline.jsonl"
-# What a pipeline in the background prints besides its log: its sentences, and the last words of a process that crashes.
+# The output of a pipeline in the background, besides its log: its messages, and the last output of a process that crashes.
 OUTPUT_FILE = "logs/pipeline.log"
 
 REPORT_SECONDS = 1.0
@@ -49,17 +52,19 @@ Engine = Callable[["Runtime", threading.Event, Callable[[str, float], None]], ob
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """The processes that engines run in: how many there are to be, and the pids of those that live."""
+    """The processes of the engines: how many there should be, and the pids of those that run."""
 
     wanted: int = 1
     pids: tuple[int, ...] = ()
 
 
 class PipelineStatus(msgspec.Struct, frozen=True):
-    """How the local pipeline fares. ``gone``: it was killed; ``none``: there has been none. ``pid`` is the process that holds the
-    lock, and ``mark`` what tells it from another with that pid (``process.Identity``). ``started`` and ``updated`` are in seconds
-    since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it waits for just now, in a
-    sentence. ``metrics_port``: where Prometheus reads, on loopback.
+    """The status of the local pipeline. ``gone``: it was killed; ``none``: there has been none.
+
+    ``pid`` is the process that holds the lock, and ``mark`` identifies its start (``detached.Identity``). ``started`` and
+    ``updated`` are in seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it
+    waits for now. ``metrics_port``: the loopback port for Prometheus. ``updated_steady`` is ``updated`` by the monotonic clock;
+    all other times are those of the wall clock as it was set then.
     """
 
     state: State
@@ -75,6 +80,19 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     processes: Processes = Processes()
     metrics_port: int | None = None
     mark: str | None = None
+    updated_steady: float | None = None
+
+
+def retimed(status: PipelineStatus, now: Moment) -> PipelineStatus:
+    """``status`` by the wall clock as it is set ``now``, which may have been set since the status was reported."""
+    if status.updated is None or status.updated_steady is None:
+        return status
+    step = step_between(Moment(status.updated, status.updated_steady), now)
+    if not step:
+        return status
+    appends = {name: at + step for name, at in status.gauges.items() if name.startswith(LAST_APPEND)}
+    started = None if status.started is None else status.started + step
+    return msgspec.structs.replace(status, started=started, updated=status.updated + step, gauges={**status.gauges, **appends})
 
 
 def run_here(
@@ -88,10 +106,10 @@ def run_here(
 ) -> PipelineStatus:
     """Run the local pipeline in this process until ``drain`` is set.
 
-    ``on_event`` gets a sentence about each restart, ``on_report`` every ``report_seconds`` how the pipeline fares.
-    ``metrics_port`` is only told on. ``engine`` is by default ``engine.run_until_drained``.
+    ``on_event`` gets a sentence about each restart, ``on_report`` the status every ``report_seconds``. ``metrics_port`` only
+    becomes part of the status. ``engine`` is ``engine.run_until_drained`` by default.
 
-    Raises PipelineError where one runs already, and whatever no restart mends.
+    Raises PipelineError if one is already running, and errors that a restart can't fix.
     """
     with held(settings.state_path):
         from ecomflow.pipeline.config import pipeline_config
@@ -109,28 +127,30 @@ def run_here(
             (engine or run_until_drained)(runtime, drain, restarting)
 
         first = first_status(settings, Processes(1, (os.getpid(),)), metrics_port)
-        tell = in_file(settings.state_path, on_report)
-        return tell_while(work, Reporter(first, runtime.counters.snapshot, tell, report_seconds))
+        report = in_file(settings.state_path, on_report)
+        return report_while(work, Reporter(first, runtime.counters.snapshot, report, report_seconds))
 
 
 def first_status(settings: Settings, processes: Processes, metrics_port: int | None = None) -> PipelineStatus:
-    """What this process, which runs the pipeline from now on, tells before it has counted anything."""
-    this = identity_of(os.getpid())
+    """The status of this process, which now runs the pipeline, before it has counted anything."""
+    this, now = identity_of(os.getpid()), moment()
     return PipelineStatus(
         "running",
         this.pid,
         settings.subscription_path,
-        started=time.time(),
+        started=now.wall,
+        updated=now.wall,
         processes=processes,
         metrics_port=metrics_port,
         mark=this.mark,
+        updated_steady=now.steady,
     )
 
 
-def tell_while(work: Callable[[Reporter], None], reporter: Reporter, name: str = "The pipeline") -> PipelineStatus:
-    """Do ``work`` while ``reporter`` tells each second how it fares; tell, log (as what ``name`` does) and return its end.
+def report_while(work: Callable[[Reporter], None], reporter: Reporter, name: str = "The pipeline") -> PipelineStatus:
+    """Do ``work`` while ``reporter`` reports the status; then report, log (with ``name``) and return the final status.
 
-    Raises what ``work`` raises. A crash is logged with its traceback, but told as no end: the pipeline is then ``gone``.
+    Raises what ``work`` raises. A crash is logged with its traceback but not reported, so the pipeline is then ``gone``.
     """
     log.info("%s reads %s.", name, reporter.subscription)
     try:
@@ -154,12 +174,13 @@ def start_detached(
     metrics_port: int | None = None,
     timeout: float = _START_SECONDS,
 ) -> PipelineStatus:
-    """Start the local pipeline in a process of its own, in ``folder``, and wait until it runs.
+    """Start the local pipeline in its own process, in ``folder``, and wait until it runs.
 
-    Raises PipelineError where one runs already, or where it ends before it runs, with the last lines that it printed.
+    Raises PipelineError if one is already running, or if the process ends during its start, with the end of its output.
     """
     if (found := read_status(settings.state_path)).state == "running":
-        raise PipelineError(f"A pipeline runs already (process {found.pid}).", "Drain it first: ecomflow job drain")
+        which = "" if found.pid is None else f" (process {found.pid})"
+        raise PipelineError(f"A pipeline is already running{which}.", "Drain it first: ecomflow job drain")
     output_path = settings.state_path / OUTPUT_FILE
     with _open_output(output_path) as output:
         began = output_path.stat().st_size
@@ -177,30 +198,41 @@ def start_detached(
         status = read_status(settings.state_path)
         if status.state == "running" and status.pid == process.pid:
             return status
-        time.sleep(0.05)  # the process writes its status file when it runs: there is nothing else to wait on
-    what = "ended before it ran" if process.poll() is not None else f"did not run within {timeout:.0f} s and was ended"
+        time.sleep(0.05)  # there is nothing to wait on but the status file, which the process writes when it runs
+    what = "ended during its start" if process.poll() is not None else f"did not start within {timeout:.0f} s and was stopped"
     process.kill()
     process.wait()
     tail = output_path.read_bytes()[began:].decode("utf-8", "replace").splitlines()[-8:]
-    raise PipelineError(f"The pipeline {what}. It said:\n" + "\n".join(tail), f"All that it said: {output_path}")
+    raise PipelineError(
+        f"The pipeline {what}. The end of its output:\n" + "\n".join(tail), f"Read its whole output: {output_path}"
+    )
 
 
 def drain_detached(settings: Settings, timeout: float = _DRAIN_SECONDS) -> PipelineStatus:
-    """Ask the running pipeline to drain, and wait until it has. Raises PipelineError where none runs or it takes too long."""
+    """Drain the running pipeline, and wait until it has ended. Raises PipelineError if none is running or it takes too long."""
     status = read_status(settings.state_path)
-    if status.state != "running" or status.pid is None:
-        raise PipelineError("No local pipeline runs.", "Start one with: ecomflow deploy --detach")
+    check_running(status)
     signal_pipeline(status, signal.SIGTERM)
     give_up = time.monotonic() + timeout
     while (now := read_status(settings.state_path)).state == "running":
         if time.monotonic() > give_up:
-            raise PipelineError(f"Process {status.pid} has not drained within {timeout:.0f} s.", f"End it: kill -9 {status.pid}")
+            raise PipelineError(
+                f"Process {status.pid} has not drained within {timeout:.0f} s.", f"Kill it with: kill -9 {status.pid}"
+            )
         time.sleep(0.05)
     return now
 
 
+def check_running(status: PipelineStatus) -> None:
+    """Raises PipelineError if no pipeline is running, or if one is whose process is unknown because its status is damaged."""
+    if status.state != "running":
+        raise PipelineError("No local pipeline is running.", "Start one with: ecomflow deploy --detach")
+    if status.pid is None:
+        raise PipelineError(f"A local pipeline is running. {status.last_failure}", "Find its process with: pgrep -af ecomflow")
+
+
 def signal_pipeline(status: PipelineStatus, number: int) -> None:
-    """Send the running pipeline signal ``number``, unless it has ended since or the pid is another process's by now."""
+    """Send signal ``number`` to the running pipeline, unless it has ended meanwhile or its pid was reused."""
     if status.pid is None or status.mark is None or find(Identity(status.pid, status.mark)) is None:
         return
     with suppress(ProcessLookupError):
@@ -208,15 +240,23 @@ def signal_pipeline(status: PipelineStatus, number: int) -> None:
 
 
 def read_status(state_path: Path) -> PipelineStatus:
-    """How the pipeline under ``state_path`` fares, as it last told; ``gone`` where it told no end but holds its lock no more."""
-    status = _last_told(state_path)
+    """The last reported status of the pipeline in ``state_path``; ``gone`` if it never reported an end but its lock is free.
+
+    If the status file is damaged, ``pid`` is None and ``last_failure`` says so. A running pipeline replaces the file within a
+    second, which this waits for.
+    """
+    status = _last_reported(state_path)
+    give_up = time.monotonic() + 2 * REPORT_SECONDS
+    while _is_damaged(status) and _is_locked(state_path) and time.monotonic() < give_up:
+        time.sleep(0.05)  # the pipeline replaces its status file without a notification
+        status = _last_reported(state_path)
     if status.state == "running" and not _is_locked(state_path):
-        status = _last_told(state_path)  # it may have told its end in between
+        status = _last_reported(state_path)  # it may have reported its end in between
         return msgspec.structs.replace(status, state="gone") if status.state == "running" else status
     return status
 
 
-def _last_told(state_path: Path) -> PipelineStatus:
+def _last_reported(state_path: Path) -> PipelineStatus:
     check_own(state_path)
     try:
         return msgspec.json.decode((state_path / STATUS_FILE).read_bytes(), type=PipelineStatus)
@@ -224,24 +264,29 @@ def _last_told(state_path: Path) -> PipelineStatus:
         return PipelineStatus("none")
     except OSError as error:
         raise access_error(state_path / STATUS_FILE, error, "read") from error
-    except msgspec.MsgspecError as error:
-        raise PipelineError(f"{state_path / STATUS_FILE} can't be read: {error}.", "Delete it.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        sentence = f"Its last report is lost, because {state_path / STATUS_FILE} is damaged: {error}."
+        return PipelineStatus("running", last_failure=sentence)
+
+
+def _is_damaged(status: PipelineStatus) -> bool:
+    return status.state == "running" and status.pid is None
 
 
 class Reporter:
-    """Tells every ``seconds``, while the pipeline runs, how it fares: ``first``, brought up to date by what ``counted`` gives."""
+    """Reports the status every ``seconds`` while the pipeline runs: ``first``, updated with the fields from ``counted``."""
 
     def __init__(
         self,
         first: PipelineStatus,
         counted: Callable[[], dict[str, Any]],
-        tell: Callable[[PipelineStatus], None],
+        report_to: Callable[[PipelineStatus], None],
         seconds: float = REPORT_SECONDS,
     ) -> None:
         self._seconds = seconds
         self._status = first
         self._counted = counted
-        self._tell = tell
+        self._report_to = report_to
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, name="status", daemon=True)
 
@@ -270,51 +315,54 @@ class Reporter:
             self._now()
 
     def _now(self) -> PipelineStatus:
-        status = msgspec.structs.replace(self._status, **self._counted(), updated=time.time())
-        self._tell(status)
+        now = moment()
+        known = retimed(self._status, now)
+        self._status = msgspec.structs.replace(known, updated=now.wall, updated_steady=now.steady)
+        status = msgspec.structs.replace(self._status, **self._counted())
+        self._report_to(status)
         return status
 
 
 def in_file(state_path: Path, on_report: Callable[[PipelineStatus], None]) -> Callable[[PipelineStatus], None]:
-    """What writes each status to the status file, then gives it to ``on_report``.
+    """A function that writes each status to the status file, then passes it to ``on_report``.
 
-    A disk that is full or can't be written stops the reports and is told once, but not the pipeline, whose data is elsewhere.
+    If the disk is full or can't be written, that is logged once, and the pipeline continues: its data is elsewhere.
     """
     path = state_path / STATUS_FILE
     draft = path.with_suffix(".tmp")
     writable = True
 
-    def tell(status: PipelineStatus) -> None:
+    def report(status: PipelineStatus) -> None:
         nonlocal writable
         try:
             draft.write_bytes(msgspec.json.encode(status))
             draft.replace(path)
         except OSError as error:
             if writable:
-                log.warning("The pipeline goes on, but can't tell how it fares: %s: %s", path, error.strerror)
+                log.warning("The pipeline continues, but can't write its status: %s: %s", path, error.strerror)
             writable = False
         else:
             writable = True
         on_report(status)
 
-    return tell
+    return report
 
 
 @contextmanager
 def held(state_path: Path) -> Iterator[None]:
-    """This process is the state folder's pipeline: it holds the lock, and logs into the folder.
+    """Inside the block this process is the state folder's pipeline: it holds the lock, and logs to the folder.
 
-    Raises PipelineError where another is, AccessError where the folder can't be written.
+    Raises PipelineError if another process is, AccessError if the folder can't be written.
     """
     with locked(state_path), logs.handled_by(logs.ToFile(state_path / LOG_FILE)):
-        (state_path / STATUS_FILE).unlink(missing_ok=True)  # what an earlier pipeline told is true no longer
+        (state_path / STATUS_FILE).unlink(missing_ok=True)  # the status of an earlier pipeline is outdated
         with tied_to(state_path):
             yield
 
 
 @contextmanager
 def locked(state_path: Path) -> Iterator[None]:
-    """Hold the state folder's pipeline lock. The system lets go of it when the process ends, however it ends."""
+    """Hold the state folder's pipeline lock. The system releases it when the process ends, however it ends."""
     path = state_path / LOCK_FILE
     try:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -326,8 +374,8 @@ def locked(state_path: Path) -> Iterator[None]:
         give_up = time.monotonic() + _LOCK_SECONDS
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() > give_up:
-                raise PipelineError("A pipeline runs already under this state folder.", "See: ecomflow job status")
-            time.sleep(0.02)  # a reader of the status holds the lock for an instant: the system tells nobody when it lets go
+                raise PipelineError("A pipeline is already running in this state folder.", "See: ecomflow job status")
+            time.sleep(0.02)  # a reader of the status holds the lock for a moment, and there is no notification of its release
         yield
 
 
@@ -340,7 +388,7 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 
 def _is_locked(state_path: Path) -> bool:
-    """Whether a pipeline holds the lock. Readers share it, so that none of them takes another for a pipeline."""
+    """Whether a pipeline holds the lock. Readers lock it shared, so that they do not mistake each other for a pipeline."""
     try:
         with (state_path / LOCK_FILE).open() as file:
             return not _try_lock(file, fcntl.LOCK_SH)
@@ -365,9 +413,9 @@ def _deploy_arguments(settings: Settings, metrics_port: int | None) -> list[str]
 
 
 def check_ready(settings: Settings) -> None:
-    """Fail before anything starts where the pipeline could not run: no stack, no subscription, a table that does not fit."""
-    from ecomflow.infra import check_bucket, check_tables
+    """Fails before anything starts if the pipeline could not run: no stack, wrong tables, another project's bucket."""
+    from ecomflow.infra import check_owner, check_tables
 
-    endpoints = running_endpoints(settings)
-    check_tables(settings, endpoints)
-    check_bucket(settings, endpoints)
+    with open_target(settings) as target:
+        check_tables(target)
+        check_owner(target)

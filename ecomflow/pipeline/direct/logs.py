@@ -1,6 +1,7 @@
-"""Log records in; JSON lines in a file, and sentences on a terminal, out.
+"""Log records in; JSON lines in a file, and messages on a terminal, out.
 
-One process writes the file, a line by one write, and keeps it within bounds; ``workers.py`` brings the others' records to it.
+One process writes the file, each line with one write, and limits its size; it gets the records of other processes through
+``workers.py``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import msgspec
 from ecomflow.processes.state_folder import access_error
 from ecomflow.terminal.console import err, inert_json, plain_lines
 
-# The file is set aside at this size, in the place of the one set aside before: together they take twice as much at most.
+# At this size the file is renamed, which replaces the previous one: together they take at most twice as much.
 MAX_BYTES = 10 * 2**20
 
-# What to log with as ``extra`` where the command tells the same on the terminal in its own words.
+# The ``extra`` for records that the command itself shows on the terminal.
 NOT_ON_TERMINAL = {"on_terminal": False}
 
 _formatter = logging.Formatter()
@@ -38,7 +39,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def line_of(record: logging.LogRecord) -> LogLine:
-    """``record`` as a line, its arguments in its message, without the lone surrogates that UTF-8 can't express."""
+    """``record`` as a line, with its message formatted, and lone surrogates, which UTF-8 can't encode, escaped."""
     when, pid = datetime.fromtimestamp(record.created, UTC), record.process or os.getpid()
     traceback = record.exc_text or (_formatter.formatException(record.exc_info) if record.exc_info else "")
     message, traceback = (text.encode("utf-8", "backslashreplace").decode() for text in (record.getMessage(), traceback))
@@ -46,7 +47,7 @@ def line_of(record: logging.LogRecord) -> LogLine:
 
 
 def record_of(line: LogLine) -> logging.LogRecord:
-    """The record that ``line`` was made of, as far as the line tells it."""
+    """The record from which ``line`` was made, with what the line has of it."""
     level = logging.getLevelNamesMapping().get(line.level.upper(), logging.INFO)
     record = logging.LogRecord(line.logger, level, "", 0, line.message, None, None)
     record.created, record.process, record.exc_text = line.time.timestamp(), line.process, line.traceback
@@ -54,13 +55,13 @@ def record_of(line: LogLine) -> logging.LogRecord:
 
 
 def set_aside(path: Path) -> Path:
-    """Where what was written before the log at ``path`` began anew lies."""
+    """The path to which the log at ``path`` is renamed when it is full."""
     return path.with_name(f"{path.name}.1")
 
 
 @contextmanager
 def handled_by(handler: logging.Handler) -> Iterator[None]:
-    """Within, ``handler`` gets what ecomflow logs from INFO on, and what others do from WARNING on."""
+    """Inside the block ``handler`` gets ecomflow's records from INFO on, and others' from WARNING on."""
     root, own = logging.getLogger(), logging.getLogger("ecomflow")
     before = own.level
     own.setLevel(logging.INFO)
@@ -73,12 +74,12 @@ def handled_by(handler: logging.Handler) -> Iterator[None]:
 
 
 class _Handler(logging.Handler):
-    """A handler of which a fault never reaches those who log."""
+    """A handler whose errors never reach the code that logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.take(record)
-        except Exception:  # noqa: BLE001  # as every handler of the standard library does: it is shown on standard error
+        except Exception:  # noqa: BLE001  # shown on standard error, as the handlers of the standard library do
             self.handleError(record)
 
     def take(self, record: logging.LogRecord) -> None:
@@ -86,9 +87,9 @@ class _Handler(logging.Handler):
 
 
 class ToFile(_Handler):
-    """Appends each record to ``path`` as a JSON line. A file that can't be written is told once, and stops nothing.
+    """Appends each record to ``path`` as a JSON line. If the file can't be written, that is shown once, and nothing is stopped.
 
-    Raises AccessError where its folder can't be made.
+    Raises AccessError if its folder can't be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,15 +116,18 @@ class ToFile(_Handler):
         with suppress(FileNotFoundError):
             if self._path.stat().st_size >= MAX_BYTES:
                 self._path.replace(set_aside(self._path))
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":  # A full disk or a power cut left an incomplete line.
+                line = b"\n" + line
             os.write(file, line)
         finally:
             os.close(file)
 
 
 class ToTerminal(_Handler):
-    """Shows warnings and errors on standard error as sentences, their tracebacks after them; control characters are inert."""
+    """Shows warnings and errors on standard error, with their tracebacks; control characters are escaped."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -134,7 +138,7 @@ class ToTerminal(_Handler):
 
 
 class ToParent(_Handler):
-    """Gives each record, as a line, to ``send``; where nobody takes it any more, shows it on standard error."""
+    """Passes each record, as a line, to ``send``; shows it on standard error if that fails."""
 
     def __init__(self, send: Callable[[LogLine], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How this process asks the system for memory."""
+"""How this process allocates memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _M_ARENA_MAX = -8
 
 
 def share_one_arena() -> None:
-    """Let all threads allocate from one arena, where the C library is glibc; elsewhere nothing changes.
+    """Let all threads allocate from one arena if the C library is glibc; elsewhere nothing changes.
 
-    gRPC's and our own threads hand messages to one another, so that what one arena frees another can't use: a pipeline under load
-    held 352 MB with an arena a thread and 324 with one, at the same pace (300,000 events, ``benchmarks.end_to_end``).
+    gRPC's threads and ours pass messages to each other, and memory freed in one arena can't be used by another: a pipeline under
+    load had 352 MB with one arena per thread and 324 MB with one, at the same speed (300,000 events, ``benchmarks.end_to_end``).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

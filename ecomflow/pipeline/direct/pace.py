@@ -1,33 +1,33 @@
-"""What pulls bring in; how many may be outstanding, and how many messages each may ask for, out.
+"""The results of pulls in; how many pulls may be outstanding, and how many messages each may request, out.
 
-One unary pull at a time brings one response per round trip, and Pub/Sub often answers with a handful though thousands wait
-(https://github.com/googleapis/google-cloud-go/issues/8235). So one more is outstanding after each pull that brings less than it
-asked for although messages have been waiting: all that it brings are older than live ones. One that brings all that it asked for
-shows that fewer will do, and so does one that brings nothing.
+With one unary pull at a time there is one response per round trip, and Pub/Sub often returns a handful of messages although
+thousands wait (https://github.com/googleapis/google-cloud-go/issues/8235). So the number of pulls is raised by one after each
+pull that returns fewer messages than requested although messages have been waiting, that is, although all of them are old. A pull
+that returns all that it requested, or nothing, shows that fewer pulls are enough.
 """
 
 from __future__ import annotations
 
 # A unary pull returns 1,000 messages at most: https://cloud.google.com/pubsub/quotas#resource_limits
 PULL_MESSAGES = 1000
-# Measured at a round trip of 50 ms, events a second with 1, 8 and 16 pulls outstanding: 1,800, 13,000 and 15,400 at 100 messages
-# a pull; 380, 2,800 and 5,000 at 20. Each is a thread, which costs nothing while it waits.
+# Measured with a round trip of 50 ms, events per second with 1, 8 and 16 pulls outstanding: 1,800, 13,000 and 15,400 with 100
+# messages per pull; 380, 2,800 and 5,000 with 20. Each pull is a thread, which costs nothing while it waits.
 MOST_PULLS = 16
-# Messages older than this, in seconds, have been waiting. A clock that is fast costs some small pulls, a slow one some time.
+# Messages older than this, in seconds, have been waiting. A fast clock causes some small pulls, a slow one some delay.
 WAITING_AGE = 0.5
-# Live messages need as many pulls as their rate asks for, which nothing tells; of too many, each brings a message or two for the
-# price of a whole one. So the number is let down slowly, by one in a thousand pulls.
+# How many pulls live messages need depends on their rate, which is unknown. With too many, each returns a message or two at the
+# cost of a full one. So the number is lowered slowly, by one in a thousand pulls.
 _EASING = 0.001
-# A pull can't be bounded in bytes; it asks for as many messages as usually make this part of the bound.
+# A pull can't be limited in bytes; it requests as many messages as are usually this part of the bound.
 _PULLS_PER_BOUND = 8
 _FORGETTING = 0.9
 
 
 class Pace:
-    """The pulls of one subscription, of which ``messages`` and ``size`` bytes at most are to be held unread. Not thread-safe.
+    """The pulls of one subscription, with at most ``messages`` messages and ``size`` bytes unread. Not thread-safe.
 
-    The bound in messages is kept whatever comes. The bound in bytes is kept while messages are as large as those that came
-    lately; where they have grown, pulls that are outstanding may bring more.
+    The bound in messages always holds. The bound in bytes holds as long as messages are as large as the recent ones; if they have
+    become larger, outstanding pulls may exceed it.
     """
 
     def __init__(self, messages: int, size: int) -> None:
@@ -40,11 +40,11 @@ class Pace:
 
     @property
     def wanted(self) -> int:
-        """How many pulls are to be outstanding where there is room."""
+        """How many pulls should be outstanding if there is room."""
         return round(self._level)
 
     def ask(self, ready: int, ready_size: int) -> int:
-        """How many messages another pull may ask for beside what is outstanding and ``ready``; 0 where it must not go out."""
+        """How many messages another pull may request, given the outstanding and ``ready`` ones; 0: it must not be sent."""
         if self.outstanding >= self.wanted:
             return 0
         asked = self._share()
@@ -57,7 +57,7 @@ class Pace:
         self._asked += asked
 
     def end(self, asked: int, messages: int, size: int, youngest: float) -> None:
-        """A pull that asked for ``asked`` messages has brought ``messages`` of ``size`` bytes in all.
+        """A pull that requested ``asked`` messages has returned ``messages``, with ``size`` bytes in total.
 
         ``youngest``: seconds since the last of them was published.
         """
@@ -72,7 +72,7 @@ class Pace:
         self._level = min(float(MOST_PULLS), max(1.0, self._level))
 
     def fail(self, asked: int) -> None:
-        """A pull has failed: the next ones go out one at a time."""
+        """A pull has failed: the next ones are sent one at a time."""
         self.outstanding -= 1
         self._asked -= asked
         self._level = 1.0

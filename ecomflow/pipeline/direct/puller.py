@@ -1,7 +1,7 @@
-"""A subscription in, batches of messages out, with the acknowledgement of each batch: the local engine's hold on Pub/Sub.
+"""A subscription in, batches of messages out; the local engine acknowledges each batch here.
 
-Threads pull ahead of the pipeline, within bounds, as many as ``pace.py`` says; one extends the ack deadline of what is not yet
-acknowledged. What is released, or forgotten by a process that dies, comes again.
+Several threads, as many as ``pace.py`` says, pull ahead of the pipeline within bounds; one extends the ack deadlines of
+unacknowledged messages. Messages that are released, or leased to a process that dies, are redelivered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ecomflow.config import Endpoints
 from ecomflow.contract.events import Message
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import subscriber_client
+from ecomflow.gcp.errors import TRANSIENT
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import send_in_portions
@@ -30,36 +31,28 @@ log = logging.getLogger(__name__)
 
 
 class Bounds(NamedTuple):
-    """How far a puller runs ahead of its reader, and how much data ends a batch."""
+    """How far a puller runs ahead of its reader, and the amount of data at which a batch ends."""
 
     messages_ahead: int
     bytes_ahead: int
     batch_bytes: int
 
 
-# About one bundle ahead: more would only lengthen what a crash redelivers. A batch ends at so much data, however few messages:
-# orders of many items become many rows, and memory is to stay what it is.
+# About one bundle ahead: more would only mean more redeliveries after a crash. A batch also ends at an amount of data, because
+# orders with many items become many rows, which would need more memory.
 BOUNDS = Bounds(messages_ahead=10_000, bytes_ahead=16 * 2**20, batch_bytes=8 * 2**20)
 
-# Longer than the service holds a pull that finds nothing. A client that gives up first may leave messages leased to nobody until
-# their ack deadline: https://github.com/googleapis/google-cloud-python/issues/8087. To stop, the connection is closed.
+# Longer than the service keeps a pull open that finds nothing. If the client gives up first, messages may be leased to nobody
+# until their ack deadline: https://github.com/googleapis/google-cloud-python/issues/8087. To stop, the connection is closed.
 _PULL_TIMEOUT = 90.0
 _JOIN_TIMEOUT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_TRANSIENT = (
-    exceptions.ServiceUnavailable,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.Aborted,
-    exceptions.TooManyRequests,
-    exceptions.Cancelled,
-    exceptions.Unknown,
-    exceptions.RetryError,
-)
+# A server that shuts down also cancels the pulls that it holds open.
+_TRANSIENT = (*TRANSIENT, exceptions.Cancelled, exceptions.RetryError)
 
 
 class PulledBatch:
-    """Messages, and the ack ids that they came with."""
+    """Messages and their ack ids."""
 
     def __init__(self, messages: list[Message], ack_ids: list[str], size: int) -> None:
         self.messages = messages
@@ -80,7 +73,7 @@ class Puller:
         now: Callable[[], float] = time.time,
         connect: Callable[[Endpoints], Any] = subscriber_client,
     ) -> None:
-        """``clock`` counts what is left of leases; ``now``, in seconds since the epoch, tells how old messages are."""
+        """``clock`` is for the remaining time of leases; ``now``, in seconds since the epoch, for the age of messages."""
         self._subscription = config.subscription_path
         self._deadline = config.ack_deadline_seconds
         self._counters = counters
@@ -88,7 +81,7 @@ class Puller:
         self._clock = clock
         self._now = now
         self._client = connect(config.endpoints)
-        self._pulls = connect(config.endpoints)  # a connection of its own: closing it ends the outstanding pulls
+        self._pulls = connect(config.endpoints)  # a separate connection: closing it ends the outstanding pulls
         self._changed = threading.Condition()
         self._ready: deque[PulledBatch] = deque()
         self._leased: set[PulledBatch] = set()
@@ -104,10 +97,10 @@ class Puller:
             self._match_threads()
 
     def take(self, most: int, wait: float) -> PulledBatch | None:
-        """What has been pulled, ``most`` messages or ``bounds.batch_bytes`` at a time or a pull more; None where nothing comes
-        within ``wait`` seconds.
+        """Pulled messages: about ``most`` messages or ``bounds.batch_bytes``, exceeded by at most one pull; None if nothing
+        arrives within ``wait`` seconds.
 
-        Raises the error that ended the pulling, where one did.
+        Raises the error that ended the pulling, if any.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._stopping or self._error, wait)
@@ -126,19 +119,23 @@ class Puller:
         return self._stopping
 
     def acknowledge(self, batch: PulledBatch) -> None:
-        """Tell Pub/Sub that ``batch`` is done. Where it can't be told, the messages come again."""
-        told = 0
+        """Acknowledge ``batch``. If that fails, its messages are redelivered."""
+        acknowledged = 0
         try:
             for number in send_in_portions(batch.ack_ids, self._send_acknowledgement):
-                told += number
+                acknowledged += number
         except (exceptions.GoogleAPIError, ValueError) as error:  # ValueError: the channel was closed
-            log.warning("%d messages will come again: their acknowledgement failed: %s", len(batch.ack_ids) - told, error)
+            log.warning(
+                "%d messages will be redelivered, because their acknowledgement failed: %s",
+                len(batch.ack_ids) - acknowledged,
+                error,
+            )
         finally:
             with self._changed:
                 self._leased.discard(batch)
 
     def release(self) -> None:
-        """Give back everything that is not acknowledged, so that it comes again at once."""
+        """Release all unacknowledged messages, so that they are redelivered at once."""
         with self._changed:
             leased, self._leased = self._leased, set()
             self._ready.clear()
@@ -146,12 +143,12 @@ class Puller:
         self._set_deadline(leased, 0)
 
     def stop(self) -> None:
-        """Stop pulling; what is ready is given back, what a reader holds can still be acknowledged."""
+        """Stop pulling. Unread messages are released; batches that a reader has can still be acknowledged."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
             pullers = list(self._pullers)
-        self._pulls.close()  # first, or the outstanding pulls would take what is given back
+        self._pulls.close()  # first, or the outstanding pulls would receive the released messages
         give_up = time.monotonic() + _JOIN_TIMEOUT
         for puller in pullers:
             puller.join(max(0.0, give_up - time.monotonic()))
@@ -162,7 +159,7 @@ class Puller:
         self._set_deadline(unread, 0)
 
     def close(self) -> None:
-        """Stop, give everything back, and close the connections."""
+        """Stop, release all messages, and close the connections."""
         self.stop()
         self.release()
         self._closed.set()
@@ -170,7 +167,7 @@ class Puller:
         self._client.close()
 
     def _joined(self, parts: list[PulledBatch]) -> PulledBatch:
-        """One batch of ``parts``, leased in their place."""
+        """One batch of ``parts``, which replaces them among the leased batches."""
         if len(parts) == 1:
             return parts[0]
         whole = PulledBatch([], [], 0)
@@ -184,7 +181,7 @@ class Puller:
         return whole
 
     def _match_threads(self) -> None:
-        """Have as many threads that pull as pulls are wanted; one too many ends by itself. Called with the lock held."""
+        """Start pull threads up to the wanted number; excess threads end by themselves. Called with the lock held."""
         while len(self._pullers) < self._pace.wanted and not self._has_ended:
             thread = threading.Thread(target=self._pull_ahead, name="pull", daemon=True)
             self._pullers.add(thread)
@@ -198,12 +195,12 @@ class Puller:
         try:
             while asked := self._begin():
                 self._pull(asked)
-        except Exception as error:  # the thread's own border: ended in silence, its reader would wait for ever
-            log.warning("The pulling of %s failed.", self._subscription, exc_info=error)
-            self._fail(UnavailableError(f"The pulling of {self._subscription} failed: {type(error).__name__}: {error}"))
+        except Exception as error:  # the last resort of the thread: if it ended silently, its reader would wait forever
+            log.warning("Pulling from %s failed.", self._subscription, exc_info=error)
+            self._fail(UnavailableError(f"Pulling from {self._subscription} failed: {type(error).__name__}: {error}"))
 
     def _begin(self) -> int:
-        """Wait until there is room for a pull; how many messages to ask for, 0 where this thread is no longer wanted."""
+        """Wait until there is room for a pull; the number of messages to request, 0 if this thread is no longer needed."""
 
         def asked() -> int:
             return self._pace.ask(sum(len(batch.messages) for batch in self._ready), sum(batch.size for batch in self._ready))
@@ -236,7 +233,7 @@ class Puller:
         self._receive(asked, received)
 
     def _retry_later(self, asked: int, error: exceptions.GoogleAPIError) -> None:
-        """Say that Pub/Sub is waited for, and wait, in the last of the outstanding pulls to fail."""
+        """Report that Pub/Sub does not answer, and wait. Only the last of the outstanding pulls to fail does so."""
         with self._changed:
             pause = self._retry_pause
             if not self._stopping and self._pace.outstanding == 1:
@@ -258,7 +255,7 @@ class Puller:
         with self._changed:
             self._pace.end(asked, len(messages), batch.size, youngest)
             self._retry_pause = _FIRST_PAUSE
-            # Where messages have suddenly grown, outstanding pulls bring more bytes than there was room for.
+            # If messages have suddenly become larger, outstanding pulls bring more bytes than there was room for.
             keep = not self._stopping and sum(ready.size for ready in self._ready) < self._bounds.bytes_ahead
             if keep and messages:
                 self._ready.append(batch)
@@ -273,7 +270,7 @@ class Puller:
             self.extend_due()
 
     def extend_due(self) -> None:
-        """Give the whole ack deadline anew to whatever has had it for a third of it."""
+        """Extend the ack deadline of all leased batches of which a third has passed."""
         now = self._clock()
         with self._changed:
             due = [batch for batch in self._leased if batch.extended_at <= now - self._deadline / 3]
@@ -282,13 +279,13 @@ class Puller:
                 batch.extended_at = now
 
     def _set_deadline(self, batches: Iterable[PulledBatch], seconds: int) -> bool:
-        """Whether Pub/Sub could be told."""
+        """Set the ack deadline to ``seconds`` from now. Returns whether that succeeded."""
         try:
             ack_ids = [ack_id for batch in batches for ack_id in batch.ack_ids]
             for _ in send_in_portions(ack_ids, partial(self._send_deadline, seconds)):
                 pass
         except (exceptions.GoogleAPICallError, ValueError) as error:
-            log.info("Some messages keep their ack deadline: %s", error)
+            log.info("The ack deadline of some messages could not be extended: %s", error)
             return False
         return True
 
@@ -309,7 +306,7 @@ def _has_room(parts: Iterable[PulledBatch], messages: int, size: int) -> bool:
     return sum(len(part.messages) for part in parts) < messages and sum(part.size for part in parts) < size
 
 
-# Requests are made of the raw messages: proto-plus looks at each ack id in Python, which costs as much as modelling its event.
+# Requests are made of raw protobuf messages: proto-plus checks each ack id in Python, which takes as long as modelling its event.
 _RawAcknowledge, _RawModifyAckDeadline = AcknowledgeRequest.pb(), ModifyAckDeadlineRequest.pb()
 
 
@@ -323,15 +320,18 @@ def _deadline_request(**fields: Any) -> ModifyAckDeadlineRequest:
 
 def _message(received: Any) -> Message:
     moment, attributes = received.publish_time, received.attributes
-    named = {name: attributes[name] for name in attributes}  # half the price of dict(): the map's own view of pairs is in Python
+    named = {name: attributes[name] for name in attributes}  # half the time of dict(), because the map's items() is Python code
     return Message(received.data, named, received.message_id, moment.seconds * 1_000_000 + moment.nanos // 1000)
 
 
 def _translated(error: exceptions.GoogleAPICallError, subscription: str) -> EcomflowError:
+    """Not by ``gcp.errors``: a pipeline that runs has no setting to correct, and what it can't pull stops it."""
     if isinstance(error, exceptions.NotFound):
         return NotFoundError(f"Subscription {subscription} does not exist.", "Run: ecomflow infra up")
     if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
         return AccessError(
             f"Subscription {subscription} can't be read: {error.message}", "Grant the role roles/pubsub.subscriber."
         )
-    return EcomflowError(f"Subscription {subscription} can't be pulled: {error.message}", "Check it with: ecomflow infra status")
+    return EcomflowError(
+        f"Subscription {subscription} can't be pulled from: {error.message}", "Check it with: ecomflow infra status"
+    )

@@ -1,4 +1,4 @@
-"""How soon what has failed starts again."""
+"""The pauses before restarts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 
 class Restarts(NamedTuple):
-    """In seconds: the pauses double. What has run for ``well_after`` was well: its next failure is a new one, with the first
-    pause again.
-    """
+    """In seconds. The pauses double. After a run of ``well_after`` seconds the next failure starts again with the first pause."""
 
     first_pause: float
     longest_pause: float

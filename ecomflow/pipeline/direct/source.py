@@ -1,8 +1,8 @@
-"""Where the graph begins on this machine: a subscription in, MessageBatch out.
+"""The source of the graph on this machine: a subscription in, MessageBatch out.
 
 ``PullMessages`` is a splittable DoFn that emits pulled batches, and acknowledges each when its bundle is finalized. FnApiRunner
-runs one such DoFn for ever when the whole graph is one fused stage: each call of ``process`` is a bundle of its own, ended by
-deferring the remainder. It does not honour a delay of the remainder, so the DoFn itself waits when no message is there.
+runs one such DoFn forever if the whole graph is one fused stage: each call of ``process`` is a separate bundle, which ends by
+deferring the remainder. It does not honour a delay of the remainder, so the DoFn itself waits if there are no messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.step import Step, StepFn
 
-# Measured sweet spot of a bundle: enough to spread its fixed costs, little enough to repeat after a crash.
+# Measured: enough messages to amortize the fixed costs of a bundle, few enough to process again after a crash.
 MESSAGES_PER_BUNDLE = 10_000
 IDLE_SECONDS = 0.2
 
@@ -44,7 +44,7 @@ _BUNDLES = beam.DoFn.RestrictionParam(_Bundles())
 
 
 class _PullFn(StepFn):
-    # The finalizer comes before the tracker: in the other order Beam passes the tracker for both.
+    # The finalizer must come before the tracker: in the other order Beam passes the tracker for both.
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
         self,
@@ -56,7 +56,7 @@ class _PullFn(StepFn):
         with self._runtime.failure.noted():
             batch = puller.take(MESSAGES_PER_BUNDLE, IDLE_SECONDS)
         if batch is None and puller.stopped:
-            tracker.try_claim(_END)  # beyond the range: the source is done, the run ends well
+            tracker.try_claim(_END)  # the end of the range: the source is done, and the run ends successfully
         elif tracker.try_claim(tracker.current_restriction().start):
             if batch is not None:
                 finalizer.register(partial(puller.acknowledge, batch))
@@ -66,7 +66,7 @@ class _PullFn(StepFn):
 
 
 class PullMessages(Step):
-    """Batches of the subscription's messages, for ever, for FnApiRunner in this process."""
+    """Batches of the subscription's messages, without end, for FnApiRunner in this process."""
 
     def expand(self, root: Any) -> Any:
         batches = (

@@ -1,6 +1,6 @@
-"""Settings in, a pipeline of several processes out: an engine each on the one subscription, and this process looks after them.
+"""Settings in, a pipeline of several processes out: each runs an engine on the same subscription, supervised by this process.
 
-A process that dies is started again. What they tell is summed into the one status file, so that whoever reads it need not know.
+A process that dies is replaced. Their statuses are merged into one status file, so that its readers need not know of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import msgspec
 from ecomflow import errors
 from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError
+from ecomflow.metrics.moments import moment
 from ecomflow.pipeline.direct import launch, logs
-from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, Reporter
+from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, Reporter, retimed
 from ecomflow.pipeline.direct.restarts import RESTARTS, Restarts
-from ecomflow.pipeline.direct.worker import DRAIN, Failed, Message, Said, Told
+from ecomflow.pipeline.direct.worker import DRAIN, Failed, LogMessage, Message, StatusReport
 
 log = logging.getLogger(__name__)
 
@@ -44,26 +45,30 @@ def run_workers(
     restarts: Restarts = RESTARTS,
     report_seconds: float = launch.REPORT_SECONDS,
 ) -> PipelineStatus:
-    """Run the local pipeline in ``settings.processes`` processes until ``drain`` is set: as ``launch.run_here`` otherwise.
+    """Run the local pipeline in ``settings.processes`` processes until ``drain`` is set; otherwise like ``launch.run_here``.
 
-    An error that no restart mends ends one of them; then ``drain`` is set, the others drain, and it is raised here.
+    If an error that a restart can't fix ends one of them, ``drain`` is set, the others drain, and the error is raised here.
     """
     with launch.held(settings.state_path):
         workers = [_Worker(settings, command, drain, on_event, restarts) for _ in range(settings.processes)]
         with _alive(workers, drain):
             for worker in workers:
-                worker.has_told.wait()
+                worker.has_reported.wait()
             first = launch.first_status(settings, Processes(len(workers)), metrics_port)
             reporter = Reporter(first, lambda: _known(workers), launch.in_file(settings.state_path, on_report), report_seconds)
-            return launch.tell_while(lambda _: _wait(workers), reporter)
+            return launch.report_while(lambda _: _wait(workers), reporter)
 
 
 def merged(statuses: Iterable[PipelineStatus]) -> dict[str, Any]:
-    """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest."""
+    """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest.
+
+    Their times are by the wall clock as it is set now.
+    """
+    now = moment()
     counters: Counter[str] = Counter()
     gauges: dict[str, float] = {}
     waits, restarts = None, 0
-    for status in statuses:
+    for status in (retimed(status, now) for status in statuses):
         counters.update(status.counters)
         for name, value in status.gauges.items():
             known = gauges.get(name, 0.0)
@@ -78,7 +83,7 @@ def merged(statuses: Iterable[PipelineStatus]) -> dict[str, Any]:
 
 
 class _Worker:
-    """One engine: its process, and the next where that dies, on a thread of its own that ends when all are to drain."""
+    """One engine: its process, and the next one if that dies, run by a thread that ends when the pipeline drains."""
 
     def __init__(
         self,
@@ -88,10 +93,10 @@ class _Worker:
         on_event: Callable[[str], None],
         restarts: Restarts,
     ) -> None:
-        self.has_told = threading.Event()
+        self.has_reported = threading.Event()
         self.failure: EcomflowError | None = None
         self.last_failure: tuple[float, str] | None = None
-        # What the dead processes had told, summed, and what the living one tells: changed as one, so that nothing counts twice.
+        # The merged status of the dead processes, and that of the current one. Replaced together, so that nothing counts twice.
         self.known = (_NOTHING, _NOTHING)
         self.process: subprocess.Popen[bytes] | None = None
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -102,14 +107,14 @@ class _Worker:
         self._restarts = restarts
 
     def let_go(self) -> None:
-        """Have its process drain."""
+        """Drain its process."""
         if (process := self.process) is not None and process.stdin is not None:
-            with suppress(OSError, ValueError):  # it is dead, or has been told
+            with suppress(OSError, ValueError):  # it is dead, or is already draining
                 process.stdin.write(DRAIN)
                 process.stdin.close()
 
     def kill(self) -> None:
-        """End its process at once, where it lives."""
+        """Kill its process if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
 
@@ -121,32 +126,32 @@ class _Worker:
                 death = self._run_once()
             except OSError as error:
                 death = f"A process of the pipeline could not be started: {error.strerror}."
-            self.has_told.set()
+            self.has_reported.set()
             if self._drain.is_set():
                 break
             if time.monotonic() - began > self._restarts.well_after:
                 pause = self._restarts.first_pause
             self._note(death)
-            sentence = f"{death} Another starts in {pause:.0f} s."
+            sentence = f"{death} A new one starts in {pause:.0f} s."
             log.warning(sentence, extra=logs.NOT_ON_TERMINAL)
             self._on_event(sentence)
             self._drain.wait(pause)
             pause = min(pause * 2, self._restarts.longest_pause)
-        self.has_told.set()
+        self.has_reported.set()
 
     def _run_once(self) -> str:
-        """Start a process and take what it sends until it ends; then how it ended."""
+        """Start a process and handle its messages until it ends. Returns how it ended."""
         pipe = subprocess.PIPE
-        # A session of its own: the terminal's Ctrl-C is for the process that looks after it.
+        # In its own session, because the terminal's Ctrl-C is for the supervising process.
         with subprocess.Popen(self._command, stdin=pipe, stdout=pipe, start_new_session=True, bufsize=0) as process:
             self.process = process
             assert process.stdin is not None
             assert process.stdout is not None
-            with suppress(OSError):  # it has died already, which its output tells
+            with suppress(OSError):  # it has died already, which shows below as the end of its output
                 process.stdin.write(msgspec.json.encode(self._settings) + b"\n")
-            if self._drain.is_set():  # since before this process was there to be let go
+            if self._drain.is_set():  # set before this process could be drained by ``let_go``
                 self.let_go()
-            with open(process.stdout.fileno(), "rb", closefd=False) as output:  # buffered, as standard input must not be
+            with open(process.stdout.fileno(), "rb", closefd=False) as output:  # buffered, unlike standard input
                 self._take_all(output)
             code = process.wait()
         dead, last = self.known
@@ -158,37 +163,38 @@ class _Worker:
         for line in output:
             try:
                 message = _decoder.decode(line)
-            except msgspec.MsgspecError:  # the half of one, of a process that was killed; or what something printed
+            except msgspec.MsgspecError:  # a truncated message of a process that was killed, or output of something else
                 log.warning("A process of the pipeline printed: %s", line.decode("utf-8", "replace").rstrip())
                 continue
             self._take(message)
 
     def _take(self, message: Message) -> None:
         match message:
-            case Told(status):
+            case StatusReport(status):
                 if status.last_failure is not None and status.last_failure != self.known[1].last_failure:
                     self._note(status.last_failure)
                 self.known = (self.known[0], status)
-                self.has_told.set()
-            case Said(line):
+                self.has_reported.set()
+            case LogMessage(line):
                 logging.getLogger(line.logger).handle(logs.record_of(line))
             case Failed(kind, text, remedy):
                 self.failure = getattr(errors, kind, EcomflowError)(text, remedy)
                 self._drain.set()
 
     def _note(self, failure: str) -> None:
-        self.last_failure = (time.time(), failure)
+        self.last_failure = (time.monotonic(), failure)
 
 
 def _buried(dead: PipelineStatus, last: PipelineStatus, *, killed: bool) -> PipelineStatus:
-    """What the dead processes had told, with what the one told ``last`` that has died now; its memory is free again."""
+    """``dead`` merged with ``last``, the status of a process that has died now; its memory no longer counts."""
     gauges = {name: value for name, value in last.gauges.items() if name != "memory_bytes"}
     ended = msgspec.structs.replace(last, gauges=gauges, waiting_for=None, restarts=last.restarts + killed)
-    return msgspec.structs.replace(_NOTHING, **merged((dead, ended)))
+    now = moment()
+    return msgspec.structs.replace(_NOTHING, **merged((dead, ended)), updated=now.wall, updated_steady=now.steady)
 
 
 def _known(workers: Sequence[_Worker]) -> dict[str, Any]:
-    """What all processes have told, as fields of the pipeline's status."""
+    """The merged status of all processes, as fields of the pipeline's status."""
     failures = [worker.last_failure for worker in workers if worker.last_failure is not None]
     pids = tuple(worker.process.pid for worker in workers if worker.process is not None and worker.process.returncode is None)
     return {
@@ -200,7 +206,7 @@ def _known(workers: Sequence[_Worker]) -> dict[str, Any]:
 
 @contextmanager
 def _alive(workers: Sequence[_Worker], drain: threading.Event) -> Iterator[None]:
-    """Within, each worker's process lives; afterwards none does, however it comes to that."""
+    """Run the workers' processes inside the block. Afterwards none is left, however the block ends."""
 
     def let_go() -> None:
         drain.wait()
@@ -221,9 +227,9 @@ def _alive(workers: Sequence[_Worker], drain: threading.Event) -> Iterator[None]
 
 
 def _wait(workers: Sequence[_Worker]) -> None:
-    """Until each has drained. Raises the error that ended one of them.
+    """Wait until each has drained. Raises the error that ended one of them.
 
-    Joining waits on no lock that a signal's handler, which sets an event, could want as well.
+    A join waits for no lock that a signal handler, which sets an event, could need too.
     """
     for worker in workers:
         worker.thread.join()

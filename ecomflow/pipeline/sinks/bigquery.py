@@ -23,9 +23,10 @@ from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRows
 from requests.exceptions import RequestException
 
 from ecomflow import __version__
-from ecomflow.contract.facts import SCHEMAS, TIMESTAMP
+from ecomflow.contract.ddl import INGESTION
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import append_rows, bigquery_client, bigquery_write_client
+from ecomflow.gcp.errors import TRANSIENT
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.patience import Patience
@@ -37,21 +38,14 @@ _RawRequest = AppendRowsRequest.pb()
 # An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
 MAX_REQUEST_BYTES = 9_000_000
 
-# An append that is given up fails its bundle; the messages then come again. A connection that does not answer counts as lost: a
-# network that vanished would keep it open for ever.
+# An append that is given up fails its bundle, whose messages are redelivered. A connection that does not answer counts as lost: a
+# network that vanished would keep it open forever.
 PATIENCE = Patience(answer=60.0, give_up=120.0, first_pause=0.1, longest_pause=10.0)
 # An answer that takes longer than this part of the time that it may take is said to be waited for.
 _SLOW = 0.05
 
-_TRANSIENT = (
-    exceptions.ServiceUnavailable,
-    exceptions.InternalServerError,
-    exceptions.Aborted,
-    exceptions.DeadlineExceeded,
-    exceptions.TooManyRequests,
-    exceptions.Cancelled,
-    exceptions.Unknown,  # "Stream removed": gRPC's word for a connection that broke
-)
+# A server that shuts down also cancels the streams that it holds open.
+_TRANSIENT = (*TRANSIENT, exceptions.Cancelled)
 # A connection that reached no region: https://github.com/googleapis/google-cloud-python/issues/16650
 _NOT_ROUTED = "Cannot route"
 # What BigQuery says of a column that the table lacks, or that appends don't know yet.
@@ -61,7 +55,7 @@ _GRANT = "Grant the role roles/bigquery.dataEditor."
 
 
 class MaybeMissingError(AccessError):
-    """BigQuery denies access to a table "(or it may not exist)": it tells nobody without access which of the two it is."""
+    """BigQuery denies access to a table "(or it may not exist)": without access it does not say which."""
 
 
 class RefusedRow(NamedTuple):
@@ -249,9 +243,9 @@ class TableWriter:
     def _awaited(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> str | None:
         """What to wait for before the same rows are sent again, in words; None where waiting is of no use."""
         if isinstance(error, _TRANSIENT) or _NOT_ROUTED in (error.message or ""):
-            return f"BigQuery to take rows of {self._table}: {error.message}"
+            return f"BigQuery to accept rows of {self._table}: {error.message}"
         if self._is_new_column(error, schema):
-            return f"BigQuery's appends to learn of a column that {self._table} has, which takes them up to ten minutes"
+            return f"BigQuery's write API to see a new column of {self._table}, which can take ten minutes"
         return None
 
     def _is_new_column(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
@@ -281,9 +275,10 @@ class TableWriter:
         return f"{self._config.project}.{self._config.dataset}.{self._table}"
 
     def _translated(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> EcomflowError:
+        """Not by ``gcp.errors``: what appends are refused for is the schema, or waited for by the engine."""
         table, words = self._table_id, error.message or ""
         if self._awaited(error, schema) is not None:
-            return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+            return UnavailableError(f"BigQuery accepted no rows of {table}: {words}")
         if isinstance(error, exceptions.NotFound):
             return NotFoundError(f"Table {table} does not exist: {words}", "Run: ecomflow infra up")
         if isinstance(error, exceptions.Unauthorized):
@@ -299,14 +294,13 @@ class TableWriter:
             return SchemaError(
                 f"BigQuery refuses the rows of {table}: {words}", "Compare its columns with: ecomflow infra status"
             )
-        return UnavailableError(f"BigQuery took no rows of {table}: {words}")
+        return UnavailableError(f"BigQuery accepted no rows of {table}: {words}")
 
 
-def with_ingestion_time(rows: pa.RecordBatch, table: str, now: datetime) -> pa.RecordBatch:
+def with_ingestion_time(rows: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
     """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
-    moment = pa.scalar(now.astimezone(UTC), TIMESTAMP)
-    column = pa.repeat(moment, rows.num_rows)
-    return pa.RecordBatch.from_arrays([*rows.columns, column], schema=SCHEMAS[table])
+    moment = pa.scalar(now.astimezone(UTC), INGESTION.type)
+    return rows.append_column(INGESTION, pa.repeat(moment, rows.num_rows))
 
 
 def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -1,6 +1,4 @@
-"""Dead letters in; JSON-lines objects in the bucket out, one object a batch, stream and minute, each written once under a name
-of its own.
-"""
+"""Dead letters in; JSON-lines objects in the bucket out: one per batch, stream and minute, each with a unique name."""
 
 from __future__ import annotations
 
@@ -35,14 +33,14 @@ def object_name(stream: str, failed_at: datetime, unique: str) -> str:
 
 
 class DeadLetterWriter:
-    """Uploads dead letters on threads of its own. Safe for several threads."""
+    """Uploads dead letters in background threads. Thread-safe."""
 
     def __init__(self, config: PipelineConfig, counters: Counters, patience: Patience = PATIENCE) -> None:
         self._bucket_name = config.bucket
         self._counters = counters
         self._timeout = patience.answer
-        # A name is used once, so an upload may be repeated whatever became of the first try. The predicate is the library's own:
-        # within an upload its errors are not yet those of google.api_core.
+        # Each name is used once, so an upload can be repeated regardless of what happened to the first attempt. The predicate is
+        # the library's own, because inside an upload its errors are not yet those of google.api_core.
         self._retry = Retry(
             DEFAULT_RETRY._predicate,
             initial=patience.first_pause,
@@ -54,7 +52,7 @@ class DeadLetterWriter:
         self._executor = ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="dead-letters")
 
     def start(self, stream: str, letters: list[DeadLetter]) -> list[Future[None]]:
-        """Begin to write ``letters``; ``finish`` waits. They are safe only once it has returned."""
+        """Start writing the dead letters. They are safe only after ``finish`` has returned."""
         by_minute: dict[datetime, list[DeadLetter]] = defaultdict(list)
         for letter in letters:
             by_minute[letter.failed_at.replace(second=0, microsecond=0)].append(letter)
@@ -64,7 +62,7 @@ class DeadLetterWriter:
         ]
 
     def finish(self, uploads: list[Future[None]]) -> None:
-        """Wait for ``uploads``. Raises NotFoundError, AccessError or UnavailableError where the bucket does not take them."""
+        """Wait for ``uploads``. Raises NotFoundError, AccessError or UnavailableError if the bucket does not accept them."""
         try:
             for upload in uploads:
                 upload.result()
@@ -72,11 +70,13 @@ class DeadLetterWriter:
             self._counters.waiting("upload", None)
 
     def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)  # what has not begun belongs to a failed bundle, and comes again
+        self._executor.shutdown(
+            cancel_futures=True
+        )  # uploads that have not started belong to a failed bundle, which is redelivered
 
     def _say_that_it_waits(self, error: Exception) -> None:
-        log.warning("Waiting for the bucket to take dead letters: %s", error)
-        self._counters.waiting("upload", f"the bucket to take dead letters: {error}")
+        log.warning("Waiting for the bucket to accept dead letters: %s", error)
+        self._counters.waiting("upload", f"the bucket to accept dead letters: {error}")
         self._counters.count("retries")
 
     def _upload(self, name: str, lines: bytes) -> None:
@@ -86,17 +86,18 @@ class DeadLetterWriter:
                 lines, "application/x-ndjson", if_generation_match=0, timeout=self._timeout, retry=self._retry
             )
         except exceptions.PreconditionFailed:
-            return  # the name is ours alone: an earlier try had arrived, and only its answer was lost
+            return  # the name is unique, so an earlier attempt succeeded and only its response was lost
         except (exceptions.GoogleAPIError, RequestException) as error:
             raise _translated(error, self._bucket_name) from error
 
 
 def _translated(error: Exception, bucket: str) -> EcomflowError:
+    """Not by ``gcp.errors``: here any other failure is one of the bucket that the engine waits for."""
     if isinstance(error, exceptions.NotFound):
-        return NotFoundError(f"Bucket {bucket} does not exist, so dead letters have no place.", "Run: ecomflow infra up")
+        return NotFoundError(f"Bucket {bucket} does not exist, so dead letters can't be written.", "Run: ecomflow infra up")
     if isinstance(error, exceptions.Unauthorized):
         login = "Log in again: gcloud auth application-default login"
         return AccessError(f"Cloud Storage does not accept the credentials: {error}", login)
     if isinstance(error, exceptions.Forbidden):
         return AccessError(f"Bucket {bucket} can't be written: {error}", "Grant the role roles/storage.objectCreator.")
-    return UnavailableError(f"Bucket {bucket} takes no dead letters: {error}")
+    return UnavailableError(f"Bucket {bucket} does not accept dead letters: {error}")

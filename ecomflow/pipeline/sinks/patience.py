@@ -1,4 +1,4 @@
-"""How long a sink waits for its service."""
+"""Timeouts and pauses of a sink."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Patience(NamedTuple):
-    """In seconds: an ``answer`` is waited for, the pauses between tries double, and all tries together end at ``give_up``."""
+    """In seconds: the timeout of an ``answer``, the pauses between attempts, which double, and when to give up."""
 
     answer: float
     give_up: float

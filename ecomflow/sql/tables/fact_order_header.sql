@@ -10,6 +10,7 @@ CREATE TABLE IF NOT EXISTS ecomflow.fact_order_header (
   shipping_address_city    STRING NOT NULL    OPTIONS (description = "City of the shipping address."),
   shipping_address_country STRING NOT NULL    OPTIONS (description = "Country of the shipping address."),
   total_amount             NUMERIC NOT NULL   OPTIONS (description = "Total of the order, as the producer stated it."),
+  unknown_fields           JSON               OPTIONS (description = "What the event holds beside the fields of its contract, as it came; null where there is nothing."),
   ingestion_timestamp      TIMESTAMP DEFAULT CURRENT_TIMESTAMP() NOT NULL OPTIONS (description = "When the pipeline wrote the row (UTC).")
 )
 PARTITION BY order_date

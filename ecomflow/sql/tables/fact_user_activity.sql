@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS ecomflow.fact_user_activity (
   platform            STRING NOT NULL    OPTIONS (description = "web, mobile or tablet."),
   event_date          DATE NOT NULL      OPTIONS (description = "UTC date of event_timestamp."),
   event_timestamp     TIMESTAMP NOT NULL OPTIONS (description = "When the event happened, as the producer stated it, in UTC."),
+  unknown_fields      JSON               OPTIONS (description = "What the event holds beside the fields of its contract, as it came; null where there is nothing."),
   ingestion_timestamp TIMESTAMP DEFAULT CURRENT_TIMESTAMP() NOT NULL OPTIONS (description = "When the pipeline wrote the row (UTC).")
 )
 PARTITION BY event_date

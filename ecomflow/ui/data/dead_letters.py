@@ -8,12 +8,14 @@ from typing import get_args
 
 import msgspec
 
-from ecomflow.config import Settings, running_endpoints
-from ecomflow.contract.dead_letter import STREAMS, Reason
+from ecomflow.config import Settings, contracts_of
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, Reason
+from ecomflow.contract.tables import event_streams
 from ecomflow.deadletters import store
 from ecomflow.deadletters.groups import Groups, group
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, StoredDeadLetter
 from ecomflow.errors import NotFoundError
+from ecomflow.gcp.target import Target
 
 # Limits of the newest dead letters and objects that are grouped. dlq stats groups all of them, which takes longer.
 MAX_GROUPED, MAX_OBJECTS = 50_000, 3_000
@@ -37,27 +39,27 @@ class Found(msgspec.Struct, frozen=True):
     more: bool
 
 
-def read_overview(settings: Settings, on_progress: OnProgress | None = None) -> Overview:
+def read_overview(target: Target, on_progress: OnProgress | None = None) -> Overview:
     """The dead letters in the newest ``MAX_OBJECTS`` objects by cause. Raises the same errors as ``store.letters``."""
     unreadable: list[store.Unreadable] = []
-    endpoints = running_endpoints(settings)
-    found = store.objects(settings, endpoints, store.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
+    found = store.objects(target, store.ANY, few=True, unreadable=unreadable, on_progress=on_progress)
     letters = (StoredDeadLetter(letter, stored.name) for stored in islice(found, MAX_OBJECTS) for _, letter in stored.letters)
-    groups = group(islice(letters, MAX_GROUPED), settings)
+    groups = group(islice(letters, MAX_GROUPED), target.settings)
     is_whole = next(letters, None) is None and next(found, None) is None
     return Overview(groups, is_whole, len(unreadable))
 
 
-def read_newest(settings: Settings, selected: DeadLetterFilter, limit: int) -> Found:
+def read_newest(target: Target, selected: DeadLetterFilter, limit: int) -> Found:
     """The newest ``limit`` dead letters of ``selected``. Raises the same errors as ``store.letters``."""
-    found = store.newest(settings, running_endpoints(settings), limit=limit + 1, selected=selected, unreadable=[])
+    found = store.newest(target, limit=limit + 1, selected=selected, unreadable=[])
     return Found(tuple(found[:limit]), len(found) > limit)
 
 
-def filter_of(stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
+def filter_of(settings: Settings, stream: str, reason: str, fingerprint: str) -> DeadLetterFilter:
     """The filter of one group; "" and "any" match every reason and cause. Raises NotFoundError for unknown names."""
-    if stream not in STREAMS:
-        raise NotFoundError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(STREAMS)}.")
+    known = (*event_streams(contracts_of(settings)), UNKNOWN_STREAM)
+    if stream not in known:
+        raise NotFoundError(f"There is no stream '{stream}'.", f"Choose one of: {', '.join(known)}.")
     if reason and reason not in _REASONS:
         raise NotFoundError(f"There is no reason '{reason}'.", f"Choose one of: {', '.join(_REASONS)}.")
     fingerprint = "" if fingerprint == "any" else fingerprint

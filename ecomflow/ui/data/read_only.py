@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, MissingExtraError
+from ecomflow.gcp.target import Target
 from ecomflow.warehouse import queries
 
 _REMEDY = "The page only runs queries that read. Run others with: ecomflow query, or in BigQuery's console."
@@ -25,11 +25,11 @@ _INSTALL = "Run: pip install 'ecomflow[local]'"
 _NAME = re.compile(r"[\w\- .:$@*+/]*")
 
 
-def read_only(settings: Settings, endpoints: Endpoints, query: queries.Query) -> queries.Query:
+def read_only(target: Target, query: queries.Query) -> queries.Query:
     """``query``, safe to send. Raises ConfigError unless it is a single SELECT, and the same errors as ``queries.estimate``."""
-    if endpoints.bigquery is not None:
+    if target.endpoints.bigquery is not None:
         return msgspec.structs.replace(query, sql=rewritten(query.sql))
-    kind = queries.estimate(settings, endpoints, query).statement
+    kind = queries.estimate(target, query).statement
     if kind != "SELECT":
         raise ConfigError(f"Expected a SELECT statement, got {kind or 'another kind'}.", _REMEDY)
     return query

@@ -9,13 +9,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ecomflow.config import Settings, running_endpoints
 from ecomflow.deadletters.store import DeadLetterFilter
 from ecomflow.errors import EcomflowError, NotFoundError, PipelineError
+from ecomflow.gcp.target import Target
 from ecomflow.ui.data.readings import unexpected
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Replay(msgspec.Struct, frozen=True):
 class Replays:
     """The replays of one server. Each runs in its own thread, and only one publishes at a time."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, target: Callable[[], Target]) -> None:
+        self._target = target
         self._known: OrderedDict[str, Replay] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -51,7 +52,7 @@ class Replays:
         with self._lock:
             if replay_id in self._known:
                 return self._known[replay_id]
-        raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
+        raise NotFoundError("This replay no longer exists.", "Request its preview again.")
 
     def preview(self, selected: DeadLetterFilter) -> Replay:
         """Start the preview of a replay of ``selected``. Changes nothing."""
@@ -69,7 +70,7 @@ class Replays:
         with self._lock:
             found = self._known.get(replay_id)
             if found is None:
-                raise NotFoundError("This replay is not known any more.", "Ask for its preview again.")
+                raise NotFoundError("This replay no longer exists.", "Request its preview again.")
             if any(one.stage == "publishing" for one in self._known.values()):
                 raise PipelineError("Another replay is running.", "Wait until it has ended.")
             if found.stage != "planned" or found.plan is None or not found.plan.passing:
@@ -93,20 +94,14 @@ class Replays:
     def _plan(self, replay: Replay) -> None:
         from ecomflow.deadletters.replay import plan_replay
 
-        endpoints = running_endpoints(self._settings)
-        plan = plan_replay(
-            self._settings, endpoints, replay.selected, on_progress=lambda count: self._update(replay.id, count=count)
-        )
+        plan = plan_replay(self._target(), replay.selected, on_progress=lambda count: self._update(replay.id, count=count))
         self._update(replay.id, stage="planned", plan=plan)
 
     def _publish(self, replay: Replay) -> None:
         from ecomflow.deadletters.replay import replay as publish_again
 
         assert replay.plan is not None
-        endpoints = running_endpoints(self._settings)
-        summary = publish_again(
-            self._settings, endpoints, replay.plan, on_progress=lambda count: self._update(replay.id, count=count)
-        )
+        summary = publish_again(self._target(), replay.plan, on_progress=lambda count: self._update(replay.id, count=count))
         self._update(replay.id, stage="done", summary=summary)
 
     def _update(self, replay_id: str, **changes: object) -> None:

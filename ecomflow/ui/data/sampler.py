@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import KEPT_SECONDS, History, Report, report, rows_of
 from ecomflow.metrics.snapshot import PipelineMetrics
-from ecomflow.sql import TABLES
 from ecomflow.ui.data.readings import unexpected
 
 # A page counts as open for this long after its last request.
@@ -63,10 +62,10 @@ class Sampler:
                 threading.Thread(target=self._run, daemon=True, name="sampler").start()
             return self._sample
 
-    def tables(self) -> dict[str, Series]:
-        """The rows per second of each table, as series like those of a sample."""
+    def tables(self, names: Iterable[str]) -> dict[str, Series]:
+        """The rows per second of each table of ``names``, as series like those of a sample."""
         with self._lock:
-            return {table: tuple(self._history.series(rows_of(table), _SPARK_COLUMNS)) for table in TABLES}
+            return {name: tuple(self._history.series(rows_of(name), _SPARK_COLUMNS)) for name in names}
 
     def wait_for_first(self, seconds: float) -> None:
         """Wait for the first reading, at most ``seconds``."""

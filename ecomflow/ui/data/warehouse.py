@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, running_endpoints
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError
-from ecomflow.gcp.clients import bigquery_client
-from ecomflow.sql import TABLES, table_definition
+from ecomflow.gcp.target import Target
+from ecomflow.infra.resources import fact_tables
+from ecomflow.sql import definition_of
 from ecomflow.warehouse import queries
 
 NEWEST_ROWS = 10
@@ -46,48 +47,46 @@ class TableDetail(msgspec.Struct, frozen=True):
     partitions: tuple[tuple[str, int], ...] | EcomflowError
 
 
-def read_counts(settings: Settings) -> tuple[TableCount, ...]:
+def read_counts(target: Target) -> tuple[TableCount, ...]:
     """The count of every fact table. Raises the same errors as ``queries.send``."""
-    endpoints = running_endpoints(settings)
-    if not settings.is_local:
-        return _from_metadata(settings, endpoints)
+    if not target.settings.is_local:
+        return _from_metadata(target)
     selects = [
         f"SELECT '{table}' AS place, COUNT(*) AS amount, MAX(ingestion_timestamp) AS newest FROM ecomflow.{table}"  # noqa: S608  # fixed names
-        for table in TABLES
+        for table in fact_tables(target.settings)
     ]
-    found = {row[0]: row for row in queries.ask(settings, endpoints, " UNION ALL ".join(selects), {}).rows}
-    return tuple(TableCount(table, int(found[table][1]), found[table][2]) for table in TABLES)
+    found = {row[0]: row for row in queries.ask(target, " UNION ALL ".join(selects), {}).rows}
+    return tuple(TableCount(table, int(found[table][1]), found[table][2]) for table in fact_tables(target.settings))
 
 
-def read_detail(settings: Settings, table: str) -> TableDetail:
-    """The details of ``table``, one of ``TABLES``. Raises the same errors as ``queries.send``."""
-    endpoints, now = running_endpoints(settings), datetime.now(UTC)
-    newest, minutes = (queries.taken(queries.send(settings, endpoints, query)) for query in _row_queries(settings, table, now))
+def read_detail(target: Target, table: str) -> TableDetail:
+    """The details of the fact table ``table``. Raises the same errors as ``queries.send``."""
+    now = datetime.now(UTC)
+    newest, minutes = (queries.taken(queries.send(target, query)) for query in _row_queries(target.settings, table, now))
     return TableDetail(
         table,
         newest.columns,
         newest.rows,
         _filled([(row[0], int(row[1])) for row in minutes.rows], now),
-        _read_partitions(settings, endpoints, table),
+        _read_partitions(target, table),
     )
 
 
-def scanned(settings: Settings, table: str) -> int:
+def scanned(target: Target, table: str) -> int:
     """The bytes that ``read_detail`` would scan for the rows, by dry runs, which are free. Listing the partitions costs at least
     10 MB more: https://cloud.google.com/bigquery/docs/information-schema-intro#pricing
     """
-    endpoints = running_endpoints(settings)
-    return sum(queries.scanned_bytes(settings, endpoints, query) for query in _row_queries(settings, table, datetime.now(UTC)))
+    row_queries = _row_queries(target.settings, table, datetime.now(UTC))
+    return sum(queries.scanned_bytes(target, query) for query in row_queries)
 
 
-def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount, ...]:
-    from ecomflow.gcp.errors import bigquery_service, google_errors
+def _from_metadata(target: Target) -> tuple[TableCount, ...]:
+    from ecomflow.gcp.errors import google_errors
 
-    client = bigquery_client(settings.project_id, endpoints, settings.location)
     counts = []
-    for table in TABLES:
-        with google_errors(bigquery_service(settings, endpoints), f"table {table}"):
-            found = client.get_table(f"{settings.dataset_id}.{table}", timeout=_METADATA_SECONDS)
+    for table in fact_tables(target.settings):
+        with google_errors(target.bigquery_service, f"table {table}"):
+            found = target.bigquery.get_table(f"{target.settings.dataset_id}.{table}", timeout=_METADATA_SECONDS)
         buffered = found.streaming_buffer.estimated_rows if found.streaming_buffer else 0
         counts.append(TableCount(table, (found.num_rows or 0) + (buffered or 0), found.modified))
     return tuple(counts)
@@ -95,7 +94,7 @@ def _from_metadata(settings: Settings, endpoints: Endpoints) -> tuple[TableCount
 
 def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries.Query, queries.Query]:
     """Queries of the newest rows and of the rows per minute; in a project only over the last two days."""
-    day = table_definition(table).partition
+    day = definition_of(fact_tables(settings)[table]).partition
     recent = "TRUE" if settings.is_local else f"{day} >= DATE_SUB(CURRENT_DATE(), INTERVAL 1 DAY)"
     newest = f"SELECT * FROM ecomflow.{table} WHERE {recent} ORDER BY ingestion_timestamp DESC LIMIT {NEWEST_ROWS}"  # noqa: S608
     minutes = (
@@ -106,17 +105,17 @@ def _row_queries(settings: Settings, table: str, now: datetime) -> tuple[queries
     return queries.prepare(settings, newest, {}), queries.prepare(settings, minutes, since)
 
 
-def _read_partitions(settings: Settings, endpoints: Endpoints, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
+def _read_partitions(target: Target, table: str) -> tuple[tuple[str, int], ...] | EcomflowError:
     """From the rows themselves, or, in a project, from BigQuery's metadata."""
-    if settings.is_local:
-        day = table_definition(table).partition
+    if target.settings.is_local:
+        day = definition_of(fact_tables(target.settings)[table]).partition
         what, where = f"{day} AS day, COUNT(*) AS amount", f"ecomflow.{table} GROUP BY day"
     else:
         what = "partition_id AS day, total_rows AS amount"
-        where = f"`{settings.dataset_id}.INFORMATION_SCHEMA.PARTITIONS` WHERE table_name = '{table}'"
+        where = f"`{target.settings.dataset_id}.INFORMATION_SCHEMA.PARTITIONS` WHERE table_name = '{table}'"
     sql = f"SELECT {what} FROM {where} ORDER BY day DESC LIMIT {MOST_PARTITIONS}"  # noqa: S608
     try:
-        found = queries.ask(settings, endpoints, sql, {})
+        found = queries.ask(target, sql, {})
     except (ConfigError, NotFoundError) as error:
         return error
     return tuple((str(day), int(amount)) for day, amount in found.rows)

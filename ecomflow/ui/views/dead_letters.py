@@ -82,7 +82,7 @@ def dead_letters_view(selected: DeadLetterFilter, found: Found, replay_line: str
     title = f"{selected.streams[0]}: {selected.reason or 'any reason'}"
     parts: list[Html | None] = [tag("p", tag("a", "All groups", href="/dead-letters"), class_="back")]
     if not found.letters:
-        return join([*parts, section(title, notice("There are no such dead letters any more."))])
+        return join([*parts, section(title, notice("There are no such dead letters anymore."))])
     parts.append(section(title, _cause(found.letters[0]), _way_back(selected, replay_line, form_token)))
     limit = len(found.letters) + PAGE
     more = (
@@ -188,7 +188,7 @@ def _plan(replay: Replay) -> Html:
         sentence += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again; they stay in dlq/."
     if plan.too_recent:
         sentence += (
-            f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as repeats."
+            f" {count_text(plan.too_recent)} were refused within the last 15 minutes: Dataflow would drop them as duplicates."
         )
     parts = [tag("p", sentence, class_="sentence", role="status")]
     if plan.failing:

@@ -1,4 +1,7 @@
-"""Values in, HTML out: anything that is not ``Html`` is treated as text, made inert and escaped, here and nowhere else."""
+"""Values in, HTML out: anything that is not ``Html`` is treated as text, made inert and escaped, here and nowhere else.
+
+docs/adr/0019 says why it is not a library.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import TableRates
-from ecomflow.sql import table_definition
+from ecomflow.sql import TableDefinition
 from ecomflow.terminal.amounts import UNKNOWN, bytes_text, clock_text, count_text, moment_text, rate_text
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.sampler import Sample, Series
@@ -18,7 +18,7 @@ from ecomflow.ui.views.graph import state_line
 from ecomflow.ui.views.html import Html, join, shown, table, tag
 from ecomflow.ui.views.layout import button, notice, section, trouble
 from ecomflow.ui.views.svg import bar, columns_chart, sparkline
-from ecomflow.warehouse.charts import amount_text
+from ecomflow.warehouse.charts import amount_text, json_text
 
 _CELL_CHARACTERS = 80
 _MINUTE = 60
@@ -29,10 +29,10 @@ def tables_view(sample: Sample, series: Mapping[str, Series], counts: Reading[tu
     return join([state_line(sample), section("Fact tables", _counts(sample, series, counts), note=_as_of(counts))])
 
 
-def table_view(sample: Sample, name: str, detail: Reading[TableDetail] | None) -> Html:
+def table_view(sample: Sample, found: TableDefinition, detail: Reading[TableDetail] | None) -> Html:
     """One table. ``detail`` None: it is read only on request."""
-    found = table_definition(name)
-    note = f"Partitioned by {found.partition}, clustered by {', '.join(found.clustering)}."
+    name, clustered = found.name, f", clustered by {', '.join(found.clustering)}" if found.clustering else ""
+    note = f"Partitioned by {found.partition}{clustered}."
     parts: list[Any] = [state_line(sample), tag("p", tag("a", "All tables", href="/tables"), class_="back")]
     if detail is None:
         return join([*parts, section(name, tag("p", found.description), note=note)])
@@ -70,6 +70,8 @@ def cell(value: Any, width: int | None = _CELL_CHARACTERS) -> str:
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         case int() | float() | Decimal():
             return amount_text(value)
+        case list() | dict():
+            return shown(json_text(value), width)
     return shown(value, width)
 
 

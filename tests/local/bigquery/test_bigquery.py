@@ -91,15 +91,15 @@ class TestWhyRepairs:
                 cursor.execute("SELECT count(*) FROM t").fetchall()
             os._exit(0)"""
 
-        def run(how: str) -> int:
+        def run(how: str, seconds: float) -> int:
             try:
                 command = [sys.executable, "-c", script, how]
-                return subprocess.run(command, capture_output=True, timeout=5, check=False).returncode
+                return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
             except subprocess.TimeoutExpired:
                 return -1
 
-        assert run("shared") != 0
-        assert run("cursors") == 0
+        assert run("shared", 5) != 0
+        assert run("cursors", 60) == 0  # it ends by itself after a second; a busy machine starts it slowly
 
     def test_sqlglot_writes_numeric_with_three_decimals(self) -> None:
         """A bare DECIMAL is DECIMAL(18, 3) to DuckDB, which would round money."""
@@ -220,7 +220,7 @@ class TestAppends:
             (lambda rows: rows.drop_columns(["quantity"]), "lacks the required fields: quantity"),
             (
                 lambda rows: rows.set_column(1, "quantity", pa.array(["2"])),
-                "quantity of type INTEGER does not take the Arrow type string",
+                "quantity of type INTEGER does not accept the Arrow type string",
             ),
         ],
         ids=["extra", "missing", "type"],
@@ -309,7 +309,7 @@ class TestArrowTypes:
     def test_a_timestamp_without_a_zone_is_refused(self, warehouse: LocalBigQuery) -> None:
         """By name and type, and nothing is written."""
         warehouse.make_table("zoned")
-        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not take .*timestamp\[us\]"):
+        with pytest.raises(exceptions.InvalidArgument, match=r"sold_at of type TIMESTAMP does not accept .*timestamp\[us\]"):
             warehouse.append(request(batch(["a"], zone=None), "zoned"))
         assert warehouse.query("SELECT count(*) FROM shop.zoned") == [(0,)]
 
@@ -350,7 +350,7 @@ class TestUnderLoad:
         def guarded(work: Callable[[int], None], table: int) -> None:
             try:
                 work(table)
-            except Exception as error:  # noqa: BLE001  # told to the test's thread
+            except Exception as error:  # noqa: BLE001  # raised in the test's thread
                 errors.append(error)
 
         work = [(append, table) for table in sent] + [(query, 0), (query, 1), (define, 0)]

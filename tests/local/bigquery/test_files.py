@@ -107,7 +107,7 @@ class TestFiles:
         warehouse.query("CHECKPOINT")
         assert warehouse.query("SELECT count(*) FROM shop.sold") == [(2,)]
 
-    def test_the_client_is_told_why(self, warehouse: LocalBigQuery) -> None:
+    def test_the_client_gets_the_reason(self, warehouse: LocalBigQuery) -> None:
         """A refusal of ours is a bad request with a sentence."""
         with pytest.raises(exceptions.BadRequest, match=r"enable_logging\(\) is refused"):
             warehouse.query("SELECT * FROM enable_logging()")

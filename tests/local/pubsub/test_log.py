@@ -1,4 +1,4 @@
-"""The log of the local Pub/Sub: what went in comes out, whatever cut it short."""
+"""The log of the local Pub/Sub: what went in comes out, whatever cut it short or damaged it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import stat
+import struct
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.local.pubsub.log import (
     Acknowledged,
-    Damage,
     Log,
     Published,
     Record,
@@ -28,7 +31,7 @@ from ecomflow.local.pubsub.log import (
     SubscriptionStored,
     TopicDeleted,
     TopicStored,
-    _frame,
+    damage_sentence,
 )
 
 RECORDS: list[Record] = [
@@ -80,17 +83,6 @@ def test_a_record_cut_short_anywhere_is_dropped_alone(tmp_path: Path) -> None:
             assert records == RECORDS[:-1]
             log.append(last)
         assert (tmp_path / "pubsub.log").read_bytes() == whole
-
-
-@pytest.mark.parametrize("tail", [b"\x00" * 64, b"\xff" * 64, b"\x08\x00\x00\x00\x01\x02\x03\x04 no crc."])
-def test_what_is_no_record_ends_the_log(tmp_path: Path, tail: bytes) -> None:
-    """Zeros, noise, and a frame whose checksum is wrong are cut off."""
-    write(tmp_path, RECORDS)
-    size = (tmp_path / "pubsub.log").stat().st_size
-    with (tmp_path / "pubsub.log").open("ab") as file:
-        file.write(tail)
-    assert read(tmp_path) == RECORDS
-    assert (tmp_path / "pubsub.log").stat().st_size == size
 
 
 def test_a_log_killed_in_its_first_line_is_new(tmp_path: Path) -> None:
@@ -179,103 +171,207 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Log(tmp_path / "file" / "data")
 
 
+def published(number: int, body: bytes = b"body") -> Published:
+    return Published([1], [StoredMessage(number, 1.5, "", body)])
+
+
+def offsets(folder: Path, records: list[Record]) -> list[int]:
+    """Write ``records``; where each starts, and where the last stops."""
+    found = []
+    with opened(folder) as (log, _):
+        for record in records:
+            found.append(log.size)
+            log.append(record)
+        return [*found, log.size]
+
+
+def damage(folder: Path, at: int, new: bytes) -> None:
+    with (folder / "pubsub.log").open("r+b") as file:
+        file.seek(at)
+        file.write(new)
+
+
+def flip(folder: Path, at: int) -> None:
+    """Flip a bit of the byte ``at``."""
+    damage(folder, at, bytes([(folder / "pubsub.log").read_bytes()[at] ^ 0x10]))
+
+
 class TestDamage:
-    """Bytes that changed on the disk: what is whole is read, what is not is counted."""
+    MANY: list[Record] = [published(number) for number in range(6000)]  # noqa: RUF012
 
-    MANY: tuple[Record, ...] = tuple(
-        Published([1], [StoredMessage(number, 1.5, "", b"%d " % number + bytes(range(number % 256)) * 3)])
-        for number in range(200)
-    )
+    @pytest.mark.parametrize("byte", [*range(13), 30])
+    def test_a_flipped_bit_costs_its_record_alone(self, byte: int, tmp_path: Path) -> None:
+        """In the length, in the checksum, at the start of the payload: every other record is read, and the bytes are counted."""
+        starts = offsets(tmp_path, self.MANY)
+        flip(tmp_path, starts[1000] + byte)
+        with opened(tmp_path) as (log, records):
+            assert records == self.MANY[:1000] + self.MANY[1001:]
+            (found,) = log.damage()
+        assert (found.places, found.lost_bytes, found.copy) == (1, starts[1001] - starts[1000], None)
 
-    def damaged(self, folder: Path, change: Callable[[bytearray, list[int]], None]) -> tuple[list[Record], Damage | None, Path]:
-        """What is read after ``change`` of the file, whose records begin at the given offsets."""
-        starts = []
-        with opened(folder) as (log, _):
-            for record in self.MANY:
-                starts.append(log.size)
-                log.append(record)
-        content = bytearray(log.path.read_bytes())
-        change(content, starts)
-        log.path.write_bytes(content)
-        with opened(folder) as (log, records):
-            return records, log.damage, log.path
-
-    @pytest.mark.parametrize(
-        "offset",
-        [
-            pytest.param(0, id="length"),
-            pytest.param(3, id="a huge length"),
-            pytest.param(5, id="checksum"),
-            pytest.param(20, id="payload"),
-        ],
-    )
-    def test_one_flipped_bit_costs_one_record(self, offset: int, tmp_path: Path) -> None:
-        """Wherever in the record it is; the damaged log is kept, and the damage counted."""
-
-        def flip(content: bytearray, starts: list[int]) -> None:
-            content[starts[100] + offset] ^= 0x40
-
-        records, damage, path = self.damaged(tmp_path, flip)
-        assert records == [*self.MANY[:100], *self.MANY[101:]]
-        lost = len(_frame(self.MANY[100]))
-        assert damage == Damage(1, lost, str(tmp_path / "pubsub.damaged-1"))
-        assert (tmp_path / "pubsub.damaged-1").stat().st_size == path.stat().st_size
-
-    def test_a_run_of_zeros_over_several_records_is_one_place(self, tmp_path: Path) -> None:
-        """A block that the disk lost."""
-
-        def wipe(content: bytearray, starts: list[int]) -> None:
-            content[starts[50] : starts[60] + 9] = bytes(starts[60] + 9 - starts[50])
-
-        records, damage, _ = self.damaged(tmp_path, wipe)
-        assert records == [*self.MANY[:50], *self.MANY[61:]]
-        assert damage is not None
-        assert damage.places == 1
+    def test_a_run_of_zeros_is_one_place(self, tmp_path: Path) -> None:
+        """What it touches is skipped, and no record of zeros is found in it."""
+        starts = offsets(tmp_path, self.MANY)
+        damage(tmp_path, starts[10] + 20, bytes(starts[20] - starts[10]))
+        with opened(tmp_path) as (log, records):
+            assert records == self.MANY[:10] + self.MANY[21:]
+            assert [(found.places, found.lost_bytes) for found in log.damage()] == [(1, starts[21] - starts[10])]
 
     def test_two_places_are_two(self, tmp_path: Path) -> None:
-        def flip(content: bytearray, starts: list[int]) -> None:
-            content[starts[20] + 30] ^= 1
-            content[starts[150] + 1] ^= 1
+        """They are counted apart, and their bytes together."""
+        starts = offsets(tmp_path, self.MANY[:200])
+        flip(tmp_path, starts[20] + 30)
+        flip(tmp_path, starts[150] + 1)
+        with opened(tmp_path) as (log, records):
+            assert records == [*self.MANY[:20], *self.MANY[21:150], *self.MANY[151:200]]
+            assert [(found.places, found.lost_bytes) for found in log.damage()] == [
+                (2, starts[21] - starts[20] + starts[151] - starts[150])
+            ]
 
-        records, damage, _ = self.damaged(tmp_path, flip)
-        assert records == [*self.MANY[:20], *self.MANY[21:150], *self.MANY[151:]]
-        assert damage is not None
-        assert damage.places == 2
+    @pytest.mark.parametrize("tail", [b"\x00" * 64, b"\xff" * 64, b"\x08\x00\x00\x00\x01\x02\x03\x04 no crc."])
+    def test_what_is_no_record_at_the_end_is_damage(self, tail: bytes, tmp_path: Path) -> None:
+        """Zeros, noise, and a frame whose checksum is wrong: no kill leaves them. Appending goes on behind them."""
+        write(tmp_path, RECORDS[:-1])
+        with (tmp_path / "pubsub.log").open("ab") as file:
+            file.write(tail)
+        with opened(tmp_path) as (log, records):
+            assert records == RECORDS[:-1]
+            assert [(found.places, found.lost_bytes) for found in log.damage()] == [(1, len(tail))]
+            log.append(RECORDS[-1])
+        assert read(tmp_path) == RECORDS
 
-    def test_after_a_rewrite_nothing_is_damaged(self, tmp_path: Path) -> None:
-        """The next start finds a whole log."""
+    def test_a_last_record_of_which_only_the_length_grew_is_damage(self, tmp_path: Path) -> None:
+        """Its payload is whole, so no kill has cut it short."""
+        starts = offsets(tmp_path, RECORDS)
+        damage(tmp_path, starts[-2] + 2, b"\x01")
+        with opened(tmp_path) as (log, records):
+            assert records == RECORDS[:-1]
+            assert [found.lost_bytes for found in log.damage()] == [starts[-1] - starts[-2]]
 
-        def flip(content: bytearray, starts: list[int]) -> None:
-            content[starts[20] + 30] ^= 1
+    def test_damage_and_a_record_cut_short_are_told_apart(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The record that a kill cut short is dropped as ever, and counts as no damage."""
+        starts = offsets(tmp_path, RECORDS)
+        flip(tmp_path, starts[2] + 9)
+        os.truncate(tmp_path / "pubsub.log", starts[-1] - 3)
+        with opened(tmp_path) as (log, records):
+            assert records == [*RECORDS[:2], *RECORDS[3:-1]]
+            assert [(found.places, found.lost_bytes) for found in log.damage()] == [(1, starts[3] - starts[2])]
+        assert f"truncated by a kill: dropped its {starts[-1] - 3 - starts[-2]} bytes" in caplog.text
 
-        records, _, _ = self.damaged(tmp_path, flip)
-        with opened(tmp_path) as (log, _):
+    def test_a_damaged_first_line_costs_no_record(self, tmp_path: Path) -> None:
+        """Nor is the file taken for someone else's."""
+        write(tmp_path, RECORDS)
+        flip(tmp_path, 3)
+        with opened(tmp_path) as (log, records):
+            assert records == RECORDS
+            assert [found.lost_bytes for found in log.damage()] == [22]
+
+    def test_another_version_is_refused_not_skipped(self, tmp_path: Path) -> None:
+        """A first line of another number, or a whole record that this version does not know, is no damage."""
+        write(tmp_path, RECORDS)
+        damage(tmp_path, 20, b"2")
+        with pytest.raises(UnavailableError, match="not a log of this version"):
+            read(tmp_path)
+        unknown = b"\x92\x63\x01"
+        damage(tmp_path, 20, b"1")
+        with (tmp_path / "pubsub.log").open("ab") as file:
+            file.write(struct.pack("<II", len(unknown), zlib.crc32(unknown)) + unknown)
+        with pytest.raises(UnavailableError, match="has a record that this version can't read"):
+            read(tmp_path)
+
+    def test_a_rewrite_keeps_the_damaged_file_and_tells_of_it_until_that_is_deleted(self, tmp_path: Path) -> None:
+        """The kept file is the damaged one byte for byte; the report of it outlives further rewrites."""
+        starts = offsets(tmp_path, self.MANY[:9])
+        flip(tmp_path, starts[4] + 9)
+        was = (tmp_path / "pubsub.log").read_bytes()
+        with opened(tmp_path) as (log, records):
+            assert log.is_damaged
             log.rewrite(records)
-        with opened(tmp_path) as (log, again):
-            assert (again, log.damage) == (records, None)
+            assert not log.is_damaged
+        for _ in range(2):
+            with opened(tmp_path) as (log, records):
+                assert records == self.MANY[:4] + self.MANY[5:9]
+                (found,) = log.damage()
+                log.rewrite(records)
+        assert found.copy == str(tmp_path / "pubsub.damaged-1.log")
+        assert Path(found.copy).read_bytes() == was
+        assert damage_sentence(found).endswith(
+            f"To see what is missing, run: ecomflow reconcile. The damaged log is kept as {found.copy}; "
+            "this message is shown until you delete that file."
+        )
+        Path(found.copy).unlink()
+        with opened(tmp_path) as (log, _):
+            assert log.damage() == []
 
-    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(places=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(min_size=1, max_size=300)), min_size=1, max_size=4))
-    def test_whatever_is_written_over_it_only_what_it_touches_is_lost(
-        self, places: list[tuple[float, bytes]], tmp_path_factory: pytest.TempPathFactory
+    def test_each_damaged_file_is_kept_under_its_own_name(self, tmp_path: Path) -> None:
+        """A second damage does not overwrite what was kept of the first."""
+        for n in (1, 2):
+            starts = offsets(tmp_path / "a", self.MANY[:9])
+            flip(tmp_path / "a", starts[4] + 9)
+            with opened(tmp_path / "a") as (log, records):
+                log.rewrite(records)
+                assert [Path(found.copy).name for found in log.damage()] == [f"pubsub.damaged-{k + 1}.log" for k in range(n)]
+
+    @pytest.mark.parametrize("links", [True, False])
+    def test_a_rewrite_that_cannot_keep_the_damaged_file_leaves_it(
+        self, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What is read was written, in that order, and every record is there that no damage has touched."""
-        touched: set[int] = set()
+        """Nothing is compacted away before it is kept; a file system without links gets a copy."""
 
-        def write_over(content: bytearray, starts: list[int]) -> None:
-            first = starts[0]
-            for where, noise in places:
-                at = first + int(where * (len(content) - first))
-                noise = noise[: len(content) - at]
-                content[at : at + len(noise)] = noise
-                touched.update(
-                    n for n, start in enumerate(starts) if start < at + len(noise) and at < ([*starts, len(content)][n + 1])
-                )
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-        records, _, _ = self.damaged(tmp_path_factory.mktemp("log"), write_over)
-        order = [self.MANY.index(record) for record in records]
-        assert order == sorted(order)
-        assert set(range(len(self.MANY))) - set(order) <= touched
+        starts = offsets(tmp_path, self.MANY[:9])
+        flip(tmp_path, starts[4] + 9)
+        was = (tmp_path / "pubsub.log").read_bytes()
+        with opened(tmp_path) as (log, records):
+            with monkeypatch.context() as fault:
+                fault.setattr(os, "link", refuse)
+                if links:
+                    fault.setattr(shutil, "copy", refuse)
+                    with pytest.raises(OSError, match="No space"):
+                        log.rewrite(records)
+                else:
+                    log.rewrite(records)
+            assert log.is_damaged is links
+            assert ("There was no disk space to set the damaged log aside" in damage_sentence(log.damage()[0])) is links
+        kept = [path.read_bytes() for path in tmp_path.glob("pubsub*.log")]
+        assert was in kept
+        assert len(kept) == (1 if links else 2)
+
+    def test_a_kill_between_keeping_and_replacing_keeps_it_once(self, tmp_path: Path) -> None:
+        """The next start finds the same file under both names, and gives it no third."""
+        starts = offsets(tmp_path, self.MANY[:9])
+        flip(tmp_path, starts[4] + 9)
+        os.link(tmp_path / "pubsub.log", tmp_path / "pubsub.damaged-1.log")
+        with opened(tmp_path) as (log, records):
+            log.rewrite(records)
+            assert [Path(found.copy).name for found in log.damage()] == ["pubsub.damaged-1.log"]
+
+    @pytest.mark.parametrize("kind", ["zeros", "noise", "starts of records", "headers of records"])
+    def test_a_large_damaged_place_is_passed_in_seconds(self, kind: str, tmp_path: Path) -> None:
+        """32 MB between two records, also where each few bytes look like a record that spans megabytes."""
+        size = 32 * 2**20
+        piece = {
+            "zeros": bytes(4096),
+            "noise": os.urandom(2**20),
+            "starts of records": b"\x93\x05\0\0\0",
+            "headers of records": struct.pack("<II", 2**20, 7)
+            + b"\x93\x05\x91\x01\x91\x94\x01\xcb"
+            + bytes(8)
+            + b"\xa0\xc4\x02ab",
+        }[kind]
+        write(tmp_path, RECORDS[:3])
+        with (tmp_path / "pubsub.log").open("ab") as file:
+            file.write(piece * (size // len(piece)))
+        with opened(tmp_path / "other") as (log, _):
+            start = log.size
+            log.append(RECORDS[-1])
+        with (tmp_path / "pubsub.log").open("ab") as file:
+            file.write((tmp_path / "other" / "pubsub.log").read_bytes()[start:])
+        began = time.process_time()
+        assert read(tmp_path) == [*RECORDS[:3], RECORDS[-1]]
+        assert time.process_time() - began < 10
 
     def test_a_large_log_is_read_on_in_seconds(self, tmp_path: Path) -> None:
         """One damaged length in 60 MB of binary messages."""
@@ -289,3 +385,36 @@ class TestDamage:
         begun = time.monotonic()
         assert len(read(tmp_path)) in (597, 598, 599)
         assert time.monotonic() - begun < 10
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.binary(max_size=40), min_size=1, max_size=30),
+        st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=60)), max_size=4),
+        st.integers(0, 3000) | st.none(),
+    )
+    def test_whatever_is_damaged_costs_what_it_touches(
+        self, bodies: list[bytes], damages: list[tuple[int, bytes]], cut: int | None
+    ) -> None:
+        """What is read is what was written, in order, but for records that the damage or the cut touches; a second time too."""
+        written: list[Record] = [published(number, body) for number, body in enumerate(bodies)]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            starts = offsets(folder, written)
+            was = (folder / "pubsub.log").read_bytes()
+            for at, new in damages:
+                at = starts[0] + at % (starts[-1] - starts[0])
+                damage(folder, at, new[: starts[-1] - at])
+            if cut is not None:
+                os.truncate(folder / "pubsub.log", starts[0] + cut % (starts[-1] - starts[0]))
+            now = (folder / "pubsub.log").read_bytes()
+            whole = [
+                record
+                for record, start, stop in zip(written, starts, starts[1:], strict=False)
+                if now[start:stop] == was[start:stop]
+            ]
+            with opened(folder) as (log, records):
+                assert records == whole
+                assert sum(found.lost_bytes for found in log.damage()) <= len(now) - starts[0]
+                log.append(published(9999))
+                assert log.is_damaged or log.size == (folder / "pubsub.log").stat().st_size
+            assert read(folder) == [*whole, published(9999)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ class TestPublishAndPull:
         assert len(clients.pull(5000)) == 1000
 
     def test_a_pull_is_bounded_in_bytes_yet_gives_at_least_one(self, clients: Clients) -> None:
-        """A client that was told nothing of it refuses a response of 4 MiB: one message at most is larger, and comes alone."""
+        """A client with default options refuses a response of 4 MiB: one message at most is larger, and comes alone."""
         for size in (1, 2, 5, 1):
             clients.publish(bytes(size * 10**6))
         assert [len(clients.pull()) for _ in range(4)] == [2, 1, 1, 0]
@@ -158,18 +159,6 @@ class TestDeadlines:
         assert second.message == first.message
         assert second.ack_id != first.ack_id
 
-    @pytest.mark.parametrize("step", [86_400.0, -86_400.0])
-    def test_a_step_of_the_calendar_moves_no_deadline(self, clients: Clients, clock: ManualClock, step: float) -> None:
-        """A day forwards gives nothing back early; a day backwards holds nothing up."""
-        clients.publish(b"a")
-        assert [received.message.data for received in clients.pull()] == [b"a"]
-        clock.step(step)
-        assert clients.pull() == []
-        clock.advance(9.9)
-        assert clients.pull() == []
-        clock.advance(0.1)
-        assert [received.message.data for received in clients.pull()] == [b"a"]
-
     def test_a_stale_ack_does_not_remove_the_redelivered_message(self, clients: Clients, clock: ManualClock) -> None:
         """Once a message is given out again, the earlier ack id means nothing."""
         clients.publish(b"x")
@@ -224,6 +213,81 @@ class TestDeadlines:
                 assert clients.pull() == []
                 clock.advance(0.1)
             assert clients.pull_data() == [b"x"]
+
+
+@pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+class TestStepsOfTheWallClock:
+    """The first NTP answer after a boot sets the clock by hours: a day here, either way."""
+
+    def test_a_lease_holds_until_its_deadline(self, step: int, clients: Clients, clock: ManualClock) -> None:
+        """Not a moment less, also where it was extended after the step, and not a moment more."""
+        clients.publish(b"leased", b"extended")
+        _, extended = clients.pull()
+        clock.step(step)
+        assert clients.pull() == []
+        clients.modify_deadline(60, extended)
+        clock.advance(9.9)
+        assert clients.pull() == []
+        clock.advance(0.1)
+        assert clients.pull_data() == [b"leased"]
+        clock.advance(49.9)
+        assert clients.pull_data() == [b"leased"]
+        clock.advance(0.1)
+        assert clients.pull_data() == [b"extended"]
+
+    def test_a_waiting_stream_gets_what_lapses(self, step: int, clients: Clients, clock: ManualClock) -> None:
+        """The alarm that was set before the step rings in its time."""
+        clients.publish(b"x")
+        clients.pull()
+        stream = StreamUser(clients)
+        clock.step(step)
+        clock.advance(10)
+        assert data_of(stream.receive()) == [b"x"]
+        stream.close()
+
+    @pytest.mark.parametrize("key", ["", "a"])
+    def test_a_delayed_message_comes_when_its_delay_is_over(
+        self, step: int, key: str, tmp_path: Path, clock: ManualClock
+    ) -> None:
+        """The delay of a retry policy, with and without an ordering key."""
+        with clients_of_server(tmp_path, clock) as clients:
+            clients.create(enable_message_ordering=bool(key), retry_policy={"minimum_backoff": timedelta(seconds=5)})
+            clients.publish(b"x", key=key)
+            clients.modify_deadline(0, *clients.pull())
+            clock.step(step)
+            clock.advance(4.9)
+            assert clients.pull() == []
+            clock.advance(0.1)
+            assert clients.pull_data() == [b"x"]
+
+    def test_what_waits_is_delivered_however_old_it_looks(self, step: int, tmp_path: Path, clock: ManualClock) -> None:
+        """Publish times are those of the wall clock then, ids go on, and a restart brings all back in order."""
+        with clients_of_server(tmp_path, clock) as clients:
+            clients.create()
+            ids = clients.publish(b"before")
+            clock.step(step)
+            ids += clients.publish(b"after")
+        with clients_of_server(tmp_path, clock) as clients:
+            ids += clients.publish(b"restarted")
+            before, after, restarted = (received.message for received in clients.pull())
+            assert [before.data, after.data, restarted.data] == [b"before", b"after", b"restarted"]
+            assert after.publish_time - before.publish_time == timedelta(seconds=step)
+            assert restarted.publish_time == after.publish_time
+            assert [int(number) for number in ids] == sorted({int(number) for number in ids})
+
+    def test_the_servers_own_clock_is_steady(self, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a clock of the tests: a lease of a second lapses after a second."""
+        with clients_of_server(tmp_path) as clients:
+            clients.create()
+            clients.publish(b"x")
+            began = time.monotonic()
+            clients.modify_deadline(1, *clients.pull())
+            stream = StreamUser(clients)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + step)
+            assert data_of(stream.receive()) == [b"x"]
+            assert 1 <= time.monotonic() - began < 8
+            stream.close()
 
 
 class TestDeadLetters:
@@ -550,7 +614,7 @@ class TestStreamingPull:
         stream.half_close()
 
     def test_a_deleted_subscription_ends_its_streams(self, clients: Clients) -> None:
-        """A waiting subscriber is told NOT_FOUND and does not hang."""
+        """A waiting subscriber gets NOT_FOUND and does not hang."""
         future = clients.subscriber.subscribe(SUBSCRIPTION, lambda message: message.ack())
         clients.publish(b"x")
         wait_until(lambda: read_backlog(clients.host, SUBSCRIPTION).num_undelivered_messages == 0)

@@ -71,7 +71,7 @@ class TestObjects:
             blob.delete()
         assert list(client.list_blobs("gone")) == []
 
-    def test_a_missing_bucket_and_a_bucket_made_twice_are_told_apart(self, client: storage.Client) -> None:
+    def test_a_missing_bucket_and_a_bucket_made_twice_have_different_errors(self, client: storage.Client) -> None:
         """NotFound for the one, Conflict for the other."""
         with pytest.raises(exceptions.NotFound):
             client.get_bucket("nowhere")

@@ -27,6 +27,7 @@ from ecomflow import __version__, infra
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.gcp.clients import storage_client
+from ecomflow.gcp.target import Target
 from ecomflow.generator import rounds
 from ecomflow.pipeline.dataflow import submit
 from ecomflow.pipeline.dataflow.options import beam_options, check_endpoints
@@ -100,7 +101,7 @@ class TestOptions:
             service_account="job@my-project.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
@@ -112,7 +113,7 @@ class TestOptions:
             "--service_account_email=job@my-project.iam.gserviceaccount.com",
             "--network=shop",
             "--subnetwork=regions/europe-west1/subnetworks/shop",
-            "--dataflow_kms_key=projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            "--dataflow_kms_key=projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             "--dataflow_service_options=min_num_workers=2",
             "--dataflow_service_options=streaming_mode_at_least_once",
         }
@@ -135,11 +136,11 @@ class TestOptions:
             ("--worker_machine_type=x", "--worker_machine_type is set by ecomflow.\nUse --machine-type instead."),
             ("--labels=a=b", "--labels is set by ecomflow.\nUse --label instead."),
             ("--update", "--update is set by ecomflow.\nUse ecomflow job update instead."),
-            ("--streaming", "--streaming is set by ecomflow: the pipeline always streams.\nLeave it out."),
-            ("--setup_file=setup.py", "--setup_file is set by ecomflow: the package is shipped as a wheel.\nLeave it out."),
-            ("--disk_siz_gb=30", "Beam knows no option --disk_siz_gb.\nDid you mean --disk_size_gb?"),
-            ("--qqqqqq", "Beam knows no option --qqqqqq.\nSee https://cloud.google.com/dataflow/docs/reference/pipeline-options"),
-            ("disk_size_gb=30", "'disk_size_gb=30' is no Beam option.\nWrite Beam options after -- as --name=value."),
+            ("--streaming", "--streaming is set by ecomflow: the pipeline always streams.\nOmit it."),
+            ("--setup_file=setup.py", "--setup_file is set by ecomflow: the package is shipped as a wheel.\nOmit it."),
+            ("--disk_siz_gb=30", "Beam has no option --disk_siz_gb.\nDid you mean --disk_size_gb?"),
+            ("--qqqqqq", "Beam has no option --qqqqqq.\nSee https://cloud.google.com/dataflow/docs/reference/pipeline-options"),
+            ("disk_size_gb=30", "'disk_size_gb=30' is not a Beam option.\nWrite Beam options after -- as --name=value."),
             ("--disk_size_gb", "argument --disk_size_gb: expected one argument."),
             ("--disk_size_gb=big", "argument --disk_size_gb: invalid int value: 'big'."),
         ],
@@ -158,11 +159,11 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("job", "words"),
         [
-            ({"job_name": "Ecomflow"}, "'Ecomflow' is no job name"),
-            ({"job_name": "a-"}, "'a-' is no job name"),
-            ({"job_name": "a" * 64}, "is no job name"),
+            ({"job_name": "Ecomflow"}, "'Ecomflow' is not a valid job name"),
+            ({"job_name": "a-"}, "'a-' is not a valid job name"),
+            ({"job_name": "a" * 64}, "is not a valid job name"),
             ({"workers": 0}, "workers is 0: expected 1 or more"),
-            ({"workers": 5, "max_workers": 4}, "workers is 5, and max_workers only 4"),
+            ({"workers": 5, "max_workers": 4}, "workers is 5: expected at most max_workers, 4"),
             ({"labels": {"Team": "shop"}}, "'Team' is not a valid label key"),
             ({"labels": {"1team": "shop"}}, "'1team' is not a valid label key"),
             ({"labels": {"team": "The Shop"}}, "'The Shop' is not a valid value of the label team"),
@@ -184,7 +185,7 @@ class TestOptions:
 
     def test_without_a_project(self) -> None:
         """Dataflow runs in a project: the user is told to name one."""
-        with pytest.raises(ConfigError, match="No project is configured"):
+        with pytest.raises(ConfigError, match="Dataflow needs a project, and none is configured"):
             options_of(Settings())
 
     def test_an_emulator_is_not_sent_to_google(self) -> None:
@@ -195,9 +196,9 @@ class TestOptions:
 
     def test_what_travels_to_the_workers(self) -> None:
         """At Google all endpoints are Google's; a job for an emulator carries those of the emulators."""
-        assert submit.worker_config(settings_of(), Endpoints()).endpoints == Endpoints()
+        assert submit.worker_config(Target(settings_of(), Endpoints())).endpoints == Endpoints()
         emulated = Endpoints(pubsub="127.0.0.1:1", dataflow="http://localhost:2")
-        assert submit.worker_config(settings_of(), emulated).endpoints == Endpoints(pubsub="127.0.0.1:1")
+        assert submit.worker_config(Target(settings_of(), emulated)).endpoints == Endpoints(pubsub="127.0.0.1:1")
 
 
 class TestDryRun:
@@ -247,11 +248,11 @@ class TestDryRun:
                 "--max-workers can only be used on Dataflow",
             ),
             (("--", "--disk_size_gb=30"), "Beam options can only be used on Dataflow"),
-            (("--runner", "DataflowRunner"), "No project is configured"),
+            (("--runner", "DataflowRunner"), "Dataflow needs a project, and none is configured"),
             (("--runner", "Flink"), "'Flink' is not a valid runner"),
             (("--project", "my-project", "--detach"), "--detach can only be used on this machine"),
             (("--project", "my-project", "--dry-run", "--label", "team"), "'team' is not a valid label: expected key=value"),
-            (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is no job name"),
+            (("--project", "my-project", "--dry-run", "--job-name", "No"), "'No' is not a valid job name"),
         ],
     )
     def test_flags_that_do_not_fit(self, arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -287,7 +288,8 @@ def endpoints(dataflow_stub: tuple[DataflowStub, Endpoints]) -> Endpoints:
 def cloud(settings: Settings, endpoints: Endpoints) -> Settings:
     """A project with everything in it but the job."""
     wanted = in_project(settings)
-    infra.apply(wanted, endpoints, infra.plan(wanted, endpoints))
+    target = Target(wanted, endpoints)
+    infra.apply(target, infra.plan(target))
     return wanted
 
 
@@ -311,12 +313,12 @@ class TestSubmission:
             service_account="job@ecom-test.iam.gserviceaccount.com",
             network="shop",
             subnetwork="regions/europe-west1/subnetworks/shop",
-            kms_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
+            kms_key="projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k",
             at_least_once=True,
             labels={"team": "shop"},
         )
         settings = msgspec.structs.replace(bucket_only, dataflow=job)
-        submitted = submit.submit(settings, endpoints, extra=["--disk_size_gb=30"])
+        submitted = submit.submit(Target(settings, endpoints), extra=["--disk_size_gb=30"])
         (request,) = stub.seen("POST")
         body, environment = request.body, request.body["environment"]
         (pool,) = environment["workerPools"]
@@ -340,8 +342,9 @@ class TestSubmission:
 
     def test_what_is_staged(self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub) -> None:
         """In the bucket lie the pipeline and the wheel; every worker container installs the wheel, and nothing else."""
-        submitted = submit.submit(bucket_only, endpoints)
-        pipeline = staged_pipeline(bucket_only, endpoints, submitted)
+        target = Target(bucket_only, endpoints)
+        submitted = submit.submit(target)
+        pipeline = staged_pipeline(target, submitted)
         (environment,) = pipeline.components.environments.values()
         image = beam_proto.DockerPayload.FromString(environment.payload).container_image
         assert image.startswith("gcr.io/cloud-dataflow/v1beta3/beam_python3.")
@@ -351,13 +354,14 @@ class TestSubmission:
         ]
         assert sorted(names) == [f"ecomflow-{__version__}-py3-none-any.whl", "extra_packages.txt"]
         folder = submitted.staged[0].rsplit("/", 1)[0]
-        assert download(bucket_only, endpoints, f"{folder}/extra_packages.txt").decode().split() == [names[-1]]
-        with zipfile.ZipFile(BytesIO(download(bucket_only, endpoints, submitted.staged[1]))) as wheel:
+        assert download(target, f"{folder}/extra_packages.txt").decode().split() == [names[-1]]
+        with zipfile.ZipFile(BytesIO(download(target, submitted.staged[1]))) as wheel:
             assert "ecomflow/pipeline/graph.py" in wheel.namelist()
 
     def test_the_staged_graph(self, bucket_only: Settings, endpoints: Endpoints) -> None:
         """It has the local graph's steps, one Pub/Sub read, and nothing that moves data between read and sinks."""
-        pipeline = staged_pipeline(bucket_only, endpoints, submit.submit(bucket_only, endpoints))
+        target = Target(bucket_only, endpoints)
+        pipeline = staged_pipeline(target, submit.submit(target))
         transforms = pipeline.components.transforms
         (root,) = pipeline.root_transform_ids
         assert sorted(transforms[name].unique_name for name in transforms[root].subtransforms) == sorted(STEPS)
@@ -378,7 +382,8 @@ class TestSubmission:
     ) -> None:
         """Dataflow reads the subscription with attributes, knows repeats by event_id, and the event's time where it is named."""
         settings = in_project(bucket_only, **job)
-        read = read_step(staged_pipeline(settings, endpoints, submit.submit(settings, endpoints)))
+        target = Target(settings, endpoints)
+        read = read_step(staged_pipeline(target, submit.submit(target)))
         payload = beam_proto.PubSubReadPayload.FromString(read.spec.payload)
         assert read.unique_name == "Read messages/Subscribe/Read"
         assert payload.subscription == settings.subscription_path
@@ -387,16 +392,21 @@ class TestSubmission:
 
     def test_the_staged_pipeline_does_what_the_local_one_does(self, cloud: Settings, endpoints: Endpoints) -> None:
         """Run on generated events, the very pipeline that was staged makes the reference's rows and dead letters, no more."""
-        pipeline = staged_pipeline(cloud, endpoints, submit.submit(cloud, endpoints))
+        target = Target(cloud, endpoints)
+        pipeline = staged_pipeline(target, submit.submit(target))
         events = list(rounds.generate(200, seed=7, now=datetime.now(UTC)))
-        execute(pipeline, [PubsubMessage(e.data, e.attributes)._to_proto_str(for_publish=True) for e in events], cloud, endpoints)
-        assert_landed(cloud, endpoints, events)
+        execute(
+            pipeline,
+            [PubsubMessage(e.data, e.attributes)._to_proto_str(for_publish=True) for e in events],
+            target,
+        )
+        assert_landed(target, events)
 
     def test_an_update(self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub) -> None:
         """An update names the running job and the mapping of its steps; the old job makes way."""
         old = stub.add_job("ecomflow", RUNNING)
         mapping = {"Old step": "Decode events"}
-        new = submit.submit(bucket_only, endpoints, update=True, transform_name_mapping=mapping)
+        new = submit.submit(Target(bucket_only, endpoints), update=True, transform_name_mapping=mapping)
         (request,) = stub.seen("POST")
         assert (request.body["replaceJobId"], request.body["transformNameMapping"]) == (old, mapping)
         assert stub.jobs[old]["replacedByJobId"] == new.job_id
@@ -411,7 +421,7 @@ class TestSubmission:
             return beam_retry.Clock.sleep, logging.root.manager.disable, dict(os.environ), tempfile.tempdir
 
         before = state()
-        submit.submit(bucket_only, endpoints)
+        submit.submit(Target(bucket_only, endpoints))
         assert state() == before
         assert [path.name for path in tmp_path.iterdir() if path.name != "beam-requirements-cache"] == []
 
@@ -423,19 +433,19 @@ Arrange = Callable[[DataflowStub], Any]
 class TestRefusals:
     """Each ends within seconds, with what is wrong and what to do; nothing is staged where it could be known before."""
 
-    def refused(self, settings: Settings, endpoints: Endpoints, **options: Any) -> EcomflowError:
+    def refused(self, target: Target, **options: Any) -> EcomflowError:
         began = time.monotonic()
         with pytest.raises(EcomflowError) as raised:
-            submit.submit(settings, endpoints, **options)
+            submit.submit(target, **options)
         assert time.monotonic() - began < 15
         return raised.value
 
-    def staged(self, settings: Settings, endpoints: Endpoints) -> list[str]:
-        return [blob.name for blob in storage_client(PROJECT, endpoints).list_blobs(settings.bucket_name)]
+    def staged(self, target: Target) -> list[str]:
+        return [blob.name for blob in storage_client(PROJECT, target.endpoints).list_blobs(target.settings.bucket_name)]
 
     def test_a_bucket_that_is_not_there(self, settings: Settings, endpoints: Endpoints, stub: DataflowStub) -> None:
         """The bucket is looked up first: Beam would retry for minutes."""
-        error = self.refused(in_project(settings), endpoints)
+        error = self.refused(Target(in_project(settings), endpoints))
         assert isinstance(error, NotFoundError)
         assert str(error) == f"Bucket {settings.bucket_name} does not exist.\nRun: ecomflow infra up"
         assert stub.requests == []
@@ -445,21 +455,22 @@ class TestRefusals:
         """A job of the name that has not ended is named, with the three ways on; nothing is staged."""
         taken = stub.add_job("ecomflow", state)
         stub.add_job("ecomflow", 6)
-        error = self.refused(bucket_only, endpoints)
+        target = Target(bucket_only, endpoints)
+        error = self.refused(target)
         assert isinstance(error, PipelineError)
-        assert error.message == f"A job named ecomflow runs already ({taken})."
+        assert error.message == f"A job named ecomflow is already running ({taken})."
         assert "ecomflow job update" in str(error.remedy)
-        assert self.staged(bucket_only, endpoints) == []
+        assert self.staged(target) == []
 
     def test_a_name_that_is_taken_in_the_meantime(
         self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where another was quicker, Dataflow answers with that job: it is not taken for ours."""
         other = stub.add_job("ecomflow", RUNNING, clientRequestId="another")
-        monkeypatch.setattr(submit, "running_job", lambda settings, endpoints: None)
-        error = self.refused(bucket_only, endpoints)
+        monkeypatch.setattr(submit, "running_job", lambda target: None)
+        error = self.refused(Target(bucket_only, endpoints))
         assert isinstance(error, PipelineError)
-        assert error.message == f"A job named ecomflow runs already ({other})."
+        assert error.message == f"A job named ecomflow is already running ({other})."
 
     @pytest.mark.parametrize(
         ("method", "status", "message", "kind", "words"),
@@ -510,7 +521,7 @@ class TestRefusals:
     ) -> None:
         """Each status becomes the error of its kind, in the service's own words, without a try too many."""
         stub.fail(method, "/jobs$", status, times=100, message=message)
-        error = self.refused(bucket_only, endpoints)
+        error = self.refused(Target(bucket_only, endpoints))
         assert isinstance(error, kind)
         assert words in str(error)
         assert len(stub.seen(method)) == 1
@@ -521,7 +532,7 @@ class TestRefusals:
     ) -> None:
         """A 503 that stays is retried a few times, and ends as unavailable."""
         stub.fail(method, "/jobs$", 503, times=100, message="The service is unavailable")
-        error = self.refused(bucket_only, endpoints)
+        error = self.refused(Target(bucket_only, endpoints))
         assert isinstance(error, UnavailableError)
         assert "The service is unavailable" in error.message
         assert 2 <= len(stub.seen(method)) <= 12
@@ -530,16 +541,16 @@ class TestRefusals:
         """A 503 that passes is passed over."""
         stub.fail("GET", "/jobs$", 503, times=1)
         stub.fail("POST", "/jobs$", 503, times=1)
-        assert submit.submit(bucket_only, endpoints).job_id in stub.jobs
+        assert submit.submit(Target(bucket_only, endpoints)).job_id in stub.jobs
 
     def test_a_port_that_nobody_listens_at(self, bucket_only: Settings, endpoints: Endpoints) -> None:
         """A wrong DATAFLOW_EMULATOR_HOST is found in seconds."""
-        error = self.refused(bucket_only, msgspec.structs.replace(endpoints, dataflow="http://localhost:9"))
+        error = self.refused(Target(bucket_only, msgspec.structs.replace(endpoints, dataflow="http://localhost:9")))
         assert isinstance(error, UnavailableError)
         assert error.remedy == "Check DATAFLOW_EMULATOR_HOST."
 
     @pytest.mark.parametrize(
-        ("state", "words"), [(None, "No job named ecomflow runs"), (DRAINING, "is draining"), (PENDING, "is pending")]
+        ("state", "words"), [(None, "There is no running job named ecomflow"), (DRAINING, "is draining"), (PENDING, "is pending")]
     )
     def test_an_update_of_what_does_not_run(
         self, bucket_only: Settings, endpoints: Endpoints, stub: DataflowStub, state: int | None, words: str
@@ -547,7 +558,7 @@ class TestRefusals:
         """Only a running job is updated: for any other Beam would look for ever."""
         if state is not None:
             stub.add_job("ecomflow", state)
-        error = self.refused(bucket_only, endpoints, update=True)
+        error = self.refused(Target(bucket_only, endpoints), update=True)
         assert isinstance(error, PipelineError)
         assert words in error.message
         assert stub.seen("POST") == []
@@ -555,12 +566,14 @@ class TestRefusals:
 
 @pytest.mark.stack
 class TestTheCommand:
-    def deploy(self, settings: Settings, endpoints: Endpoints, folder: Path, *arguments: str) -> Any:
-        return ecomflow("deploy", *arguments, settings=settings, folder=folder, timeout=60, **as_variables(endpoints))
+    def deploy(self, target: Target, folder: Path, *arguments: str) -> Any:
+        return ecomflow(
+            "deploy", *arguments, settings=target.settings, folder=folder, timeout=60, **as_variables(target.endpoints)
+        )
 
     def test_it_submits_and_returns(self, cloud: Settings, endpoints: Endpoints, stub: DataflowStub, tmp_path: Path) -> None:
         """With a project deploy submits to Dataflow, says what it did in four lines, and shows none of Beam's log."""
-        result = self.deploy(cloud, endpoints, tmp_path, "--job-name", "shop", "--label", "team=shop")
+        result = self.deploy(Target(cloud, endpoints), tmp_path, "--job-name", "shop", "--label", "team=shop")
         assert result.returncode == 0, result.stderr
         (job_id,) = stub.jobs
         assert stub.jobs[job_id]["labels"]["team"] == "shop"
@@ -574,14 +587,14 @@ class TestTheCommand:
 
     def test_as_json(self, cloud: Settings, endpoints: Endpoints, stub: DataflowStub, tmp_path: Path) -> None:
         """--json prints the job as one document."""
-        job = json.loads(self.deploy(cloud, endpoints, tmp_path, "--json").stdout)
+        job = json.loads(self.deploy(Target(cloud, endpoints), tmp_path, "--json").stdout)
         assert (job["job_id"], job["state"]) == (next(iter(stub.jobs)), "pending")
 
     def test_a_failed_preflight_stops_it(
         self, settings: Settings, endpoints: Endpoints, stub: DataflowStub, tmp_path: Path
     ) -> None:
         """Where bucket, topic and tables are missing, it ends before anything is staged, with the command that makes them."""
-        result = self.deploy(in_project(settings), endpoints, tmp_path)
+        result = self.deploy(Target(in_project(settings), endpoints), tmp_path)
         assert result.returncode == 3
         assert "does not exist" in result.stderr
         assert "ecomflow infra up" in result.stderr
@@ -590,7 +603,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("arrange", "code", "words"),
         [
-            (lambda stub: stub.add_job("ecomflow"), 9, "A job named ecomflow runs already"),
+            (lambda stub: stub.add_job("ecomflow"), 9, "A job named ecomflow is already running"),
             (lambda stub: stub.fail("POST", "/jobs$", 403, times=9), 5, "Access to job ecomflow is denied"),
             (lambda stub: stub.fail("POST", "/jobs$", 409, times=9), 9, "Dataflow refuses the job ecomflow"),
             (lambda stub: stub.fail("POST", "/jobs$", 503, times=99), 4, "does not answer"),
@@ -610,7 +623,7 @@ class TestTheCommand:
         """A sentence, what to do, the exit code of its kind; no traceback, and no log line of Beam."""
         arrange(stub)
         began = time.monotonic()
-        result = self.deploy(cloud, endpoints, tmp_path)
+        result = self.deploy(Target(cloud, endpoints), tmp_path)
         assert (result.returncode, result.stdout.count("\n")) == (code, 1)
         assert result.stderr.startswith("Error: ")
         assert words in result.stderr

@@ -18,7 +18,7 @@ import ecomflow
 from ecomflow import __version__
 from ecomflow.errors import AccessError, ConfigError
 from ecomflow.pipeline.dataflow.wheel import NOT_FOR_WORKERS, build_wheel, worker_requirements
-from ecomflow.sql import QUESTIONS, TABLES
+from ecomflow.sql import QUESTIONS
 
 DIST_INFO = f"ecomflow-{__version__}.dist-info"
 
@@ -32,8 +32,10 @@ class Absent:
             raise ModuleNotFoundError(f"a worker has no {name}")
 sys.meta_path.insert(0, Absent())
 import ecomflow.pipeline.graph, ecomflow.pipeline.dataflow.source, ecomflow.pipeline.batches
-from ecomflow.sql import QUESTIONS, TABLES, question, table_ddl, view_ddl
-for table in TABLES:
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.tables import tables_of
+from ecomflow.sql import QUESTIONS, question, table_ddl, view_ddl
+for table in tables_of(shop_contracts()):
     assert "CREATE" in table_ddl(table, "p.d") and "CREATE" in view_ddl(table, "p.d")
 assert all(question(name).sql for name in QUESTIONS)
 ours = [m for m in sys.modules.values() if m.__name__.partition(".")[0] == "ecomflow"]
@@ -56,7 +58,7 @@ def test_it_holds_every_module_and_data_file(wheel: Path) -> None:
         names = {name for name in archive.namelist() if not name.startswith(DIST_INFO)}
         assert names == {f"ecomflow/{path.relative_to(root).as_posix()}" for path in wanted}
         assert all(archive.read(f"ecomflow/{path.relative_to(root).as_posix()}") == path.read_bytes() for path in wanted)
-    assert {f"ecomflow/sql/tables/{table}.sql" for table in TABLES} <= names
+    assert {f"ecomflow/contract/shop/{name}.toml" for name in ("order", "inventory", "user_activity")} <= names
     assert {f"ecomflow/sql/queries/{name}.sql" for name in QUESTIONS} <= names
 
 

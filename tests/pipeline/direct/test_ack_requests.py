@@ -36,18 +36,18 @@ class Service:
     def send(self, ack_ids: Sequence[str]) -> None:
         self.requests += 1
         if self.bad.intersection(ack_ids):
-            raise exceptions.InvalidArgument("told to refuse")
+            raise exceptions.InvalidArgument("refused by the test")
         self.taken += ack_ids
 
 
 def test_a_refused_portion_is_halved_down_to_the_id(caplog: pytest.LogCaptureFixture) -> None:
-    """All others are taken, once each and in order, and a warning tells of the one that is left."""
+    """All others are accepted, once each and in order, and a warning names the one that is left."""
     ack_ids = [str(number) for number in range(2500)]
     service = Service({"1234"})
     assert sum(send_in_portions(ack_ids, service.send)) == 2499
     assert service.taken == [ack_id for ack_id in ack_ids if ack_id != "1234"]
     assert service.requests <= 3 + 2 * 10
-    assert "told to refuse" in caplog.text
+    assert "refused by the test" in caplog.text
 
 
 def test_where_all_are_refused_the_refusal_is_raised() -> None:

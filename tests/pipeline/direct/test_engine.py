@@ -45,8 +45,8 @@ def subscription(calls: list[str]) -> ScriptedSubscription:
 QUICK = Restarts(first_pause=0.001, longest_pause=0.004, well_after=60.0)
 
 
-class Told:
-    """What on_restart was told."""
+class Restarted:
+    """The calls of on_restart."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -61,7 +61,7 @@ def run(
     subscription: ScriptedSubscription,
     warehouse: MemoryWarehouse,
     *bundles: list[Message],
-    on_restart: Told | None = None,
+    on_restart: Restarted | None = None,
     runtime: Runtime | None = None,
     **times: Any,
 ) -> RunSummary:
@@ -71,7 +71,7 @@ def run(
     guard.start()
     try:
         runtime = runtime or memory_runtime(warehouse, subscription)
-        return run_until_drained(runtime, subscription.drain, on_restart or Told(), **{"restarts": QUICK} | times)
+        return run_until_drained(runtime, subscription.drain, on_restart or Restarted(), **{"restarts": QUICK} | times)
     finally:
         guard.cancel()
 
@@ -98,11 +98,11 @@ def test_acknowledges_after_everything_is_written(
     assert summary.counters["received"] == 6
 
 
-def test_drains_when_it_is_told(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
+def test_it_drains(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """An idle pipeline ends when the event is set; nothing is left running."""
     drain = threading.Event()
     threading.Timer(0.5, drain.set).start()
-    assert run_until_drained(memory_runtime(warehouse, subscription), drain, Told()) == RunSummary({}, 0)
+    assert run_until_drained(memory_runtime(warehouse, subscription), drain, Restarted()) == RunSummary({}, 0)
     assert subscription.open == []
     assert [thread.name for thread in threading.enumerate() if thread.name == "drain"] == []
 
@@ -111,17 +111,17 @@ def test_a_drained_engine_does_not_start(subscription: ScriptedSubscription, war
     """Where the event is set already, no puller is made and nothing is read."""
     subscription.drain.set()
     subscription.waiting.append([stock(1)])
-    run_until_drained(memory_runtime(warehouse, subscription), subscription.drain, Told())
+    run_until_drained(memory_runtime(warehouse, subscription), subscription.drain, Restarted())
     assert list(subscription.waiting) == [[stock(1)]]
 
 
 def test_a_failed_write_is_repeated(subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]) -> None:
     """Restarts with growing pauses that say why; nothing is acknowledged; the messages come again and are written."""
     warehouse.failures.extend(UnavailableError(f"BigQuery is away {number}.") for number in range(4))
-    told = Told()
-    summary = run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=told)
-    assert told.reasons == [f"BigQuery is away {number}." for number in range(4)]
-    assert told.pauses == [0.001, 0.002, 0.004, 0.004]
+    restarted = Restarted()
+    summary = run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=restarted)
+    assert restarted.reasons == [f"BigQuery is away {number}." for number in range(4)]
+    assert restarted.pauses == [0.001, 0.002, 0.004, 0.004]
     assert summary.restarts == 4
     assert calls == ["take"] * 5 + ["write fact_inventory", "acknowledge", "take", "write fact_inventory", "acknowledge"]
     assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
@@ -130,9 +130,9 @@ def test_a_failed_write_is_repeated(subscription: ScriptedSubscription, warehous
 def test_a_long_good_run_resets_the_pause(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """A failure after a run that was well is a new one, with the first pause again."""
     warehouse.failures.extend(UnavailableError("away") for _ in range(3))
-    told = Told()
-    run(subscription, warehouse, [stock(1)], on_restart=told, restarts=QUICK._replace(well_after=0.0))
-    assert told.pauses == [0.001] * 3
+    restarted = Restarted()
+    run(subscription, warehouse, [stock(1)], on_restart=restarted, restarts=QUICK._replace(well_after=0.0))
+    assert restarted.pauses == [0.001] * 3
 
 
 RECOVERABLE = [NotFoundError, SchemaError, AccessError]
@@ -142,11 +142,11 @@ RECOVERABLE = [NotFoundError, SchemaError, AccessError]
 def test_what_a_person_can_fix_is_waited_for(
     kind: type[EcomflowError], subscription: ScriptedSubscription, warehouse: MemoryWarehouse, calls: list[str]
 ) -> None:
-    """It restarts, saying what is wrong and what to run, with nothing acknowledged; once mended it goes on."""
+    """It restarts, saying what is wrong and what to run, with nothing acknowledged; once fixed it continues."""
     warehouse.failures.extend([kind("Table shop.fact_inventory does not fit.", "Run: ecomflow infra up")] * 2)
-    told = Told()
-    summary = run(subscription, warehouse, [stock(1)], on_restart=told)
-    assert told.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
+    restarted = Restarted()
+    summary = run(subscription, warehouse, [stock(1)], on_restart=restarted)
+    assert restarted.reasons == ["Table shop.fact_inventory does not fit.\nRun: ecomflow infra up"] * 2
     assert summary.restarts == 2
     assert calls == [*["take"] * 3, "write fact_inventory", "acknowledge"]
 
@@ -158,7 +158,7 @@ def test_what_nobody_fixes_ends_it(
     warehouse: MemoryWarehouse,
     calls: list[str],
 ) -> None:
-    """When the time to mend it is over, the error is raised as it was, with nothing acknowledged."""
+    """When the time to fix it is over, the error is raised unchanged, with nothing acknowledged."""
     errors = [kind(f"Table shop.fact_inventory does not fit {number}.", "Run: ecomflow infra up") for number in range(20)]
     warehouse.failures.extend(errors)
     with pytest.raises(kind) as caught:
@@ -169,7 +169,7 @@ def test_what_nobody_fixes_ends_it(
 
 
 def test_the_time_to_recover_is_that_of_one_trouble() -> None:
-    """It begins with the first failure that a person mends, goes on with the next, and is forgotten with one that passes."""
+    """It starts with the first failure that someone can fix, continues with the next, and ends with a transient one."""
     missing, away, other = NotFoundError("missing"), UnavailableError("away"), EcomflowError("other")
     assert engine._give_up_at(missing, None, 100.0, 600.0) == 700.0
     assert engine._give_up_at(missing, 130.0, 100.0, 600.0) == 130.0
@@ -179,8 +179,8 @@ def test_the_time_to_recover_is_that_of_one_trouble() -> None:
 
 
 def test_a_lasting_error_of_the_source_ends_it(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
-    """What neither a restart nor a person mends is raised as it was, at once."""
-    error = EcomflowError("Subscription pipeline can't be pulled: no.", "Check it with: ecomflow infra status")
+    """What neither a restart nor a person can fix is raised unchanged, at once."""
+    error = EcomflowError("Subscription pipeline can't be pulled from: no.", "Check it with: ecomflow infra status")
     subscription.failures.append(error)
     with pytest.raises(EcomflowError) as caught:
         run(subscription, warehouse)
@@ -203,9 +203,9 @@ class PoisonedCounters(Counters):
 @pytest.mark.parametrize(
     ("poison", "words"),
     [
-        (RuntimeError("told to"), "RuntimeError: told to"),
+        (RuntimeError("by the test"), "RuntimeError: by the test"),
         (KeyError("colour"), 'KeyError: "colour'),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "told to"), "UnicodeDecodeError: 'utf-8"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "by the test"), "UnicodeDecodeError: 'utf-8"),
     ],
 )
 def test_a_fault_of_a_step_restarts_it(
@@ -217,10 +217,10 @@ def test_a_fault_of_a_step_restarts_it(
     """Whatever a step raises, the pipeline restarts, says what and where, and goes on when the fault is gone."""
     runtime = memory_runtime(warehouse, subscription)
     runtime.counters = PoisonedCounters([poison, poison])
-    told = Told()
-    run(subscription, warehouse, [stock(1)], on_restart=told, runtime=runtime)
-    assert len(told.reasons) == 2
-    for reason in told.reasons:
+    restarted = Restarted()
+    run(subscription, warehouse, [stock(1)], on_restart=restarted, runtime=runtime)
+    assert len(restarted.reasons) == 2
+    for reason in restarted.reasons:
         assert words in reason
         assert "Decode events" in reason
         assert "\n" not in reason
@@ -230,9 +230,9 @@ def test_a_fault_of_a_step_restarts_it(
 def test_a_failed_acknowledgement_stops_nothing(subscription: ScriptedSubscription, warehouse: MemoryWarehouse) -> None:
     """Beam only logs what an acknowledgement raises: the next bundle follows, and the messages are still there to come again."""
     subscription.loses = lambda messages: stock(1) in messages
-    told = Told()
-    run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=told)
-    assert told.reasons == []
+    restarted = Restarted()
+    run(subscription, warehouse, [stock(1)], [stock(2)], on_restart=restarted)
+    assert restarted.reasons == []
     assert [row["inventory_id"] for row in warehouse.rows["fact_inventory"]] == ["i-1", "i-2"]
     assert list(subscription.waiting) == [[stock(1)]]
 
@@ -278,7 +278,7 @@ def _growth(bundles: int, warm_up: int = 50) -> float:
                 begun.append(_resident())
 
     subscription.calls = Watch()
-    run_until_drained(memory_runtime(MemoryWarehouse(keep=False), subscription), subscription.drain, Told())
+    run_until_drained(memory_runtime(MemoryWarehouse(keep=False), subscription), subscription.drain, Restarted())
     return (_resident() - begun[0]) / 1024 / bundles
 
 

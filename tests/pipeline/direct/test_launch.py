@@ -1,4 +1,4 @@
-"""The pipeline's life as its folder tells it: running, drained, failed or gone; one at a time; from elsewhere too."""
+"""The pipeline's status in its folder: running, drained, failed or gone; one at a time; from elsewhere too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,11 @@ def logged(settings: Settings) -> list[tuple[str, str]]:
 
 class TestHere:
     def test_there_has_been_none(self, settings: Settings) -> None:
-        """A folder without a status file, or no folder at all, tells of no pipeline."""
+        """A folder without a status file, or no folder at all, means no pipeline."""
         assert read_status(settings.state_path) == PipelineStatus("none")
 
     def test_it_tells_that_it_runs(self, settings: Settings) -> None:
-        """While it runs, the folder tells its process, its subscription and its counters, and again when they change."""
+        """While it runs, the status has its process, its subscription and its counters, and follows their changes."""
         found: list[PipelineStatus] = []
 
         def work(runtime: Runtime, *_: Any) -> None:
@@ -64,8 +65,37 @@ class TestHere:
         assert status.processes == launch.Processes(1, (os.getpid(),))
         assert status.subscription == "projects/ecomflow-local/subscriptions/ecomflow-events-pipeline"
 
+    @pytest.mark.parametrize("step", [86_400, -86_400], ids=["forward", "back"])
+    def test_its_status_follows_a_step_of_the_wall_clock(
+        self, step: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its start and its appends are reported by the clock as it is set now, and do not move again until the next step."""
+        real, steps = time.time, [0.0]
+        monkeypatch.setattr(time, "time", lambda: real() + steps[0])
+        reports: list[PipelineStatus] = []
+
+        def report_again() -> None:
+            since = time.monotonic()
+            wait_until(lambda: (read_status(settings.state_path).updated_steady or 0.0) > since)
+            reports.append(read_status(settings.state_path))
+
+        def work(runtime: Runtime, *_: Any) -> None:
+            runtime.counters.appended("fact_order", 1)
+            report_again()
+            steps[0] = step
+            report_again()
+            report_again()
+
+        run(settings, work)
+        before, *after = reports
+        for status in after:
+            assert status.updated == pytest.approx(real() + step, abs=60)
+            assert status.started == pytest.approx((before.started or 0.0) + step, abs=5)
+            assert status.gauges["last_append/fact_order"] == pytest.approx(before.gauges["last_append/fact_order"] + step, abs=5)
+        assert after[0].started == after[1].started
+
     def test_it_tells_that_it_is_drained(self, settings: Settings) -> None:
-        """What run_here returns stands in the folder, and the settings reached the engine."""
+        """What run_here returns is in the folder, and the settings reached the engine."""
         given: list[PipelineConfig] = []
         ended = run(settings, lambda runtime, drain, on_restart: given.append(runtime.config))
         assert ended.state == "drained"
@@ -91,7 +121,7 @@ class TestHere:
         assert read_status(settings.state_path) == ended
 
     def test_it_tells_that_it_failed(self, settings: Settings) -> None:
-        """An error that no restart mends is raised, and stays in the folder."""
+        """An error that a restart can't fix is raised, and stays in the folder."""
 
         def work(*_: Any) -> None:
             raise SchemaError("Table shop.fact_order does not fit.", "Run: ecomflow infra status")
@@ -100,8 +130,8 @@ class TestHere:
             run(settings, work)
         status = read_status(settings.state_path)
         assert (status.state, status.last_failure) == ("failed", "Table shop.fact_order does not fit.")
-        told = "The pipeline failed: Table shop.fact_order does not fit.\nRun: ecomflow infra status"
-        assert logged(settings)[-1] == ("error", told)
+        message = "The pipeline failed: Table shop.fact_order does not fit.\nRun: ecomflow infra status"
+        assert logged(settings)[-1] == ("error", message)
 
     def test_a_crash_is_no_end(self, settings: Settings) -> None:
         """Where it ends without telling its end, it is gone, and its log holds the traceback; the next one runs as ever."""
@@ -121,7 +151,7 @@ class TestHere:
         """Under one folder one pipeline runs at a time; the refused one leaves the first one's status as it is."""
 
         def work(*_: Any) -> None:
-            with pytest.raises(PipelineError, match="runs already"):
+            with pytest.raises(PipelineError, match="already running"):
                 run(settings)
             with pytest.raises(PipelineError, match=f"process {os.getpid()}"):
                 start_detached(settings, ["false"])
@@ -152,14 +182,14 @@ class TestHere:
         for reader in readers:
             reader.join()
 
-    def test_what_an_earlier_one_told_is_forgotten(self, settings: Settings) -> None:
+    def test_the_status_of_an_earlier_one_is_dropped(self, settings: Settings) -> None:
         """A pipeline that starts after a killed one never shows the dead one's process as running."""
         settings.state_path.mkdir()
         (settings.state_path / launch.STATUS_FILE).write_bytes(msgspec.json.encode(PipelineStatus("running", 1)))
         with launch.held(settings.state_path):
             assert read_status(settings.state_path).state == "none"
 
-    def test_an_end_told_late_is_an_end(self, settings: Settings) -> None:
+    def test_an_end_reported_late_is_an_end(self, settings: Settings) -> None:
         """A pipeline that drains between the reading of its status and of its lock is drained, not gone."""
         settings.state_path.mkdir()
         path, end = settings.state_path / launch.STATUS_FILE, settings.state_path / "end"
@@ -167,8 +197,8 @@ class TestHere:
         os.mkfifo(path)
 
         def drain_meanwhile() -> None:
-            with path.open("wb") as told:  # as soon as it is read
-                told.write(msgspec.json.encode(PipelineStatus("running", 1)))
+            with path.open("wb") as file:  # as soon as it is read
+                file.write(msgspec.json.encode(PipelineStatus("running", 1)))
                 end.replace(path)
 
         draining = threading.Thread(target=drain_meanwhile)
@@ -176,15 +206,40 @@ class TestHere:
         assert read_status(settings.state_path).state == "drained"
         draining.join()
 
-    def test_a_broken_status_file_is_told(self, settings: Settings) -> None:
-        """A status file that is none is a sentence with its path."""
+    @pytest.mark.parametrize("content", [b"", b"{", bytes(300), b'{"state": "\xff"}', b'{"state": "running", "pid": "x"}'])
+    def test_a_damaged_status_file_is_told_and_stops_nothing(self, content: bytes, settings: Settings) -> None:
+        """Its report is lost, as a sentence with its path says; the next pipeline starts and reports again."""
         settings.state_path.mkdir()
-        (settings.state_path / launch.STATUS_FILE).write_text("{")
-        with pytest.raises(PipelineError, match=r"pipeline\.json can't be read"):
-            read_status(settings.state_path)
+        (settings.state_path / launch.STATUS_FILE).write_bytes(content)
+        status = read_status(settings.state_path)
+        assert (status.state, status.pid) == ("gone", None)
+        assert f"{settings.state_path / launch.STATUS_FILE} is damaged: " in str(status.last_failure)
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
+            drain_detached(settings)
+        assert run(settings, lambda *_: None).state == "drained"
+
+    def test_a_status_file_that_is_damaged_while_a_pipeline_runs_is_written_anew(self, settings: Settings) -> None:
+        """Who reads it waits for the next report, and so knows the process."""
+
+        def work(*_: Any) -> None:
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            assert read_status(settings.state_path).pid == os.getpid()
+
+        assert run(settings, work).state == "drained"
+
+    def test_a_pipeline_whose_status_stays_damaged_runs_all_the_same(self, settings: Settings) -> None:
+        """It holds its lock; which process it is nobody knows, and a drain says so."""
+        with launch.locked(settings.state_path):
+            (settings.state_path / launch.STATUS_FILE).write_bytes(b"{")
+            status = read_status(settings.state_path)
+            assert (status.state, status.pid) == ("running", None)
+            with pytest.raises(
+                PipelineError, match=r"A local pipeline is running\. Its last report is lost, because .* is damaged"
+            ):
+                drain_detached(settings)
 
     @pytest.mark.parametrize("start", [run, lambda settings: start_detached(settings, ["true"])], ids=["here", "detached"])
-    def test_a_folder_that_can_not_be_written_is_told(self, start: Callable[[Settings], Any], tmp_path: Path) -> None:
+    def test_a_folder_that_can_not_be_written_is_reported(self, start: Callable[[Settings], Any], tmp_path: Path) -> None:
         """Where the state folder can't be made, AccessError says so."""
         (tmp_path / "file").write_text("")
         with pytest.raises(AccessError, match=r"can't be (written|read)") as caught:
@@ -239,24 +294,24 @@ class TestDetached:
         assert (ended.state, ended.pid, ended.counters) == ("drained", started.pid, {"received": 7})
 
     def test_a_killed_one_is_gone(self, settings: Settings) -> None:
-        """After SIGKILL the system lets go of the lock: the status is gone, with what it told last, and the next may start."""
+        """After SIGKILL the system releases the lock: the status is gone, with the last report, and the next one can start."""
         started = start_detached(settings, command(CHILD))
         assert started.pid is not None
         os.kill(started.pid, signal.SIGKILL)
         wait_until(lambda: read_status(settings.state_path).state != "running")
         status = read_status(settings.state_path)
         assert (status.state, status.pid, status.counters) == ("gone", started.pid, {"received": 7})
-        with pytest.raises(PipelineError, match="No local pipeline runs"):
+        with pytest.raises(PipelineError, match="No local pipeline is running"):
             drain_detached(settings)
         assert start_detached(settings, command(CHILD)).state == "running"
         assert drain_detached(settings, timeout=20).state == "drained"
 
     def test_an_early_end_shows_its_log(self, settings: Settings) -> None:
-        """A process that ends before it runs is told with the last lines that it wrote, not those of an earlier one."""
+        """If a process ends during its start, the error has its last lines, not those of an earlier one."""
         for word in ("first", "second"):
             with pytest.raises(PipelineError) as caught:
                 start_detached(settings, command(f"for n in range(20): print('{word}', n)\nraise SystemExit(3)"))
-        assert caught.value.message == "The pipeline ended before it ran. It said:\n" + "\n".join(
+        assert caught.value.message == "The pipeline ended during its start. The end of its output:\n" + "\n".join(
             f"second {n}" for n in range(12, 20)
         )
         assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
@@ -265,17 +320,17 @@ class TestDetached:
         """Where no pipeline runs in time, the process is killed, and that is said."""
         pid = tmp_path / "pid"
         never = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
-        with pytest.raises(PipelineError, match="did not run within 3 s and was ended"):
+        with pytest.raises(PipelineError, match="did not start within 3 s and was stopped"):
             start_detached(settings, command(never), timeout=3)
         assert not psutil.pid_exists(int(pid.read_text()))
 
-    def test_one_that_does_not_drain_is_told(self, settings: Settings) -> None:
+    def test_one_that_does_not_drain_is_reported(self, settings: Settings) -> None:
         """A process that ignores SIGTERM is named, with the command that ends it."""
         deaf = CHILD.replace("lambda *_: drain.set()", "signal.SIG_IGN")
         started = start_detached(settings, command(deaf))
         with pytest.raises(PipelineError, match="has not drained within 0 s") as caught:
             drain_detached(settings, timeout=0.2)
-        assert caught.value.remedy == f"End it: kill -9 {started.pid}"
+        assert caught.value.remedy == f"Kill it with: kill -9 {started.pid}"
 
     def test_the_command_is_ecomflow_deploy(self, settings: Settings, tmp_path: Path) -> None:
         """Without a command of its own it is `ecomflow deploy` with the same state folder: here, one without a stack."""

@@ -47,6 +47,16 @@ class TestToFile:
         assert stat.S_IMODE(to_file.stat().st_mode) == 0o600
         assert to_file.read_text().startswith('{"time":"20')
 
+    def test_a_line_without_its_end_spoils_no_other(self, to_file: Path) -> None:
+        """A full disk or a power cut left a part of a line: what is logged next begins a line of its own."""
+        log.info("first")
+        with to_file.open("ab") as file:
+            file.write(b'{"time":"20')
+        log.info("second")
+        first, torn, second = to_file.read_text().splitlines()
+        assert [json.loads(line)["message"] for line in (first, second)] == ["first", "second"]
+        assert torn == '{"time":"20'
+
     def test_a_traceback_stays_in_its_line(self, to_file: Path) -> None:
         """An exception's traceback is a field of its own."""
         try:
@@ -84,7 +94,7 @@ class TestToFile:
         assert sorted(path.name for path in to_file.parent.iterdir()) == ["pipeline.jsonl", "pipeline.jsonl.1"]
 
     def test_a_full_disk_stops_nothing(self, to_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """It is told once on standard error until the file can be written again."""
+        """It is reported once on standard error until the file can be written again."""
         to_file.symlink_to("/dev/full")
         log.info("one")
         log.info("two")
@@ -94,7 +104,7 @@ class TestToFile:
         said = capsys.readouterr().err
         assert " ".join(said.split()) == f"The log can't be written: {to_file}: No space left on device"
 
-    def test_a_folder_that_can_not_be_made_is_told(self, tmp_path: Path) -> None:
+    def test_a_folder_that_can_not_be_made_is_reported(self, tmp_path: Path) -> None:
         """AccessError names it and the setting that chooses another."""
         (tmp_path / "file").write_text("")
         with pytest.raises(AccessError, match="Not a directory") as caught:
@@ -110,7 +120,7 @@ class TestToFile:
 
 class TestToTerminal:
     def test_warnings_are_sentences(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """What is a warning or worse is shown without time or level, inert; info is not, nor what the command tells itself."""
+        """What is a warning or worse is shown without time or level, inert; info is not, nor what the command shows itself."""
         with logs.handled_by(logs.ToTerminal()):
             log.info("not shown")
             log.error("not shown either", extra=logs.NOT_ON_TERMINAL)

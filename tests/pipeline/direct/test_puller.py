@@ -146,9 +146,9 @@ def test_release_makes_messages_come_again(clients: Clients, puller: Puller) -> 
     assert first.ack_ids != second.ack_ids
 
 
-def test_stop_leaves_the_batch_in_hand(clients: Clients, puller: Puller) -> None:
-    """After stop nothing is taken any more; the unread is given back, and the batch in hand can still be acknowledged."""
-    clients.publish(b"in hand")
+def test_stop_keeps_the_current_batch(clients: Clients, puller: Puller) -> None:
+    """After stop nothing is pulled anymore; unread messages are released, and the current batch can still be acknowledged."""
+    clients.publish(b"in flight")
     batch = take(puller)
     clients.publish(b"unread")
     wait_until(lambda: len(puller._ready) == 1)
@@ -251,7 +251,7 @@ def test_bytes_that_were_not_foreseen_are_given_back(tmp_path: Path) -> None:
             assert len(take_and_acknowledge(puller, 10)) == 10
 
 
-def test_long_ack_ids_are_all_told(tmp_path: Path) -> None:
+def test_long_ack_ids_are_all_reported(tmp_path: Path) -> None:
     """Ids of 500 characters, of which 2,000 would not fit in a request: each message comes once, is extended and acknowledged."""
     with server_with(tmp_path, ack_id_length=500) as clients:
         sent = [message_id for _ in range(5) for message_id in clients.publish(*[b"x"] * 1000)]
@@ -287,21 +287,21 @@ def connecting(**calls: Callable[..., Any]) -> Callable[[Endpoints], Any]:
 
 def test_a_release_comes_in_portions(clients: Clients, clock: ManualClock) -> None:
     """Requests of a thousand ids at most, one after the other, give back what was leased, once, and nothing else."""
-    told: list[list[str]] = []
+    requests: list[list[str]] = []
     for _ in range(5):
         clients.publish(*[b"x"] * 900)
 
     def noting(request: Any, **options: Any) -> None:
-        told.append(list(request.ack_ids))
+        requests.append(list(request.ack_ids))
         clients.subscriber.modify_ack_deadline(request, **options)
 
     with pulling(clients.host, clock=clock.now, connect=connecting(modify_ack_deadline=noting)) as puller:
         wait_until(lambda: sum(len(batch.messages) for batch in puller._ready) == 4500)
         done, held = take(puller, 900), take(puller, 1800)
         puller.acknowledge(done)
-        told.clear()
-    ids = [ack_id for part in told for ack_id in part]
-    assert max(map(len, told)) <= 1000
+        requests.clear()
+    ids = [ack_id for part in requests for ack_id in part]
+    assert max(map(len, requests)) <= 1000
     left = 4500 - len(done.messages)
     assert (len(ids), len(set(ids))) == (left, left)
     assert set(held.ack_ids) <= set(ids)
@@ -366,7 +366,7 @@ def test_a_distant_service_is_pulled_fast(tmp_path: Path) -> None:
 
 def test_extends_what_is_held_longer_than_the_deadline(clients: Clients, puller: Puller, clock: ManualClock) -> None:
     """A batch held for four deadlines is still leased and can be acknowledged; so is one that nobody has read yet."""
-    clients.publish(b"in hand")
+    clients.publish(b"in flight")
     batch = take(puller)
     clients.publish(b"unread")
     wait_until(lambda: len(puller._ready) == 1)
@@ -419,7 +419,7 @@ def test_waits_for_a_server_that_is_down(tmp_path: Path, caplog: pytest.LogCaptu
     server.terminate()
 
 
-def test_a_missing_subscription_is_told(clients: Clients, clock: ManualClock) -> None:
+def test_a_missing_subscription_is_reported(clients: Clients, clock: ManualClock) -> None:
     """take raises NotFoundError with the subscription's name and what to run, each time."""
     clients.subscriber.delete_subscription(subscription=SUBSCRIPTION)
     with pulling(clients.host, clock=clock.now) as puller:
@@ -455,11 +455,11 @@ def answering_pubsub(answer: Callable[[bytes, grpc.ServicerContext], bytes | Non
         (grpc.StatusCode.INVALID_ARGUMENT, EcomflowError, "ecomflow infra status"),
     ],
 )
-def test_a_refused_pull_is_told(code: grpc.StatusCode, kind: type[EcomflowError], words: str) -> None:
-    """take raises what no wait mends, with what to do."""
+def test_a_refused_pull_is_reported(code: grpc.StatusCode, kind: type[EcomflowError], words: str) -> None:
+    """take raises what waiting can't fix, with what to do."""
 
     def refuse(_: bytes, context: grpc.ServicerContext) -> None:
-        context.abort(code, "told to refuse")
+        context.abort(code, "refused by the test")
 
     with answering_pubsub(refuse) as host, pulling(host) as puller:
         with pytest.raises(kind) as caught:
@@ -469,16 +469,17 @@ def test_a_refused_pull_is_told(code: grpc.StatusCode, kind: type[EcomflowError]
 
 
 @pytest.mark.parametrize(
-    "fault", [exceptions.InternalServerError("told to"), exceptions.RetryError("told to", None), ValueError("closed channel")]
+    "fault",
+    [exceptions.InternalServerError("by the test"), exceptions.RetryError("by the test", None), ValueError("closed channel")],
 )
 def test_a_failed_acknowledgement_is_no_error(
     clients: Clients, clock: ManualClock, fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where Pub/Sub can't be told, a warning says how many messages come again, and nothing else happens."""
+    """If the acknowledgement fails, a warning says how many messages will be redelivered, and nothing else happens."""
     clients.publish(b"one", b"two")
     with pulling(clients.host, clock=clock.now, connect=connecting(acknowledge=_raiser(fault))) as puller:
         puller.acknowledge(take(puller))
-        assert "2 messages will come again" in caplog.text
+        assert "2 messages will be redelivered" in caplog.text
         assert undelivered(clients) == 2
 
 
@@ -493,6 +494,6 @@ def test_a_fault_in_the_pulling_reaches_the_reader(clients: Clients, clock: Manu
     """Whatever the pulling thread dies of, take raises it, so that the engine restarts; the messages come again."""
     with (
         pulling(clients.host, clock=clock.now, connect=connecting(pull=_raiser(KeyError("colour")))) as puller,
-        pytest.raises(UnavailableError, match=r"The pulling of \S+ failed: KeyError: 'colour'"),
+        pytest.raises(UnavailableError, match=r"Pulling from \S+ failed: KeyError: 'colour'"),
     ):
         puller.take(10, 10)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from typer.testing import CliRunner
 from ecomflow.cli import app
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import ConfigError, PipelineError, SchemaError
+from ecomflow.gcp.target import Target
+from ecomflow.metrics.moments import Moment
 from ecomflow.pipeline.direct import launch, workers
 from ecomflow.pipeline.direct.launch import PipelineStatus, Processes, read_status
 from ecomflow.pipeline.direct.restarts import Restarts
@@ -128,6 +131,18 @@ def gone(pids: tuple[int, ...]) -> bool:
 
 
 class TestMerged:
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["forward", "back"])
+    def test_what_was_told_before_a_step_of_the_wall_clock_follows_it(self, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also the status of a process that has died since: otherwise its last append would be in the future."""
+        reported = Moment(time.time(), time.monotonic())
+        status = PipelineStatus("running", gauges={"last_append/t": reported.wall - 5, "memory_bytes": 7}, updated=reported.wall)
+        status = msgspec.structs.replace(status, updated_steady=reported.steady)
+        dead = workers._buried(workers._NOTHING, status, killed=True)
+        assert dead.gauges == {"last_append/t": reported.wall - 5}
+        monkeypatch.setattr(workers, "moment", lambda: Moment(reported.wall + 60 + step, reported.steady + 60))
+        for one in (status, dead):
+            assert workers.merged([one])["gauges"]["last_append/t"] == pytest.approx(reported.wall - 5 + step, abs=0.1)
+
     def test_counts_are_summed(self) -> None:
         """Counters, restarts and memory are summed, of other gauges the greatest is taken, of waits the first."""
         one = PipelineStatus(
@@ -151,14 +166,14 @@ class TestMerged:
         }
 
     def test_of_none_there_is_nothing(self) -> None:
-        """Before any process has told anything, nothing is counted."""
+        """Before any process has reported, nothing is counted."""
         assert PipelineStatus("running", **workers.merged(())) == PipelineStatus("running")
 
 
 @pytest.mark.slow
 class TestWorkers:
     def test_they_run_and_drain_as_one(self, settings: Settings) -> None:
-        """The status tells of one pipeline: this process, the two that live, and their sums; then that it is drained."""
+        """The status is that of one pipeline: this process, the two that run, and their sums; then it is drained."""
         with run(settings, command()) as pipeline:
             status = pipeline.runs()
             assert (status.state, status.pid, status.processes.wanted) == ("running", os.getpid(), 2)
@@ -173,7 +188,7 @@ class TestWorkers:
         assert (gone(pids), pipeline.said) == (True, [])
 
     def test_a_killed_one_is_started_again(self, settings: Settings) -> None:
-        """Another takes its place; what it had counted stays in the sum, its memory does not, and the reason is told."""
+        """Another takes its place; what it had counted stays in the sum, its memory does not, and the reason is reported."""
         with run(settings, command()) as pipeline:
             victim, other = pipeline.runs().processes.pids
             os.kill(victim, signal.SIGKILL)
@@ -181,9 +196,9 @@ class TestWorkers:
             assert (victim in status.processes.pids, other in status.processes.pids) == (False, True)
             why = f"Process {victim} of the pipeline was ended by SIGKILL."
             assert (status.restarts, status.last_failure, status.gauges["memory_bytes"]) == (1, why, 200.0)
-            assert pipeline.said == [f"{why} Another starts in 0 s."]
+            assert pipeline.said == [f"{why} A new one starts in 0 s."]
             assert pipeline.end().counters == {"received": 21}
-        assert f"{why} Another starts in 0 s." in (settings.state_path / launch.LOG_FILE).read_text()
+        assert f"{why} A new one starts in 0 s." in (settings.state_path / launch.LOG_FILE).read_text()
 
     def test_an_error_that_no_restart_fixes_ends_all(self, settings: Settings, tmp_path: Path) -> None:
         """One fails, the other drains, and the error is raised here as it was there."""
@@ -206,7 +221,7 @@ class TestWorkers:
         status = read_status(settings.state_path)
         assert (status.state, status.last_failure, status.processes.pids) == ("failed", "It does not fit.", ())
 
-    def test_restarts_within_a_process_are_told(self, settings: Settings) -> None:
+    def test_restarts_within_a_process_are_reported(self, settings: Settings) -> None:
         """An engine that restarts is counted and its reason is the last failure; what it logs is in the one log, with its pid."""
         engine = 'on_restart("Pub/Sub is away.", 1.0); print("a stray print"); drain.wait()'
         with run(settings, command(engine)) as pipeline:
@@ -233,24 +248,24 @@ class TestWorkers:
         (crash,) = [line for line in lines if line["message"] == f"Process {line['process']} crashed."]
         assert (crash["level"], crash["traceback"].splitlines()[-1]) == ("critical", "ZeroDivisionError: division by zero")
 
-    def test_one_that_can_not_be_started_is_told(self, settings: Settings) -> None:
-        """Where the system starts no process, that is told, and it is tried again until the pipeline is to drain."""
+    def test_one_that_can_not_be_started_is_reported(self, settings: Settings) -> None:
+        """If no process can be started, that is reported, and tried again until the pipeline drains."""
         with run(settings, ["/nowhere/python"]) as pipeline:
             wait_until(lambda: len(pipeline.said) > 3, "it is tried again")
             assert pipeline.end().state == "drained"
         assert (
             pipeline.said[0]
-            == "A process of the pipeline could not be started: No such file or directory. Another starts in 0 s."
+            == "A process of the pipeline could not be started: No such file or directory. A new one starts in 0 s."
         )
 
     def test_there_is_one_under_a_folder(self, settings: Settings) -> None:
         """A second pipeline is refused while they run."""
         with run(settings, command()) as pipeline:
             pipeline.runs()
-            with pytest.raises(PipelineError, match="runs already"):
+            with pytest.raises(PipelineError, match="already running"):
                 workers.run_workers(settings, threading.Event(), print, command=command())
 
-    def test_told_to_drain_before_they_run(self, settings: Settings) -> None:
+    def test_drained_before_they_run(self, settings: Settings) -> None:
         """A drain in the first moment ends well."""
         with run(settings, command()) as pipeline:
             assert pipeline.end().state == "drained"
@@ -327,7 +342,7 @@ class TestFlags:
         )
 
     def test_the_file_may_say_how_many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """processes stands in ecomflow.toml; fewer than one is refused."""
+        """processes is set in ecomflow.toml; fewer than one is refused."""
         monkeypatch.chdir(tmp_path)
         Path("ecomflow.toml").write_text("processes = 0")
         error = CliRunner().invoke(app, ["deploy"]).exception
@@ -343,13 +358,14 @@ def test_every_event_is_in_one_place(provisioned: Settings, stack: Endpoints, tm
     with running(settings) as pipeline:
         wait_until(lambda: len(pipeline.status().processes.pids) == 2, "both live")
         victim = pipeline.status().processes.pids[0]
-        with Load(settings, stack, ledger, rate=600, seed=1):
+        target = Target(settings, stack)
+        with Load(target, ledger, rate=600, seed=1):
             wait_until(lambda: pipeline.status().counters.get("received", 0) > 600, "events flow")
             os.kill(victim, signal.SIGKILL)
             wait_until(
                 lambda: (now := pipeline.status().processes.pids) != () and victim not in now and len(now) == 2, "both live"
             )
-        outcome = equation_holds(settings, stack, ledger)
+        outcome = equation_holds(target, ledger)
         status = pipeline.status()
         pids = status.processes.pids
     assert sum(line.published for line in outcome.lines) > 600

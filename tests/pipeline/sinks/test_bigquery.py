@@ -15,12 +15,14 @@ import pytest
 from google.api_core import exceptions
 
 from ecomflow import __version__
-from ecomflow.contract.decode import decode_messages
-from ecomflow.contract.facts import SCHEMAS
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.ddl import table_schema
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.modelling import model
+from ecomflow.contract.tables import tables_of
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_write_client
 from ecomflow.pipeline.counters import Counters
-from ecomflow.pipeline.model import model_facts
 from ecomflow.pipeline.sinks import bigquery as bigquery_sink
 from ecomflow.pipeline.sinks.bigquery import (
     PATIENCE,
@@ -44,7 +46,9 @@ from tests.support.pipeline import (
 )
 from tests.support.waiting import wait_until
 
+SHOP = shop_contracts()
 TABLE = "fact_inventory"
+SCHEMA = next(table_schema(table) for table in tables_of(SHOP) if table.name == TABLE)
 STREAM = f"projects/test-project/datasets/shop/tables/{TABLE}/streams/_default"
 NOW = datetime(2026, 2, 1, 12, 30, 15, 123456, UTC)
 
@@ -96,8 +100,8 @@ def writer(bigquery: FakeBigQuery, passed: PassedTime) -> Iterator[TableWriter]:
 def rows(*numbers: int, **changes: Any) -> pa.RecordBatch:
     """Rows of inventory events with these numbers, as the pipeline models them."""
     messages = [message(inventory(number, **changes), message_id=f"m-{number}") for number in numbers]
-    facts = model_facts(decode_messages(messages, NOW).streams["inventory"], NOW)
-    return with_ingestion_time(facts.tables[0].rows, TABLE, NOW)
+    facts = model(Codec(SHOP).decode(messages, NOW).streams["inventory"], NOW)
+    return with_ingestion_time(facts.tables[0].rows, NOW)
 
 
 def append(writer: TableWriter, batch: pa.RecordBatch) -> list[RefusedRow]:
@@ -125,21 +129,22 @@ def test_rows_arrive_whole(writer: TableWriter, bigquery: FakeBigQuery) -> None:
             "reason": "sale",
             "event_date": datetime(2026, 1, 31, tzinfo=UTC).date(),
             "event_timestamp": datetime(2026, 1, 31, 10, tzinfo=UTC),
+            "unknown_fields": None,
             "ingestion_timestamp": NOW,
         }
     ]
     (request,) = bigquery.requests
     assert request.write_stream == STREAM
     assert request.trace_id == f"ecomflow:{__version__}"
-    assert pa.ipc.read_schema(pa.py_buffer(request.arrow_rows.writer_schema.serialized_schema)) == SCHEMAS[TABLE]
+    assert pa.ipc.read_schema(pa.py_buffer(request.arrow_rows.writer_schema.serialized_schema)) == SCHEMA
 
 
 def test_ingestion_time_is_utc() -> None:
     """The last column is the moment given, in UTC, for every row."""
     facts = rows(1, 2).drop_columns(["ingestion_timestamp"])
     there = datetime(2026, 2, 1, 1, 0, tzinfo=timezone(timedelta(hours=2)))
-    stamped = with_ingestion_time(facts, TABLE, there)
-    assert stamped.schema == SCHEMAS[TABLE]
+    stamped = with_ingestion_time(facts, there)
+    assert stamped.schema == SCHEMA
     assert stamped.column("ingestion_timestamp").to_pylist() == [datetime(2026, 1, 31, 23, tzinfo=UTC)] * 2
 
 
@@ -173,7 +178,7 @@ def test_a_passing_error_is_tried_again(
         assert append(writer, rows(1, 2)) == []
     assert written(bigquery) == ["i-1", "i-2"]
     assert passed.slept == [0.1, 0.2, 0.4]
-    assert caplog.text.count("Waiting for BigQuery to take rows of fact_inventory") == 3
+    assert caplog.text.count("Waiting for BigQuery to accept rows of fact_inventory") == 3
 
 
 def test_a_closed_stream_is_opened_again(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -201,15 +206,15 @@ def test_a_lost_answer_is_a_repeat_and_no_loss(writer: TableWriter, bigquery: Fa
     assert written(bigquery) == ["i-1", "i-1"]
 
 
-class ToldCounters(Counters):
+class RecordingCounters(Counters):
     """Keeps what was said to be waited for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str | None] = []
+        self.sentences: list[str | None] = []
 
     def waiting(self, place: str, sentence: str | None) -> None:
-        self.told.append(sentence)
+        self.sentences.append(sentence)
 
 
 IMPATIENT = PATIENCE._replace(answer=0.1)
@@ -217,17 +222,17 @@ IMPATIENT = PATIENCE._replace(answer=0.1)
 
 def test_silence_is_a_lost_connection(bigquery: FakeBigQuery, caplog: pytest.LogCaptureFixture) -> None:
     """Where no answer comes in time, that is said, the connection is given up, and the rows are written on a new one."""
-    counters = ToldCounters()
+    counters = RecordingCounters()
     bigquery.faults.append(SaysNothing())
     with bigquery.serve() as host, closing(TableWriters(config_for(bigquery_storage=host), counters, IMPATIENT)) as writers:
         assert append(writers.writer(TABLE), rows(1)) == []
     assert written(bigquery) == ["i-1"]
     assert bigquery.streams == 2
     assert "no answer in 0 s" in caplog.text
-    assert (counters.told[0], counters.told[-1]) == ("BigQuery to answer an append to fact_inventory", None)
+    assert (counters.sentences[0], counters.sentences[-1]) == ("BigQuery to answer an append to fact_inventory", None)
 
 
-def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
+def test_what_is_waited_for_is_reported(bigquery: FakeBigQuery) -> None:
     """While the sink waits it says for what; each further try is counted; then it waits for nothing."""
     bigquery.faults += [EndsStream(code) for code in 2 * (grpc.StatusCode.UNAVAILABLE,)]
     counters = Counters()
@@ -239,7 +244,7 @@ def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
         assert writer.finish(writer.start(rows(1))) == []
         client.transport.close()
         writer.close()
-    assert [sentence.startswith(f"BigQuery to take rows of {TABLE}: ") for sentence in said] == [True, True]
+    assert [sentence.startswith(f"BigQuery to accept rows of {TABLE}: ") for sentence in said] == [True, True]
     assert (counters.totals()["retries"], counters.snapshot()["waiting_for"]) == (2, None)
 
 
@@ -249,7 +254,7 @@ def test_what_is_waited_for_is_told(bigquery: FakeBigQuery) -> None:
 def test_retries_are_bounded(fault: Fault, writer: TableWriter, bigquery: FakeBigQuery, passed: PassedTime) -> None:
     """After two minutes, in pauses of 10 s at most, UnavailableError says which table and why."""
     bigquery.always = fault
-    with pytest.raises(UnavailableError, match=r"test-project\.shop\.fact_inventory: .*told to"):
+    with pytest.raises(UnavailableError, match=r"test-project\.shop\.fact_inventory: .*by the test"):
         append(writer, rows(1))
     assert PATIENCE.give_up <= sum(passed.slept) <= PATIENCE.give_up + 10
     assert max(passed.slept) == 10
@@ -346,14 +351,14 @@ class TestAColumnThatAppendsDoNotKnowYet:
         return TableWriter(config, TABLE, client, counters or Counters(), sleep=passed.sleep, clock=passed.clock, columns=columns)
 
     def test_it_is_waited_for_while_the_table_has_it(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
-        """Whatever the case of its name; the rows are written once it is known, and what is waited for is told meanwhile."""
+        """Whatever the case of its name; the rows are written once it is known, and meanwhile the status says so."""
         bigquery.faults.extend([UNKNOWN_COLUMN] * 4)
-        told: list[str | None] = []
+        sentences: list[str | None] = []
         counters = Counters()
 
         def columns() -> list[str]:
-            told.append(counters.snapshot()["waiting_for"])
-            return [name.upper() for name in SCHEMAS[TABLE].names]
+            sentences.append(counters.snapshot()["waiting_for"])
+            return [name.upper() for name in SCHEMA.names]
 
         with bigquery.serve() as host:
             writer = self.writer(host, passed, columns, counters)
@@ -361,15 +366,15 @@ class TestAColumnThatAppendsDoNotKnowYet:
             writer.close()
         assert written(bigquery) == ["i-1"]
         assert passed.slept == [0.1, 0.2, 0.4, 0.8]
-        assert told[-1] is not None
-        assert "a column that fact_inventory has, which takes them up to ten minutes" in told[-1]
+        assert sentences[-1] is not None
+        assert "a new column of fact_inventory, which can take ten minutes" in sentences[-1]
 
     def test_after_two_minutes_the_bundle_fails_and_comes_again(self, bigquery: FakeBigQuery, passed: PassedTime) -> None:
         """As for a service that does not answer, of which the engine never gives up."""
         bigquery.always = UNKNOWN_COLUMN
         with bigquery.serve() as host:
-            writer = self.writer(host, passed, lambda: SCHEMAS[TABLE].names)
-            with pytest.raises(UnavailableError, match=r"took no rows .* extra fields: 'reason'"):
+            writer = self.writer(host, passed, lambda: SCHEMA.names)
+            with pytest.raises(UnavailableError, match=r"accepted no rows .* extra fields: 'reason'"):
                 append(writer, rows(1))
             writer.close()
         assert PATIENCE.give_up <= passed.clock() < PATIENCE.give_up + 11
@@ -419,7 +424,7 @@ def test_access_denied_or_no_such_table(writer: TableWriter, bigquery: FakeBigQu
         (grpc.StatusCode.UNAUTHENTICATED, AccessError, "Log in again: gcloud auth application-default login"),
     ],
 )
-def test_a_lasting_error_is_told_at_once(
+def test_a_lasting_error_is_reported_at_once(
     fault: Callable[[grpc.StatusCode], Fault],
     code: grpc.StatusCode,
     kind: type[EcomflowError],
@@ -428,7 +433,7 @@ def test_a_lasting_error_is_told_at_once(
     bigquery: FakeBigQuery,
     passed: PassedTime,
 ) -> None:
-    """What no wait mends raises its own error with the table's name and what to do, without a second try."""
+    """What waiting can't fix raises its own error with the table's name and what to do, without a second try."""
     bigquery.always = fault(code)
     with pytest.raises(kind) as caught:
         append(writer, rows(1))
@@ -466,7 +471,7 @@ def test_whatever_ends_the_stream_answers_what_waits(
     def broken(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:
-            raise ValueError("told to")
+            raise ValueError("by the test")
         return appending(*arguments, **options)
 
     appending = bigquery_sink.append_rows

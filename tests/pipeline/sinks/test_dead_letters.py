@@ -46,7 +46,7 @@ def upload(writer: DeadLetterWriter, *letters: DeadLetter, stream: str = "unknow
 
 
 def test_names_are_paths_of_the_minute() -> None:
-    """An object's path is its stream and the UTC minute in which its letters were refused; its name begins with the second."""
+    """An object's path has its stream and the UTC minute of the refusals; its name starts with the second."""
     there = datetime(2026, 1, 1, 0, 30, 7, 42, timezone(timedelta(hours=1)))
     assert object_name("order", there, "abc") == "dlq/order/2025/12/31/23/30/07000042-abc.jsonl"
 
@@ -73,7 +73,7 @@ def _front(backend: str | None) -> Iterator[SimpleNamespace]:
             elif fault == "hang up":
                 self.close_connection = True
             elif isinstance(fault, int):
-                self._say(fault, b'{"error": {"message": "told to"}}')
+                self._say(fault, b'{"error": {"message": "by the test"}}')
             else:
                 status, answer = self._pass_on(body)
                 self._say(503 if fault == "lose" else status, answer)
@@ -117,7 +117,7 @@ def test_retries_are_bounded() -> None:
         front.always = 503
         writer = DeadLetterWriter(config_for(storage=front.endpoint), Counters(), SHORT)
         begun = time.monotonic()
-        with pytest.raises(UnavailableError, match=r"test-bucket takes no dead letters: .*503"):
+        with pytest.raises(UnavailableError, match=r"test-bucket does not accept dead letters: .*503"):
             upload(writer, letter(1))
         assert time.monotonic() - begun < 5
         assert front.requests > 3
@@ -128,26 +128,26 @@ def test_a_server_that_is_not_there() -> None:
     """A refused connection is retried within the same bounds."""
     writer = DeadLetterWriter(config_for(storage=f"http://127.0.0.1:{free_port()}"), Counters(), SHORT)
     begun = time.monotonic()
-    with pytest.raises(UnavailableError, match="Bucket test-bucket takes no dead letters"):
+    with pytest.raises(UnavailableError, match="Bucket test-bucket does not accept dead letters"):
         upload(writer, letter(1))
     assert time.monotonic() - begun < 5
     writer.close()
 
 
-def test_what_is_waited_for_is_told() -> None:
+def test_what_is_waited_for_is_reported() -> None:
     """The bucket is waited for until its answer, and each further try is counted."""
     counters = Counters()
     with failing_server() as front, closing(DeadLetterWriter(config_for(storage=front.endpoint), counters, SHORT)) as writer:
         front.always = 503
         uploads = writer.start("order", [letter(1)])
-        wait_until(lambda: str(counters.snapshot()["waiting_for"]).startswith("the bucket to take dead letters: "))
+        wait_until(lambda: str(counters.snapshot()["waiting_for"]).startswith("the bucket to accept dead letters: "))
         with pytest.raises(UnavailableError):
             writer.finish(uploads)
         assert counters.snapshot()["waiting_for"] is None
         assert counters.totals() == {"retries": front.requests}
 
 
-def test_a_refused_role_is_told() -> None:
+def test_a_refused_role_is_reported() -> None:
     """A missing permission is an AccessError with the role to grant, at once."""
     with failing_server() as front:
         front.always = 403
@@ -210,7 +210,7 @@ def gcs(server: str) -> Iterator[Storage]:
 @pytest.mark.stack
 class TestOnAServer:
     def test_a_batch_is_one_object(self, gcs: Storage) -> None:
-        """The letters of one batch, stream and minute are the lines of one object, in order, and read back as they were."""
+        """The dead letters of one batch, stream and minute are the lines of one object, in order, and read back as they were."""
         letters = [letter(number, NOON + timedelta(seconds=number)) for number in range(3)]
         upload(gcs.writer, *letters, stream="order")
         ((name, found),) = gcs.objects().items()
@@ -218,7 +218,7 @@ class TestOnAServer:
         assert found == letters
 
     def test_a_minute_is_one_object(self, gcs: Storage) -> None:
-        """Letters of a batch refused in two minutes are two objects, each under its own minute."""
+        """Dead letters of a batch refused in two minutes are two objects, each under its own minute."""
         late, early = letter(1, datetime(2026, 2, 1, 13, 0, 0, 0, UTC)), letter(2, datetime(2026, 2, 1, 12, 59, 59, 999_999, UTC))
         upload(gcs.writer, late, early)
         found = {name.rpartition("/")[0]: letters for name, letters in gcs.objects().items()}
@@ -230,8 +230,8 @@ class TestOnAServer:
         upload(gcs.writer, letter(1))
         assert list(gcs.objects().values()) == [[letter(1)], [letter(1)]]
 
-    def test_many_letters(self, gcs: Storage) -> None:
-        """Twenty batches of a thousand letters, started together, all land whole."""
+    def test_many_dead_letters(self, gcs: Storage) -> None:
+        """Twenty batches of a thousand dead letters, started together, all land whole."""
         uploads = [
             future
             for batch in range(20)
@@ -242,7 +242,7 @@ class TestOnAServer:
         assert [len(letters) for letters in found.values()] == [1000] * 20
         assert {letter.event_id for letters in found.values() for letter in letters} == {f"e-{n}" for n in range(20_000)}
 
-    def test_a_missing_bucket_is_told(self, server: str) -> None:
+    def test_a_missing_bucket_is_reported(self, server: str) -> None:
         """A bucket that does not exist is a NotFoundError that says what to run."""
         writer = DeadLetterWriter(config_for(storage=f"http://{server}"), Counters(), SHORT)
         with pytest.raises(NotFoundError, match="Bucket test-bucket does not exist") as caught:
@@ -252,7 +252,7 @@ class TestOnAServer:
 
     @pytest.mark.parametrize("fault", [503, 500, 502, 504, 429, 408, "hang up"])
     def test_a_passing_error_is_tried_again(self, gcs: Storage, fault: Fault) -> None:
-        """After passing errors, whatever their kind, the letters are written once."""
+        """After passing errors, whatever their kind, the dead letters are written once."""
         gcs.front.faults.extend([fault, fault])
         upload(gcs.writer, letter(1))
         assert list(gcs.objects().values()) == [[letter(1)]]
