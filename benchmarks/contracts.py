@@ -34,6 +34,7 @@ from ecomflow.contract.events import Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.modelling import model
 from ecomflow.generator.faults import faults_of
+from ecomflow.generator.messages import encode_typed
 
 BATCH = 9_999
 SECONDS = 20.0
@@ -73,13 +74,22 @@ def with_unknown(batch: Sequence[Message]) -> list[Message]:
 
 def with_faults(batch: Sequence[Message], every: int = 1) -> list[Message]:
     """Of each type, one event in ``every`` with one of the catalogue's faults, in turn."""
+    catalogue = {
+        contract.event: [
+            fault
+            for fault in faults_of(contract, [one.event for one in SHOP])
+            if fault.stage == "body" and fault.reason in _JUDGED
+        ]
+        for contract in SHOP
+    }
     made = list(batch)
     for number, one in enumerate(batch):
         turn, rest = divmod(number // 3, every)
         if rest == 0:
             body = msgspec.json.decode(one.data)
-            faults = [fault for fault in faults_of(body["event_type"]) if fault.reason in _JUDGED]
-            made[number] = msgspec.structs.replace(one, data=faults[turn % len(faults)].corrupt(body))
+            event = body.pop("event_type")
+            fault = catalogue[event][turn % len(catalogue[event])]
+            made[number] = msgspec.structs.replace(one, data=encode_typed(fault.corrupt(body), event))
     return made
 
 

@@ -149,7 +149,7 @@ def _steady(moments: list[Moment]) -> float | None:
 def expected_rows(published: PublishSummary) -> dict[str, int]:
     """The rows that ``published`` makes in each table."""
     valid = published.valid
-    lines = published.order_items
+    lines = published.items
     rows = {"fact_order_header": valid.get("order", 0), "fact_order_item": lines, "fact_order": lines}
     return rows | {f"fact_{kind}": valid.get(kind, 0) for kind in ("inventory", "user_activity")}
 

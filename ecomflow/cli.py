@@ -32,7 +32,7 @@ COMMANDS = {
         "doctor:doctor", "Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles."
     ),
     "deploy": Lazy("deploy:deploy", "Run the streaming pipeline: Pub/Sub to BigQuery, refused messages to the bucket."),
-    "publish": Lazy("publish:publish", "Publish generated events of a simulated shop, valid and invalid."),
+    "publish": Lazy("publish:publish", "Publish generated events of each type, valid and invalid, or the events of a file."),
     "contract": Lazy("contract:contract", "Show and change the contracts of your event types, and check events against them."),
     "dlq": Lazy("dlq:dlq", "Inspect, group, replay and export dead letters: the messages that were refused."),
     "query": Lazy("query:query", "Run one of the analysts' questions, or GoogleSQL, against the fact tables."),

@@ -14,11 +14,10 @@ import msgspec
 import psutil
 
 from ecomflow import infra
-from ecomflow.config import Settings
+from ecomflow.config import Settings, contracts_of
 from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
-from ecomflow.generator.faults import EVENT_TYPES
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.local import supervisor
 from ecomflow.pipeline.direct import launch
@@ -104,8 +103,9 @@ def _draining(settings: Settings, on_progress: Callable[[str], None]) -> Iterato
 
 
 def _publish(target: Target, n: int, seed: int, on_count: OnCount) -> publisher.PublishSummary:
-    events = rounds.generate(n, seed=seed, now=datetime.now(UTC))
-    total = n * 2 * len(EVENT_TYPES)
+    contracts = contracts_of(target.settings)
+    events = rounds.generate(n, seed=seed, now=datetime.now(UTC), contracts=contracts)
+    total = n * 2 * len(rounds.slots_of(contracts))
     published = publisher.publish(
         target,
         events,

@@ -16,6 +16,7 @@ REASONS = {
     "commands/dlq.py": "Dataflow's client: for a job there, not for a pipeline on this machine",
     "commands/infra.py": "the embedded Pub/Sub's gRPC: for the local stack, not for a project",
     "commands/job.py": "Dataflow's client: for a job there, not for a pipeline on this machine",
+    "commands/publish.py": "Arrow, with which the generator checks events as the pipeline does, and which --help does not need",
     "commands/reconcile.py": "Arrow, which is not needed where an option is wrong",
     "commands/start.py": "demo imports the whole path, which init does not need",
     "commands/top.py": "termios and tty are there on Unix only",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +11,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands.shared import example_lines, settings_of
+from ecomflow.commands.shared import STDIN, example_lines, lines_of, settings_of
 from ecomflow.config import contracts_of, envelope_of
 from ecomflow.contract.check import Tally, check_lines, fate_of_unknown
 from ecomflow.contract.codec import Codec
-from ecomflow.errors import ConfigError, ContractError
+from ecomflow.errors import ContractError
 from ecomflow.terminal.console import plain
 
-STDIN = "-"
 EPILOG = example_lines(
     "ecomflow contract check events.jsonl",
     "ecomflow publish --n 10 --valid-only --dry-run | ecomflow contract check -",
@@ -53,20 +50,6 @@ def check(
     else:
         show_tally(tally, codec)
     _end(tally)
-
-
-def lines_of(file: Path) -> Iterator[bytes]:
-    """The lines of ``file``, or of standard input. Raises ConfigError where it can't be read."""
-    if str(file) == STDIN:
-        yield from sys.stdin.buffer
-        return
-    try:
-        with file.open("rb") as lines:
-            yield from lines
-    except OSError as error:
-        raise ConfigError(
-            f"{file} can't be read: {error.strerror}.", "Name files of JSON lines, or - for standard input."
-        ) from error
 
 
 def show_tally(tally: Tally, codec: Codec) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ecomflow.commands.contract_check import lines_of, show_sums
+from ecomflow.commands.contract_check import show_sums
 from ecomflow.commands.contract_copy import Folder, Force, check_free, write_contract
-from ecomflow.commands.shared import example_lines, settings_of
+from ecomflow.commands.shared import example_lines, lines_of, settings_of
 from ecomflow.contract.check import RefusedLine, Tally, check_lines
 from ecomflow.contract.codec import Codec
 from ecomflow.contract.draft import draft_of

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ecomflow.commands.contract_check import lines_of
 from ecomflow.commands.contract_copy import write_contract
-from ecomflow.commands.shared import Project, example_lines, settings_of
+from ecomflow.commands.shared import Project, example_lines, lines_of, settings_of
 from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.loading import contracts_named, is_builtin, source_of

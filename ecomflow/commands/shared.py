@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -58,6 +60,8 @@ def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:
     return typer.main.get_command(single)
 
 
+STDIN = "-"
+
 Project = Annotated[
     str | None,
     typer.Option("--project", "-p", help="Google Cloud project. Default: the local stack.", show_default=False),
@@ -75,6 +79,20 @@ def target_line(settings: Settings) -> str:
     if settings.is_local:
         return f"Local stack in {settings.state_path}/ (no project is configured)."
     return f"Google Cloud project {settings.project}, {settings.region}."
+
+
+def lines_of(file: Path) -> Iterator[bytes]:
+    """The lines of ``file``, or of standard input. Raises ConfigError where it can't be read."""
+    if str(file) == STDIN:
+        yield from sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        raise ConfigError(
+            f"{file} can't be read: {error.strerror}.", "Name a file of JSON lines, or - for standard input."
+        ) from error
 
 
 DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"

@@ -1,6 +1,6 @@
-"""A line of a file in; the message on it out. Pure.
+"""Lines of a file in; the messages on them out. Pure.
 
-A line is the data of a message, as it would be published; or a whole message, whose attributes count, in one of three forms:
+A line is the data of a message, as it would be published; or a whole message with its attributes, in one of three forms:
 
 - as ``publish --dry-run`` prints it: ``data``, ``data_encoding`` and ``attributes``, among others;
 - as ``dlq export`` writes it: ``payload``, ``payload_encoding`` and ``attributes``, among others;
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -55,6 +56,13 @@ _MESSAGE = msgspec.json.Decoder(_Message).decode
 _TEXT = msgspec.json.Decoder(str).decode
 
 
+def read_lines(lines: Iterable[bytes]) -> Iterator[Message]:
+    """The message on each of ``lines``, whose id is the line's number, from 1. Blank lines are passed over."""
+    for number, line in enumerate(lines, start=1):
+        if line and not line.isspace():
+            yield message_on(line, number)
+
+
 def message_on(line: bytes, number: int) -> Message:
     """The message on ``line``, whose id is the line's ``number``."""
     data = line.rstrip(b"\r\n")
@@ -80,9 +88,8 @@ def _dead_letter(line: bytes) -> tuple[bytes, Attributes]:
 
 def _message(line: bytes) -> tuple[bytes, Attributes]:
     read = _MESSAGE(line)
-    body = bytes(read.data)
-    if not body.startswith(b'"'):
-        return body, read.attributes
+    if not bytes(read.data).startswith(b'"'):
+        return bytes(read.data), read.attributes
     text = _TEXT(read.data)
     try:
         return base64.b64decode(text, validate=True), read.attributes

@@ -1,169 +1,100 @@
-"""The catalogue of faults: a valid event body in; the bytes of an event that the pipeline must refuse out.
+"""The catalogue of faults of a contract: a valid event in; one that the pipeline must refuse out.
 
-Each fault says what the dead letter must contain: the reason, the stream, and the path with which the error begins (None: the
-bytes are not JSON, so there is no path). A message without a recognisable type belongs to the stream ``unknown``.
+Each fault says what the dead letter must contain: the reason, the stream, and the path with which the error begins. It follows
+from the contract: what the types of the fields refuse (``field_faults.py``) and what its rules refuse (``rule_faults.py``). What
+is wrong with a message of any type stands here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.generator.shop import Body
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM, Reason
+from ecomflow.contract.language import Contract
+from ecomflow.contract.tree import tree_of
+from ecomflow.generator.editing import path_of, replaced
+from ecomflow.generator.field_faults import FieldFault, field_faults, first_number
+from ecomflow.generator.messages import Body, encode
+from ecomflow.generator.rule_faults import product_faults, rule_faults
 
-EVENT_TYPES = ("order", "inventory", "user_activity")
-UNKNOWN_STREAM = "unknown"
-
-_ENCODER = msgspec.json.Encoder()
-encode = _ENCODER.encode
-
-_Key = str | int
-_TIMED = ("inventory", "user_activity")
+# What a fault spoils: the body, the type that the message says (None out: it says none), or the bytes of the whole message.
+Stage = Literal["body", "type", "data"]
 
 
 class Fault(msgspec.Struct, frozen=True):
     """One way for an event to be wrong.
 
-    ``applies_to`` are the event types whose bodies ``corrupt`` accepts; it doesn't modify the body. After an ``unreadable`` fault
-    the type can't be recognised: its stream is ``unknown``.
+    ``corrupt`` takes and gives what ``stage`` says, and doesn't modify it; a body in which every list has an element and every
+    object is there. After an ``unreadable`` fault the type can't be recognised: its stream is ``unknown``.
     """
 
     name: str
-    applies_to: tuple[str, ...]
-    reason: str
-    path: str | None
-    corrupt: Callable[[Body], bytes]
-    unreadable: bool = False
+    reason: Reason
+    path: str
+    stage: Stage
+    corrupt: Callable[[Any], Any]
+    is_unreadable: bool = False
+
+
+def faults_of(contract: Contract, events: Collection[str]) -> tuple[Fault, ...]:
+    """The faults that an event of ``contract`` can have. ``events`` are the types in force."""
+    named: dict[str, Fault] = {}
+    for fault in (*_of_any_message(contract, events), *_of_the_contract(contract)):
+        name = next(one for one in _names(fault.name) if one not in named)
+        named[name] = msgspec.structs.replace(fault, name=name)
+    return tuple(named.values())
 
 
 def expected_stream(fault: Fault, event_type: str) -> str:
-    """The folder of the dead letter: order, inventory, user_activity or unknown."""
-    return UNKNOWN_STREAM if fault.unreadable else event_type
+    """The folder of the dead letter: the event type, or unknown."""
+    return UNKNOWN_STREAM if fault.is_unreadable else event_type
 
 
-def replaced(body: Any, keys: tuple[_Key, ...], value: object) -> Any:
-    """``body`` with another value at ``keys``; only the containers along the path are copied."""
-    head, *rest = keys
-    changed = body.copy()
-    changed[head] = replaced(body[head], tuple(rest), value) if rest else value
-    return changed
+def _names(name: str) -> Iterator[str]:
+    """``name``, and further ones for further faults of that name."""
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
 
 
-def without(body: Any, keys: tuple[_Key, ...]) -> Any:
-    """``body`` without the field at ``keys``; only the containers along the path are copied."""
-    head, *rest = keys
-    changed = body.copy()
-    if rest:
-        changed[head] = without(body[head], tuple(rest))
-    else:
-        del changed[head]
-    return changed
+def _of_the_contract(contract: Contract) -> Iterator[Fault]:
+    found = [*field_faults(contract), *product_faults(contract)]
+    for name, reason, keys, corrupt in found:
+        yield Fault(name, reason, path_of(keys), "body", corrupt)
+    for name, path, corrupt in rule_faults(contract):
+        yield Fault(name, "contract_violation", path, "body", corrupt)
 
 
-def path_of(keys: tuple[_Key, ...]) -> str:
-    """``("items", 0, "price")`` as ``$.items[0].price``."""
-    return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+def _of_any_message(contract: Contract, events: Collection[str]) -> Iterator[Fault]:
+    unknown = next(name for name in _names("teleport") if name not in events)
+    yield Fault("malformed_json", "malformed_json", "$", "data", _truncated, is_unreadable=True)
+    yield Fault("invalid_utf8", "malformed_json", "$", "data", _latin1, is_unreadable=True)
+    yield Fault("encoded_twice", "unknown_event_type", "$", "data", _encoded_twice, is_unreadable=True)
+    yield Fault("unknown_event_type", "unknown_event_type", "$.event_type", "type", lambda _: unknown, is_unreadable=True)
+    yield Fault("missing_event_type", "unknown_event_type", "$.event_type", "type", lambda _: None, is_unreadable=True)
+    if number := first_number(tree_of(contract)):
+        yield Fault(f"nan_{number.name}", "malformed_json", "$", "body", _nan(number), is_unreadable=True)
 
 
-def _missing(name: str, applies_to: tuple[str, ...], *keys: _Key, reason: str = "contract_violation") -> Fault:
-    def corrupt(body: Body) -> bytes:
-        return encode(without(body, keys))
-
-    return Fault(name, applies_to, reason, path_of(keys), corrupt, unreadable=keys == ("event_type",))
-
-
-def _wrong(name: str, applies_to: tuple[str, ...], value: object, *keys: _Key, reason: str = "contract_violation") -> Fault:
-    def corrupt(body: Body) -> bytes:
-        return encode(replaced(body, keys, value))
-
-    return Fault(name, applies_to, reason, path_of(keys), corrupt, unreadable=keys == ("event_type",))
-
-
-def _malformed(name: str, corrupt: Callable[[Body], bytes], applies_to: tuple[str, ...] = EVENT_TYPES) -> Fault:
-    return Fault(name, applies_to, "malformed_json", None, corrupt, unreadable=True)
-
-
-def _truncated(body: Body) -> bytes:
-    data = encode(body)
+def _truncated(data: bytes) -> bytes:
     return data[: len(data) * 2 // 3]
 
 
-def _latin1(body: Body) -> bytes:
-    """The text in ISO 8859-1, as from a producer that doesn't use UTF-8."""
-    before, quotes, after = encode(body).rpartition(b'":"')
+def _latin1(data: bytes) -> bytes:
+    """A text in ISO 8859-1, as from a producer that doesn't use UTF-8: the first one, for no decoder passes over that."""
+    before, quotes, after = data.partition(b'":"')
     return before + quotes + b"\xfc" + after
 
 
-def _encoded_twice(body: Body) -> bytes:
+def _encoded_twice(data: bytes) -> bytes:
     """The object as a JSON string that contains JSON."""
-    return encode(encode(body).decode())
+    return encode(data.decode())
 
 
-def _digits(text: str) -> msgspec.Raw:
-    """A JSON number with exactly these digits."""
-    return msgspec.Raw(text.encode())
-
-
-_ORDER = ("order",)
-_INVENTORY = ("inventory",)
-_ACTIVITY = ("user_activity",)
-
-# fmt: off
-CATALOGUE: tuple[Fault, ...] = (
-    _malformed("malformed_json", _truncated),
-    _malformed("invalid_utf8", _latin1),
-    _malformed("nan_price", lambda body: encode(replaced(body, ("items", 0, "price"), _digits("NaN"))), _ORDER),
-    Fault("encoded_twice", EVENT_TYPES, "unknown_event_type", "$", _encoded_twice, unreadable=True),
-    _wrong("unknown_event_type", EVENT_TYPES, "refund", "event_type", reason="unknown_event_type"),
-    _missing("missing_event_type", EVENT_TYPES, "event_type", reason="unknown_event_type"),
-
-    _missing("missing_customer_id", _ORDER, "customer_id"),
-    _missing("missing_shipping_address", _ORDER, "shipping_address"),
-    _missing("missing_item_price", _ORDER, "items", 0, "price"),
-    _wrong("null_total_amount", _ORDER, None, "total_amount"),
-    _wrong("empty_order_id", _ORDER, "", "order_id"),
-    _wrong("empty_city", _ORDER, "", "shipping_address", "city"),
-    _wrong("empty_items", _ORDER, [], "items"),
-    _wrong("bad_status", _ORDER, "teleported", "status"),
-    _wrong("price_as_text", _ORDER, "19.99", "items", 0, "price"),
-    _wrong("negative_price", _ORDER, _digits("-19.99"), "items", 0, "price"),
-    _wrong("price_too_precise", _ORDER, _digits("19.9900000001"), "items", 0, "price"),
-    _wrong("total_too_large", _ORDER, _digits("1" + "0" * 29 + ".00"), "total_amount"),
-    _wrong("negative_quantity", _ORDER, -2, "items", 0, "quantity"),
-    _wrong("fractional_quantity", _ORDER, _digits("2.0"), "items", 0, "quantity"),
-    _wrong("quantity_overflow", _ORDER, 2**63, "items", 0, "quantity"),
-    _wrong("bad_order_date", _ORDER, "2025-13-45T25:61:00Z", "order_date"),
-    _wrong("order_date_without_offset", _ORDER, "2025-12-01T10:15:00", "order_date"),
-    _wrong("order_date_too_old", _ORDER, "2009-03-14T09:26:53Z", "order_date", reason="out_of_range"),
-    _wrong("order_date_in_far_future", _ORDER, "2999-12-31T23:59:59Z", "order_date", reason="out_of_range"),
-
-    _missing("missing_warehouse_id", _INVENTORY, "warehouse_id"),
-    _wrong("null_product_id", _INVENTORY, None, "product_id"),
-    _wrong("empty_inventory_id", _INVENTORY, "", "inventory_id"),
-    _wrong("bad_reason", _INVENTORY, "evaporated", "reason"),
-    _wrong("fractional_quantity_change", _INVENTORY, _digits("-2.5"), "quantity_change"),
-    _wrong("quantity_change_as_text", _INVENTORY, "-3", "quantity_change"),
-    _wrong("quantity_change_overflow", _INVENTORY, -(2**63) - 1, "quantity_change"),
-
-    _missing("missing_user_id", _ACTIVITY, "user_id"),
-    _missing("missing_metadata", _ACTIVITY, "metadata"),
-    _missing("missing_session_id", _ACTIVITY, "metadata", "session_id"),
-    _wrong("empty_session_id", _ACTIVITY, "", "metadata", "session_id"),
-    _wrong("bad_platform", _ACTIVITY, "smart_fridge", "metadata", "platform"),
-    _wrong("bad_activity_type", _ACTIVITY, "teleport", "activity_type"),
-    _wrong("bad_ip_address", _ACTIVITY, "999.10.20.30", "ip_address"),
-    _wrong("user_agent_as_number", _ACTIVITY, 42, "user_agent"),
-
-    _wrong("bad_timestamp", _TIMED, "yesterday at noon", "timestamp"),
-    _wrong("timestamp_without_offset", _TIMED, "2025-12-01T10:15:00", "timestamp"),
-    _wrong("timestamp_too_old", _TIMED, "2009-03-14T09:26:53+02:00", "timestamp", reason="out_of_range"),
-    _wrong("timestamp_in_far_future", _TIMED, "2999-12-31T23:59:59Z", "timestamp", reason="out_of_range"),
-)
-# fmt: on
-
-
-def faults_of(event_type: str) -> tuple[Fault, ...]:
-    """The faults that an event of ``event_type`` can have, in the order of the catalogue."""
-    return tuple(fault for fault in CATALOGUE if event_type in fault.applies_to)
+def _nan(number: FieldFault) -> Callable[[Body], Body]:
+    return lambda body: replaced(body, number.keys, msgspec.Raw(b"NaN"))

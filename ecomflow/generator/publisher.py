@@ -26,6 +26,8 @@ from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 # about 500 bytes.
 BATCH_EVENTS = 1000
 _IN_FLIGHT = 3
+# Of their data. What attributes add, some hundred bytes an event, has room beside it.
+_REQUEST_BYTES = 7_000_000
 # With a rate, at most this many requests per second, to avoid bursts.
 _REQUESTS_PER_SECOND = 10
 
@@ -34,8 +36,9 @@ class PublishSummary(msgspec.Struct, frozen=True):
     """Counts of what Pub/Sub has confirmed.
 
     ``valid`` and ``invalid`` are by event type of the slot, ``faults`` by fault, ``reasons`` and ``streams`` by what the dead
-    letters must say. ``order_items`` is the number of rows of the valid orders in each of the item tables. ``unanswered``: events
-    in flight at Ctrl-C without an answer soon after, which may or may not be published.
+    letters must say; events whose outcome nobody foretold, those of a file, are among the ``valid`` ones. ``items`` is the number
+    of elements in the lists of the valid events. ``unanswered``: events in flight at Ctrl-C without an answer soon after, which
+    may or may not be published.
     """
 
     total: int
@@ -44,7 +47,7 @@ class PublishSummary(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     reasons: dict[str, int]
     streams: dict[str, int]
-    order_items: int
+    items: int
     elapsed_seconds: float
     interrupted: bool
     unanswered: int = 0
@@ -90,7 +93,7 @@ class _Tally:
         self._ledger = ledger
         self._lock = Lock()
         self._kinds: Counter[tuple[str, str | None, str | None, str]] = Counter()
-        self._order_items = 0
+        self._items = 0
         self.sent = self.total = 0  # events of requests that were started, and of those confirmed
 
     def begin(self, batch: list[GeneratedEvent]) -> None:
@@ -105,7 +108,7 @@ class _Tally:
         kinds = Counter([(event.event_type, event.fault, event.expected_reason, event.expected_stream) for event in batch])
         with self._lock:
             self._kinds.update(kinds)
-            self._order_items += sum([event.lists.get("items", 0) for event in batch])
+            self._items += sum([sum(event.lists.values()) for event in batch])
             self.total += len(batch)
         if self._ledger is not None:
             with self._counted_in_errors():
@@ -131,7 +134,7 @@ class _Tally:
             streams[stream] += count
         counts = (dict(valid), dict(invalid), dict(faults), dict(reasons), dict(streams))
         unanswered = self.sent - self.total if interrupted else 0
-        return PublishSummary(self.total, *counts, self._order_items, elapsed_seconds, interrupted, unanswered)
+        return PublishSummary(self.total, *counts, self._items, elapsed_seconds, interrupted, unanswered)
 
 
 class _Sender:
@@ -171,7 +174,23 @@ def _paced(
         if rate is not None and (early := started + count / rate - clock()) > 0:
             sleep(early)
         count += len(batch)
+        yield from _requests(batch)
+
+
+def _requests(batch: list[GeneratedEvent]) -> Iterator[list[GeneratedEvent]]:
+    """``batch`` in as many requests as its bytes need."""
+    if sum([len(event.data) for event in batch]) <= _REQUEST_BYTES:
         yield batch
+        return
+    request: list[GeneratedEvent] = []
+    size = 0
+    for event in batch:
+        if request and size + len(event.data) > _REQUEST_BYTES:
+            yield request
+            request, size = [], 0
+        request.append(event)
+        size += len(event.data)
+    yield request
 
 
 def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:

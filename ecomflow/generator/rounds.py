@@ -1,4 +1,4 @@
-"""Rounds of events: a seed, a time and a number in; a lazy stream of messages ready to publish out.
+"""Rounds of events: contracts, a seed, a time and a number in; a lazy stream of messages ready to publish out.
 
 A round is one valid and one invalid event of each type. The expected result of each is known, so that it can be checked.
 """
@@ -7,24 +7,39 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
+from functools import cache
 from itertools import cycle
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
+from ecomflow.contract.envelope import ECOMFLOW, Envelope
+from ecomflow.contract.language import Contract, find, records_of
+from ecomflow.contract.loading import shop_contracts
+from ecomflow.contract.mistakes import nearest
+from ecomflow.contract.rule_code import lists_of
 from ecomflow.errors import ConfigError
-from ecomflow.generator.faults import EVENT_TYPES, Fault, encode, expected_stream, faults_of
-from ecomflow.generator.shop import Body, Shop, Window, draw_vocabulary, window_before, window_of
+from ecomflow.generator.bodies import Bodies, Run, makers_of
+from ecomflow.generator.editing import value_at
+from ecomflow.generator.faults import Fault, expected_stream, faults_of
+from ecomflow.generator.hints import check_hints
+from ecomflow.generator.messages import Body, encode, to_message, uuid4
+from ecomflow.generator.moments import window_before, window_of
+from ecomflow.generator.rule_faults import UnbreakableError
+
+# Bodies that are drawn for one fault before the next fault's turn comes.
+_TRIES = 20
 
 
 class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     """A message and the expected result of the pipeline.
 
-    ``event_type`` is the type of the slot in the round, which the body of an invalid event may contradict. ``lists``: the number
-    of elements of each list that has a table of its own, by the list's path (``items``). Valid events have no ``fault`` and
-    ``expected_reason``.
+    ``event_type`` is the type of the slot in the round, which the message of an invalid event may contradict. ``lists``: the
+    number of elements of each list of a valid event that has a table of its own, by the list's path (``items``). Valid events
+    have no ``fault`` and ``expected_reason``.
     """
 
     data: bytes
@@ -34,6 +49,13 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     fault: str | None
     expected_reason: str | None
     expected_stream: str
+
+
+class Slot(NamedTuple):
+    """A place in each round: a contract, and the version that its messages say, where it is not the lowest."""
+
+    contract: Contract
+    version: int | None
 
 
 def fresh_seed() -> int:
@@ -46,24 +68,46 @@ def generate(
     *,
     seed: int,
     now: datetime,
-    types: Iterable[str] = EVENT_TYPES,
+    contracts: Sequence[Contract] | None = None,
+    types: Iterable[str] | None = None,
     valid_only: bool = False,
     event_date: date | None = None,
+    envelope: Envelope = ECOMFLOW,
 ) -> Iterator[GeneratedEvent]:
-    """``rounds`` rounds of events of ``types``, generated lazily.
+    """``rounds`` rounds of events of ``types`` among ``contracts`` (all of the shop's) in ``envelope``, generated lazily.
 
     Their times are in the days before ``now`` or, if ``event_date`` is given, on that UTC date. The same arguments give the same
     bytes; fewer rounds give a prefix of more. Ids depend on the seed and the time: with a fixed ``event_date`` a second run
-    repeats the events of the first with their ids, without one it generates new events. Raises ConfigError for an unknown type.
+    repeats the events of the first with their ids, without one it generates new events. Raises ConfigError for an unknown type,
+    and where a contract has no event that could be made.
     """
-    chosen = _checked_types(types)
+    in_force = _shop() if contracts is None else tuple(contracts)
+    envelope = ECOMFLOW if envelope == ECOMFLOW else envelope  # compared once, then by identity
+    chosen = slots_of(in_force, types)
+    check_hints([slot.contract for slot in chosen])
     window = window_of(event_date) if event_date is not None else window_before(now)
-    identity = f"{seed} {window.end.isoformat()} {window.days} {','.join(chosen)}"
-    valid = _valid_slots(chosen, window, seed, identity)
-    invalid = [] if valid_only else _invalid_slots(chosen, window, seed, identity)
+    identity = f"{seed} {window.end.isoformat()} {window.days} {','.join(slot.contract.event for slot in chosen)}"
+    valid = _valid_slots(chosen, Run(window, seed, identity, "valid"), envelope)
+    invalid = [] if valid_only else _invalid_slots(chosen, Run(window, seed, identity, "invalid"), in_force, envelope)
     # A slot's valid event comes right before its invalid one.
     slots = [slot for pair in zip(valid, invalid, strict=True) for slot in pair] if invalid else valid
     return (next(slot) for _ in range(rounds) for slot in slots)
+
+
+def slots_of(contracts: Sequence[Contract], types: Iterable[str] | None = None) -> list[Slot]:
+    """The valid events of a round of ``types``, in the order of ``contracts``. Raises ConfigError for an unknown type."""
+    events = list(dict.fromkeys(contract.event for contract in contracts))
+    wanted = events if types is None else list(types)
+    strangers = [name for name in wanted if name not in events]
+    if strangers or not wanted:
+        found = f"found '{strangers[0]}'{nearest(strangers[0], events) or '.'}" if strangers else "found none."
+        raise ConfigError(f"Expected event types among {', '.join(events)}; {found}", "Correct --types.")
+    lowest = {contract.event: contract.version for contract in sorted(contracts, key=lambda one: -one.version)}
+    return [
+        Slot(contract, None if contract.version == lowest[contract.event] else contract.version)
+        for contract in contracts
+        if contract.event in wanted
+    ]
 
 
 def dry_run_line(event: GeneratedEvent) -> str:
@@ -76,56 +120,110 @@ def dry_run_line(event: GeneratedEvent) -> str:
     return encode(line | {"fault": event.fault, "expected_reason": event.expected_reason}).decode()
 
 
-def _checked_types(types: Iterable[str]) -> list[str]:
-    wanted = list(types)
-    strangers = [name for name in wanted if name not in EVENT_TYPES]
-    if strangers or not wanted:
-        found = f"found '{strangers[0]}'" if strangers else "found none"
-        raise ConfigError(f"Expected event types among {', '.join(EVENT_TYPES)}; {found}.", "Correct --types.")
-    return [name for name in EVENT_TYPES if name in wanted]
+@cache
+def _shop() -> tuple[Contract, ...]:
+    return shop_contracts()
 
 
-def _valid_slots(types: list[str], window: Window, seed: int, identity: str) -> list[Iterator[GeneratedEvent]]:
-    shop = Shop(draw_vocabulary(), window, seed=f"{seed} valid", identity=f"{identity} valid")
-    ids = Random(f"event ids {identity} valid")
-    return [_valid_events(name, _maker(shop, name), ids) for name in types]
+def _valid_slots(slots: list[Slot], run: Run, envelope: Envelope) -> list[Iterator[GeneratedEvent]]:
+    ids = Random(f"event ids {run.identity} {run.kind}")
+    makers = makers_of(tuple(slot.contract for slot in slots), run)
+    return [_valid_events(slot, maker, ids, envelope) for slot, maker in zip(slots, makers, strict=True)]
 
 
-def _invalid_slots(types: list[str], window: Window, seed: int, identity: str) -> list[Iterator[GeneratedEvent]]:
-    """Invalid events come from a separate shop, so that the valid ones stay consistent and don't depend on them."""
-    shop = Shop(draw_vocabulary(), window, seed=f"{seed} invalid", identity=f"{identity} invalid")
-    ids = Random(f"event ids {identity} invalid")
-    return [_invalid_events(name, _maker(shop, name), ids, _shuffled(faults_of(name), seed)) for name in types]
+def _invalid_slots(
+    slots: list[Slot], run: Run, in_force: tuple[Contract, ...], envelope: Envelope
+) -> list[Iterator[GeneratedEvent]]:
+    """Invalid events have makers of their own, so that the valid ones stay consistent and don't depend on them."""
+    ids = Random(f"event ids {run.identity} {run.kind}")
+    makers = makers_of(tuple(slot.contract for slot in slots), run)
+    types = [contract.type for contract in in_force]
+    return [
+        _invalid_events(slot, maker, ids, _shuffled(_expressible(faults_of(slot.contract, types), envelope), run.seed), envelope)
+        for slot, maker in zip(slots, makers, strict=True)
+    ]
 
 
-def _valid_events(event_type: str, make: Callable[[], Body], ids: Random) -> Iterator[GeneratedEvent]:
+def _valid_events(slot: Slot, maker: Bodies, ids: Random, envelope: Envelope) -> Iterator[GeneratedEvent]:
+    event, kind, version, make = slot.contract.event, slot.contract.type, slot.version, maker.make
+    time_of, count_lists = time_reader(slot.contract), lists_counter(slot.contract)
     while True:
         body = make()
-        lists = {"items": len(body["items"])} if event_type == "order" else {}
-        yield GeneratedEvent(encode(body), _attributes(body, ids), event_type, lists, None, None, event_type)
+        data, attributes = to_message(body, kind, uuid4(ids), time_of(body), version, envelope)
+        yield GeneratedEvent(data, attributes, event, count_lists(body), None, None, event)
 
 
-def _invalid_events(event_type: str, make: Callable[[], Body], ids: Random, faults: Iterable[Fault]) -> Iterator[GeneratedEvent]:
-    for fault in cycle(faults):
-        body = make()
-        attributes = _attributes(body, ids)
-        stream = expected_stream(fault, event_type)
-        yield GeneratedEvent(fault.corrupt(body), attributes, event_type, {}, fault.name, fault.reason, stream)
+def _invalid_events(
+    slot: Slot, maker: Bodies, ids: Random, faults: Sequence[Fault], envelope: Envelope
+) -> Iterator[GeneratedEvent]:
+    event, kind, version, time_of = slot.contract.event, slot.contract.type, slot.version, time_reader(slot.contract)
+    expected = [(fault, expected_stream(fault, event)) for fault in faults]
+    for fault, stream in cycle(expected):
+        bodies = with_fault(fault, maker)
+        if bodies is None:
+            continue
+        body, spoiled = bodies
+        data, attributes = faulty_message(fault, spoiled, kind, uuid4(ids), time_of(body), version, envelope)
+        yield GeneratedEvent(data, attributes, event, {}, fault.name, fault.reason, stream)
 
 
-def _maker(shop: Shop, event_type: str) -> Callable[[], Body]:
-    return {"order": shop.order, "inventory": shop.inventory, "user_activity": shop.user_activity}[event_type]
+def with_fault(fault: Fault, maker: Bodies) -> tuple[Body, Body] | None:
+    """A valid body, and what ``fault`` makes of it, the same where it is no fault of the body; None where no body takes it."""
+    for _ in range(_TRIES):
+        body = maker.make_full()
+        try:
+            return body, (fault.corrupt(body) if fault.stage == "body" else body)
+        except UnbreakableError:
+            continue
+    return None
+
+
+def _expressible(faults: Sequence[Fault], envelope: Envelope) -> tuple[Fault, ...]:
+    """Without the faults that spoil how the default envelope says the type: in another, they would be no fault, or another."""
+    if envelope is ECOMFLOW:
+        return tuple(faults)
+    return tuple(fault for fault in faults if fault.stage == "body" and not fault.is_unreadable)
+
+
+def faulty_message(
+    fault: Fault,
+    body: Body,
+    event_type: str,
+    event_id: str,
+    time: str,
+    version: int | None = None,
+    envelope: Envelope = ECOMFLOW,
+) -> tuple[bytes, dict[str, str]]:
+    """The message of an event whose ``body`` has been spoiled already, where the fault is one of the body."""
+    if fault.stage == "body":
+        return to_message(body, event_type, event_id, time, version, envelope)
+    data, attributes = to_message(
+        body, fault.corrupt(event_type) if fault.stage == "type" else event_type, event_id, time, version, envelope
+    )
+    return (fault.corrupt(data) if fault.stage == "data" else data), attributes
+
+
+def time_reader(contract: Contract) -> Callable[[Body], str]:
+    """Reads the time of an event from its body."""
+    keys = next(field.path for field in contract.fields if field.name == contract.time)
+    first = keys[0]
+    return (lambda body: body[first]) if len(keys) == 1 else (lambda body: value_at(body, keys))
+
+
+def lists_counter(contract: Contract) -> Callable[[Body], dict[str, int]]:
+    """Counts the elements of each list that has a table of its own."""
+    records = records_of(contract.records)
+    places = [place for each in lists_of(contract) if (place := find(each, contract.fields, records)) is not None]
+    lists = [(".".join(place.names), tuple(key for field in place.fields for key in field.path)) for place in places]
+    if len(lists) != 1:
+        return lambda body: {name: _length(value_at(body, keys)) for name, keys in lists}
+    name, keys = lists[0]
+    return lambda body: {name: _length(value_at(body, keys))}
+
+
+def _length(elements: object) -> int:
+    return len(elements) if isinstance(elements, list) else 0
 
 
 def _shuffled(faults: tuple[Fault, ...], seed: int) -> list[Fault]:
     return Random(f"faults {seed}").sample(faults, len(faults))
-
-
-def _attributes(body: Body, ids: Random) -> dict[str, str]:
-    return {"event_id": _uuid4(ids), "event_timestamp": body["order_date"] if "order_date" in body else body["timestamp"]}
-
-
-def _uuid4(ids: Random) -> str:
-    """A version 4 UUID (RFC 9562) from a seeded source, several times faster than ``uuid.UUID``."""
-    bits = f"{ids.getrandbits(128):032x}"
-    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"

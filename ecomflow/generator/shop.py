@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import deque
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import accumulate
 from random import Random
@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ecomflow.generator.messages import Body
+from ecomflow.generator.moments import Window, first_day, pick_moment, written
+
 if TYPE_CHECKING:
     from faker import Faker
 
-# An event's body before encoding; money is msgspec.Raw, the exact digits of a JSON number.
-Body = dict[str, Any]
-
-WINDOW_DAYS = 7
 # Orders and sessions begin at least this long before a window ends, so that the stock moves and steps that follow are in it too.
 _TAIL = timedelta(hours=3)
 _VOCABULARY_SEED = 20251201
 _CUSTOMERS, _PRODUCTS, _OPEN_SESSIONS, _OPEN_MOVES = 300, 60, 12, 60
 _SESSION_STEPS_MAX = 30
+CUSTOMER_IDS = tuple(f"CUS-{number:05d}" for number in range(1, _CUSTOMERS + 1))
+PRODUCT_IDS = tuple(f"SKU-{number:05d}" for number in range(1, _PRODUCTS + 1))
 
 # Locale of the names, country of the address, share of the customers.
 _COUNTRIES = (
@@ -55,7 +56,7 @@ _KINDS = (
     ("teapot", 18, 95),
     ("bicycle light", 9, 70),
 )
-_WAREHOUSES = ("WH-BERLIN", "WH-LYON", "WH-RENO", "WH-大阪")
+WAREHOUSES = ("WH-BERLIN", "WH-LYON", "WH-RENO", "WH-大阪")
 _STATUSES = ("delivered", "shipped", "processing", "pending", "cancelled", "returned")
 _STATUS_WEIGHTS = tuple(accumulate((55, 15, 10, 8, 7, 5)))
 _LINES_WEIGHTS = tuple(accumulate((45, 25, 15, 10, 5)))
@@ -69,7 +70,6 @@ _NEXT_ACTIVITY = {
     "remove_from_cart": ("view_product",) * 2 + ("logout",),
     "checkout": ("logout",) * 4 + ("view_product",),
 }
-_OFFSETS = tuple(timezone(timedelta(minutes=minutes)) for minutes in (120, -300, 330, 540))
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -99,13 +99,6 @@ class Vocabulary(msgspec.Struct, frozen=True):
     products: tuple[Product, ...]
 
 
-class Window(msgspec.Struct, frozen=True):
-    """The UTC time range of the events: ``days`` whole days that end at ``end``, exclusive."""
-
-    end: datetime
-    days: int
-
-
 class _Session(msgspec.Struct):
     customer: Customer
     session_id: str
@@ -122,16 +115,6 @@ class _Move(msgspec.Struct, frozen=True):
     quantity_change: int
     reason: str
     moment: datetime
-
-
-def window_before(now: datetime) -> Window:
-    """The WINDOW_DAYS days that end at ``now`` (with an offset), to the second."""
-    return Window(now.astimezone(UTC).replace(microsecond=0), WINDOW_DAYS)
-
-
-def window_of(day: date) -> Window:
-    """The UTC day ``day``."""
-    return Window(datetime.combine(day + timedelta(days=1), time(), UTC), 1)
 
 
 def money(cents: int) -> msgspec.Raw:
@@ -165,8 +148,7 @@ class Shop:
     def __init__(self, vocabulary: Vocabulary, window: Window, *, seed: str, identity: str) -> None:
         self._customers = vocabulary.customers
         self._products = vocabulary.products
-        # Naive datetimes in UTC, which take half the time to format.
-        self._first_day = window.end.replace(tzinfo=None) - timedelta(days=window.days)
+        self._first_day = first_day(window)
         self._days = window.days
         self._day_seconds = (timedelta(days=1) - _TAIL).total_seconds()
         self._source = Random(f"events {seed}")
@@ -181,18 +163,17 @@ class Shop:
         lines = self._pick_lines()
         self._plan_moves(lines, status, moment)
         body: Body = {
-            "event_type": "order",
             "order_id": f"ORD-{self._ids.getrandbits(64):016x}",
             "customer_id": customer.customer_id,
             "customer_name": customer.name,
-            "order_date": self._format(moment),
+            "order_date": written(moment, self._source),
             "status": status,
             "items": [
                 {"product_id": p.product_id, "product_name": p.name, "quantity": quantity, "price": p.price}
                 for p, quantity in lines
             ],
             "shipping_address": {"street": customer.street, "city": customer.city, "country": customer.country},
-            "total_amount": money(sum(p.price_cents * quantity for p, quantity in lines)),
+            "total_amount": money(sum([p.price_cents * quantity for p, quantity in lines])),
         }
         if draw() < 0.06:
             del body["customer_name"]
@@ -202,13 +183,12 @@ class Shop:
         """A stock move: usually one caused by an earlier order, else a restock or damaged goods."""
         move = self._moves.popleft() if self._moves and self._source.random() < 0.8 else self._unasked_move()
         return {
-            "event_type": "inventory",
             "inventory_id": f"INV-{self._ids.getrandbits(64):016x}",
             "product_id": move.product.product_id,
             "warehouse_id": move.product.warehouse_id,
             "quantity_change": move.quantity_change,
             "reason": move.reason,
-            "timestamp": self._format(move.moment),
+            "timestamp": written(move.moment, self._source),
         }
 
     def user_activity(self) -> Body:
@@ -218,12 +198,12 @@ class Shop:
             self._sessions[place] = self._open_session()
         session = self._sessions[place]
         self._advance(session)
-        body: Body = {"event_type": "user_activity", "user_id": session.customer.customer_id, "activity_type": session.activity}
+        body: Body = {"user_id": session.customer.customer_id, "activity_type": session.activity}
         if session.shares_ip:
             body["ip_address"] = session.customer.ip_address
         if session.shares_agent:
             body["user_agent"] = session.customer.agents[session.platform]
-        body["timestamp"] = self._format(session.moment)
+        body["timestamp"] = written(session.moment, self._source)
         body["metadata"] = {"session_id": session.session_id, "platform": session.platform}
         return body
 
@@ -261,7 +241,7 @@ class Shop:
         """Distinct products, usually few, each with its quantity."""
         draw = self._source.random
         count = self._pick((1, 2, 3, 4, 5), _LINES_WEIGHTS)
-        products = dict.fromkeys(int(draw() ** 1.5 * _PRODUCTS) for _ in range(count))
+        products = dict.fromkeys([int(draw() ** 1.5 * _PRODUCTS) for _ in range(count)])
         return [(self._products[number], 1 + int(draw() ** 3 * 6)) for number in products]
 
     def _pick_customer(self) -> Customer:
@@ -275,23 +255,12 @@ class Shop:
         return options[bisect(cumulated_weights, self._source.random() * cumulated_weights[-1], 0, len(options) - 1)]
 
     def _pick_moment(self) -> datetime:
-        """A second in the window, before its tail; the middle of a day is busier than its start and end."""
-        draw = self._source.random
-        seconds = int(draw() * self._days) * 86_400 + int((draw() + draw()) / 2 * self._day_seconds)
-        return self._first_day + timedelta(seconds=seconds)
+        """A moment in the window, before its tail."""
+        return pick_moment(self._source, self._first_day, self._days, self._day_seconds)
 
     def _later(self, moment: datetime, shortest: int, longest: int) -> datetime:
         """A time after ``moment``, by at least ``shortest`` and less than ``longest`` seconds."""
         return moment + timedelta(seconds=shortest + int(self._source.random() * (longest - shortest)))
-
-    def _format(self, moment: datetime) -> str:
-        """RFC 3339 in one of the forms that producers use: mostly Z, some with a fraction of a second, some with an offset."""
-        form = self._source.random()
-        if form < 0.8:
-            return moment.isoformat() + "Z"
-        if form < 0.9:
-            return f"{moment.isoformat()}.{int(self._source.random() * 1000):03d}Z"
-        return moment.replace(tzinfo=UTC).astimezone(_OFFSETS[int(self._source.random() * len(_OFFSETS))]).isoformat()
 
 
 def _draw_customer(number: int, faker: Faker, country: str) -> Customer:
@@ -302,7 +271,7 @@ def _draw_customer(number: int, faker: Faker, country: str) -> Customer:
         "tablet": f"Mozilla/5.0 (Linux; {faker.android_platform_token()}; Tablet) Chrome/126.0.0.0 Safari/537.36",
     }
     return Customer(
-        customer_id=f"CUS-{number:05d}",
+        customer_id=CUSTOMER_IDS[number - 1],
         name=faker.name(),
         street=faker.street_address().strip().replace("\n", ", "),
         city=faker.city(),
@@ -316,4 +285,4 @@ def _draw_product(number: int, source: Random, maker: Faker, english: Faker) -> 
     kind, lowest, highest = _KINDS[number % len(_KINDS)]
     cents = source.randrange(lowest, highest) * 100 + source.choice((0, 50, 90, 95, 99))
     name = f"{maker.last_name()} {kind}, {english.color_name()}"
-    return Product(f"SKU-{number:05d}", name, cents, money(cents), source.choice(_WAREHOUSES))
+    return Product(PRODUCT_IDS[number - 1], name, cents, money(cents), source.choice(WAREHOUSES))

@@ -13,6 +13,7 @@ import typer
 from ecomflow import __version__
 from ecomflow.cli import COMMANDS as COMMAND_LINES
 from ecomflow.cli import app
+from tests.contract.test_loading import REFUND
 from tests.support import ROOT
 from tests.support.cli import customised, ecomflow, environment
 
@@ -52,10 +53,11 @@ class TestHelp:
 
     @pytest.mark.parametrize("arguments", [["--help"], ["publish", "--help"], ["publish", "--dry-run", "--n", "1"]])
     def test_starting_is_light(self, arguments: list[str]) -> None:
-        """Help and a dry run import neither Beam, nor a Google client, nor Arrow."""
+        """Help and a dry run import neither Beam nor a Google client; help not even Arrow."""
         script = (
             "import sys, atexit; sys.argv[0] = 'ecomflow'\n"
-            "heavy = ('apache_beam', 'google.cloud.', 'google.api_core', 'google.auth', 'google.pubsub_v1', 'grpc', 'pyarrow')\n"
+            "heavy = ('apache_beam', 'google.cloud.', 'google.api_core', 'google.auth', 'google.pubsub_v1', 'grpc')\n"
+            "heavy += () if '--dry-run' in sys.argv else ('pyarrow',)\n"
             "atexit.register(lambda: print('HEAVY', sorted(m for m in sys.modules if m.startswith(heavy)), file=sys.stderr))\n"
             "from ecomflow.cli import main; main()"
         )
@@ -85,6 +87,31 @@ class TestDryRun:
         """With a seed and a date of their own two runs print the same."""
         arguments = ("publish", "--n", "3", "--seed", "7", "--date", "2025-12-01", "--dry-run")
         assert ecomflow(*arguments, folder=tmp_path).stdout == ecomflow(*arguments, folder=tmp_path).stdout
+
+    def test_the_contracts_in_the_folder_are_generated(self, tmp_path: Path) -> None:
+        """Beside the built-in ones, or alone; and they are among the types that --types may name."""
+        (tmp_path / "contracts").mkdir()
+        (tmp_path / "contracts" / "refund.toml").write_text(REFUND)
+        result = ecomflow("publish", "--n", "1", "--valid-only", "--dry-run", folder=tmp_path)
+        types = [json.loads(line)["event_type"] for line in result.stdout.splitlines()]
+        assert types == ["order", "inventory", "user_activity", "refund"]
+        wrong = ecomflow("publish", "--types", "refnd", "--dry-run", folder=tmp_path)
+        expected = "order, inventory, user_activity, refund; found 'refnd', did you mean 'refund'?"
+        assert (wrong.returncode, wrong.stderr) == (2, f"Error: Expected event types among {expected}\nCorrect --types.\n")
+        (tmp_path / "ecomflow.toml").write_text("builtin_events = []\n")
+        alone = ecomflow("publish", "--n", "2", "--dry-run", folder=tmp_path)
+        assert [json.loads(line)["event_type"] for line in alone.stdout.splitlines()] == ["refund"] * 4
+
+    def test_a_file_is_printed_as_it_would_be_published(self, tmp_path: Path) -> None:
+        """A dry run of a dry run's lines has their messages; standard input is a file too."""
+        lines = ecomflow("publish", "--n", "2", "--dry-run", folder=tmp_path).stdout
+        (tmp_path / "events.jsonl").write_text(lines)
+        result = ecomflow("publish", "--file", "events.jsonl", "--dry-run", folder=tmp_path)
+        keys = ("data", "data_encoding", "attributes")
+        printed, given = (
+            [[json.loads(line)[key] for key in keys] for line in text.splitlines()] for text in (result.stdout, lines)
+        )
+        assert printed == given
 
 
 class TestInit:
@@ -141,6 +168,8 @@ class TestErrors:
             (("deploy", "--runner", "SparkRunner"), 2, "'SparkRunner' is not a valid runner"),
             (("publish", "--types", "order,refund", "--dry-run"), 2, "found 'refund'"),
             (("publish", "--date", "1 May", "--dry-run"), 2, "'1 May' is not a valid date"),
+            (("publish", "--file", "none.jsonl", "--dry-run"), 2, "none.jsonl can't be read: No such file"),
+            (("publish", "--file", "none.jsonl", "--seed", "7"), 2, "--seed is for generated events, and --file"),
             (("publish", "--n", "0"), 2, "Invalid value for '--n'"),
             (("publish", "--rate", "0"), 2, "Invalid value for '--rate'"),
             (("dlq", "inspect", "--stream", "refund"), 2, "'refund' is not a valid stream"),

@@ -284,6 +284,15 @@ class TestReadDocument:
         assert isinstance(read, Read)
         assert (read.kind.contract.event, read.unknown, read.paths) == ("inventory", b'{"new":1}', ["$.new"])
 
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_message_must_say_its_type(self, count: int) -> None:
+        """Also where there is only one that it can be of."""
+        body = {key: value for key, value in order().items() if key != "event_type"}
+        letter = only_letter(compiled([message(body)], contracts=SHOP[:count]))
+        assert (letter.reason, letter.event_type) == ("unknown_event_type", None)
+        names = ", ".join(contract.event for contract in SHOP[:count])
+        assert letter.error == f"$.event_type: expected one of {names}, but it is missing"
+
     def test_no_messages(self) -> None:
         """Nothing in is nothing out."""
         assert Codec(SHOP).decode([], datetime.now(UTC)).parts == []

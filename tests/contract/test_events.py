@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ecomflow.contract.events import event_id_of
-from ecomflow.generator.faults import path_of, replaced, without
+from ecomflow.generator.editing import path_of, replaced, without
 from tests.support.contract import (
     DATE_RULE,
     MONEY_RULE,

@@ -18,7 +18,6 @@ from ecomflow.contract.limits import DateRange, streamable_dates
 from ecomflow.contract.modelling import model
 from ecomflow.contract.reasons import Violation, sentence
 from ecomflow.contract.tables import stream_tables, tables_of
-from ecomflow.generator.faults import CATALOGUE
 from ecomflow.generator.rounds import generate
 from tests.support.contract import (
     MONEY_RULE,
@@ -37,11 +36,12 @@ from tests.support.contract import (
     rows_of,
 )
 from tests.support.documents import EVENTS
+from tests.support.faults import FAULTS
 from tests.support.reference import EXACT, reference_rows
 
 SCHEMAS = {table.name: modelled_schema(table) for table in tables_of(SHOP)}
 STREAM_TABLES = stream_tables(SHOP)
-PATHS = {fault.name: fault.path for fault in CATALOGUE}
+PATHS = {(event_type, fault.name): fault.path for fault, event_type in FAULTS}
 
 ORDER_MOMENT = {"order_date": date(2025, 12, 1), "order_timestamp": datetime(2025, 12, 1, 10, 15, 30, 123_456, UTC)}
 ADDRESS = {
@@ -332,7 +332,7 @@ class TestGeneratedRounds:
             if event.fault is not None:
                 stream, letter = letters.pop(event.attributes["event_id"])
                 assert (letter.reason, stream) == (event.expected_reason, event.expected_stream), event.fault
-                assert letter.error.startswith(f"{PATHS[event.fault] or '$'}: "), event.fault
+                assert letter.error.startswith(f"{PATHS[event.event_type, event.fault]}: "), event.fault
         assert (letters, len(outcome.letters), outcome.drift) == ({}, 900, {})
 
     def test_their_rows_are_the_reference_rows(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ecomflow.contract.codec import Codec
 from ecomflow.contract.events import Message
-from ecomflow.generator.faults import CATALOGUE
+from ecomflow.generator.faults import expected_stream
 from tests.support.contract import (
     SHOP,
     VALID,
@@ -27,19 +27,19 @@ from tests.support.contract import (
     property_test,
 )
 from tests.support.documents import ANY_BYTES, EVENTS
+from tests.support.faults import FAULTS, NAMES, spoiled
 
 
-@pytest.mark.parametrize("fault", CATALOGUE, ids=lambda fault: fault.name)
-def test_the_catalogue_of_faults(fault: Any) -> None:
+@pytest.mark.parametrize(("fault", "kind"), FAULTS, ids=NAMES)
+def test_the_catalogue_of_faults(fault: Any, kind: str) -> None:
     """Each is refused with its reason, at its path, in its event's stream, and leaves the events beside it alone."""
-    for kind in fault.applies_to:
-        data = fault.corrupt(json.loads(encoded(VALID[kind]())))
-        outcome = outcome_of([message(VALID[kind](), "M-0"), message(data, "M-1"), message(VALID[kind](), "M-2")])
-        (letter,) = outcome.letters
-        assert (letter.message_id, letter.reason) == ("M-1", fault.reason)
-        assert letter.error.startswith(f"{fault.path or '$'}: ")
-        assert [name for name, facts in outcome.facts.items() if facts.refused] == ["unknown" if fault.unreadable else kind]
-        assert {source for sources in outcome.sources.values() for source in sources} == {"M-0", "M-2"}
+    data = spoiled(fault, json.loads(encoded(VALID[kind]())))
+    outcome = outcome_of([message(VALID[kind](), "M-0"), message(data, "M-1"), message(VALID[kind](), "M-2")])
+    (letter,) = outcome.letters
+    assert (letter.message_id, letter.reason) == ("M-1", fault.reason)
+    assert letter.error.startswith(f"{fault.path}: ")
+    assert [name for name, facts in outcome.facts.items() if facts.refused] == [expected_stream(fault, kind)]
+    assert {source for sources in outcome.sources.values() for source in sources} == {"M-0", "M-2"}
 
 
 def told(outcome: Outcome) -> tuple[Any, ...]:

@@ -126,7 +126,7 @@ def test_a_refund_from_samples_to_rows(folder: Folder) -> None:
     (total,) = folder.rows("SELECT SUM(quantity * price) AS total, COUNT(*) AS lines FROM ecomflow.fact_refund_line_unique")
     assert (Decimal(total["total"]), total["lines"]) == (Decimal("31.25"), 4)
 
-    letters = [json.loads(line) for line in folder.run("dlq", "inspect", "--stream", "refund", "--json").splitlines()]
+    letters = folder.json("dlq", "inspect", "--stream", "refund")
     errors = {one["letter"]["event_id"]: one["letter"]["error"] for one in letters}
     assert errors == {
         "E-8": "$.amount: expected a number in a string, got 'lots'",
@@ -155,3 +155,69 @@ def test_a_refund_from_samples_to_rows(folder: Folder) -> None:
         "Write refund dead letters",
     ]
     assert {table["table"]: table["rows"] for table in metrics["tables"]}["fact_refund"] == 21
+
+
+ORDERS = [
+    {
+        "id": 5_551_000 + number,
+        "created_at": "2026-11-20T11:00:00+01:00",
+        "currency": "EUR",
+        "total_price": total,
+        "customer": {"id": 42, "email": "jane.doe@example.org", "default_address": {"city": "Paris", "country_code": "FR"}},
+        "line_items": [
+            {"id": 90 + line, "product_id": 7_000 + line, "title": "Blue chair", "quantity": line + 1, "price": "19.90"}
+            for line in range(lines)
+        ],
+        "note": note,
+    }
+    for number, (total, lines, note) in enumerate([("19.90", 1, None), ("59.70", 2, "gift"), ("19.90", 1, None)])
+]
+
+
+def test_a_shop_systems_webhook_as_it_comes(folder: Folder) -> None:
+    """Ids as integers, money as strings, a nested customer, line items, and the type in an attribute."""
+    (folder.path / "ecomflow.toml").write_text('builtin_events = []\n[envelope]\ntype = "attribute:kind"\nid = "$.id"\n')
+    (folder.path / "samples.jsonl").write_text("".join(json.dumps(order) + "\n" for order in ORDERS))
+    folder.run("contract", "new", "shop_order", "--from", "samples.jsonl")
+    contract = folder.path / "contracts" / "shop_order.toml"
+    contract.write_text(contract.read_text().replace('event = "shop_order"', 'event = "shop_order"\ntype = "orders/create"'))
+    folder.run("infra", "up")
+    folder.run("deploy", "--detach")
+    folder.publish(*ORDERS, kind="orders/create")
+    folder.publish(ORDERS[0] | {"id": 1, "line_items": "none"}, kind="orders/create")
+    folder.publish(ORDERS[0] | {"id": 2}, kind="orders/paid")
+
+    assert folder.settled() == {"shop_order": (3, 1), "unknown": (0, 1)}
+    rows = folder.rows(
+        "SELECT event_id, id, total_price, customer_id, customer_default_address_city FROM ecomflow.fact_shop_order ORDER BY id"
+    )
+    assert [list(row.values()) for row in rows][1] == ["5551001", 5551001, "59.7", 42, "Paris"]
+    (lines,) = folder.rows("SELECT SUM(quantity * price) AS total, COUNT(*) AS lines FROM ecomflow.fact_shop_order_line_item")
+    assert (Decimal(lines["total"]), lines["lines"]) == (Decimal("99.50"), 4)
+    (letter,) = folder.json("dlq", "inspect", "--stream", "shop_order")
+    assert letter["letter"]["error"] == "$.line_items: expected array, got 'none'"
+
+
+def test_cloud_events_structured_and_binary(folder: Folder) -> None:
+    """Both modes on one topic: the type, the id and the body stand where CloudEvents puts them."""
+    (folder.path / "ecomflow.toml").write_text('builtin_events = []\n[envelope]\npreset = "cloudevents"\n')
+    bodies = [{name: value for name, value in sample.items() if name != "event_type"} for sample in SAMPLES]
+    (folder.path / "samples.jsonl").write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    folder.run("contract", "new", "refund", "--from", "samples.jsonl")
+    folder.edit('event = "refund"', 'event = "refund"\ntype = "com.example.refund"')
+    folder.run("infra", "up")
+    folder.run("deploy", "--detach")
+
+    structured = {"specversion": "1.0", "type": "com.example.refund", "source": "/shop", "id": "S-1", "data": bodies[0]}
+    folder.publish(structured, **{"content-type": "application/cloudevents+json"})
+    binary = {"ce-specversion": "1.0", "ce-type": "com.example.refund", "ce-source": "/shop", "ce-id": "B-1"}
+    folder.publish(bodies[1], **binary)
+    bad = structured | {"id": "S-2", "data": bodies[2] | {"amount": "lots"}}
+    folder.publish(bad, **{"content-type": "application/cloudevents+json"})
+
+    assert folder.settled() == {"refund": (2, 1), "unknown": (0, 0)}
+    rows = folder.rows("SELECT event_id, refund_id FROM ecomflow.fact_refund ORDER BY refund_id")
+    assert rows == [{"event_id": "S-1", "refund_id": "R-0"}, {"event_id": "B-1", "refund_id": "R-1"}]
+    (letter,) = folder.json("dlq", "inspect")
+    assert letter["letter"]["error"] == "$.data.amount: expected a number in a string, got 'lots'"
+    assert letter["letter"]["event_id"] == "S-2"

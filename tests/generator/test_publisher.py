@@ -23,10 +23,12 @@ import pytest
 from google.pubsub_v1 import PublishRequest, PublishResponse
 
 from ecomflow.config import Endpoints, Settings
+from ecomflow.contract.loading import shop_contracts
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client, subscriber_client
 from ecomflow.gcp.target import Target
 from ecomflow.generator.publisher import BATCH_EVENTS, PublishSummary, publish
+from ecomflow.generator.recorded import recorded_events
 from ecomflow.generator.rounds import GeneratedEvent, generate
 from ecomflow.reconciliation.ledger import read_ledger
 
@@ -66,7 +68,7 @@ def listening(recorder: Recorder) -> Iterator[Endpoints]:
         request_deserializer=PublishRequest.pb().FromString,
         response_serializer=PublishResponse.pb().SerializeToString,
     )
-    server = grpc.server(ThreadPoolExecutor(4))
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 10**7)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("google.pubsub.v1.Publisher", {"Publish": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -130,7 +132,7 @@ class TestDelivery:
         assert summary.faults == Counter(event.fault for event in invalid)
         assert summary.reasons == Counter(event.expected_reason for event in invalid)
         assert summary.streams == Counter(event.expected_stream for event in invalid)
-        assert summary.order_items == sum(event.lists.get("items", 0) for event in events)
+        assert summary.items == sum(sum(event.lists.values()) for event in events)
         assert not summary.interrupted
 
     def test_progress_grows_to_the_total(self, recorder: Recorder) -> None:
@@ -140,8 +142,28 @@ class TestDelivery:
         assert counts == sorted(counts)
         assert counts[-1] == 6000
 
+    def test_large_messages_share_no_request_that_is_too_large(self, recorder: Recorder) -> None:
+        """Pub/Sub takes 10 MB a request; their order stays."""
+        lines = [b'{"event_type":"order","n":%d,"text":"%b"}' % (number, b"x" * 1_000_000) for number in range(20)]
+        summary = run(recorder, recorded_events(lines, shop_contracts()))
+        assert (summary.total, summary.valid) == (20, {"order": 20})
+        assert max(request.ByteSize() for request in recorder.requests) < 10**7
+        is_the_same = sorted(message.data for message in recorder.messages) == sorted(lines)
+        assert is_the_same  # so that no failure prints 20 MB
+        assert len(recorder.requests) == 4
+
 
 class TestLedger:
+    def test_events_of_a_file_are_in_the_ledger(self, recorder: Recorder, tmp_path: Path) -> None:
+        """By the event id of their attributes or the one they were given, with type and items, and no fault."""
+        lines = [b'{"event_type":"order","items":[{},{}]}', b'{"data":{},"attributes":{"event_id":"E-1"}}']
+        run(recorder, recorded_events(lines, shop_contracts()), ledger=tmp_path / "ledger.jsonl")
+        entries = read_ledger(tmp_path / "ledger.jsonl")
+        assert {message.attributes["event_id"] for message in recorder.messages} == entries.keys()
+        found = {entry.event_type: (entry.lists, entry.fault, entry.message_id is None) for entry in entries.values()}
+        assert found == {"order": ({"items": 2}, None, False), "unknown": ({}, None, False)}
+        assert entries["E-1"].event_type == "unknown"
+
     def test_each_confirmed_event_has_a_line(self, recorder: Recorder, tmp_path: Path) -> None:
         """The ledger pairs event ids with message ids, and says what must become of each event."""
         path = tmp_path / "new" / "ledger.jsonl"

@@ -26,6 +26,12 @@ def environment(settings: Settings | None = None, **more: str) -> dict[str, str]
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
 
 
+def _as_variable(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def customised(folder: Path, text: str) -> dict[str, str]:
     """The variables of a process that runs ``text`` when it starts, before whatever else is in PYTHONPATH."""
     folder.mkdir(exist_ok=True)

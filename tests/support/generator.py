@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple, NoReturn
 
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
@@ -17,17 +17,18 @@ ENUMS = {
     "platform": {"web", "mobile", "tablet"},
 }
 REQUIRED = object()
+EXACT = Context(prec=100)
 
 
 class Breach(NamedTuple):
-    """What is wrong with a message: the dead letter's reason, and the path of the error (None where the bytes are no JSON)."""
+    """What is wrong with a message: the dead letter's reason, and the path of the error."""
 
     reason: str
-    path: str | None
+    path: str
 
 
 class _BreachError(Exception):
-    def __init__(self, reason: str, path: str | None) -> None:
+    def __init__(self, reason: str, path: str) -> None:
         super().__init__(reason, path)
         self.breach = Breach(reason, path)
 
@@ -47,7 +48,7 @@ def find_breach(data: bytes, today: date) -> Breach | None:
     try:
         body = parse(data)
     except ValueError:
-        return Breach("malformed_json", None)
+        return Breach("malformed_json", "$")
     try:
         _check_event(body, today)
     except _BreachError as error:
@@ -72,9 +73,12 @@ def _check_order(body: dict[str, Any], today: date) -> None:
     _require(len(items) > 0, "$.items")
     for index, item in enumerate(items):
         path = f"$.items[{index}]"
+        _require(isinstance(item, dict), path)
         _texts(item, path, "product_id", "product_name")
         _require(1 <= _field(item, path, "quantity", int) < 2**63, f"{path}.quantity")
         _money(item, path, "price")
+        if EXACT.multiply(item["quantity"], Decimal(item["price"])) >= 10**29:
+            raise _BreachError("out_of_range", path)
     _texts(_field(body, "$", "shipping_address", dict), "$.shipping_address", "street", "city", "country")
     _money(body, "$", "total_amount")
     _time(body, "order_date", today)
@@ -122,13 +126,15 @@ def _enum(holder: dict[str, Any], path: str, name: str) -> None:
 
 def _money(holder: dict[str, Any], path: str, name: str) -> None:
     amount = Decimal(_field(holder, path, name, int, Decimal))
-    fits = amount >= 0 and amount < 10**29 and amount == round(amount, 9)
+    fits = amount >= 0 and amount < 10**29 and amount == amount.quantize(Decimal("1e-9"), context=EXACT)
     _require(fits, f"{path}.{name}")
 
 
 def _time(body: dict[str, Any], name: str, today: date) -> None:
     text = _field(body, "$", name, str)
     _require(RFC_3339.fullmatch(text) is not None, f"$.{name}")
+    if text[17:19] == "60":
+        raise _BreachError("out_of_range", f"$.{name}")
     try:
         day = moment_of(text).date()
     except ValueError:

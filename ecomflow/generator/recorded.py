@@ -1,0 +1,68 @@
+"""Lines of a file in; the messages on them, as events to publish, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from ecomflow.contract.codec import Codec
+from ecomflow.contract.dead_letter import UNKNOWN_STREAM
+from ecomflow.contract.documents import Read
+from ecomflow.contract.envelope import ECOMFLOW, Envelope
+from ecomflow.contract.events import Message
+from ecomflow.contract.language import TYPE_KEY, Contract
+from ecomflow.contract.lines import read_lines
+from ecomflow.generator.messages import VERSION_ATTRIBUTE
+from ecomflow.generator.rounds import GeneratedEvent, lists_counter, slots_of
+
+_Counter = Callable[[dict[str, Any]], dict[str, int]]
+_decode = msgspec.json.Decoder().decode
+
+
+def recorded_events(
+    lines: Iterable[bytes], contracts: Sequence[Contract], envelope: Envelope = ECOMFLOW
+) -> Iterator[GeneratedEvent]:
+    """The message on each of ``lines``, its bytes and attributes as they are. ``contract/lines.py``: which forms a line may have.
+
+    A message without the attribute ``event_id`` is given a new one. Whether the pipeline takes it is not looked at: it has no
+    ``fault``, and its type is what it says of itself, where that is in force.
+    """
+    counters = {(slot.contract.event, _version(slot.version)): lists_counter(slot.contract) for slot in slots_of(contracts)}
+    codec = None if envelope == ECOMFLOW else Codec(contracts, envelope)
+    for message in read_lines(lines):
+        attributes = message.attributes
+        if not attributes.get("event_id"):
+            attributes = {**attributes, "event_id": str(uuid4())}
+        if codec is None:
+            event_type, lists = _type_and_lists(message.data, attributes.get(VERSION_ATTRIBUTE), counters)
+        else:
+            event_type, lists = _stream_of(codec, message), {}
+        yield GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type)
+
+
+def _stream_of(codec: Codec, message: Message) -> str:
+    """The stream of a message in an envelope of the user's."""
+    outcome = codec.read(message)
+    if isinstance(outcome, Read):
+        return outcome.stream
+    return outcome.event_type if outcome.event_type in codec.kinds else UNKNOWN_STREAM
+
+
+def _version(version: int | None) -> str | None:
+    return None if version is None else str(version)
+
+
+def _type_and_lists(
+    data: bytes, version: str | None, counters: dict[tuple[str, str | None], _Counter]
+) -> tuple[str, dict[str, int]]:
+    try:
+        body = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the pipeline will refuse it
+        return UNKNOWN_STREAM, {}
+    event_type = body.get(TYPE_KEY) if isinstance(body, dict) else None
+    if not isinstance(event_type, str) or (event_type, None) not in counters:
+        return UNKNOWN_STREAM, {}
+    return event_type, counters.get((event_type, version), counters[event_type, None])(body)

@@ -1,0 +1,67 @@
+"""Lines of a file: which of them are data, and which are whole messages."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ecomflow.contract.dead_letter import dead_letter, to_lines
+from ecomflow.contract.events import Message
+from ecomflow.contract.lines import message_on, read_lines
+from ecomflow.generator.rounds import dry_run_line, generate
+
+NOW = datetime(2025, 12, 3, 15, 30, tzinfo=UTC)
+BODY = b'{"event_type":"order","order_id":"O-1"}'
+ATTRIBUTES = {"event_id": "E-1"}
+DATA = [BODY, b"[]", b"no JSON", b'{"attributes":{"a":"b"}}', b"\xff\xfe", b'{"attributes":{},"data":{},"event_type":"order"}']
+
+
+def line(**parts: Any) -> bytes:
+    return json.dumps(parts).encode()
+
+
+class TestData:
+    @pytest.mark.parametrize("data", DATA)
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+    def test_a_line_without_attributes_of_its_own_is_data(self, data: bytes, end: bytes) -> None:
+        """Its very bytes, without the end of line, whatever they are."""
+        assert message_on(data + end, 7) == Message(data, {}, "7", 0)
+
+    @pytest.mark.parametrize("attributes", [{"a": 1}, [], None, "x"])
+    def test_attributes_that_are_no_object_of_strings_are_data(self, attributes: Any) -> None:
+        """Such a line is an event that has a field of this name."""
+        data = line(data={}, attributes=attributes)
+        assert message_on(data, 1) == Message(data, {}, "1", 0)
+
+
+class TestMessages:
+    def test_every_line_of_a_dry_run_is_its_message(self) -> None:
+        """Data and attributes of valid and invalid events, UTF-8 or not, byte by byte."""
+        events = list(generate(60, seed=7, now=NOW))
+        lines = [dry_run_line(event).encode() + b"\n" for event in events]
+        found = [(message.data, message.attributes) for message in read_lines(lines)]
+        assert found == [(event.data, event.attributes) for event in events]
+
+    @pytest.mark.parametrize("data", DATA)
+    def test_a_dead_letter_is_the_message_that_was_refused(self, data: bytes) -> None:
+        """As ``dlq export`` writes it, in UTF-8 or in base64."""
+        letter = dead_letter(Message(data, ATTRIBUTES, "M-1", 0), "malformed_json", "$: expected", None, NOW)
+        assert message_on(to_lines([letter]), 3) == Message(data, ATTRIBUTES, "3", 0)
+
+    @pytest.mark.parametrize(
+        "data", [{"event_type": "order", "order_id": "O-1"}, BODY.decode(), base64.b64encode(BODY).decode()], ids=str
+    )
+    def test_data_and_attributes_are_a_message(self, data: Any) -> None:
+        """The data as the event itself, as its text or in base64, as Pub/Sub's own tools show it."""
+        (found,) = read_lines([line(data=data, attributes=ATTRIBUTES, messageId="17")])
+        assert json.loads(found.data) == json.loads(BODY)
+        assert found.attributes == ATTRIBUTES
+
+
+def test_blank_lines_are_passed_over() -> None:
+    """A message is named by the number of its line in the file."""
+    assert [message.message_id for message in read_lines([b"\n", BODY, b"", b"  \r\n", BODY])] == ["2", "5"]
