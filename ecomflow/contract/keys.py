@@ -129,7 +129,8 @@ FILE_KEYS = (
         "key",
         "list of strings",
         NONE,
-        "The fields that identify what the event is about, such as the order. For readers: nothing follows from it.",
+        "The fields that identify what the event is about, such as the order. If it is a single one, each event that `publish` "
+        "generates has a different value of it.",
         "Fields of `[fields]` that are not optional, and not of type `record`, `list`, `json` or `float`.",
     ),
     Key("fields", "table", REQUIRED, "`[fields]`: the fields of the event, in the order of the columns.", "1 field or more."),
@@ -247,9 +248,9 @@ FIELD_KEYS = (
         "fake",
         "string",
         NONE,
-        "What kind of value the example of `contract show --format example` has: `email`, `name`, `phone_number`, `url`, "
-        "`country_code` or `city`.",
-        "",
+        "The [Faker provider](https://faker.readthedocs.io/en/stable/providers.html) of the values that `publish` generates, "
+        "such as `email`, `city` or `company`. Without it they follow from the type.",
+        "A provider that needs no arguments; `publish` checks it.",
         tuple(kind for kind in _SCALARS if kind != "json"),
     ),
     Key(
