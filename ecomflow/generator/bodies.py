@@ -102,7 +102,7 @@ class _CompletedBodies:
         self._trial = _ShopBodies(_shop(run._replace(kind="trial")), contract.event, Ids(Random(0)))
         known = {child.key for child in tree_of(builtin(contract.event)).children}
         sources = Sources(Random(f"{run.seed} {run.kind} {contract.event} beside"), ids, run.window, run.identity)
-        self._beside = part_maker(contract, self._types.judge.kind.root, sources, known)
+        self._beside = part_maker(contract, tree_of(contract), sources, known)
 
     def pass_the_contract(self) -> bool:
         """Whether all of some bodies do."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ecomflow.contract.language import Contract
-from ecomflow.contract.tree import Node, json_path
+from ecomflow.contract.tree import Node, json_path, tree_of
 from ecomflow.errors import ConfigError
 from ecomflow.generator.ids import Ids
 from ecomflow.generator.judge import Judge
@@ -38,7 +38,7 @@ class BodyMaker:
         """The same arguments give the same bodies. Raises ConfigError where a field has no value that could be made."""
         self.judge = Judge(contract)
         self._sources = Sources(Random(f"{seed} {contract.event} {contract.version}"), ids, window, identity)
-        self._make = _object(self.judge.kind.root, contract, self._sources)
+        self._make = _object(tree_of(contract), contract, self._sources)
         self._mender = Mender(self.judge.kind)
 
     def make(self) -> Body:

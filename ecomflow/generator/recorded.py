@@ -47,7 +47,7 @@ def _stream_of(codec: Codec, message: Message) -> str:
     """The stream of a message in an envelope of the user's."""
     outcome = codec.read(message)
     if isinstance(outcome, Read):
-        return outcome.stream
+        return outcome.kind.contract.event
     return outcome.event_type if outcome.event_type in codec.kinds else UNKNOWN_STREAM
 
 

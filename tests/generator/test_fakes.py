@@ -64,7 +64,7 @@ def problems(contract: Contract, events: list[GeneratedEvent]) -> Iterator[str]:
     messages = [Message(event.data, event.attributes, str(number), 0) for number, event in enumerate(events)]
     decoded = Codec([contract]).decode(messages, NOW)
     yield from map(str, decoded.drift)
-    for part in decoded.streams.values():
+    for part in decoded.parts:
         facts = model(part, NOW)
         yield from (letter.error for letter in facts.refused)
         for rows in facts.tables:

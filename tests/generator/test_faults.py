@@ -62,7 +62,7 @@ def refused(contract: Contract, fault: Fault, maker: Bodies) -> list[tuple[str, 
     decoded = Codec([contract]).decode([Message(data, attributes, "M-1", 0)], NOW)
     return [
         (letter.reason, facts.stream, letter.error[: len(fault.path) + 2])
-        for part in decoded.streams.values()
+        for part in decoded.parts
         for facts in [model(part, NOW)]
         for letter in facts.refused
     ]
