@@ -28,6 +28,7 @@ from ecomflow.sql import QUESTIONS, questions
 from ecomflow.sql.parameters import parameters_of, qualify_user_sql
 from ecomflow.warehouse.queries import Bound, Query, Reply, _result, prepare, send
 from tests.support.cli import ecomflow, environment
+from tests.support.contract import written_columns
 
 LOCAL = Settings()
 
@@ -233,7 +234,9 @@ def warehouse(stack: Endpoints, stack_folder: Any) -> Settings:
         for n, (product, change) in enumerate((("pen", 5), ("pen", -7), ("cup", 4)), start=1)
     ]
     for table, values in (("fact_order_header", rows), ("fact_inventory", moves)):
-        client.query(f"INSERT INTO `{settings.dataset_id}.{table}` VALUES {', '.join(values)}").result()
+        client.query(
+            f"INSERT INTO `{settings.dataset_id}.{table}` ({written_columns(table)}) VALUES {', '.join(values)}"
+        ).result()
     return settings
 
 

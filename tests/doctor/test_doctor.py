@@ -362,7 +362,7 @@ class TestProbe:
         """A row of each table, a message and an object come back as they were written, each with its time; nothing is left."""
         found = probe.probe(target)
         assert failures(found) == {}
-        assert [check.name for check in found] == [*(f"rows of {table}" for table in sql.TABLES), "a message", "an object"]
+        assert [check.name for check in found] == [*(f"rows of {table}" for table in FACT_TABLES), "a message", "an object"]
         assert all(check.seconds is not None and 0 < check.seconds < 30 for check in found)
         assert leftovers(target) == []
 
@@ -431,12 +431,14 @@ class TestProbe:
         front.plan = lambda method, _: refusals.popleft() if method == "AppendRows" and refusals else None
         endpoints = msgspec.structs.replace(stack, bigquery_storage=front.address)
         try:
-            only = probe._probe_table("fact_inventory", "probe_new", datetime.now(UTC), Target(provisioned, endpoints))
+            only = probe._probe_table(
+                FACT_TABLES["fact_inventory"], "probe_new", datetime.now(UTC), Target(provisioned, endpoints)
+            )
         finally:
             front.close()
         assert (only.ok, only.message, len(refusals)) == (
             True,
-            "A row of 9 columns was appended through the Storage Write API and read back unchanged.",
+            "A row of 10 columns was appended through the Storage Write API and read back unchanged.",
             0,
         )
 
@@ -448,7 +450,7 @@ class TestProbe:
 
         with monkeypatch.context() as patched:
             patched.setattr(bigquery.Client, "delete_table", refuse)
-            found = probe._probe_table("fact_order", "probe_stuck", TestSample.NOW, target)
+            found = probe._probe_table(FACT_TABLES["fact_order"], "probe_stuck", TestSample.NOW, target)
         assert not found.ok
         assert "The probe's table probe_stuck could not be removed: BigQuery" in found.message
         assert leftovers(target) == ["probe_stuck"]

@@ -48,7 +48,7 @@ from ecomflow.infra.resources import (
     desired,
 )
 from ecomflow.sql import Column
-from tests.support.contract import FACT_TABLES
+from tests.support.contract import FACT_TABLES, written_columns
 
 LOCAL = Settings()
 CLOUD = Service("BigQuery", "bigquery.googleapis.com", "roles/bigquery.admin", "my-project", None)
@@ -621,8 +621,8 @@ class TestStatus:
         """A resource is there, missing or drifted; a table that is there has its number of rows."""
         run("DROP VIEW `DATASET.fact_order_unique`", target)
         run(
-            "INSERT INTO `DATASET.fact_inventory` VALUES ('e', 'i', 'p', 'w', 1, 'sale', DATE '2025-12-01',"
-            " TIMESTAMP '2025-12-01', CURRENT_TIMESTAMP())",
+            f"INSERT INTO `DATASET.fact_inventory` ({written_columns('fact_inventory')})"
+            " VALUES ('e', 'i', 'p', 'w', 1, 'sale', DATE '2025-12-01', TIMESTAMP '2025-12-01', CURRENT_TIMESTAMP())",
             target,
         )
         longer = msgspec.structs.replace(provisioned, ack_deadline_seconds=60)

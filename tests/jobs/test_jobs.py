@@ -437,20 +437,20 @@ class TestUpdatePlan:
 
 
 @pytest.fixture
-def target(stack: Endpoints, settings: Settings, stub: DataflowStub) -> tuple[Settings, Endpoints]:
+def project(stack: Endpoints, settings: Settings, stub: DataflowStub) -> tuple[Settings, Endpoints]:
     """A project of which everything is provisioned, at the local services, with the stub as its Dataflow."""
-    project = msgspec.structs.replace(settings, project="ecom-test", dataflow=SETTINGS.dataflow)
+    wanted = msgspec.structs.replace(settings, project="ecom-test", dataflow=SETTINGS.dataflow)
     endpoints = msgspec.structs.replace(stack, dataflow=stub.url)
-    target = Target(project, endpoints)
+    target = Target(wanted, endpoints)
     infra.apply(target, infra.plan(target))
-    return project, endpoints
+    return wanted, endpoints
 
 
 @pytest.mark.stack
 class TestReplacement:
-    def test_an_update_takes_over(self, target: tuple[Settings, Endpoints], stub: DataflowStub) -> None:
+    def test_an_update_takes_over(self, project: tuple[Settings, Endpoints], stub: DataflowStub) -> None:
         """The new job is submitted with the old one's id and the mapping; the old one is updated."""
-        settings, endpoints = target
+        settings, endpoints = project
         steps = [name if name != "Decode events" else "Decode" for name in update.graph_steps(settings)]
         old = stub.add_job("shop", steps=tuple(steps))
         api = JobsApi(Target(settings, endpoints))
@@ -460,9 +460,9 @@ class TestReplacement:
         assert (submitted.body["replaceJobId"], submitted.body["transformNameMapping"]) == (old, {"Decode": "Decode events"})
         assert (service.find(api, old).state, service.find(api, "shop").id) == ("updated", new.job_id)
 
-    def test_drain_and_replace(self, target: tuple[Settings, Endpoints], stub: DataflowStub) -> None:
+    def test_drain_and_replace(self, project: tuple[Settings, Endpoints], stub: DataflowStub) -> None:
         """The new job is submitted once the old one is drained, and replaces none."""
-        settings, endpoints = target
+        settings, endpoints = project
         stub.drain_looks = 3
         old = stub.add_job("shop", steps=("Something else",))
         api, time_ = JobsApi(Target(settings, endpoints)), FakeTime()
@@ -473,19 +473,19 @@ class TestReplacement:
         assert "replaceJobId" not in stub.jobs[new.job_id]
 
     def test_options_that_can_not_stand_leave_the_job_running(
-        self, target: tuple[Settings, Endpoints], stub: DataflowStub
+        self, project: tuple[Settings, Endpoints], stub: DataflowStub
     ) -> None:
         """They are refused before the drain."""
-        settings, endpoints = target
+        settings, endpoints = project
         stub.add_job("shop")
         api = JobsApi(Target(settings, endpoints))
         with pytest.raises(ConfigError, match="--streamin"):
             update.drain_and_replace(api, Target(settings, endpoints), service.find(api, "shop"), 60, ["--streamin"])
         assert stub.seen("PUT") == []
 
-    def test_update_from_the_command_line(self, target: tuple[Settings, Endpoints], stub: DataflowStub, tmp_path: Path) -> None:
+    def test_update_from_the_command_line(self, project: tuple[Settings, Endpoints], stub: DataflowStub, tmp_path: Path) -> None:
         """job update checks, shows the steps, submits, and names the job that takes over."""
-        settings, endpoints = target
+        settings, endpoints = project
         stub.add_job("shop", steps=update.graph_steps(settings))
         (tmp_path / "ecomflow.toml").write_text('[dataflow]\njob_name = "shop"\n')
         hosts: dict[str, Any] = {

@@ -319,22 +319,22 @@ class TestPoisonInTheWriting:
 SITECUSTOMIZE = """
 import sys
 if "deploy" in sys.argv or "-m" in sys.orig_argv and "deploy" in sys.orig_argv:
-    from ecomflow.contract import codec
+    from ecomflow.contract.codec import Codec
     from ecomflow.pipeline import quarantine
 
-    honest_ids, honest_model = codec.event_ids_of, quarantine.model
+    honest_decode, honest_model = Codec.decode, quarantine.model
 
-    def event_ids_of(messages):
+    def decode(codec, messages, now):
         if any(b"poison-decode" in message.data for message in messages):
             raise ZeroDivisionError("a bug in decode")
-        return honest_ids(messages)
+        return honest_decode(codec, messages, now)
 
     def model(batch, now):
         if any(b"poison-model" in message.data for message in batch.messages):
             raise MemoryError
         return honest_model(batch, now)
 
-    codec.event_ids_of, quarantine.model = event_ids_of, model
+    Codec.decode, quarantine.model = decode, model
 """
 
 

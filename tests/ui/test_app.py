@@ -25,7 +25,7 @@ from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import count_waiting
 from ecomflow.ui.data.steps import read_steps
 from tests.support.cli import environment
-from tests.support.contract import SHOP, order
+from tests.support.contract import SHOP, order, written_columns
 from tests.support.dataflow import as_variables, dataflow_beside
 from tests.support.dead_letters import STATUS_ERROR, held, letter, names, still, store, today
 from tests.support.hostile import HOSTILE
@@ -51,7 +51,8 @@ class TestTables:
 
         client = target.bigquery
         job = bigquery.QueryJobConfig(query_parameters=[bigquery.ScalarQueryParameter("product", "STRING", product)])
-        client.query_and_wait(f"INSERT INTO `{target.settings.dataset_id}.fact_inventory` VALUES {values}", job_config=job)
+        into = f"`{target.settings.dataset_id}.fact_inventory` ({written_columns('fact_inventory')})"
+        client.query_and_wait(f"INSERT INTO {into} VALUES {values}", job_config=job)
 
     def test_rows_are_counted(self, provisioned: Settings, target: Target) -> None:
         """The overview has every fact table with its rows."""

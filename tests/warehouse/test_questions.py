@@ -14,7 +14,7 @@ from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.gcp.target import Target
-from tests.support.contract import FACT_TABLES
+from tests.support.contract import FACT_TABLES, written_columns
 
 pytestmark = pytest.mark.stack
 
@@ -167,7 +167,7 @@ def warehouse(stack: Endpoints) -> Warehouse:
     warehouse = Warehouse(settings, bigquery_client(settings.project_id, stack))
     for table, rows in fact_rows().items():
         values = ", ".join(f"({', '.join(map(literal, row))})" for row in rows)
-        warehouse.query(f"INSERT INTO `{settings.dataset_id}.{table}` VALUES {values}")
+        warehouse.query(f"INSERT INTO `{settings.dataset_id}.{table}` ({written_columns(table)}) VALUES {values}")
     return warehouse
 
 
@@ -177,7 +177,7 @@ def test_unique_views(warehouse: Warehouse, table: str) -> None:
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for row in fact_rows()[table]:
         first.setdefault(row[:3], row)
-    shown = warehouse.query(f"SELECT * FROM `{warehouse.settings.dataset_id}.{table}_unique`")
+    shown = warehouse.query(f"SELECT {written_columns(table)} FROM `{warehouse.settings.dataset_id}.{table}_unique`")
     assert len(shown) < len(fact_rows()[table])
     assert sorted(shown, key=lambda row: row[:3]) == sorted(first.values(), key=lambda row: row[:3])
 
