@@ -129,7 +129,7 @@ def test_a_refund_from_samples_to_rows(folder: Folder) -> None:
     letters = folder.json("dlq", "inspect", "--stream", "refund")
     errors = {one["letter"]["event_id"]: one["letter"]["error"] for one in letters}
     assert errors == {
-        "E-8": "$.amount: expected a number in a string, got 'lots'",
+        "E-8": "$.amount: expected number in a string, got 'lots'",
         "E-9": "$.reason: expected one of late, damaged, got 'lost'",
     }
 
@@ -191,7 +191,7 @@ def test_a_shop_systems_webhook_as_it_comes(folder: Folder) -> None:
     rows = folder.rows(
         "SELECT event_id, id, total_price, customer_id, customer_default_address_city FROM ecomflow.fact_shop_order ORDER BY id"
     )
-    assert [list(row.values()) for row in rows][1] == ["5551001", 5551001, "59.7", 42, "Paris"]
+    assert [list(row.values()) for row in rows][1] == ["5551001", 5551001, "59.700000000", 42, "Paris"]
     (lines,) = folder.rows("SELECT SUM(quantity * price) AS total, COUNT(*) AS lines FROM ecomflow.fact_shop_order_line_item")
     assert (Decimal(lines["total"]), lines["lines"]) == (Decimal("99.50"), 4)
     (letter,) = folder.json("dlq", "inspect", "--stream", "shop_order")
@@ -219,5 +219,5 @@ def test_cloud_events_structured_and_binary(folder: Folder) -> None:
     rows = folder.rows("SELECT event_id, refund_id FROM ecomflow.fact_refund ORDER BY refund_id")
     assert rows == [{"event_id": "S-1", "refund_id": "R-0"}, {"event_id": "B-1", "refund_id": "R-1"}]
     (letter,) = folder.json("dlq", "inspect")
-    assert letter["letter"]["error"] == "$.data.amount: expected a number in a string, got 'lots'"
+    assert letter["letter"]["error"] == "$.data.amount: expected number in a string, got 'lots'"
     assert letter["letter"]["event_id"] == "S-2"

@@ -380,6 +380,6 @@ def test_the_pipeline_process_goes_on(provisioned: Settings, stack: Endpoints, t
     assert "A message is refused as a processing_error: ZeroDivisionError; for details see its dead letter." in log.read_text()
     assert "ZeroDivisionError: a bug" not in log.read_text()  # an exception's words may quote a message
     shown = ecomflow("dlq", "inspect", "--reason", "processing_error", "--full", settings=settings)
-    assert "in event_ids_of" in shown.stdout
+    assert "in decode" in shown.stdout
     counted = ecomflow("query", "SELECT COUNT(DISTINCT event_id) AS n FROM ecomflow.fact_inventory", "--json", settings=settings)
     assert json.loads(counted.stdout) == [{"n": 38}]
