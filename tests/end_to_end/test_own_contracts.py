@@ -146,15 +146,21 @@ def test_a_refund_from_samples_to_rows(folder: Folder) -> None:
     )
     assert kept == {"code": "X"}
 
-    folder.run("publish", "--n", "20", "--types", "refund")
-    assert folder.settled()["refund"] == (24, 21)
-    metrics = folder.json("top", "--once")
+    folder.run("publish", "--n", "20", "--types", "refund", "--ledger", "mine.jsonl")
+    facts, dead = folder.settled()["refund"]
+    outcome = folder.json("reconcile", "--ledger", "mine.jsonl")
+    (line,) = [one for one in outcome["lines"] if one["event_type"] == "refund"]
+    assert (line["published"], line["facts"], line["dead_letters"], outcome["adds_up"]) == (40, 20, 20, True)
+    assert (facts, dead) == (24, 1 + 20 - folder.settled()["unknown"][1])
+    metrics = folder.json("top", "--once")["metrics"]
     assert [step["step"] for step in metrics["steps"] if "refund" in step["step"]] == [
         "Model refund facts",
         "Write refund facts",
         "Write refund dead letters",
     ]
-    assert {table["table"]: table["rows"] for table in metrics["tables"]}["fact_refund"] == 21
+    assert {table["table"]: table["rows"] for table in metrics["tables"]}[
+        "fact_refund"
+    ] == 21  # of this run: the replayed one and the generated ones
 
 
 ORDERS = [
