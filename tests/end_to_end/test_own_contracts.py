@@ -227,3 +227,47 @@ def test_cloud_events_structured_and_binary(folder: Folder) -> None:
     (letter,) = folder.json("dlq", "inspect")
     assert letter["letter"]["error"] == "$.data.amount: expected number in a string, got 'lots'"
     assert letter["letter"]["event_id"] == "S-2"
+
+
+def order(order_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "event_type": "order",
+        "order_id": order_id,
+        "customer_id": "C-1",
+        "order_date": "2026-11-20T10:00:00Z",
+        "status": "pending",
+        "items": [{"product_id": "P-1", "product_name": "Chair", "quantity": 1, "price": 5}],
+        "shipping_address": {"street": "Main 1", "city": "Paris", "country": "FR"},
+        "total_amount": 5,
+        **more,
+    }
+
+
+def test_two_versions_of_an_order_at_once(folder: Folder) -> None:
+    """Into one table, whose new columns ``infra up`` adds: version 1 says no version and has no coupon."""
+    folder.run("infra", "up")
+    built_in = folder.run("contract", "show", "order", "--format", "toml")
+    new_field = 'coupon    = { type = "string", optional = true }\nshop_id = { type = "string", optional = true }\ncustomer_id '
+    second = built_in.replace("version = 1", "version = 2").replace("customer_id ", new_field, 1)
+    second = second.replace('  "customer_id",\n', '  "customer_id",\n  "coupon",\n')
+    (folder.path / "v1.toml").write_text(built_in)
+    (folder.path / "contracts").mkdir()
+    (folder.path / "contracts" / "order.v2.toml").write_text(second)
+    (folder.path / "narrower.toml").write_text(second.replace('"pending", ', ""))
+    assert folder.json("contract", "diff", "v1.toml", "contracts/order.v2.toml")["compatible"] is True
+    breaking = [change["path"] for change in folder.json("contract", "diff", "v1.toml", "narrower.toml", code=10)["changes"]]
+    assert "$.status" in breaking
+
+    assert "column coupon: STRING" in folder.run("infra", "plan")
+    folder.run("infra", "up")
+    folder.run("deploy", "--detach")
+    folder.publish(order("O-1", coupon="X"))
+    folder.publish(order("O-2", coupon="Y", shop_id="S"), event_version="2")
+    folder.publish(order("O-3"), event_version="3")
+    assert folder.settled()["order"] == (2, 1)
+    rows = folder.rows(
+        "SELECT order_id, coupon, shop_id, unknown_fields FROM ecomflow.fact_order_header_unique ORDER BY order_id"
+    )
+    assert [list(row.values()) for row in rows] == [["O-1", None, None, {"coupon": "X"}], ["O-2", "Y", "S", None]]
+    (letter,) = folder.json("dlq", "inspect")
+    assert letter["letter"]["error"] == "$: expected the attribute event_version to be one of 1, 2, got '3'"

@@ -67,6 +67,15 @@ class TestFromCounters:
         assert [step.step for step in found] == [*steps_of(SHOP), "Old step"]
         assert found[1] == StepMetrics("Decode events", 9, 7, 2)
 
+    def test_another_version_or_type_leaves_the_other_steps_as_they_are(self) -> None:
+        """A running job's update finds them by their labels; a type of one's own adds its branch."""
+        second = [msgspec.structs.replace(one, version=2) for one in SHOP]
+        assert steps_of([*SHOP, *second]) == steps_of(SHOP)
+        refund = msgspec.structs.replace(SHOP[0], event="refund", type="refund")
+        more = steps_of([*SHOP, refund])
+        assert [step for step in more if "refund" not in step] == list(steps_of(SHOP))
+        assert len(more) == len(steps_of(SHOP)) + 3
+
     def test_what_was_counted_is_reported(self) -> None:
         """Each metric comes from its counters or gauges; without any it is 0 or unknown."""
         counts = {
