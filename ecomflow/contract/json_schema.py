@@ -160,7 +160,10 @@ def _plain(bound: Any) -> Any:
 def _otherwise(field: Field) -> Schema:
     """A value that may, or must, be written as the other of number and string."""
     if field.type == "string":
-        return {"type": ["string", "integer"] if "string" in field.written_as else "integer"}
+        if "string" not in field.written_as:
+            return {"type": "integer"}
+        lengths = _given({"minLength": field.min_length or None, "maxLength": field.max_length})
+        return {"type": ["string", "integer"], **lengths}  # lengths are of strings alone
     number = "integer" if field.type == "integer" else "number"
     pattern = _INTEGER if field.type == "integer" else _NUMBER
     kinds = ["string"] if field.written_as == "string" else [number, "string"]

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, DecimalException
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, get_args
@@ -100,13 +100,30 @@ def contracts_in_force(folder: FilePath, builtin_events: Sequence[str]) -> tuple
     A file in ``folder`` replaces the built-in contract of the same event and version; another version is added to it. Raises
     ConfigError with all mistakes, a line each.
     """
+    files = tuple((path, _stamp(path)) for path in sorted(folder.glob("*.toml")))
+    return _in_force(folder, tuple(builtin_events), files)
+
+
+def _stamp(path: FilePath) -> tuple[int, int] | None:
+    """What changes with the content of a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=8)  # a command asks some thirty times
+def _in_force(
+    folder: FilePath, builtin_events: tuple[str, ...], files: tuple[tuple[FilePath, tuple[int, int] | None], ...]
+) -> tuple[Contract, ...]:
     for name in builtin_events:
         if name not in SHOP:
             raise ConfigError(
                 f"builtin_events names '{name}': expected some of {', '.join(SHOP)}{nearest(name, SHOP) or '.'}",
                 "Correct builtin_events in ecomflow.toml.",
             )
-    own = load_folder(folder) if folder.is_dir() else ()
+    own = load_folder(folder) if files else ()
     replaced = {(contract.event, contract.version) for contract in own}
     wanted = shop_contracts([name for name in SHOP if name in builtin_events])
     builtin = [contract for contract in wanted if (contract.event, contract.version) not in replaced]

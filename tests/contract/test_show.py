@@ -311,3 +311,11 @@ class TestShow:
             2,
             "Error: There is no event type 'odrer': expected one of order, inventory, user_activity, did you mean 'order'?",
         )
+
+
+def test_a_string_that_may_be_a_number_keeps_its_lengths() -> None:
+    """JSON Schema applies them to strings alone."""
+    contract = contract_of(
+        '[fields]\nat = "timestamp"\nid = { type = "string", written_as = "number or string", max_length = 9 }'
+    )
+    assert published_schema(contract)["properties"]["id"] == {"type": ["string", "integer"], "minLength": 1, "maxLength": 9}
