@@ -482,30 +482,33 @@ def test_whatever_ends_the_stream_answers_what_waits(
     assert written(bigquery) == ["i-1"]
 
 
-def _append_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("append ")]
+@pytest.fixture
+def append_threads() -> Callable[[], list[str]]:
+    """The names of the threads that append, without those that other tests of the process have left."""
+    before = set(threading.enumerate())
+    return lambda: [one.name for one in threading.enumerate() if one not in before and one.name.startswith("append ")]
 
 
-def test_close_ends_the_threads(bigquery: FakeBigQuery) -> None:
+def test_close_ends_the_threads(bigquery: FakeBigQuery, append_threads: Callable[[], list[str]]) -> None:
     """Writers are one a table; closing them ends their threads, and new ones write on."""
     with bigquery.serve() as host:
         for number in (1, 2):
             with closing(TableWriters(config_for(bigquery_storage=host), Counters())) as writers:
                 assert writers.writer(TABLE) is writers.writer(TABLE)
                 append(writers.writer(TABLE), rows(number))
-                assert _append_threads() == [f"append {STREAM}"]
-            wait_until(lambda: _append_threads() == [])
+                assert append_threads() == [f"append {STREAM}"]
+            wait_until(lambda: append_threads() == [])
     assert written(bigquery) == ["i-1", "i-2"]
 
 
-def test_closing_ends_a_silent_connection(bigquery: FakeBigQuery) -> None:
+def test_closing_ends_a_silent_connection(bigquery: FakeBigQuery, append_threads: Callable[[], list[str]]) -> None:
     """A connection that was given up because nothing came ends with its client."""
     bigquery.faults.append(SaysNothing())
     with bigquery.serve() as host:
         with closing(TableWriters(config_for(bigquery_storage=host), Counters(), IMPATIENT)) as writers:
             append(writers.writer(TABLE), rows(1))
-            assert len(_append_threads()) == 2
-        wait_until(lambda: _append_threads() == [])
+            assert len(append_threads()) == 2
+        wait_until(lambda: append_threads() == [])
 
 
 def test_errors_are_of_google_api_core() -> None:
