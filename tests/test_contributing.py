@@ -115,6 +115,7 @@ def outcomes(folder: Path, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run(folder, "-c", OUTCOMES, stdin=lines).splitlines()]
 
 
+@pytest.mark.slow
 class TestTheRecipe:
     def test_the_column_has_the_fields_value(self, changed: Path) -> None:
         """In the tables that were given it, NULL where the producer sent none; it is no unknown field any more."""
@@ -152,6 +153,7 @@ class TestTheRecipe:
         assert (changed / "docs" / "data-model.md").read_text(encoding="utf-8").count("| `coupon_code` | STRING |") == 2
         assert (changed / "docs" / "pictures" / "data-model.svg").read_text(encoding="utf-8").count(">coupon_code<") == 2
 
+    @pytest.mark.slow
     def test_the_tests_that_hold_them_equal_pass(self, changed: Path) -> None:
         """On the changed package; only the list of nullable columns has to be passed."""
         for name in ("tests/support", "tests/contract/released"):
@@ -162,6 +164,7 @@ class TestTheRecipe:
         printed = run(changed, "-m", "pytest", *options, "tests/contract/test_shop_artifacts.py")
         assert re.search(rb"\b30 passed", printed)
 
+    @pytest.mark.slow
     def test_the_published_schema_has_the_field(self, changed: Path, tmp_path: Path) -> None:
         """Optional, so that the change is compatible with what producers send."""
         published = json.loads(run(changed, "-m", "ecomflow", "contract", "show", "order"))

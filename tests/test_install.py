@@ -85,6 +85,7 @@ def here() -> dict[str, str]:
     return {**default_environment(), "extra": ""}
 
 
+@pytest.mark.slow
 class TestTheLockIsWhole:
     @pytest.mark.parametrize("platform", PLATFORMS)
     @pytest.mark.parametrize("python", PYTHONS)

@@ -83,11 +83,13 @@ class TestDryRun:
             (kind, valid) for kind in ("order", "inventory", "user_activity") for valid in (True, False)
         ]
 
+    @pytest.mark.slow
     def test_the_same_seed_and_date_give_the_same_bytes(self, tmp_path: Path) -> None:
         """With a seed and a date of their own two runs print the same."""
         arguments = ("publish", "--n", "3", "--seed", "7", "--date", "2025-12-01", "--dry-run")
         assert ecomflow(*arguments, folder=tmp_path).stdout == ecomflow(*arguments, folder=tmp_path).stdout
 
+    @pytest.mark.slow
     def test_the_contracts_in_the_folder_are_generated(self, tmp_path: Path) -> None:
         """Beside the built-in ones, or alone; and they are among the types that --types may name."""
         (tmp_path / "contracts").mkdir()
@@ -102,6 +104,7 @@ class TestDryRun:
         alone = ecomflow("publish", "--n", "2", "--dry-run", folder=tmp_path)
         assert [json.loads(line)["event_type"] for line in alone.stdout.splitlines()] == ["refund"] * 4
 
+    @pytest.mark.slow
     def test_a_file_is_printed_as_it_would_be_published(self, tmp_path: Path) -> None:
         """A dry run of a dry run's lines has their messages; standard input is a file too."""
         lines = ecomflow("publish", "--n", "2", "--dry-run", folder=tmp_path).stdout
@@ -114,6 +117,7 @@ class TestDryRun:
         assert printed == given
 
 
+@pytest.mark.slow
 class TestInit:
     def test_it_writes_a_file_that_changes_nothing(self, tmp_path: Path) -> None:
         """All settings of the new file are commented out."""
@@ -130,6 +134,7 @@ class TestInit:
         assert (tmp_path / "ecomflow.toml").read_text() == 'topic = "mine"\n'
 
 
+@pytest.mark.slow
 class TestErrors:
     """Bad input ends in a sentence, the next command and an exit code; never in a traceback."""
 
@@ -222,6 +227,7 @@ class TestErrors:
         assert "pip install 'ecomflow[local]'" in result.stderr
         assert not (tmp_path / ".ecomflow" / "stack.json").exists()
 
+    @pytest.mark.slow
     def test_without_credentials(self, tmp_path: Path) -> None:
         """A project without credentials ends in the command that signs in, within seconds."""
         result = ecomflow(

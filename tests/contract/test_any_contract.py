@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def all_fields(contract: Contract) -> Iterator[Field]:
 
 
 class TestNothingIsLost:
+    @pytest.mark.slow
     @property_test(250)
     @given(contracts_with_events())
     def test_a_valid_document_is_rebuilt_from_its_rows(self, made: tuple[Contract, list[dict[str, Json]]]) -> None:
@@ -110,6 +112,7 @@ def faults(
 
 
 class TestReasons:
+    @pytest.mark.slow
     @property_test(250)
     @given(contracts_with_a_fault())
     def test_the_reason_names_the_place(self, made: tuple[Contract, dict[str, Json], str]) -> None:

@@ -133,6 +133,7 @@ class TestCheckLines:
         assert len(tally.unknown_fields) == MAX_UNKNOWN_PATHS + 1
         assert tally.unknown_fields["inventory", OTHER_PATHS] == 1_500
 
+    @pytest.mark.slow
     def test_memory_stays_flat(self) -> None:
         """Forty batches take no more than two: nothing is kept of what was checked."""
         line = encoded(order()) + b"\n"
@@ -216,6 +217,7 @@ class TestWholeMessages:
         assert ("refund", "$.attributes") in tally.unknown_fields
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_valid_events(self, tmp_path: Path) -> None:
         """Exit code 0 and a summary; unknown fields are noted."""
@@ -242,6 +244,7 @@ class TestCommand:
         assert result.returncode == 10
         assert result.stderr.startswith("Error: 2 events would become dead letters.\n")
 
+    @pytest.mark.slow
     def test_the_examples_pass_through_a_pipe(self, tmp_path: Path) -> None:
         """contract show --format example | contract check - is well."""
         shown = ecomflow("contract", "show", "--format", "example", folder=tmp_path)
@@ -251,6 +254,7 @@ class TestCommand:
         )
         assert (result.returncode, result.stdout) == (0, "3 events: 3 pass (inventory 1, order 1, user_activity 1), 0 refused.\n")
 
+    @pytest.mark.slow
     def test_json_lines(self, tmp_path: Path) -> None:
         """--json: a line a refusal and the summary last, in ASCII, so that nothing in a name moves a cursor."""
         (tmp_path / "e.jsonl").write_bytes(encoded(inventory(**{"\x9b31m": 1})) + b"\n" + encoded(order(status="odd")))

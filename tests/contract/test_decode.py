@@ -265,6 +265,7 @@ class TestBatches:
 
 
 class TestAnyBytes:
+    @pytest.mark.slow
     @property_test(250)
     @given(st.lists(ANY_BYTES, min_size=1, max_size=6))
     def test_each_message_has_one_outcome(self, payloads: list[bytes]) -> None:

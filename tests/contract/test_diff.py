@@ -425,6 +425,7 @@ class TestWarehouse:
         ]
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_nothing_changed(self, tmp_path: Path) -> None:
         """A file that contract show wrote, against what it would write now."""
@@ -516,6 +517,7 @@ class TestCommand:
             ("fact_order", "column coupon added (STRING): infra up adds it"),
         ]
 
+    @pytest.mark.slow
     def test_folders(self, tmp_path: Path) -> None:
         """Each with the built-in types that it does not replace."""
         for name in ("old", "new"):

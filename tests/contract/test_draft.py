@@ -409,12 +409,14 @@ def contracts_with_samples(draw: st.DrawFn) -> tuple[Contract, list[dict[str, An
 
 
 class TestAnySamples:
+    @pytest.mark.slow
     @given(contracts_with_samples())
     @property_test(150)
     def test_events_of_any_contract(self, found: tuple[Contract, list[dict[str, Any]]]) -> None:
         """What one contract takes, the one drafted from it takes too."""
         drafted(*found[1])
 
+    @pytest.mark.slow
     @given(st.lists(st.dictionaries(KEYS, ANY_JSON, max_size=5), min_size=1, max_size=4))
     @property_test(300)
     def test_any_objects(self, bodies: list[dict[str, Any]]) -> None:
@@ -452,7 +454,9 @@ class TestSamples:
         assert value_text('a"\\\n\x7fé') == '"a\\"\\\\\\n\\u007fé"'
 
 
+@pytest.mark.slow
 class TestCommand:
+    @pytest.mark.slow
     def test_a_draft(self, tmp_path: Path) -> None:
         """The file, what was assumed, and the check; lint takes it, and the events are taken from then on."""
         (tmp_path / "samples.jsonl").write_bytes(encoded(refund()) + b"\n" + encoded({"event_type": "order"}))

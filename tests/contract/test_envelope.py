@@ -408,6 +408,7 @@ def reading(envelope: Envelope | None) -> Envelope:
 
 
 class TestWriter:
+    @pytest.mark.slow
     @property_test(150)
     @given(st.data(), st.sampled_from(ENVELOPES))
     def test_what_is_written_is_read(self, draws: st.DataObject, envelope: Envelope) -> None:
@@ -500,6 +501,7 @@ name = "fact_refund"
 
 
 class TestTheSlowPathAgrees:
+    @pytest.mark.slow
     @property_test(150)
     @given(st.data(), st.sampled_from([CLOUDEVENTS, *ENVELOPES[3:]]))
     def test_any_document(self, draws: st.DataObject, envelope: Envelope) -> None:

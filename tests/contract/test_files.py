@@ -21,7 +21,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 class TestCopy:
+    @pytest.mark.slow
     def test_a_built_in_contract(self, tmp_path: Path) -> None:
         """As it is, to the letter; it is in force from then on."""
         result = ecomflow("contract", "copy", "order", folder=tmp_path)
@@ -33,6 +35,7 @@ class TestCopy:
         assert (tmp_path / "contracts/order.toml").read_text() == shop_text("order")
         assert ecomflow("contract", "lint", folder=tmp_path).stdout == "3 event types: inventory, order, user_activity.\n"
 
+    @pytest.mark.slow
     def test_a_file_that_is_there(self, folder: Path) -> None:
         """It is overwritten with --force alone."""
         (folder / "contracts/order.toml").write_text("mine")
@@ -57,6 +60,7 @@ class TestCopy:
         assert result.returncode == 2
         assert "expected one of order, inventory, user_activity, did you mean 'order'?" in result.stderr
 
+    @pytest.mark.slow
     def test_init_copies_all(self, tmp_path: Path) -> None:
         """Beside ecomflow.toml; where a file exists already, nothing is written."""
         result = ecomflow("init", "--contracts", folder=tmp_path)
@@ -69,7 +73,9 @@ class TestCopy:
         assert ecomflow("init", "--contracts", "--force", folder=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 class TestLint:
+    @pytest.mark.slow
     def test_every_mistake_of_every_file(self, folder: Path) -> None:
         """One line each, all at once, also those between files; exit code 2."""
         (folder / "contracts/a.toml").write_text(REFUND.replace('"string"', '"strin"').replace("time =", "timee ="))
@@ -88,6 +94,7 @@ class TestLint:
             "Error: contracts/b.toml: tables: fact_order is already a table of order (order.toml)"
         )
 
+    @pytest.mark.slow
     def test_files_by_name(self, folder: Path) -> None:
         """Only those, wherever they are."""
         (folder / "contracts/bad.toml").write_text("event")
@@ -97,6 +104,7 @@ class TestLint:
         assert ecomflow("contract", "lint", "none.toml", folder=folder).returncode == 3
 
 
+@pytest.mark.slow
 class TestDdl:
     def test_of_a_type_in_a_project(self, folder: Path) -> None:
         """Its tables, then their views, in the dataset of the settings."""

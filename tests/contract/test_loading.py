@@ -435,6 +435,7 @@ ANY_KEYS = (*names_of(FILE_KEYS), "other")
 
 
 class TestAnyFile:
+    @pytest.mark.slow
     @property_test(300)
     @given(st.dictionaries(st.sampled_from(ANY_KEYS), VALUES, max_size=8))
     def test_any_toml_is_a_contract_or_sentences(self, values: dict[str, Any]) -> None:

@@ -287,6 +287,7 @@ class TestHalves:
 
 
 class TestAgainstTheReference:
+    @pytest.mark.slow
     @property_test(250)
     @given(st.lists(EVENTS, min_size=1, max_size=8))
     def test_columns_and_rules_agree(self, bodies: list[Body]) -> None:

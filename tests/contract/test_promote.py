@@ -240,7 +240,9 @@ class TestSql:
         assert 'floor   = { type = "integer", optional = true }' in (tmp_path / "contracts/order.toml").read_text()
 
 
+@pytest.mark.slow
 class TestCommand:
+    @pytest.mark.slow
     def test_from_a_file_of_events(self, tmp_path: Path) -> None:
         """The built-in contract is copied, the line added, the SQL printed alone to standard output."""
         (tmp_path / "e.jsonl").write_bytes(encoded(order(coupon="X")) + b"\n" + encoded(order()))

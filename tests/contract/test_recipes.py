@@ -170,6 +170,7 @@ def refund(text: str = EDITED) -> Contract:
     return load_text(text, "contracts/refund.toml")
 
 
+@pytest.mark.slow
 class TestTheWorkedExample:
     def test_the_draft(self, folder: Path) -> None:
         """What contract new assumes and writes."""

@@ -53,6 +53,7 @@ def told(outcome: Outcome) -> tuple[Any, ...]:
 
 
 class TestLearning:
+    @pytest.mark.slow
     @property_test(250)
     @given(st.lists(ANY_BYTES | EVENTS.map(encoded), min_size=1, max_size=6))
     def test_it_changes_nothing(self, payloads: list[bytes]) -> None:

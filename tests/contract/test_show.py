@@ -189,6 +189,7 @@ class TestTheSchemaAndThePipelineAgree:
         event = parsed(order)
         assert event["total_amount"] == sum(item["quantity"] * item["price"] for item in event["items"]) == Decimal("119.40")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", TYPES)
     def test_any_field_with_a_strange_value(self, kind: str) -> None:
         """Each field and element in turn with each strange value, or left out: both take it, or both refuse it."""
@@ -258,6 +259,7 @@ class TestMarkdown:
         assert markdown(BY_NAME[kind], example_of(BY_NAME[kind])) in text
 
 
+@pytest.mark.slow
 class TestShow:
     def test_the_schema_of_a_type(self, tmp_path: Path) -> None:
         """With its example."""
@@ -278,6 +280,7 @@ class TestShow:
         assert json.loads(shown.stdout) == json.loads(to_text(whole_published_schema([*SHOP, refund])))
         assert '"$id": "urn:ecomflow:contract:refund:v1"' in shown.stdout
 
+    @pytest.mark.slow
     def test_the_file(self, tmp_path: Path) -> None:
         """As it is, comments included; of several, each with its name before it."""
         (tmp_path / "contracts").mkdir()
@@ -293,6 +296,7 @@ class TestShow:
             "# contracts/refund.toml",
         ]
 
+    @pytest.mark.slow
     def test_a_built_in_file_while_another_has_mistakes(self, tmp_path: Path) -> None:
         """It is what the sentence about the mistakes says to compare with; a type of one's own is not shown."""
         (tmp_path / "contracts").mkdir()

@@ -169,6 +169,7 @@ def two_versions(draw: st.DrawFn) -> list[Contract]:
 
 
 class TestNothingIsLost:
+    @pytest.mark.slow
     @property_test(150)
     @given(st.data())
     def test_documents_of_mixed_versions_are_rebuilt_from_their_rows(self, data: st.DataObject) -> None:

@@ -165,6 +165,7 @@ class TestOtherwiseSetUp:
 
 
 class TestEnabling:
+    @pytest.mark.slow
     def test_a_service_that_can_be_read_before_it_takes_changes(self, served: Any) -> None:
         """After an API was enabled, making is tried again while Google says that it is disabled."""
         project = Project(SETTINGS, MAKER)
@@ -179,6 +180,7 @@ class TestEnabling:
         assert pauses == [5.0, 5.0]
         assert SETTINGS.topic_path in project.there
 
+    @pytest.mark.slow
     def test_a_service_that_stays_disabled(self, served: Any) -> None:
         """It is given up after minutes; and at once where no API was enabled just now."""
         project = Project(SETTINGS, MAKER)

@@ -78,6 +78,7 @@ class TestAnyContract:
         contract = loaded(text)
         assert list(problems(contract, valid(contract, 500))) == []
 
+    @pytest.mark.slow
     @property_test(150)
     @given(contracts(), st.integers(0, 2**63))
     def test_events_of_a_contract_of_any_make_are_valid(self, contract: Contract, seed: int) -> None:
@@ -94,6 +95,7 @@ class TestAnyContract:
         assert runs[0] == runs[1]
         assert not {event.data for event in runs[0]} & {event.data for event in runs[2] if event.fault is None}
 
+    @pytest.mark.slow
     def test_the_bytes_are_the_same_in_another_process(self) -> None:
         """The hash seed of a process changes nothing, with Faker's values too."""
         script = (

@@ -76,6 +76,7 @@ class TestEachFault:
             found = refused(contract, fault, MAKERS[id(contract)])
             assert found == [(fault.reason, expected_stream(fault, contract.event), f"{fault.path}: ")]
 
+    @pytest.mark.slow
     @property_test(100)
     @given(contracts(), st.integers(0, 2**63))
     def test_it_is_refused_for_what_it_names_under_any_contract(self, contract: Contract, seed: int) -> None:

@@ -310,6 +310,7 @@ class TestFailures:
         summary = run(recorder, some(100))
         assert (summary.total, len(recorder.messages), recorder.calls) == (600, 600, 2)
 
+    @pytest.mark.slow
     def test_an_unreachable_server_is_reported_within_seconds(self) -> None:
         """Where nothing listens, the error names the address and comes soon."""
         with socket.socket() as closed:

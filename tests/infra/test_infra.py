@@ -740,6 +740,7 @@ def answering(status: int, message: str) -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.slow
 class TestFailures:
     """Through Google's clients: what the services answer, or that they don't."""
 
@@ -758,6 +759,7 @@ class TestFailures:
             infra.check_tables(Target(Settings(project="my-project"), Endpoints(bigquery=url)))
         assert time.monotonic() - begun < 3
 
+    @pytest.mark.slow
     def test_unreachable(self) -> None:
         """A missing emulator is reported within seconds, with the command that starts one."""
         nowhere = Endpoints(pubsub="127.0.0.1:1", storage="http://127.0.0.1:1", bigquery="http://127.0.0.1:1")

@@ -77,6 +77,7 @@ class TestRunning:
         } == (expected)
 
 
+@pytest.mark.slow
 class TestNotRunning:
     def test_without_a_stack_it_says_what_to_run(self, tmp_path: Path) -> None:
         """Exit code 4 and nothing to evaluate, even where the variables of another stack are set."""

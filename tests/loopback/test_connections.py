@@ -135,6 +135,7 @@ def fetched(port: int, path: str = "/", body: bytes | None = None) -> str:
 class TestDeadlines:
     """A server as the services have it, with half a second instead of ten."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("begun", [b"", b"G", HEAD, HEAD + b"X-A: "])
     def test_a_head_that_is_not_finished(self, port: int, begun: bytes) -> None:
         """Silence after any part of it ends the connection, and so do bytes that drip."""
@@ -143,12 +144,14 @@ class TestDeadlines:
             assert ended(connection, 20 * SHORT)
         assert drips(port, HEAD + b"X-A: ", 20 * SHORT)
 
+    @pytest.mark.slow
     def test_a_body_that_drips(self, port: int) -> None:
         """One that is announced and comes by the byte is not waited for."""
         assert drips(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n", 20 * SHORT)
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         assert drips(port, chunked, 20 * SHORT, b"1\r\nx\r\n")
 
+    @pytest.mark.slow
     def test_a_body_that_gets_on(self, port: int) -> None:
         """One that takes many deadlines, with enough in each, is read whole."""
         part, number = b"x" * 2 * connections.MIN_BYTES, 16
@@ -172,6 +175,7 @@ class TestDeadlines:
         assert fetched(port, "/stream") == "line\n" * 10 + "0"
         assert fetched(port, "/late", b"x" * 300_000) == "300000"
 
+    @pytest.mark.slow
     def test_an_answer_that_nobody_reads(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its connection is closed, so that the task behind it ends too."""
         monkeypatch.setattr(connections, "READ_SECONDS", SHORT)
@@ -211,6 +215,7 @@ class TestRoom:
             assert len(server.server_state.connections) <= MAX_CONNECTIONS
             assert still_open(made) == still_open(made[-MAX_CONNECTIONS:])
 
+    @pytest.mark.slow
     def test_who_is_being_answered_stays(self) -> None:
         """Silent connections come and go, and streams that began before them are whole."""
         with contextlib.ExitStack() as stack:
@@ -223,6 +228,7 @@ class TestRoom:
                 answer.begin()
                 assert answer.read() == b"line\n" * 10 + b"0"
 
+    @pytest.mark.slow
     def test_where_all_are_busy_the_newcomer_is_closed(self) -> None:
         """What is under way is worth more; a moment later there is room again."""
         with contextlib.ExitStack() as stack:
@@ -240,6 +246,7 @@ class TestRoom:
 
 
 class TestMetrics:
+    @pytest.mark.slow
     def test_heads_that_drip(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         """Each byte does not begin the wait anew; nothing is said about it."""
         monkeypatch.setattr(prometheus, "WAIT_SECONDS", SHORT)

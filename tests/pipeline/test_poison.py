@@ -210,6 +210,7 @@ class TestFailures:
         assert "traceback" not in json.loads(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", BREAKS)
 class TestPoisonInAStep:
     """The same bug in each step, over the real graph on FnApiRunner."""

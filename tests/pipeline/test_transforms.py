@@ -266,6 +266,7 @@ class TestRefusedByBigQuery:
         ]
 
 
+@pytest.mark.slow
 class TestCounters:
     def test_counts_add_up(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """What was received is what was decoded and refused; rows are those written, not those refused by BigQuery."""
@@ -292,6 +293,7 @@ class TestCounters:
         }
         assert runtime.counters.totals() == counts
 
+    @pytest.mark.slow
     def test_each_step_counts_what_it_takes_in_puts_out_and_refuses(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """By its label in the graph. What one step refuses no other refuses, and one step's output is the next one's input."""
         warehouse.refuse = refuse_orders(2)

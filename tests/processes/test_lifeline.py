@@ -17,6 +17,7 @@ from tests.support.cli import environment, write_stack_file
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.slow
 def test_it_tells_of_a_deletion_and_of_nothing_else(tmp_path: Path) -> None:
     """A folder that is emptied, or moved, is there still."""
     folder, gone = tmp_path / "a", threading.Event()
@@ -30,6 +31,7 @@ def test_it_tells_of_a_deletion_and_of_nothing_else(tmp_path: Path) -> None:
         assert gone.wait(10)
 
 
+@pytest.mark.slow
 def test_it_ends_with_what_it_watches_for(tmp_path: Path) -> None:
     """Afterwards a deletion is nobody's business, and no thread is left."""
     folder, gone = tmp_path / "a", threading.Event()

@@ -207,6 +207,7 @@ class TestWithoutAStack:
         assert (answer.status_code, "Go to the graph" in answer.text) == (status, True)
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_command_says_how_to_get_it() -> None:
     """Where starlette or uvicorn is not installed the error names the extra, and nothing is served."""
     script = "import sys; sys.modules['uvicorn'] = None; sys.argv = ['ecomflow', 'ui']; from ecomflow.cli import main; main()"

@@ -152,6 +152,7 @@ TYPED = st.one_of(
 )
 
 
+@pytest.mark.slow
 @budget(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TYPED)
 def test_what_is_sent_is_one_select_to_the_emulator_too(sql: str) -> None:

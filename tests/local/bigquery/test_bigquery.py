@@ -72,6 +72,7 @@ class TestInstallation:
 
 
 class TestWhyRepairs:
+    @pytest.mark.slow
     def test_threads_that_share_a_connection_hang(self) -> None:
         """DuckDB queries and appends through one connection deadlock (or crash) at once; through cursors they do not."""
         script = """if True:

@@ -196,6 +196,7 @@ def flip(folder: Path, at: int) -> None:
     damage(folder, at, bytes([(folder / "pubsub.log").read_bytes()[at] ^ 0x10]))
 
 
+@pytest.mark.slow
 class TestDamage:
     MANY: list[Record] = [published(number) for number in range(6000)]  # noqa: RUF012
 
@@ -348,6 +349,7 @@ class TestDamage:
             log.rewrite(records)
             assert [Path(found.copy).name for found in log.damage()] == ["pubsub.damaged-1.log"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["zeros", "noise", "starts of records", "headers of records"])
     def test_a_large_damaged_place_is_passed_in_seconds(self, kind: str, tmp_path: Path) -> None:
         """32 MB between two records, also where each few bytes look like a record that spans megabytes."""

@@ -275,6 +275,7 @@ class TestStepsOfTheWallClock:
             assert restarted.publish_time == after.publish_time
             assert [int(number) for number in ids] == sorted({int(number) for number in ids})
 
+    @pytest.mark.slow
     def test_the_servers_own_clock_is_steady(self, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a clock of the tests: a lease of a second lapses after a second."""
         with clients_of_server(tmp_path) as clients:
@@ -393,6 +394,7 @@ class TestOrderingKeys:
             clock.advance(5)
             assert clients.pull_data() == [b"1", b"2", b"3"]
 
+    @pytest.mark.slow
     def test_three_hundred_of_one_key_flow(self, clients: Clients) -> None:
         """Google's subscriber gets them without a round trip each."""
         clients.publish(*(b"%d" % number for number in range(300)), key="a")
@@ -448,6 +450,7 @@ class TestOrderingKeys:
 
 
 class TestStreamingPull:
+    @pytest.mark.slow
     def test_ten_thousand_messages_come_once_each(self, tmp_path: Path) -> None:
         """Google's streaming-pull subscriber gets all of a batching publisher's messages, none twice, and empties the backlog."""
         with clients_of_server(tmp_path) as clients:

@@ -227,6 +227,7 @@ class TestHere:
 
         assert run(settings, work).state == "drained"
 
+    @pytest.mark.slow
     def test_a_pipeline_whose_status_stays_damaged_runs_all_the_same(self, settings: Settings) -> None:
         """It holds its lock; which process it is nobody knows, and a drain says so."""
         with launch.locked(settings.state_path):

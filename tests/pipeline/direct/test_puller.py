@@ -216,6 +216,7 @@ def an_hour_later() -> float:
     return time.time() + 3600
 
 
+@pytest.mark.slow
 def test_pulls_are_outstanding_at_once(tmp_path: Path) -> None:
     """Where pulls bring ten of a backlog each, sixteen are outstanding in the end; when nothing more comes, one is left."""
     with server_with(tmp_path, messages_per_pull=10, hold_seconds=1) as clients:
