@@ -6,13 +6,11 @@ the files under ``ecomflow/sql`` are committed, and a test compares them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 
 from ecomflow.contract.buffers import NUMERIC
-from ecomflow.contract.language import Column, ColumnSource, Contract, Table
-from ecomflow.contract.tables import tables_of
+from ecomflow.contract.language import Column, Table
+from ecomflow.contract.tables import partition_of
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 # What the Storage Write API takes for each type: https://cloud.google.com/bigquery/docs/supported-data-types
@@ -44,19 +42,9 @@ QUALIFY ROW_NUMBER() OVER (PARTITION BY {identity} ORDER BY ingestion_timestamp)
 """
 
 
-def table_of(contract: Contract, name: str) -> Table:
-    """The table of that name. KeyError where the contract has none."""
-    return {table.name: table for table in contract.tables}[name]
-
-
 def table_schema(table: Table) -> pa.Schema:
     """The rows of ``table`` as Arrow: its columns in the DDL's order; ``ingestion_timestamp``, the last, is the sink's to add."""
     return pa.schema([pa.field(column.name, ARROW_TYPES[column.type], nullable=not column.required) for column in table.columns])
-
-
-def schemas_of(contracts: Iterable[Contract]) -> dict[str, pa.Schema]:
-    """The rows of every table of ``contracts``, by its name; the versions of an event are joined."""
-    return {table.name: table_schema(table) for table in tables_of(contracts)}
 
 
 def modelled_schema(table: Table) -> pa.Schema:
@@ -73,13 +61,13 @@ def table_ddl(table: Table) -> str:
     cluster = f"CLUSTER BY {', '.join(table.cluster)}\n" if table.cluster else ""
     return (
         f"CREATE TABLE IF NOT EXISTS ecomflow.{table.name} (\n{columns}\n)\n"
-        f'PARTITION BY {_named(table, "date")}\n{cluster}OPTIONS (description = "{table.description}");\n'
+        f'PARTITION BY {partition_of(table)}\n{cluster}OPTIONS (description = "{table.description}");\n'
     )
 
 
 def view_ddl(table: Table) -> str:
     """The CREATE OR REPLACE VIEW ``<table>_unique``, which shows the rows of each event once."""
-    date = _named(table, "date")
+    date = partition_of(table)
     identity = f"{date}, event_id" + (", line_number" if table.each else "")
     return _VIEW.format(date=date, table=table.name, description=table.description.removesuffix("."), identity=identity)
 
@@ -91,7 +79,3 @@ def _typed(column: Column) -> str:
 
 def _column(column: Column, names: int, types: int) -> str:
     return f'  {column.name:{names}} {_typed(column):{types}} OPTIONS (description = "{column.description}")'
-
-
-def _named(table: Table, source: ColumnSource) -> str:
-    return next(column.name for column in table.columns if column.source == source)

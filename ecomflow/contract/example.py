@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
 from importlib import resources
+from random import Random
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from ecomflow.contract.documents import Refusal
 from ecomflow.contract.json_schema import Schema, schema_of, whole_schema
 from ecomflow.contract.language import TYPE_KEY, Contract, Field, RecordType, WrittenAs, records_of
 from ecomflow.contract.limits import streamable_dates
+from ecomflow.contract.patterns import PatternError, text_maker
 from ecomflow.contract.reasons import sentence
 from ecomflow.contract.values import is_written_otherwise
 from ecomflow.errors import ContractError
@@ -37,6 +39,8 @@ _FAKES = {
     "country_code": "FR",
     "city": "Paris",
 }
+# Texts drawn for a pattern, each longer than the one before, until one matches.
+_TRIES = 20
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -156,61 +160,11 @@ _SCALARS: dict[str, Callable[[Field, Decimal], Any]] = {
 
 
 def text_that_matches(pattern: str) -> str | None:
-    """A short text that all of ``pattern`` matches; None where that is more than a choice, a class or a repetition says."""
-    parser: Any = re._parser  # type: ignore[attr-defined]
+    """A short text that all of ``pattern`` matches, always the same one; None where none was found."""
+    random = Random(0)
     try:
-        text = _sample(parser.parse(pattern))
-    except (KeyError, NotImplementedError, StopIteration):
+        make = text_maker(pattern)
+        drawn = (make(random, attempt) for attempt in range(_TRIES))
+        return next((text for text in drawn if re.fullmatch(pattern, text)), None)
+    except PatternError:
         return None
-    return text if re.fullmatch(pattern, text) else None
-
-
-_CATEGORIES = {"DIGIT": r"\d", "WORD": r"\w", "SPACE": r"\s", "NOT_DIGIT": r"\D", "NOT_WORD": r"\W", "NOT_SPACE": r"\S"}
-_CHARACTERS = "A1a-_ .@"
-
-
-def _sample(parts: Any) -> str:
-    """The parts as Python's parser of regular expressions names them."""
-    found = []
-    for operation, argument in parts:
-        match str(operation):
-            case "LITERAL":
-                found.append(chr(argument))
-            case "ANY":
-                found.append("a")
-            case "NOT_LITERAL":
-                found.append(_of_class([("NEGATE", None), ("LITERAL", argument)]))
-            case "IN":
-                found.append(_of_class(argument))
-            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
-                least, most, inner = argument
-                found.append(_sample(inner) * min(max(least, 1), int(most)))
-            case "SUBPATTERN":
-                found.append(_sample(argument[-1]))
-            case "BRANCH":
-                found.append(_sample(argument[1][0]))
-            case "AT":
-                pass
-            case _:
-                raise NotImplementedError
-    return "".join(found)
-
-
-def _of_class(parts: Any) -> str:
-    """The first character of the class, or for one that excludes, one that it does not."""
-    if str(parts[0][0]) != "NEGATE":
-        operation, argument = parts[0]
-        first = {"LITERAL": argument, "RANGE": argument[0] if isinstance(argument, tuple) else 0}.get(str(operation))
-        return chr(first) if first is not None else next(one for one in _CHARACTERS if _is_in(one, parts[0]))
-    return next(one for one in _CHARACTERS if not any(_is_in(one, part) for part in parts[1:]))
-
-
-def _is_in(character: str, part: Any) -> bool:
-    operation, argument = part
-    match str(operation):
-        case "LITERAL":
-            return ord(character) == int(argument)
-        case "RANGE":
-            return ord(character) in range(argument[0], argument[1] + 1)
-        case _:
-            return re.match(_CATEGORIES[str(argument).removeprefix("CATEGORY_")], character) is not None

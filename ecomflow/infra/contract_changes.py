@@ -11,10 +11,10 @@ import msgspec
 
 from ecomflow.contract.language import Contract
 from ecomflow.contract.language import Table as ContractTable
-from ecomflow.contract.tables import joined_tables, partition_of, versions_of
+from ecomflow.contract.tables import joined_tables, versions_of
 from ecomflow.infra.differences import Difference, plan_step
 from ecomflow.infra.resources import Table
-from ecomflow.sql import Column
+from ecomflow.sql import definition_of
 
 
 class WarehouseChange(msgspec.Struct, frozen=True):
@@ -65,8 +65,8 @@ def _table_changes(event: str, old: ContractTable, new: ContractTable, dataset_i
 
 
 def _as_resource(table: ContractTable, dataset_id: str) -> Table:
-    columns = tuple(Column(column.name, column.type, column.required, column.description) for column in table.columns)
-    return Table(f"{dataset_id}.{table.name}", columns, partition_of(table), table.cluster)
+    wanted = definition_of(table)
+    return Table(f"{dataset_id}.{table.name}", wanted.columns, wanted.partition, wanted.clustering)
 
 
 def _said(difference: Difference) -> str:

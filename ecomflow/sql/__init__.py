@@ -13,6 +13,7 @@ import msgspec
 
 from ecomflow.contract import ddl as contract_ddl
 from ecomflow.contract.language import Table
+from ecomflow.contract.tables import partition_of
 from ecomflow.errors import NotFoundError
 from ecomflow.sql.ddl import DdlError, qualify, tokens
 
@@ -109,8 +110,7 @@ def dead_letters_ddl(dataset_id: str, bucket: str) -> str:
 def definition_of(table: Table) -> TableDefinition:
     """The columns, partitioning and clustering of ``table``, as its DDL declares them."""
     columns = tuple(Column(column.name, column.type, column.required, column.description) for column in table.columns)
-    partition = next(column.name for column in table.columns if column.source == "date")
-    return TableDefinition(table.name, columns, partition, table.cluster, table.description)
+    return TableDefinition(table.name, columns, partition_of(table), table.cluster, table.description)
 
 
 def questions() -> tuple[Question, ...]:
