@@ -16,7 +16,7 @@ import msgspec
 from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch, violation_of_event
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.dead_letter import Reason, path_and_rule
-from ecomflow.contract.events import Message, event_ids_of
+from ecomflow.contract.events import Message
 from ecomflow.contract.judging import UNKNOWN_FIELD_RULE
 from ecomflow.contract.limits import DateRange, streamable_dates
 from ecomflow.contract.lines import message_on
@@ -99,7 +99,7 @@ def _refused(part: TypedBatch, file: str, dates: DateRange, tally: Tally) -> Ite
         yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
     if part.kind is None:
         return
-    for event, event_id, message in zip(part.events, event_ids_of(part.messages), part.messages, strict=True):
+    for event, event_id, message in zip(part.events, part.event_ids, part.messages, strict=True):
         violation = violation_of_event(part.kind, event, event_id, dates)
         if violation is None:
             tally.accepted[part.stream] += 1

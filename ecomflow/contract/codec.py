@@ -21,7 +21,7 @@ from ecomflow.contract.compiling import EventType, compile_contract, with_learne
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, dead_letter
 from ecomflow.contract.documents import DECODE_ERRORS, Read, Refusal, event_id_of, read
 from ecomflow.contract.envelope import ECOMFLOW, Envelope
-from ecomflow.contract.events import Message
+from ecomflow.contract.events import EVENT_ID, Message
 from ecomflow.contract.language import Contract
 from ecomflow.contract.limits import DateRange
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
@@ -142,7 +142,7 @@ class Codec:
         return self.read(Message(data, {}, "", 0))
 
     def event_id_of(self, message: Message) -> str | None:
-        """The producer's own id of ``message``, None where the envelope says none."""
+        """The producer's own id of ``message``, else its attribute ``event_id``, if any."""
         return self._current.id_of(message)
 
 
@@ -178,15 +178,17 @@ class _Decoding:
         return map(call, opened.decoders, opened.bodies), opened.ids
 
     def event_ids(self, messages: Sequence[Message], found: list[str | None] | None) -> list[str]:
-        """The id of each event: the producer's own, else that of its message."""
+        """The id of each event: the producer's own, else that of its attribute ``event_id``, else that of its message."""
         if found is None:
             name = self._id_attribute
-            return [message.attributes.get(name) or message.message_id for message in messages]
-        return [own or message.message_id for own, message in zip(found, messages, strict=True)]
+            return [one.attributes.get(name) or one.attributes.get(EVENT_ID) or one.message_id for one in messages]
+        pairs = zip(found, messages, strict=True)
+        return [own or message.attributes.get(EVENT_ID) or message.message_id for own, message in pairs]
 
     def id_of(self, message: Message) -> str | None:
-        """The producer's own id."""
-        return message.attributes.get(self._id_attribute) if self._open is None else event_id_of(message, self.envelope)
+        """The producer's own id, else that of the attribute ``event_id``."""
+        own_id = message.attributes.get(self._id_attribute) if self._open is None else event_id_of(message, self.envelope)
+        return own_id or message.attributes.get(EVENT_ID)
 
     def learning(self, kind: EventType, keys: list[tuple[tuple[str, ...], str]]) -> _Decoding | None:
         """The same with ``keys`` learned; None where there is nothing new to learn."""

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ecomflow import __version__
-from ecomflow.contract.events import Message
+from ecomflow.contract.events import EVENT_ID, Message
 
 Reason = Literal[
     "malformed_json", "unknown_event_type", "contract_violation", "out_of_range", "rejected_by_bigquery", "processing_error"
@@ -65,8 +65,10 @@ def dead_letter(
     event_id: str | None = None,
 ) -> DeadLetter:
     """The dead letter of ``message``. ``event_type`` is the event's name, or what else the message says of its type, None where
-    it says nothing. ``event_id`` is the producer's own, as the envelope says it; None: the attribute of that name.
+    it says nothing. ``event_id`` is the event's, as the codec reads it; without one, or where it is but the message's id, the
+    letter has that of the attribute ``event_id``, if any.
     """
+    own_id = event_id if event_id != message.message_id else None
     try:
         payload, encoding = message.data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
@@ -75,7 +77,7 @@ def dead_letter(
         reason=reason,
         error=error,
         event_type=event_type,
-        event_id=event_id or message.attributes.get("event_id"),
+        event_id=own_id or message.attributes.get(EVENT_ID),
         message_id=message.message_id or None,
         publish_time=_moment(message.publish_time),
         attributes=message.attributes,

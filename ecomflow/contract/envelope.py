@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ecomflow.contract.events import Message
+from ecomflow.contract.events import EVENT_ID, Message
 from ecomflow.errors import ConfigError
 
 # The keys that lead to a value of a document; none are the document itself.
@@ -74,7 +74,7 @@ def _value(*keys: str) -> Location:
 
 ECOMFLOW = Envelope(
     type=_value("event_type"),
-    ids=(_attribute("event_id"),),
+    ids=(_attribute(EVENT_ID),),
     versions=(_attribute("event_version"), _value("event_version")),
 )
 # The names of extension attributes have no underscores: eventversion, ours.

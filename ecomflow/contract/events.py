@@ -1,8 +1,7 @@
-"""A Pub/Sub message as the pipeline takes it, the id of its event, and the numbers that a decoder makes of its digits. Pure."""
+"""A Pub/Sub message as the pipeline takes it, and the numbers that a decoder makes of its digits. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Context, Inexact, InvalidOperation, Overflow
 
 import msgspec
@@ -14,6 +13,10 @@ _PLAIN = Context(prec=38, Emin=0, Emax=28, traps=[Inexact, Overflow, InvalidOper
 plain_number = _PLAIN.create_decimal
 
 
+# The attribute by which a message without an id of its producer's in its envelope is known, if it has it: a replay sets it.
+EVENT_ID = "event_id"
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A Pub/Sub message as received. ``publish_time`` is in microseconds since the epoch, UTC."""
 
@@ -21,13 +24,3 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     attributes: dict[str, str]
     message_id: str
     publish_time: int
-
-
-def event_id_of(message: Message) -> str:
-    """The producer's own ``event_id`` attribute where it is present, else the Pub/Sub message id."""
-    return event_ids_of([message])[0]
-
-
-def event_ids_of(messages: Sequence[Message]) -> list[str]:
-    """``event_id_of`` each message: in one go, for a call a message would cost as much again."""
-    return [message.attributes.get("event_id") or message.message_id for message in messages]

@@ -91,8 +91,7 @@ def _without_violations(batch: TypedBatch, kind: EventType, dates: DateRange, no
         violation = violation_of_event(kind, event, event_id, dates)
         if violation is not None:
             error = sentence(violation_within(violation, body_path(message, kind.envelope)))
-            own_id = event_id if event_id != message.message_id else None
-            good.refused.append(dead_letter(message, violation.reason, error, batch.stream, now, event_id=own_id))
+            good.refused.append(dead_letter(message, violation.reason, error, batch.stream, now, event_id=event_id))
             continue
         if batch.kept:
             good.kept.append(batch.kept[index])

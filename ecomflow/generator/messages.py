@@ -10,14 +10,13 @@ import msgspec
 
 from ecomflow.contract.envelope import ECOMFLOW, Envelope
 from ecomflow.contract.envelope import to_message as enveloped
+from ecomflow.contract.events import EVENT_ID
 from ecomflow.contract.language import TYPE_KEY
 
 # An event's body before encoding, without its type. Exact numbers are msgspec.Raw, the very digits, or decimals.
 Body = dict[str, Any]
 
 VERSION_ATTRIBUTE = "event_version"
-# Also beside an envelope: the ledger names an event by it.
-EVENT_ID = "event_id"
 
 # The bits of a UUID that say version 4 and variant 2, and all the others.
 _VERSION = 0x4000_8000_0000_0000_0000

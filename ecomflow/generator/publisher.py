@@ -112,7 +112,7 @@ class _Tally:
             self.total += len(batch)
         if self._ledger is not None:
             with self._counted_in_errors():
-                self._ledger.confirm(dict(zip([event.attributes["event_id"] for event in batch], message_ids, strict=True)))
+                self._ledger.confirm(dict(zip([event.event_id for event in batch], message_ids, strict=True)))
 
     @contextmanager
     def _counted_in_errors(self) -> Iterator[None]:
@@ -195,8 +195,7 @@ def _requests(batch: list[GeneratedEvent]) -> Iterator[list[GeneratedEvent]]:
 
 def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:
     return [
-        LedgerEntry(event.attributes["event_id"], None, event.event_type, event.fault, event.expected_reason, event.lists)
-        for event in batch
+        LedgerEntry(event.event_id, None, event.event_type, event.fault, event.expected_reason, event.lists) for event in batch
     ]
 
 

@@ -12,7 +12,7 @@ from ecomflow.contract.codec import Codec
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.contract.documents import Read
 from ecomflow.contract.envelope import ECOMFLOW, Envelope
-from ecomflow.contract.events import Message
+from ecomflow.contract.events import EVENT_ID, Message
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.lines import read_lines
 from ecomflow.generator.messages import VERSION_ATTRIBUTE
@@ -27,20 +27,21 @@ def recorded_events(
 ) -> Iterator[GeneratedEvent]:
     """The message on each of ``lines``, its bytes and attributes as they are. ``contract/lines.py``: which forms a line may have.
 
-    A message without the attribute ``event_id`` is given a new one. Whether the pipeline takes it is not looked at: it has no
-    ``fault``, and its type is what it says of itself, where that is in force.
+    A message without the attribute ``event_id`` is given one: the id in its envelope, or else a new one. Whether the pipeline
+    takes it is not looked at: it has no ``fault``, and its type is what it says of itself, where that is in force.
     """
     counters = {(slot.contract.event, _version(slot.version)): lists_counter(slot.contract) for slot in slots_of(contracts)}
     codec = None if envelope == ECOMFLOW else Codec(contracts, envelope)
     for message in read_lines(lines):
         attributes = message.attributes
-        if not attributes.get("event_id"):
-            attributes = {**attributes, "event_id": str(uuid4())}
+        envelope_id = None if codec is None else codec.event_id_of(message)
+        if not attributes.get(EVENT_ID):
+            attributes = {**attributes, EVENT_ID: envelope_id or str(uuid4())}
         if codec is None:
             event_type, lists = _type_and_lists(message.data, attributes.get(VERSION_ATTRIBUTE), counters)
         else:
             event_type, lists = _stream_of(codec, message), {}
-        yield GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type)
+        yield GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type, envelope_id)
 
 
 def _stream_of(codec: Codec, message: Message) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from ecomflow.contract.envelope import ECOMFLOW, Envelope
+from ecomflow.contract.events import EVENT_ID
 from ecomflow.contract.language import Contract, find, records_of
 from ecomflow.contract.loading import shop_contracts
 from ecomflow.contract.mistakes import nearest
@@ -39,7 +40,8 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
 
     ``event_type`` is the type of the slot in the round, which the message of an invalid event may contradict. ``lists``: the
     number of elements of each list of a valid event that has a table of its own, by the list's path (``items``). Valid events
-    have no ``fault`` and ``expected_reason``.
+    have no ``fault`` and ``expected_reason``. ``envelope_id``: the id in the envelope, where the event has another one than its
+    attribute ``event_id``.
     """
 
     data: bytes
@@ -49,6 +51,12 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     fault: str | None
     expected_reason: str | None
     expected_stream: str
+    envelope_id: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The id that the fact tables know it by."""
+        return self.envelope_id or self.attributes[EVENT_ID]
 
 
 class Slot(NamedTuple):

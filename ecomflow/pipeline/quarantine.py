@@ -122,7 +122,10 @@ def _halves_of_events(batch: TypedBatch) -> tuple[TypedBatch, TypedBatch] | None
 
 
 def _refuse_events(batch: TypedBatch, failure: Failure, now: datetime) -> Facts:
-    letters = [failed_letter(message, "model", failure, batch.stream, now) for message in batch.messages]
+    letters = [
+        failed_letter(message, "model", failure, batch.stream, now, event_id)
+        for message, event_id in zip(batch.messages, batch.event_ids, strict=True)
+    ]
     return Facts(batch.stream, [], [], [*batch.refused, *letters], Counter())
 
 
@@ -166,10 +169,12 @@ def halves_of_letters(letters: list[DeadLetter]) -> tuple[list[DeadLetter], list
     return _halves(letters)
 
 
-def failed_letter(message: Message, step: str, failure: Failure, event_type: str | None, now: datetime) -> DeadLetter:
+def failed_letter(
+    message: Message, step: str, failure: Failure, event_type: str | None, now: datetime, event_id: str | None = None
+) -> DeadLetter:
     """The dead letter of a message that makes ``step`` raise."""
     error = f"$: expected a message that the {step} step can process, but it raised {failure.error}"
-    return dead_letter(message, "processing_error", error, event_type, now, failure.traceback)
+    return dead_letter(message, "processing_error", error, event_type, now, failure.traceback, event_id)
 
 
 def _failure(error: Exception) -> Failure:

@@ -8,7 +8,7 @@ messages in, out and refused of a step are counted under its label in the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -123,6 +123,10 @@ class WriteFacts(Step):
         return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config, self.label)).with_output_types(DeadLetterBatch)
 
 
+# The id by which the fact tables know the event of a message, None where they know it by the message's.
+EventIdOf = Callable[[Message], str | None]
+
+
 class _Writing:
     """A batch on its way: what was sent, and which of its messages can't be, by their index in it."""
 
@@ -179,7 +183,7 @@ class _WriteFactsFn(StepFn):
             for part, appends in writing.sent:
                 self._finish(writing, part, appends)
             self._count(writing)
-            if letters := _letters_of(writing, self._runtime.now()):
+            if letters := _letters_of(writing, self._runtime.codec.event_id_of, self._runtime.now()):
                 yield DeadLetterBatch(writing.batch.stream, letters)
 
     def _finish(self, writing: _Writing, part: TableRows, appends: Any) -> None:
@@ -215,23 +219,29 @@ def _refused_sources(writing: _Writing) -> set[int]:
     return set(writing.failed).union(int(part.sources[row.row]) for part, rows in writing.refused for row in rows)
 
 
-def _letters_of(writing: _Writing, now: datetime) -> list[DeadLetter]:
+def _letters_of(writing: _Writing, event_id_of: EventIdOf, now: datetime) -> list[DeadLetter]:
     """One dead letter a message: of the step's own failure where there was one, else in BigQuery's words."""
     batch, failed = writing.batch, writing.failed
-    letters = [failed_letter(batch.messages[source], "write", failed[source], batch.stream, now) for source in sorted(failed)]
+    letters = [
+        failed_letter(message, "write", failed[source], batch.stream, now, event_id_of(message))
+        for source, message in ((source, batch.messages[source]) for source in sorted(failed))
+    ]
     others = [(part, [row for row in rows if int(part.sources[row.row]) not in failed]) for part, rows in writing.refused]
-    return letters + refused_by_bigquery(batch, others, now)
+    return letters + refused_by_bigquery(batch, others, event_id_of, now)
 
 
-def refused_by_bigquery(batch: Facts, parts: list[tuple[TableRows, list[RefusedRow]]], now: datetime) -> list[DeadLetter]:
+def refused_by_bigquery(
+    batch: Facts, parts: list[tuple[TableRows, list[RefusedRow]]], event_id_of: EventIdOf, now: datetime
+) -> list[DeadLetter]:
     """One dead letter a message, however many of its rows were refused: the table and BigQuery's words of the first of them."""
     errors: dict[int, list[str]] = {}
     for part, rows in parts:
         for row in rows:
             errors.setdefault(int(part.sources[row.row]), []).append(f"{part.table}: {row.error}")
+    refused = ((batch.messages[source], _sentence(words)) for source, words in sorted(errors.items()))
     return [
-        dead_letter(batch.messages[source], "rejected_by_bigquery", _sentence(words), batch.stream, now)
-        for source, words in sorted(errors.items())
+        dead_letter(message, "rejected_by_bigquery", words, batch.stream, now, event_id=event_id_of(message))
+        for message, words in refused
     ]
 
 

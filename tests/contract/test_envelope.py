@@ -482,6 +482,14 @@ class TestIds:
         """For a dead letter that some other step makes."""
         assert codec_of(envelope).event_id_of(one) == expected
 
+    def test_of_one_that_was_replayed(self) -> None:
+        """A message that says no id of its own has that of its first delivery, which a replay writes into its attributes."""
+        first, own = structured("M-9", id=...), structured("M-3")
+        replayed = [Message(one.data, {**one.attributes, "event_id": "M-2"}, one.message_id, 0) for one in (first, own)]
+        (part,) = codec_of().decode(replayed, NOW).parts
+        assert part.event_ids == ["M-2", "E-1"]
+        assert [codec_of().event_id_of(one) for one in replayed] == ["M-2", "E-1"]
+
     def test_of_an_event_that_the_model_refuses(self) -> None:
         """The producer's own, or none."""
         bad = data(at="1999-01-01T00:00:00Z")

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ecomflow.contract.events import event_id_of
+from ecomflow.contract.codec import Codec
 from ecomflow.generator.editing import path_of, replaced, without
+from tests.support.compiled import SHOP
 from tests.support.contract import (
     DATE_RULE,
     MONEY_RULE,
@@ -366,6 +367,10 @@ class TestUserActivity:
 class TestEventId:
     def test_the_attribute_stands_before_the_message_id(self) -> None:
         """The producer's own id where it is present and not empty, else the id that Pub/Sub gave."""
-        assert event_id_of(message(order(), "M-7", event_id="E-7")) == "E-7"
-        assert event_id_of(message(order(), "M-7", event_id="")) == "M-7"
-        assert event_id_of(message(order(), "M-7", other="x")) == "M-7"
+        sent = [
+            message(order(), "M-7", event_id="E-7"),
+            message(order(), "M-8", event_id=""),
+            message(order(), "M-9", other="x"),
+        ]
+        (part,) = Codec(SHOP).decode(sent, NOW).parts
+        assert part.event_ids == ["E-7", "M-8", "M-9"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ecomflow.contract.codec import Codec, TypedBatch, halves, violation_of_event
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.ddl import modelled_schema
-from ecomflow.contract.events import Message, event_id_of
+from ecomflow.contract.events import Message
 from ecomflow.contract.limits import DateRange, streamable_dates
 from ecomflow.contract.modelling import model
 from ecomflow.contract.reasons import Violation, sentence
@@ -312,7 +312,8 @@ class TestAgainstTheReference:
 
 def violation_of(kind: EventType, sent: Message, dates: DateRange) -> Violation | None:
     """What the rules say of one event by itself, with its very digits, wider than Arrow reads."""
-    return violation_of_event(kind, kind.exact_decoder.decode(sent.data), event_id_of(sent), dates)
+    event_id = sent.attributes.get("event_id") or sent.message_id
+    return violation_of_event(kind, kind.exact_decoder.decode(sent.data), event_id, dates)
 
 
 class TestGeneratedRounds:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from ecomflow.contract.dead_letter import dead_letter, to_lines
+from ecomflow.contract.envelope import CLOUDEVENTS
 from ecomflow.contract.events import Message
 from ecomflow.contract.loading import load_text, shop_contracts
 from ecomflow.generator.recorded import recorded_events
@@ -48,6 +49,13 @@ class TestMessages:
         ids = [event.attributes["event_id"] for event in recorded_events(lines, IN_FORCE)]
         assert len(set(ids)) == 3
         assert {UUID(one).version for one in ids} == {4}
+
+    def test_an_event_in_an_envelope_keeps_its_id(self) -> None:
+        """The ledger names it as the fact tables do: by the id in its envelope, whatever its attribute says."""
+        body = b'{"specversion":"1.0","source":"/shop","type":"refund","id":"E-1","data":{}}'
+        other = json.dumps({"data": body.decode(), "attributes": {"event_id": "A-1"}}).encode()
+        found = list(recorded_events([body, other], IN_FORCE, CLOUDEVENTS))
+        assert [(one.event_id, one.attributes["event_id"]) for one in found] == [("E-1", "E-1"), ("E-1", "A-1")]
 
 
 class TestTypeAndLists:

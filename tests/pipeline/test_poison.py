@@ -196,6 +196,14 @@ class TestFailures:
 
         assert "BrokenError" in self.failure_of(BrokenError()).error
 
+    def test_an_event_in_an_envelope_keeps_its_id(self) -> None:
+        """That of the event, where no attribute says it."""
+        batch = TypedBatch(
+            "order", None, [None, None], ["E-1", "m-2"], [message(order(1)), message(order(2), None, "m-2")], [], []
+        )
+        letters = quarantine._refuse_events(batch, Failure("X: y", "Traceback"), NOW).refused
+        assert [(letter.event_id, letter.message_id) for letter in letters] == [("E-1", "m-1"), (None, "m-2")]
+
     def test_only_a_processing_error_has_the_field(self) -> None:
         """The JSON of every other letter is what the contract says, and both read back."""
         sent = message(inventory(1), "e-1")

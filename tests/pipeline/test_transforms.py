@@ -19,8 +19,10 @@ import pytest
 from apache_beam.portability import common_urns
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
+from ecomflow.contract.codec import Codec
 from ecomflow.contract.columns import TableRows
 from ecomflow.contract.dead_letter import DeadLetter
+from ecomflow.contract.envelope import CLOUDEVENTS
 from ecomflow.contract.events import Message
 from ecomflow.contract.modelling import Facts
 from ecomflow.errors import SchemaError
@@ -31,6 +33,7 @@ from ecomflow.pipeline.graph import build_graph
 from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import RefusedRow
 from ecomflow.pipeline.transforms import refused_by_bigquery
+from tests.support.compiled import SHOP
 from tests.support.pipeline import (
     Batches,
     MemoryWarehouse,
@@ -226,6 +229,12 @@ def refuse_orders(*numbers: int) -> Callable[[str, dict[str, Any]], str | None]:
     return words
 
 
+def cloud_event(event: dict[str, Any], event_id: str, message_id: str) -> Message:
+    body = {name: value for name, value in event.items() if name != "event_type"}
+    document = {"specversion": "1.0", "source": "/shop", "type": "order", "id": event_id, "data": body}
+    return message(document, message_id=message_id)
+
+
 class TestRefusedByBigQuery:
     def test_a_message_becomes_one_dead_letter(self, warehouse: MemoryWarehouse, runtime: Runtime) -> None:
         """However many rows of a message are refused, one dead letter names each row's table and BigQuery's message."""
@@ -250,6 +259,22 @@ class TestRefusedByBigQuery:
             "$: fact_order_header: no o-4; fact_order: no o-4",
         ]
 
+    def test_an_event_in_an_envelope_keeps_its_id(self, warehouse: MemoryWarehouse) -> None:
+        """The dead letter is found by the producer's id, whether BigQuery refuses the rows or a fault of the step's own does."""
+        warehouse.refuse = refuse_orders(1)
+
+        def start(table: str, rows: pa.RecordBatch) -> None:
+            if "o-2" in rows.column("order_id").to_pylist():
+                raise RuntimeError("a fault")
+
+        warehouse.on_start = start
+        runtime = memory_runtime(warehouse, config=msgspec.structs.replace(config_for(), envelope=CLOUDEVENTS))
+        run(runtime, [cloud_event(order(number), f"E-{number}", f"m-{number}") for number in (1, 2, 3)])
+        assert sorted((letter.event_id, letter.reason) for letter in warehouse.letters["order"]) == [
+            ("E-1", "rejected_by_bigquery"),
+            ("E-2", "processing_error"),
+        ]
+
     def test_rows_are_traced_to_their_message(self) -> None:
         """A row's message is found by the table's sources, not by the row's position; dead letters are in message order."""
         messages = [message(order(number), f"e-{number}") for number in range(3)]
@@ -258,7 +283,10 @@ class TestRefusedByBigQuery:
         items = TableRows("fact_order_item", empty, np.array([0, 0, 1, 1, 2, 2]))
         batch = Facts("order", [header, items], messages, [], Counter())
         letters = refused_by_bigquery(
-            batch, [(header, [RefusedRow(2, "a")]), (items, [RefusedRow(4, "b"), RefusedRow(1, "c")])], NOW
+            batch,
+            [(header, [RefusedRow(2, "a")]), (items, [RefusedRow(4, "b"), RefusedRow(1, "c")])],
+            Codec(SHOP).event_id_of,
+            NOW,
         )
         assert [(letter.event_id, letter.error) for letter in letters] == [
             ("e-0", "$: fact_order_item: c"),

@@ -19,7 +19,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 
 from ecomflow.config import Endpoints
-from ecomflow.contract.events import Message, event_id_of
+from ecomflow.contract.events import Message
 from ecomflow.pipeline.batches import BatchCoder, MessageBatch
 from ecomflow.pipeline.dataflow import source
 from ecomflow.pipeline.dataflow.source import ReadMessages, message_of
@@ -48,8 +48,8 @@ class TestMessageOf:
         serialized = PubsubMessage(b"x", {})._to_proto_str(for_publish=True)
         one, two = message_of(serialized), message_of(serialized)
         assert one.publish_time == 0
-        assert event_id_of(one).startswith("unknown-")
-        assert event_id_of(one) != event_id_of(two)
+        assert one.message_id.startswith("unknown-")
+        assert one.message_id != two.message_id
 
 
 class TestBatches:
