@@ -29,6 +29,7 @@ ERRORS = {
     "gcp/publishing.py": "400: it is the events that are refused, not a setting",
     "infra/changes.py": "404 and 409: already deleted, or already created",
     "infra/observe.py": "404: not there",
+    "infra/requests.py": "503: sent again, for as long as the service's patience",
     "infra/services.py": "makes Google's errors of plain HTTP answers",
     "jobs/client.py": "400 and 409: the job's state does not allow the change",
     "pipeline/dataflow/submit.py": "409: another job of this name was there first",

@@ -32,7 +32,7 @@ from ecomflow.errors import EcomflowError, NotFoundError, PipelineError, SchemaE
 from ecomflow.gcp.errors import google_errors
 from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
-from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, pubsub_retry, storage_retry
+from ecomflow.infra.requests import REQUEST_SECONDS, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.infra.resources import fact_tables
 from ecomflow.pipeline.config import pipeline_config
 from ecomflow.pipeline.counters import Counters

@@ -6,14 +6,14 @@ A command opens one target and hands it down.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ecomflow.config import Endpoints, Settings, resolve_endpoints, running_endpoints
 from ecomflow.gcp import clients
+from ecomflow.gcp.on_demand import OnDemand
 from ecomflow.gcp.services import Service
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
     from google.cloud.storage import Bucket
     from google.cloud.storage import Client as StorageClient
-
-T = TypeVar("T")
 
 
 class Target:
@@ -37,13 +35,13 @@ class Target:
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         self.settings, self.endpoints = settings, endpoints
         project, location = settings.project_id, settings.location
-        self._publisher = _Kept(lambda: clients.publisher_client(endpoints), lambda client: client.transport.close())
-        self._subscriber = _Kept(lambda: clients.subscriber_client(endpoints), lambda client: client.close())
-        self._storage = _Kept(lambda: clients.storage_client(project, endpoints), lambda client: client.close())
-        self._bigquery = _Kept(lambda: clients.bigquery_client(project, endpoints, location), lambda client: client.close())
-        self._bigquery_write = _Kept(lambda: clients.bigquery_write_client(endpoints), lambda client: client.transport.close())
-        self._dataflow = _Kept(lambda: clients.dataflow_clients(project, endpoints), clients.DataflowClients.close)
-        self._monitoring = _Kept(lambda: clients.monitoring_client(project), lambda client: client.transport.close())
+        self._publisher = OnDemand(lambda: clients.publisher_client(endpoints), lambda client: client.transport.close())
+        self._subscriber = OnDemand(lambda: clients.subscriber_client(endpoints), lambda client: client.close())
+        self._storage = OnDemand(lambda: clients.storage_client(project, endpoints), lambda client: client.close())
+        self._bigquery = OnDemand(lambda: clients.bigquery_client(project, endpoints, location), lambda client: client.close())
+        self._bigquery_write = OnDemand(lambda: clients.bigquery_write_client(endpoints), lambda client: client.transport.close())
+        self._dataflow = OnDemand(lambda: clients.dataflow_clients(project, endpoints), clients.DataflowClients.close)
+        self._monitoring = OnDemand(lambda: clients.monitoring_client(project), lambda client: client.transport.close())
 
     @property
     def publisher(self) -> PublisherClient:
@@ -115,27 +113,6 @@ class Target:
 
     def _service(self, title: str, api: str, role: str, endpoint: str | None) -> Service:
         return Service(title, f"{api}.googleapis.com", role, self.settings.project_id, endpoint)
-
-
-class _Kept(Generic[T]):
-    """A client, made when it is first asked for; after ``close``, when it is asked for again."""
-
-    def __init__(self, make: Callable[[], T], close: Callable[[T], object]) -> None:
-        self._make, self._close = make, close
-        self._lock = threading.Lock()
-        self._client: T | None = None
-
-    def get(self) -> T:
-        with self._lock:
-            if self._client is None:
-                self._client = self._make()
-            return self._client
-
-    def close(self) -> None:
-        # Without the lock: a thread that is still making the client, such as a check that was given up, must not delay the end.
-        client, self._client = self._client, None
-        if client is not None:
-            self._close(client)
 
 
 def open_target(settings: Settings, *, running: bool = True) -> Target:

@@ -19,8 +19,9 @@ from ecomflow.errors import ConfigError
 from ecomflow.gcp.errors import DeniedError, google_errors
 from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Step
-from ecomflow.infra.observe import REQUEST_SECONDS, bigquery_retry, is_prefix_rule, pubsub_retry, soft_delete_days, storage_retry
+from ecomflow.infra.observe import is_prefix_rule, soft_delete_days
 from ecomflow.infra.ownership import check_owner_of
+from ecomflow.infra.requests import REQUEST_SECONDS, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,

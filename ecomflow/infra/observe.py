@@ -8,12 +8,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from google.api_core.exceptions import NotFound, ServiceUnavailable
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.exceptions import NotFound
 from google.cloud import bigquery, storage
 from google.cloud.bigquery.enums import DatasetView
-from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
-from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 from google.pubsub_v1 import types
 
 from ecomflow.gcp.errors import google_errors, is_missing
@@ -21,6 +18,7 @@ from ecomflow.gcp.permissions import READ_BUCKET, READ_DATASET, READ_SUBSCRIPTIO
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 from ecomflow.infra.ownership import owner_of
+from ecomflow.infra.requests import REQUEST_SECONDS, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.infra.resources import (
     DAY_SECONDS,
     OBJECT_DAYS,
@@ -40,9 +38,6 @@ from ecomflow.infra.resources import (
     fact_tables,
 )
 from ecomflow.sql import Column
-
-# Timeout of one request, in seconds.
-REQUEST_SECONDS = 30.0
 
 # The REST API's type names that differ from GoogleSQL's.
 _SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
@@ -98,19 +93,6 @@ def observe_rows(table: str, target: Target) -> int:
         live = client.get_table(table, retry=bigquery_retry(service), timeout=REQUEST_SECONDS)
     waiting = live.streaming_buffer.estimated_rows if live.streaming_buffer else 0
     return int(live.num_rows or 0) + int(waiting or 0)
-
-
-def pubsub_retry(service: Service) -> Retry:
-    """Only of what failed at once: a request may take REQUEST_SECONDS, and is not sent again after that."""
-    return Retry(predicate=if_exception_type(ServiceUnavailable), initial=0.1, maximum=1.0, timeout=service.patience_seconds)
-
-
-def storage_retry(service: Service) -> Any:
-    return STORAGE_RETRY.with_timeout(service.patience_seconds)
-
-
-def bigquery_retry(service: Service) -> Any:
-    return BIGQUERY_RETRY.with_timeout(service.patience_seconds)
 
 
 def observe_table(name: str, target: Target) -> Table | None:

@@ -76,7 +76,7 @@ def check_owner(target: Target) -> None:
         return
     from ecomflow.gcp.errors import google_errors
     from ecomflow.gcp.permissions import READ_BUCKET
-    from ecomflow.infra.observe import REQUEST_SECONDS, storage_retry
+    from ecomflow.infra.requests import REQUEST_SECONDS, storage_retry
 
     service = target.storage_service
     with google_errors(service, f"bucket {settings.bucket_name}", READ_BUCKET):

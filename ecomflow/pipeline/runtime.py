@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
 
 from ecomflow.contract.codec import Codec
+from ecomflow.gcp.on_demand import OnDemand
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters, utc_now
 from ecomflow.pipeline.direct.puller import Puller
@@ -46,9 +46,9 @@ class Runtime:
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
         self.codec = Codec(config.contracts, config.envelope)
-        self._puller = _OnDemand(lambda: puller(config, self.counters))
-        self._table_writers = _OnDemand(lambda: table_writers(config, self.counters))
-        self._dead_letter_writer = _OnDemand(lambda: dead_letter_writer(config, self.counters))
+        self._puller = OnDemand(lambda: puller(config, self.counters), lambda made: made.close())
+        self._table_writers = OnDemand(lambda: table_writers(config, self.counters), lambda made: made.close())
+        self._dead_letter_writer = OnDemand(lambda: dead_letter_writer(config, self.counters), lambda made: made.close())
 
     @property
     def puller(self) -> Puller:
@@ -74,34 +74,6 @@ class Runtime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         _runtimes.leave(self)
         self.close_connections()
-
-
-class _Closable(Protocol):
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=_Closable)
-
-
-class _OnDemand(Generic[C]):
-    """What ``make`` makes, when it is first asked for; after ``close``, when it is asked for again."""
-
-    def __init__(self, make: Callable[[], C]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._made: C | None = None
-
-    def get(self) -> C:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
-
-    def close(self) -> None:
-        with self._lock:
-            made, self._made = self._made, None
-        if made is not None:
-            made.close()
 
 
 class _Runtimes:
