@@ -28,7 +28,7 @@ test-ui: $(INSTALLED) ## Test the web page in Debian's chromium, and install tha
 		|| { echo "chromium is not installed. Run: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -m browser tests/browser
 
-interop: $(INSTALLED) ## Test with Google's clients for Node and Go, as far as they are installed (minutes)
+interop: $(INSTALLED) ## Google's clients for Node and Go, and other brokers, as far as this machine has them (under five minutes)
 	$(BIN)/python -m pytest -m interop tests/interop
 
 faults: $(INSTALLED) ## Tests that make test skips: kills, dead services, full disks, a slow BigQuery (under ten minutes)
