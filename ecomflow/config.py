@@ -1,5 +1,7 @@
 """Settings, and the endpoints that follow from them. Precedence: flag, environment variable, ecomflow.toml, default.
 
+Every command of a folder and of the folders below it has the same ones: see ``find_folder``.
+
 Without a project the target is the local stack, which writes its endpoints to ``<state_dir>/stack.json`` while it is up. They are
 the only difference between the local stack and Google Cloud. Emulator variables override them.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,9 @@ from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
+STATE_DIR = ".ecomflow"
 STACK_FILE = "stack.json"
+_PATHS = ("contracts", "state_dir")  # the settings that are paths
 
 # 6 to 30 lowercase letters, digits and hyphens, optionally after a domain (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
@@ -98,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     builtin_events: tuple[str, ...] = SHOP
     # Where type, id, version and body of an event stand in its message.
     envelope: EnvelopeSettings = EnvelopeSettings()
-    state_dir: str = ".ecomflow"
+    state_dir: str = STATE_DIR
     # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
     dataflow: DataflowSettings = DataflowSettings()
@@ -240,12 +246,17 @@ COMMENTED_CONFIG = """\
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Settings:
-    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
+    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and the ``ecomflow.toml`` of ``folder`` (the current
+    one) or of the nearest folder above it (``find_folder``).
 
-    Raises ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
+    Relative paths in ecomflow.toml, and the default ones, start from its folder; those in variables from the current one. Raises
+    ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
     """
+    start = folder or Path()
+    found = find_folder(start)
+    in_file = _from_file(found / CONFIG_FILE)
     layers = [
-        _from_file((folder or Path()) / CONFIG_FILE),
+        in_file if found == start else _placed(in_file, found),
         _from_environment(environ),
         {k: v for k, v in flags.items() if v is not None},
     ]
@@ -260,6 +271,46 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.envi
         ) from error
     _check(settings)
     return settings
+
+
+def find_folder(start: Path) -> Path:
+    """The nearest folder with ``ecomflow.toml`` or ``.ecomflow/``: ``start``, or an absolute one above; ``start`` if none has.
+
+    The search ends at a folder that belongs to another user or that everyone can write to, such as /tmp.
+    """
+    if _is_home(start):
+        return start
+    try:
+        above = start.absolute().parents
+    except FileNotFoundError:  # the current folder has been deleted
+        return start
+    return next(filter(_is_home, takewhile(_is_own, above)), start)
+
+
+def _is_home(folder: Path) -> bool:
+    config, state = _stat(folder / CONFIG_FILE), _stat(folder / STATE_DIR)
+    return (config is not None and stat.S_ISREG(config.st_mode)) or (state is not None and stat.S_ISDIR(state.st_mode))
+
+
+def _is_own(folder: Path) -> bool:
+    found = _stat(folder)
+    return found is not None and found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # it does not exist, or may not be looked at
+        return None
+
+
+def _placed(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """``settings`` of the ecomflow.toml in ``folder``, with the paths in it, and the default ones, as paths from anywhere."""
+    paths = {name: settings.get(name, getattr(Settings(), name)) for name in _PATHS}
+    placed = {
+        name: str(folder / path) for name, path in paths.items() if isinstance(path, str) and path and not path.startswith("~")
+    }
+    return {**settings, **placed}
 
 
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:

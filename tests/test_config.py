@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tomllib
@@ -83,6 +84,65 @@ class TestPrecedence:
     def test_other_variables_are_not_ours(self, tmp_path: Path) -> None:
         """ECOMFLOW_LOG and the like may be another tool's."""
         assert load_settings({}, {"ECOMFLOW_NO_SUCH": "x", "PROJECT": "y"}, tmp_path) == Settings()
+
+
+class TestTheFolder:
+    """ecomflow.toml and the state folder are found from the folders below them, as git finds its repository."""
+
+    @pytest.fixture
+    def below(self, tmp_path: Path) -> Path:
+        below = tmp_path / "one" / "two"
+        below.mkdir(parents=True)
+        return below
+
+    def test_the_settings_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
+        """Its ecomflow.toml is read, and its paths, and the default ones, are those of its folder."""
+        write_config(tmp_path, 'topic = "t"\nstate_dir = "state"')
+        settings = load_settings({}, {}, below)
+        assert (settings.topic, settings.state_path) == ("t", tmp_path / "state")
+        assert settings.contracts == str(tmp_path / "contracts")
+
+    def test_the_stack_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
+        """A state folder is enough; the nearest counts."""
+        (tmp_path / ".ecomflow").mkdir()
+        assert load_settings({}, {}, below).state_path == tmp_path / ".ecomflow"
+        (below.parent / ".ecomflow").mkdir()
+        assert load_settings({}, {}, below).state_path == below.parent / ".ecomflow"
+        (below / "ecomflow.toml").touch()
+        assert load_settings({}, {}, below).state_path == Path(".ecomflow")
+
+    def test_an_absolute_path_and_a_variable_stay_as_they_are(self, tmp_path: Path, below: Path) -> None:
+        """A variable is relative to the current folder, as everywhere in a shell."""
+        write_config(tmp_path, f'state_dir = "{tmp_path / "far"}"')
+        assert load_settings({}, {}, below).state_path == tmp_path / "far"
+        assert load_settings({}, {"ECOMFLOW_STATE_DIR": "near"}, below).state_path == Path("near")
+
+    def test_none_is_found(self, below: Path) -> None:
+        """Then the current folder is the one."""
+        assert load_settings({}, {}, below) == Settings()
+
+    def test_a_folder_that_everyone_can_write_to_is_not_searched(self, tmp_path: Path, below: Path) -> None:
+        """Anyone could leave settings there, which name a project and a bucket."""
+        write_config(tmp_path, 'topic = "t"')
+        below.parent.chmod(0o777)
+        assert load_settings({}, {}, below).topic == "ecomflow-events"
+        below.parent.chmod(0o775)
+        assert load_settings({}, {}, below).topic == "t"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+    def test_a_folder_of_another_user_is_not_searched(self, tmp_path: Path, below: Path) -> None:
+        """Nor any above it."""
+        write_config(tmp_path, 'topic = "t"')
+        os.chown(below.parent, 12345, -1)
+        assert load_settings({}, {}, below).topic == "ecomflow-events"
+
+    def test_the_current_folder_has_been_deleted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is nothing above it."""
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert load_settings({}, {}) == Settings()
 
 
 class TestWrongSettings:

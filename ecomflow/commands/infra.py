@@ -9,10 +9,12 @@ import typer
 from rich.text import Text
 
 from ecomflow import infra
+from ecomflow.commands.job_view import fields_of
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
 from ecomflow.config import Settings
-from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.errors import ConfigError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import open_target
+from ecomflow.jobs import local
 from ecomflow.local import exports, supervisor
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
@@ -73,9 +75,10 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
     resources = _resources(settings) if ready else ()
-    pipeline = read_status(settings.state_path)
+    pipeline = local.examine(settings)
     if as_json:
-        show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
+        shown = fields_of(pipeline)
+        show_json({"project": settings.project_id, "services": services, "pipeline": shown, "resources": resources})
     else:
         say(target_line(settings))
         if services:
@@ -89,10 +92,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
                 rows,
                 right=("rows",),
             )
-        process = f", process {pipeline.pid}" if pipeline.state == "running" and pipeline.pid is not None else ""
-        say(f"Local pipeline: {pipeline.state}{process}.")
-        if pipeline.pid is None and pipeline.last_failure:
-            say(pipeline.last_failure)
+        _show_pipeline(pipeline, has_stack=settings.is_local and ready)
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
     if not ready:
@@ -129,8 +129,14 @@ def down(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given."""
+    """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given.
+
+    Exits with 3 if there is no local stack.
+    """
     settings = settings_of(project)
+    if settings.is_local and not supervisor.is_there(settings.state_path):
+        sentence = f"There is no local stack: {settings.state_path.absolute()}/ does not exist."
+        raise NotFoundError(sentence, "Run it in the folder in which you ran ecomflow infra up, or in a folder below that.")
     say(target_line(settings))
     if (with_data or not settings.is_local) and not yes:
         what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, including their messages,"
@@ -147,6 +153,14 @@ def down(
 def _resources(settings: Settings) -> tuple[infra.ResourceStatus, ...]:
     with open_target(settings) as target:
         return infra.status(target)
+
+
+def _show_pipeline(pipeline: local.LocalJob, has_stack: bool) -> None:
+    status, condition = pipeline.status, pipeline.condition
+    process = f", process {status.pid}" if status.state == "running" and status.pid is not None else ""
+    say(f"Local pipeline: {condition.name}{process}.")
+    if condition.trouble and (has_stack or status.state != "none"):
+        say(condition.trouble)
 
 
 def _start_stack(settings: Settings, say_here: Any) -> None:

@@ -120,6 +120,11 @@ def status(state_path: Path) -> StackReport:
     return StackReport(str(state_path), ready, reports, _endpoints(services) if ready else None)
 
 
+def is_there(state_path: Path) -> bool:
+    """Whether there is anything for ``down``: the state folder, or services that run although it has been deleted."""
+    return state_path.is_dir() or bool(processes_of(state_path.resolve()))
+
+
 def down(state_path: Path, *, with_data: bool = False) -> StackReport:
     """Stop the services and delete stack.json; ``with_data`` also deletes the data folders that ``up`` has created."""
     state_path = state_path.resolve()
