@@ -24,6 +24,7 @@ from ecomflow.pipeline.direct.launch import PipelineStatus, read_status, retimed
 
 # Cloud Monitoring has one new sample per minute. The local Pub/Sub counts on demand.
 _CLOUD_BACKLOG_SECONDS = 30.0
+_CONNECT_SECONDS = 1.0
 _NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes."
 
 
@@ -107,6 +108,8 @@ class MetricsReader:
         Raises AccessError, UnavailableError and PipelineError if the pipeline's own state can't be read.
         """
         metrics = self._read_here() if self._here else self._read_job()
+        if self._here:
+            metrics = msgspec.structs.replace(metrics, unreachable=self._unreachable())
         now = self._clock()
         if self._steady() >= self._backlog_due:
             self._backlog = self._read_backlog(now)
@@ -116,6 +119,19 @@ class MetricsReader:
         status, now = read_status(self._settings.state_path), Moment(self._clock(), self._steady())
         # A pipeline that has ended may have run before the last boot, when the monotonic clock was another.
         return local_metrics(retimed(status, now) if status.state == "running" else status, self._contracts, now.wall)
+
+    def _unreachable(self) -> tuple[str, ...]:
+        """The local services that accept no connection. The pipeline notices that only when it needs them."""
+        from ecomflow.local.probes import accepts
+
+        try:
+            target = self._target()
+        except EcomflowError:  # the backlog is unknown then, and says why
+            return ()
+        services = (target.pubsub_service, target.storage_service, target.bigquery_service)
+        return tuple(
+            f"{one.title} at {one.endpoint}" for one in services if one.endpoint and not accepts(one.endpoint, _CONNECT_SECONDS)
+        )
 
     def _read_job(self) -> PipelineMetrics:
         from ecomflow.jobs import service

@@ -6,7 +6,9 @@ The calls use plain sockets and gRPC, because Google's clients take a second to 
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import grpc
 import msgspec
@@ -27,6 +29,16 @@ def answers(service: str, ports: Sequence[int], timeout_seconds: float) -> bool:
     return _http_answers(ports[0], "/bigquery/v2/projects/ecomflow-local/datasets", timeout_seconds) and _grpc_answers(
         ports[1], "/grpc.health.v1.Health/Check", b"", timeout_seconds
     )
+
+
+def accepts(endpoint: str, timeout_seconds: float) -> bool:
+    """Whether anything listens at ``endpoint`` (``127.0.0.1:8085``, ``http://127.0.0.1:9000``): less than a request would say."""
+    parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout_seconds):
+            return True
+    except OSError:
+        return False
 
 
 def read_damage(port: int, timeout_seconds: float) -> tuple[Damage, ...]:

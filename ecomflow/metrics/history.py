@@ -198,7 +198,8 @@ def messages_in_by(step: str) -> Callable[[PipelineMetrics], int]:
 def trouble(history: History) -> str | None:
     """The pipeline's problem in a sentence, with the next command; None if there is none.
 
-    It does not run, has reported nothing for a while, restarts, waits for a service, or makes no progress despite a backlog.
+    It does not run, has reported nothing for a while, restarts, needs or waits for a service, or makes no progress despite a
+    backlog.
     """
     metrics = history.latest
     if metrics is None:
@@ -208,6 +209,8 @@ def trouble(history: History) -> str | None:
     silent = history.now - metrics.at
     if metrics.where == LOCAL and silent > SILENT_SECONDS:
         return f"The pipeline ({metrics.name}) has reported nothing for {silent:.0f} s: it hangs, or the disk is full. {_LOOK}"
+    if metrics.unreachable:
+        return f"{' and '.join(metrics.unreachable)} can't be reached. Run: ecomflow infra up"
     if metrics.waiting_for:
         return f"The pipeline is waiting for {_ended(metrics.waiting_for)} See: ecomflow infra status"
     restarts = metrics.restarts - history.life(_RESTARTS_SECONDS)[0].restarts

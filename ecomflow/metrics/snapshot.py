@@ -61,8 +61,8 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     value means that the counters have been reset. ``latency[i]``: messages whose rows were appended within ``LATENCY_BOUNDS[i]``
     seconds of their publish time and not within the previous bound; the last bucket has all slower ones. ``waiting_for``: what
     the pipeline is waiting for now, as a sentence. ``backlog``: unacknowledged messages, including those in flight, counted at
-    ``backlog_at``; ``backlog_unknown`` says why they could not be counted. ``name``: the process or job. None: not known, or not
-    yet.
+    ``backlog_at``; ``backlog_unknown`` says why they could not be counted. ``unreachable``: local services that accept no
+    connection. ``name``: the process or job. None: not known, or not yet.
     """
 
     at: float
@@ -86,6 +86,7 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     oldest_unacked_seconds: float | None = None
     backlog_at: float | None = None
     backlog_unknown: str | None = None
+    unreachable: tuple[str, ...] = ()
 
 
 def steps_of(contracts: Sequence[Contract]) -> tuple[str, ...]:
