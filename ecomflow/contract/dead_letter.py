@@ -97,7 +97,8 @@ def _moment(publish_time: int) -> datetime | None:
         return None
 
 
-_PLACED = re.compile(r"(?P<path>\$[^:\s]*): (?P<rule>.*)", re.DOTALL)
+# A key may contain blanks and colons: then the path ends where the rule begins.
+_PLACED = re.compile(r"(?P<path>\$(?:[^:\s]*|.*?(?=: (?:expected |required, )))): (?P<rule>.*)", re.DOTALL)
 
 
 def path_and_rule(error: str) -> tuple[str, str]:
