@@ -27,6 +27,7 @@ from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unrea
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.pipeline.direct.launch import read_status
+from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
@@ -202,7 +203,7 @@ def _refuse_rest(plan: ReplayPlan, summary: ReplaySummary | None) -> None:
     named = [f"{one.event_id} in {one.object_name}: {one.error}" for one in refused[:_MOST_UNPUBLISHABLE]]
     if plan.unreadable:
         named.append(f"{len(plan.unreadable):,} objects are unreadable, too: ecomflow dlq inspect names them.")
-    sentence = f"{len(refused):,} dead letters pass, but can't be published, and stay in dlq/. The newest:"
+    sentence = f"Pub/Sub does not take {counted(len(refused), 'dead letter')}; still in dlq/:"
     remedy = f"Correct a copy, and publish that: ecomflow dlq export FILE --event-id {refused[0].event_id}, then ecomflow publish"
     raise EcomflowError("\n".join((sentence, *named)), f"{remedy} --file FILE")
 

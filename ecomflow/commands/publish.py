@@ -14,6 +14,7 @@ from ecomflow.config import Settings, contracts_of, envelope_of
 from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.gcp.target import open_target
 from ecomflow.reconciliation.ledger import default_ledger
+from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
@@ -118,7 +119,7 @@ def _refuse_lines(passed_over: list[PassedOver], file: Path | None) -> None:
     """Raises EcomflowError if there are messages that Pub/Sub would not take."""
     if passed_over:
         lines = [f"line {one.line}: {one.error}" for one in passed_over[:_MOST_LINES]]
-        sentence = f"{len(passed_over):,} messages of {file} can't be published, and are passed over. The first:"
+        sentence = f"Pub/Sub does not take {counted(len(passed_over), 'message')} of {file}:"
         raise EcomflowError("\n".join((sentence, *lines)), "Correct them, and publish those lines alone.")
 
 

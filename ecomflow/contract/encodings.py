@@ -18,7 +18,7 @@ class Encoding(NamedTuple):
 _UTF_16 = Encoding("UTF-16", "iconv -f UTF-16 -t UTF-8")
 _UTF_32 = Encoding("UTF-32", "iconv -f UTF-32 -t UTF-8")
 _STARTS = (
-    (b"\xef\xbb\xbf", Encoding("a byte order mark before it", "tail -c +4")),
+    (b"\xef\xbb\xbf", Encoding("UTF-8 with a byte order mark", "tail -c +4")),
     (b"\xff\xfe\x00\x00", _UTF_32),
     (b"\x00\x00\xfe\xff", _UTF_32),
     (b"\xff\xfe", _UTF_16),

@@ -106,8 +106,9 @@ def requests_of(messages: Sequence[P]) -> Iterator[list[P]]:
 
 
 def _size(message: Publishable) -> int:
-    attributes = sum([len(name.encode()) + len(value.encode()) + _FRAMING for name, value in message.attributes.items()])
-    return len(message.data) + len(message.ordering_key) + attributes + _FRAMING
+    attributes = message.attributes
+    texts = "".join((message.ordering_key, *attributes, *attributes.values())).encode()
+    return len(message.data) + len(texts) + _FRAMING * (len(attributes) + 1)
 
 
 class RequestSender:

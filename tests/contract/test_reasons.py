@@ -231,7 +231,7 @@ class TestNames:
 
 
 ENCODED: list[tuple[Callable[[str], bytes], str]] = [
-    (lambda text: text.encode("utf-8-sig"), "a byte order mark before it"),
+    (lambda text: text.encode("utf-8-sig"), "UTF-8 with a byte order mark"),
     (lambda text: text.encode("utf-16"), "UTF-16"),
     (lambda text: b"\xfe\xff" + text.encode("utf-16-be"), "UTF-16"),
     (lambda text: text.encode("utf-16-le"), "UTF-16 without a byte order mark"),
