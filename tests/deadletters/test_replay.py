@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -322,7 +323,8 @@ class TestTheStory:
         fixed = {"ECOMFLOW_CONTRACTS": str(with_another_status(tmp_path / "contracts"))}
         (tmp_path / "patch.json").write_text('{"total_amount": 44.80}')
         events = [published_order(n) for n in range(10)]
-        events += [published_order(n, fault="new_status", status="on_hold") for n in range(10, 18)]
+        held_back = [published_order(n, fault="new_status", status="on_hold") for n in range(10, 18)]
+        events += [msgspec.structs.replace(one, ordering_key=f"customer-{n % 2}") for n, one in enumerate(held_back)]
         events += [published_order(n, fault="negative", total_amount=number("-44.80")) for n in range(18, 21)]
 
         def reconciled() -> dict[str, Any]:
@@ -341,6 +343,8 @@ class TestTheStory:
             publisher.publish(target, events, ledger=tmp_path / "ledger")
             wait_until(lambda: count_waiting(target) == 0)
         assert reconciled() == {"published": 21, "facts": 10, "dead_letters": 11, "waiting": 0, "adds_up": True}
+        keys = Counter(stored.letter.ordering_key for stored in deadletters.letters(target))
+        assert keys == {"customer-0": 4, "customer-1": 4, None: 3}
         before = replayed("--dry-run")
         assert before[0] == "0 of 11 now pass, 11 fail: 8 on $.status, 3 on $.total_amount."
         assert before[-1] == "Nothing was published."
