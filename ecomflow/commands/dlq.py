@@ -204,8 +204,8 @@ def _refuse_rest(plan: ReplayPlan, summary: ReplaySummary | None) -> None:
     if plan.unreadable:
         named.append(f"{len(plan.unreadable):,} objects are unreadable, too: ecomflow dlq inspect names them.")
     sentence = f"Pub/Sub does not take {counted(len(refused), 'dead letter')}; still in dlq/:"
-    remedy = f"Correct a copy, and publish that: ecomflow dlq export FILE --event-id {refused[0].event_id}, then ecomflow publish"
-    raise EcomflowError("\n".join((sentence, *named)), f"{remedy} --file FILE")
+    commands = f"ecomflow dlq export FILE --event-id {refused[0].event_id}, and ecomflow publish --file FILE"
+    raise EcomflowError("\n".join((sentence, *named)), f"Correct a copy, and publish that: {commands}")
 
 
 def _filter(

@@ -141,7 +141,7 @@ def objects(
 ) -> Iterator[StoredObject]:
     """The objects that can contain dead letters of ``selected``, latest minute first. Otherwise like ``letters``."""
     with reading(target):
-        for number, stored in enumerate(_objects(_Objects(target), selected, few), start=1):
+        for number, stored in enumerate(_objects(_Bucket(target), selected, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
@@ -152,7 +152,7 @@ def objects(
 def streams(target: Target) -> tuple[str, ...]:
     """The streams that have dead letters. Raises the same errors as ``letters``."""
     with reading(target):
-        return tuple(folder.split("/")[1] for folder in _folders(_Objects(target), ANY))
+        return tuple(folder.split("/")[1] for folder in _folders(_Bucket(target), ANY))
 
 
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
@@ -178,21 +178,21 @@ def follow(
 
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
-    objects = _Objects(target)
+    bucket = _Bucket(target)
     begin = now() - _LATE
     with reading(target):
-        seen = {listed.name for listed in _since(objects, selected, begin)}
+        seen = {listed.name for listed in _since(bucket, selected, begin)}
     first = newest(target, limit=limit, selected=selected, unreadable=unreadable)
     seen |= {stored.object_name for stored in first}
     yield from reversed(first)
     while True:
         begin, before = now() - _LATE, begin
         with reading(target):
-            recent = list(_since(objects, selected, begin))
+            recent = list(_since(bucket, selected, begin))
             if begin < before - timedelta(seconds=LEAST_STEP):  # The clock was set back: the objects since then are not new.
                 seen |= {listed.name for listed in recent}
             new = [listed for listed in sorted(recent, key=_time_key) if listed.name not in seen]
-            arrived = [_object(listed, _download(objects, listed)) for listed in new]
+            arrived = [_object(listed, _download(bucket, listed)) for listed in new]
         seen = {listed.name for listed in recent}
         for stored in arrived:
             if stored.error is not None:
@@ -207,8 +207,8 @@ def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> 
     unreadable.append(found)
 
 
-class _Objects:
-    """The objects of the bucket, read within the patience that their service deserves."""
+class _Bucket:
+    """The bucket, read with the patience that its service deserves."""
 
     def __init__(self, target: Target) -> None:
         from ecomflow.infra.requests import storage_options
@@ -232,45 +232,45 @@ class _Listed(NamedTuple):
     size: int
 
 
-def _objects(objects: _Objects, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
+def _objects(bucket: _Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
     # A filter by reason, event id or fingerprint may have to read many objects.
     depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
-    by_stream = [_newest_objects(objects, folder, selected.since, depth) for folder in _folders(objects, selected)]
+    by_stream = [_newest_objects(bucket, folder, selected.since, depth) for folder in _folders(bucket, selected)]
     found = heapq.merge(*by_stream, key=_time_key, reverse=True)
     pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE)
     try:
         while page := list(islice(found, _DOWNLOADS_AT_ONCE)):
-            for listed, content in zip(page, pool.map(lambda one: _download(objects, one), page), strict=True):
+            for listed, content in zip(page, pool.map(lambda one: _download(bucket, one), page), strict=True):
                 yield _object(listed, content)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # the caller has enough, or was interrupted
 
 
-def _folders(objects: _Objects, selected: DeadLetterFilter) -> list[str]:
+def _folders(bucket: _Bucket, selected: DeadLetterFilter) -> list[str]:
     """The folders of the selected streams: ``dlq/order/``. Of all, those that exist: also of types without a contract today."""
     if selected.streams:
         return [f"{ROOT}/{stream}/" for stream in selected.streams]
-    listing = objects.listing(f"{ROOT}/", delimiter="/")
+    listing = bucket.listing(f"{ROOT}/", delimiter="/")
     for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
         pass
     return sorted(listing.prefixes)
 
 
-def _since(objects: _Objects, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
+def _since(bucket: _Bucket, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
     """The objects of the selected streams from the minute of ``moment`` on."""
-    for folder in _folders(objects, selected):
-        yield from _list(objects, folder, moment)
+    for folder in _folders(bucket, selected):
+        yield from _list(bucket, folder, moment)
 
 
-def _list(objects: _Objects, folder: str, since: datetime | None) -> list[_Listed]:
+def _list(bucket: _Bucket, folder: str, since: datetime | None) -> list[_Listed]:
     """The objects anywhere under ``folder``, from the minute of ``since`` on."""
     stream = "/".join(folder.split("/", 2)[:2])
     first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
-    found = objects.listing(folder, start_offset=first)
+    found = bucket.listing(folder, start_offset=first)
     return [_Listed(blob.name, blob.generation, blob.size or 0) for blob in found]
 
 
-def _download(objects: _Objects, listed: _Listed) -> bytes | str:
+def _download(bucket: _Bucket, listed: _Listed) -> bytes | str:
     """The object's content, or why it can't be read, as a string. Empty if it was deleted or rewritten since the listing."""
     from google.api_core.exceptions import GoogleAPICallError, NotFound
     from google.cloud.storage.exceptions import DataCorruption
@@ -278,7 +278,7 @@ def _download(objects: _Objects, listed: _Listed) -> bytes | str:
     if listed.size > MAX_OBJECT_BYTES:
         return f"its size, {listed.size} bytes, exceeds that of any object of dead letters ({MAX_OBJECT_BYTES} bytes)"
     try:
-        return objects.content(listed)
+        return bucket.content(listed)
     except NotFound:
         return b""
     except DataCorruption:
@@ -289,17 +289,17 @@ def _download(objects: _Objects, listed: _Listed) -> bytes | str:
         return "its content is missing"
 
 
-def _newest_objects(objects: _Objects, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
+def _newest_objects(bucket: _Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
     """The objects under ``folder``, which is ``level`` levels below a stream's folder, latest minute first."""
     if level == depth:
-        yield from sorted(_list(objects, folder, since), reverse=True)
+        yield from sorted(_list(bucket, folder, since), reverse=True)
         return
-    listing = objects.listing(folder, delimiter="/")
+    listing = bucket.listing(folder, delimiter="/")
     for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
         pass
     for inner in sorted(listing.prefixes, reverse=True):
         if since is None or _time_of(inner) >= since.astimezone(UTC).strftime("%Y/%m/%d/%H/%M")[: len(_time_of(inner))]:
-            yield from _newest_objects(objects, inner, since, depth, level + 1)
+            yield from _newest_objects(bucket, inner, since, depth, level + 1)
 
 
 def _time_of(folder: str) -> str:
