@@ -43,6 +43,12 @@ _NO_QUOTA_PROJECT = re.compile(r"requires a quota project|end user credentials f
 _GCLOUD_PROJECTS = ("764086051850", "32555940559")
 # The REST transport puts the request before the service's message.
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
+# How the clients' libraries say what became of a connection, and in plain words.
+_TIMED_OUT = re.compile(r"timed out\b.*\b(?:read |connect )?timeout=([\d.]+)", re.IGNORECASE)
+_CONNECTION = (
+    (re.compile(r"connection refused|Errno 111", re.IGNORECASE), "the connection was refused"),
+    (re.compile(r"closed connection without response|connection reset|Errno 104", re.IGNORECASE), "the connection was closed"),
+)
 _LOGIN = "Run: gcloud auth application-default login"
 _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
 
@@ -90,7 +96,7 @@ def translate(error: Exception, service: Service, resource: str, permission: str
         return NotFoundError(f"{resource[0].upper()}{resource[1:]} does not exist.", "Run: ecomflow infra up")
     if isinstance(cause, google.ClientError) and not isinstance(cause, TRANSIENT):
         return ConfigError(f"{service.title} refuses {resource}: {_sentence(text)}", "Correct the setting that names it.")
-    return _unavailable(text, service)
+    return _unavailable(words_of_connection(text), service)
 
 
 def cause_of(error: Exception) -> Exception:
@@ -158,6 +164,13 @@ def _unavailable(text: str, service: Service) -> UnavailableError:
         )
     sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
     return UnavailableError(sentence, service.no_answer)
+
+
+def words_of_connection(text: str) -> str:
+    """What a failed connection comes down to, where ``text`` names the layers that it has passed on the way here."""
+    if found := _TIMED_OUT.search(text):
+        return f"it timed out after {float(found[1]):.0f} s"
+    return next((words for pattern, words in _CONNECTION if pattern.search(text)), text)
 
 
 def _sentence(text: str) -> str:

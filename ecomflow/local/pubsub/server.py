@@ -37,6 +37,7 @@ import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.errors import NotFoundError, UnavailableError
+from ecomflow.gcp.errors import words_of_connection
 from ecomflow.local.process import exit_code, port_in_use, service_parser
 from ecomflow.local.pubsub.broker import Broker, unimplemented
 from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
@@ -60,8 +61,9 @@ def read_backlog(host: str, subscription_path: str) -> Backlog:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
+        words = words_of_connection(error.details() or error.code().name)
         raise UnavailableError(
-            f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
+            f"The local Pub/Sub at {host} did not return the backlog: {words}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
 
