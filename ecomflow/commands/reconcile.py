@@ -24,6 +24,10 @@ Ledger = Annotated[
 ]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most for the subscription to become empty.")]
 
+# Why the number of messages in the subscription may be unknown.
+_NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes"
+_NO_COUNT = "this Pub/Sub emulator does not report it"
+
 
 @examples(
     "ecomflow reconcile",
@@ -49,7 +53,7 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
     if as_json:
         show_json(outcome)
     else:
-        _show(outcome)
+        _show(outcome, _NO_COUNT if target.endpoints.pubsub else _NO_SAMPLE)
     equation.check(outcome)
 
 
@@ -81,7 +85,7 @@ def show_equation(outcome: Any) -> None:
     show_table("Distinct events", ("event type", *numbers, "adds up"), rows, right=numbers)
 
 
-def _show(outcome: Any) -> None:
+def _show(outcome: Any, unknown: str) -> None:
     show_equation(outcome)
     if outcome.ledger is None:
         say("There is no ledger of published events, so the stores are only compared with each other.")
@@ -92,7 +96,7 @@ def _show(outcome: Any) -> None:
             f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed or got no answer. "
             "They are in the subscription, or were never published."
         )
-    say(_backlog(outcome.waiting, datetime.now(UTC)))
+    say(_backlog(outcome.waiting, datetime.now(UTC), unknown))
     if outcome.adds_up:
         say(_verdict(outcome))
 
@@ -101,9 +105,9 @@ def _number(amount: int | None) -> str:
     return "" if amount is None else f"{amount:,}"
 
 
-def _backlog(waiting: Any, now: datetime) -> str:
+def _backlog(waiting: Any, now: datetime, unknown: str) -> str:
     if waiting is None:
-        return "The number of messages in the subscription is unknown: Cloud Monitoring has no sample of the last ten minutes."
+        return f"The number of messages in the subscription is not known: {unknown}."
     sentence = f"Messages in the subscription: {waiting.messages:,}"
     if waiting.sampled_at is None:
         return f"{sentence}."
