@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from ecomflow.infra.differences import Difference, compare, stops_pipeline
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 from ecomflow.infra.verdicts import VERDICTS, remedy_of
 from ecomflow.sql import Column
+from tests.support.cli import ecomflow
 from tests.support.contract import FACT_TABLES
 from tests.support.project import ROLES, Project
 
@@ -316,3 +319,27 @@ class TestOnTheLocalServices:
         (row,) = target.bigquery.query(f"SELECT * FROM `{provisioned.dataset_id}.fact_inventory`").result()
         assert [name for name in row.keys() if name.lower() == "reason"] == ["Reason"]  # noqa: SIM118  # a row, not a mapping
         assert row["Reason"] == probe._TEXT
+
+    def test_on_the_command_line(self, provisioned: Settings, target: Target, tmp_path: Path) -> None:
+        """plan and up show what is left as it is, and what to do about it."""
+        dataset = target.bigquery.get_dataset(provisioned.dataset_id)
+        dataset.default_partition_expiration_ms = 30 * 86_400_000
+        target.bigquery.update_dataset(dataset, ["default_partition_expiration_ms"])
+        bucket = target.storage.get_bucket(provisioned.bucket_name)
+        bucket.retention_period = 86_400
+        bucket.patch()
+        plan = ecomflow("infra", "plan", settings=provisioned, folder=tmp_path).stdout
+        assert f"= keep   dataset      {provisioned.dataset}\n    * default_partition_expiration: 30 days (expected none" in plan
+        assert (
+            f"= keep   bucket       {provisioned.bucket}\n    * retention_policy: 1 day (expected none; left as it is)\n" in plan
+        )
+        assert plan.endswith("16 to keep.\n")
+        up = ecomflow("infra", "up", settings=provisioned, folder=tmp_path).stdout
+        assert "All 16 resources exist; nothing was changed.\nLeft as they are:\n" in up
+        assert f"  dataset {provisioned.dataset}: default_partition_expiration: 30 days (expected none; left as it is)\n" in up
+        assert f"run: gcloud storage buckets update gs://{provisioned.bucket} --clear-retention-period\n" in up
+        left = json.loads(ecomflow("infra", "up", "--json", settings=provisioned, folder=tmp_path).stdout)["left"]
+        assert [(one["kind"], one["difference"]["attribute"]) for one in left] == [
+            ("bucket", "retention_policy"),
+            ("dataset", "default_partition_expiration"),
+        ]
