@@ -37,10 +37,8 @@ from ecomflow.infra.resources import (
     dead_letters_table,
     fact_tables,
 )
-from ecomflow.sql import Column
+from ecomflow.sql import Column, sql_type
 
-# The REST API's type names that differ from GoogleSQL's.
-_SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 # NUMERIC has this precision and scale if its DDL names none.
 # https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
 _PLAIN_NUMERIC = ("NUMERIC", 38, 9)
@@ -137,7 +135,7 @@ def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
 
 def column_of(field: bigquery.SchemaField) -> Column:
     """A column of the REST API with its GoogleSQL type: INTEGER is INT64, and a precision or length is part of the type."""
-    column_type = _SQL_TYPES.get(field.field_type, field.field_type)
+    column_type = sql_type(field.field_type)
     if field.precision is not None and (column_type, field.precision, field.scale) != _PLAIN_NUMERIC:
         column_type += f"({field.precision}, {field.scale or 0})"
     if field.max_length is not None:
