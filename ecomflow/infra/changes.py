@@ -186,27 +186,37 @@ def _make_subscription(step: Step, target: Target) -> Step:
 
 
 def _retaining(step: Step, made: types.Topic | types.Subscription, days: int | None, send: Callable[[], object]) -> Step:
-    """Sends ``made`` with ``days`` of retention, or with as many as the service takes: an emulator may take fewer than Pub/Sub.
+    """Sends ``made`` with ``days`` of retention, or with what the service takes: an emulator may take less than Pub/Sub.
 
     Returns the step as it was carried out. A resource that another run has created meanwhile is left as it is.
     """
-    less = [RETENTION_DAYS] if days and days > RETENTION_DAYS else []
-    for tried in dict.fromkeys((days, *less, None)):
+    for tried in (days, *_other_retentions(step, days)):
         made.message_retention_duration = _duration(tried)
         try:
             send()
         except Conflict:
             return step
         except InvalidArgument as error:
-            if not tried or "retention" not in message_of(error):
+            refusal = error
+            if "retention" not in message_of(error):
                 raise
         else:
-            return step if tried == days else _with_less_retention(step, tried)
-    return step
+            return step if tried == days else _with_other_retention(step, tried)
+    raise refusal
 
 
-def _with_less_retention(step: Step, days: int | None) -> Step:
-    """``step``, which may have changed nothing, because the service takes no more than ``days`` (None: its default)."""
+def _other_retentions(step: Step, days: int | None) -> tuple[int | None, ...]:
+    """What to try if the service refuses ``days``: what a resource that exists has; else less, then the service's default."""
+    if not days:
+        return ()
+    live = next((one.live for one in step.differences if one.attribute == "retention_days"), None)
+    if live is not None:
+        return (int(live),)
+    return (RETENTION_DAYS, None) if days > RETENTION_DAYS else (None,)
+
+
+def _with_other_retention(step: Step, days: int | None) -> Step:
+    """``step``, which may have changed nothing, because the service takes only ``days`` (None: its default)."""
     taken = "the default" if days is None else str(days)
     differences = tuple(
         refused_retention(step, one, taken) if one.attribute == "retention_days" else one for one in step.differences

@@ -675,19 +675,27 @@ class TestApply:
             assert [facts(step.differences) for step in again if step.differences] == [expected, expected]
 
     def test_a_change_that_a_broker_takes_in_part(self, settings: Settings, stack: Endpoints) -> None:
-        """What else differs is changed all the same."""
+        """What else differs is changed all the same, and the retention stays as it is."""
         with refusing_more_than_a_week(str(stack.pubsub)) as pubsub, Target(settings, with_pubsub(stack, pubsub)) as target:
             infra.apply(target, infra.plan(target))
+            with subscriber_client(target.endpoints) as subscriber:
+                days = types.Subscription(
+                    name=dead_letter_subscription(settings), message_retention_duration=duration_pb2.Duration(seconds=5 * 86_400)
+                )
+                mask = field_mask_pb2.FieldMask(paths=["message_retention_duration"])
+                subscriber.update_subscription(subscription=days, update_mask=mask)
             labelled = Target(msgspec.structs.replace(settings, labels={"team": "shop"}), target.endpoints)
             done = infra.apply(labelled, infra.plan(labelled))
             (step,) = [one for one in done.steps if one.name == dead_letter_subscription(settings)]
             assert step.action == "change"
             assert facts(step.differences) == [
-                ("retention_days", "7", "31", "warn"),
+                ("retention_days", "5", "31", "warn"),
                 ("labels", "none", "team=shop", "change"),
             ]
             with subscriber_client(target.endpoints) as subscriber:
-                assert dict(subscriber.get_subscription(subscription=step.name).labels) == {"team": "shop"}
+                found = subscriber.get_subscription(subscription=step.name)
+            assert dict(found.labels) == {"team": "shop"}
+            assert found.message_retention_duration.total_seconds() == 5 * 86_400
 
     def test_subscription_of_another_topic(self, provisioned: Settings, stack: Endpoints) -> None:
         """A subscription that is attached to another topic is refused."""
