@@ -59,6 +59,17 @@ class Endpoints(msgspec.Struct, frozen=True):
     dataflow: str | None = None
 
 
+# The variables that name an emulator, by field of Endpoints; and the fields of services that speak gRPC.
+EMULATOR_VARIABLES = {
+    "pubsub": "PUBSUB_EMULATOR_HOST",
+    "storage": "STORAGE_EMULATOR_HOST",
+    "bigquery": "BIGQUERY_EMULATOR_HOST",
+    "bigquery_storage": "BIGQUERY_STORAGE_EMULATOR_HOST",
+    "dataflow": "DATAFLOW_EMULATOR_HOST",
+}
+_GRPC = ("pubsub", "bigquery_storage")
+
+
 class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a job runs on Dataflow, from [dataflow] in ecomflow.toml or deploy's flags. None: Dataflow decides."""
 
@@ -316,14 +327,28 @@ def _placed(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
     """The endpoints of the running local stack or of Google, overridden by the emulator variables of ``environ``."""
     base = read_stack_endpoints(settings.state_path) if settings.is_local else None
-    base = base or Endpoints()
-    return Endpoints(
-        pubsub=environ.get("PUBSUB_EMULATOR_HOST") or base.pubsub,
-        storage=_as_url(environ.get("STORAGE_EMULATOR_HOST")) or base.storage,
-        bigquery=_as_url(environ.get("BIGQUERY_EMULATOR_HOST")) or base.bigquery,
-        bigquery_storage=environ.get("BIGQUERY_STORAGE_EMULATOR_HOST") or base.bigquery_storage,
-        dataflow=_as_url(environ.get("DATAFLOW_EMULATOR_HOST")),
-    )
+    return msgspec.structs.replace(base or Endpoints(), **overrides(environ))
+
+
+def overrides(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints that emulator variables name, by field of ``Endpoints``. All may be written with or without ``http://``.
+
+    Raises ConfigError for a gRPC service with another scheme.
+    """
+    found = {field: environ[variable] for field, variable in EMULATOR_VARIABLES.items() if environ.get(variable)}
+    return {field: _as_host(field, value) if field in _GRPC else as_url(value) for field, value in found.items()}
+
+
+def external_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints of ``overrides`` that are not those of the local stack of ``settings``, whose variables a shell may have."""
+    given = overrides(environ)
+    if not given or not settings.is_local:
+        return given
+    try:
+        own = read_stack_endpoints(settings.state_path) or Endpoints()
+    except ConfigError:  # a damaged file, which the next start replaces
+        own = Endpoints()
+    return {field: value for field, value in given.items() if getattr(own, field) != value}
 
 
 def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
@@ -392,10 +417,18 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in found}
 
 
-def _as_url(host: str | None) -> str | None:
-    if not host:
-        return None
-    return host if "://" in host else f"http://{host}"
+def as_url(host: str) -> str:
+    """The URL of a REST service at ``host:port`` or at a URL."""
+    return (host if "://" in host else f"http://{host}").rstrip("/")
+
+
+def _as_host(field: str, host: str) -> str:
+    """``host:port`` of a gRPC service, which has no URL."""
+    scheme, separator, rest = host.rpartition("://")
+    if separator and scheme.lower() != "http":
+        sentence = f"{EMULATOR_VARIABLES[field]} is '{host}': expected host:port, because emulators use no TLS."
+        raise ConfigError(sentence, f"Correct or unset {EMULATOR_VARIABLES[field]}.")
+    return rest.rstrip("/")
 
 
 def _check(settings: Settings) -> None:

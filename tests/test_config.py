@@ -15,10 +15,12 @@ import pytest
 
 from ecomflow.config import (
     COMMENTED_CONFIG,
+    EMULATOR_VARIABLES,
     DataflowSettings,
     Endpoints,
     Settings,
     envelope_of,
+    external_endpoints,
     load_settings,
     read_stack_endpoints,
     resolve_endpoints,
@@ -294,6 +296,35 @@ class TestEndpoints:
         assert resolve_endpoints(write_stack(tmp_path), environ) == given
         assert running_endpoints(Settings(state_dir=str(tmp_path / "none")), environ) == given
         assert resolve_endpoints(Settings(project="my-project"), environ) == given
+
+    @pytest.mark.parametrize("written", ["localhost:8085", "http://localhost:8085", "http://localhost:8085/"])
+    def test_with_or_without_a_scheme(self, written: str, tmp_path: Path) -> None:
+        """Each client gets what it understands: host and port for gRPC, a URL for REST."""
+        given = resolve_endpoints(Settings(state_dir=str(tmp_path)), dict.fromkeys(EMULATOR_VARIABLES.values(), written))
+        grpc, rest = "localhost:8085", "http://localhost:8085"
+        assert given == Endpoints(grpc, rest, rest, grpc, rest)
+
+    @pytest.mark.parametrize("variable", ["PUBSUB_EMULATOR_HOST", "BIGQUERY_STORAGE_EMULATOR_HOST"])
+    def test_a_scheme_that_no_emulator_has(self, variable: str) -> None:
+        """gRPC emulators speak no TLS."""
+        with pytest.raises(ConfigError) as caught:
+            resolve_endpoints(Settings(project="my-project"), {variable: "https://localhost:8085"})
+        assert (
+            caught.value.message == f"{variable} is 'https://localhost:8085': expected host:port, because emulators use no TLS."
+        )
+        assert caught.value.remedy == f"Correct or unset {variable}."
+
+    def test_what_is_not_the_stacks_own(self, tmp_path: Path) -> None:
+        """A shell may have the stack's own variables; a damaged stack file, which infra up replaces, is no stack."""
+        settings = write_stack(tmp_path)
+        own = {
+            EMULATOR_VARIABLES[field]: getattr(LOCAL, field) for field in ("pubsub", "storage", "bigquery", "bigquery_storage")
+        }
+        assert external_endpoints(settings, own) == {}
+        other = own | {"PUBSUB_EMULATOR_HOST": "http://localhost:8085"}
+        assert external_endpoints(settings, other) == {"pubsub": "localhost:8085"}
+        (tmp_path / "stack.json").write_text("{")
+        assert external_endpoints(settings, other).keys() == {"pubsub", "storage", "bigquery", "bigquery_storage"}
 
     def test_one_variable_replaces_one_endpoint(self, tmp_path: Path) -> None:
         """The rest stays the stack's; an empty variable says nothing."""

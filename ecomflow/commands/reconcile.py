@@ -26,6 +26,10 @@ Ledger = Annotated[
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most for the subscription to become empty.")]
 AllowWaiting = Annotated[bool, typer.Option("--allow-waiting", help="Exit with 0 although events wait in the subscription.")]
 
+# Why the number of messages in the subscription may be unknown.
+_NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes"
+_NO_COUNT = "this Pub/Sub emulator does not report it"
+
 
 @examples(
     "ecomflow reconcile",
@@ -61,7 +65,7 @@ def reconcile(
     if as_json:
         show_json(outcome)
     else:
-        _show(outcome)
+        _show(outcome, _NO_COUNT if target.endpoints.pubsub else _NO_SAMPLE)
     equation.check(outcome, allow_waiting=allow_waiting, pipeline=condition)
     if not as_json:
         say(_verdict(outcome))
@@ -95,7 +99,7 @@ def show_equation(outcome: Any) -> None:
     show_table("Distinct events", ("event type", *numbers, "adds up"), rows, right=numbers)
 
 
-def _show(outcome: Any) -> None:
+def _show(outcome: Any, unknown: str) -> None:
     show_equation(outcome)
     if outcome.ledger is None:
         say("There is no ledger of published events, so the stores are only compared with each other.")
@@ -109,16 +113,16 @@ def _show(outcome: Any) -> None:
             f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed or got no answer. "
             "They are in the subscription, or were never published."
         )
-    say(_backlog(outcome.waiting, datetime.now(UTC)))
+    say(_backlog(outcome.waiting, datetime.now(UTC), unknown))
 
 
 def _number(amount: int | None) -> str:
     return "" if amount is None else f"{amount:,}"
 
 
-def _backlog(waiting: Any, now: datetime) -> str:
+def _backlog(waiting: Any, now: datetime, unknown: str) -> str:
     if waiting is None:
-        return "The number of messages in the subscription is unknown: Cloud Monitoring has no sample of the last ten minutes."
+        return f"The number of messages in the subscription is not known: {unknown}."
     sentence = f"Messages in the subscription: {waiting.messages:,}"
     if waiting.sampled_at is None:
         return f"{sentence}."

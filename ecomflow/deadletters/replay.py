@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from itertools import islice
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
-from ecomflow.errors import AccessError
+from ecomflow.errors import AccessError, ConfigError
 from ecomflow.gcp.publishing import (
     InFlight,
     RequestSender,
@@ -41,6 +41,9 @@ from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
+if TYPE_CHECKING:
+    from google.api_core.exceptions import Forbidden
+
 # Replayed lines are in replayed/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<name of the object>-<digest of the lines>.jsonl
 # The attribute that counts how often an event was replayed.
 ATTEMPT = "ecomflow_replay_attempt"
@@ -53,11 +56,12 @@ _AT_ONCE = 4
 
 
 class PlannedObject(msgspec.Struct, frozen=True):
-    """An object, and the digests of those of its lines that will be published."""
+    """An object, and the digests of those of its lines that will be published. ``kept_until`` as in ``StoredObject``."""
 
     name: str
     generation: int
     lines: frozenset[bytes]
+    kept_until: datetime | None = None
 
 
 class Unpublishable(msgspec.Struct, frozen=True):
@@ -126,7 +130,7 @@ def plan_replay(
         plan.unpublishable.extend(_unpublishable(old[at][1], stored.name, error) for at, error in refused.unpublishable.items())
         plan = _counted(plan, len(chosen), len(chosen) - len(old), len(passed), refused.failing.values())
         if passing:
-            plan.objects.append(PlannedObject(stored.name, stored.generation, passing))
+            plan.objects.append(PlannedObject(stored.name, stored.generation, passing, stored.kept_until))
         if plan.chosen == limit:
             break
     return plan
@@ -182,15 +186,17 @@ def replay(
     *,
     patch: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    now: datetime | None = None,
 ) -> ReplaySummary:
     """Publish the dead letters that pass in ``plan`` (made with the same ``patch``), and move them to ``replayed/``.
 
     Nothing is deleted before it has a copy. ``on_progress`` gets the number of events published so far. After Ctrl-C the current
     objects have half a second to finish, and the summary has ``interrupted``; whatever is still in ``dlq/`` can be replayed
-    again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
-    and EcomflowError, whose message says how many events were published.
+    again. Raises ConfigError if another project owns the bucket or an object must not be deleted yet, NotFoundError (topic or
+    bucket), AccessError, UnavailableError and EcomflowError, whose message says how many events were published.
     """
     check_owner(target)
+    check_movable(plan.objects, target.settings.bucket_name, now or datetime.now(UTC))
     with topic_sender(target) as sender, store.reading(target):
         mover = _Mover(target, sender, patch, on_progress or (lambda _: None))
         is_interrupted = False
@@ -201,6 +207,24 @@ def replay(
         except _PublishError as error:
             raise publish_error(error.failure, target, mover.published) from error.failure
         return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted, tuple(mover.unpublishable))
+
+
+def check_movable(objects: list[PlannedObject], bucket: str, now: datetime) -> None:
+    """Raises ConfigError if Cloud Storage keeps any of ``objects`` beyond ``now``: published, they would stay in ``dlq/``, and
+    each replay would publish them again. Pure.
+    """
+    kept = [planned.kept_until for planned in objects if planned.kept_until is not None and planned.kept_until > now]
+    if not kept:
+        return
+    held = sum(until.year == MAXYEAR for until in kept)
+    dates = [until for until in kept if until.year != MAXYEAR]
+    why = [f"{held:,} are held"] if held else []
+    why += [f"{len(dates):,} under a retention policy, until {max(dates):%Y-%m-%d %H:%M} UTC at the latest"] if dates else []
+    raise ConfigError(
+        f"Nothing was published: {len(kept):,} of {len(objects):,} objects can't be moved out of {ROOT}/ in bucket {bucket},"
+        f" because Cloud Storage keeps them ({', '.join(why)}).",
+        f"Wait, release the holds, or remove the policy: gcloud storage buckets update gs://{bucket} --clear-retention-period",
+    )
 
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
@@ -303,16 +327,20 @@ class _Mover:
             blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, **self._options)
         except PreconditionFailed:
             return
-        except Forbidden as error:  # not left to the translation: by now the events are published, and the user must know
-            sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
-            raise AccessError(
-                f"{sentence}. They are published, but still in {ROOT}/.",
-                "Grant the role roles/storage.objectUser, then replay again.",
-            ) from error
+        except Forbidden as error:
+            raise self._cannot_move(error) from error
+
+    def _cannot_move(self, error: Forbidden) -> AccessError:
+        """Not left to the translation: by now the events are published, and the user must know."""
+        sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
+        return AccessError(
+            f"{sentence.rstrip('.')}. They are published, but still in {ROOT}/.",
+            "Grant the role roles/storage.objectUser, or remove the hold or retention policy; then replay again.",
+        )
 
     def _take_out(self, planned: PlannedObject, rest: list[bytes]) -> bool:
         """Keep only ``rest`` in the object, or delete it if nothing is left. False if another program has changed it."""
-        from google.api_core.exceptions import NotFound, PreconditionFailed
+        from google.api_core.exceptions import Forbidden, NotFound, PreconditionFailed
 
         blob, same = self._bucket.blob(planned.name), planned.generation
         try:
@@ -324,6 +352,8 @@ class _Mover:
             return not rest
         except PreconditionFailed:
             return False
+        except Forbidden as error:
+            raise self._cannot_move(error) from error
         return True
 
 

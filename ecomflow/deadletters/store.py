@@ -26,6 +26,7 @@ from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
     from google.api_core.page_iterator import HTTPIterator
+    from google.cloud.storage import Blob
 
 _HOURS, _MINUTES = 4, 5  # folder levels below a stream's: year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
@@ -88,7 +89,8 @@ class Unreadable(msgspec.Struct, frozen=True):
 class StoredObject(msgspec.Struct, frozen=True):
     """An object under ``dlq/``: its lines unchanged, and the dead letters among them, each with its line number from 0.
 
-    ``error``: what else the object contains, or why it can't be read.
+    ``error``: what else the object contains, or why it can't be read. ``kept_until``: until when Cloud Storage lets nobody delete
+    or replace it, for a hold the last day of the calendar; None if nothing forbids it.
     """
 
     name: str
@@ -96,6 +98,7 @@ class StoredObject(msgspec.Struct, frozen=True):
     lines: list[bytes]
     letters: list[tuple[int, DeadLetter]]
     error: str | None
+    kept_until: datetime | None = None
 
 
 def newest(
@@ -230,6 +233,7 @@ class _Listed(NamedTuple):
     name: str
     generation: int
     size: int
+    kept_until: datetime | None
 
 
 def _objects(bucket: _Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
@@ -267,7 +271,18 @@ def _list(bucket: _Bucket, folder: str, since: datetime | None) -> list[_Listed]
     stream = "/".join(folder.split("/", 2)[:2])
     first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
     found = bucket.listing(folder, start_offset=first)
-    return [_Listed(blob.name, blob.generation, blob.size or 0) for blob in found]
+    return [_Listed(blob.name, blob.generation, blob.size or 0, _kept_until(blob)) for blob in found]
+
+
+def _kept_until(blob: Blob) -> datetime | None:
+    """Until when the bucket's retention policy, the object's own, or a hold forbids to delete it.
+
+    https://cloud.google.com/storage/docs/bucket-lock, https://cloud.google.com/storage/docs/object-holds
+    """
+    if blob.temporary_hold or blob.event_based_hold:
+        return datetime.max.replace(tzinfo=UTC)
+    until: datetime | None = blob.retention_expiration_time
+    return until
 
 
 def _download(bucket: _Bucket, listed: _Listed) -> bytes | str:
@@ -314,7 +329,7 @@ def _time_key(listed: _Listed) -> str:
 def _object(listed: _Listed, content: bytes | str) -> StoredObject:
     """The dead letters in an object, and the error of the first line that is not one."""
     if isinstance(content, str):
-        return StoredObject(listed.name, listed.generation, [], [], content)
+        return StoredObject(listed.name, listed.generation, [], [], content, listed.kept_until)
     lines = content.splitlines()
     found: list[tuple[int, DeadLetter]] = []
     errors: list[str] = []
@@ -324,7 +339,8 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             errors.append(f"line {number + 1} is not a dead letter: {str(error)[:200]}")
     more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-    return StoredObject(listed.name, listed.generation, lines, found, f"{errors[0]}{more}" if errors else None)
+    first = f"{errors[0]}{more}" if errors else None
+    return StoredObject(listed.name, listed.generation, lines, found, first, listed.kept_until)
 
 
 @contextmanager

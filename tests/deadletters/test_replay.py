@@ -21,6 +21,7 @@ from ecomflow.contract.events import Message
 from ecomflow.deadletters import store as deadletters
 from ecomflow.deadletters.replay import ATTEMPT, message_of, plan_replay, refusals, replay
 from ecomflow.deadletters.store import ANY, DeadLetterFilter
+from ecomflow.errors import AccessError, ConfigError
 from ecomflow.gcp.clients import subscriber_client
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
@@ -257,6 +258,49 @@ class TestReplayed:
         result = ecomflow("dlq", "replay", "--patch", str(patch), settings=elsewhere)
         assert (result.returncode, "topic-none does not exist" in result.stderr) == (3, True)
         assert (ids_in(target), names(target, "replayed/")) == (["E-1"], [])
+
+    @pytest.mark.parametrize(
+        ("hold", "why"),
+        [
+            ({"retention_period": 3600}, r"1 under a retention policy, until 20\d\d-\d\d-\d\d \d\d:\d\d UTC at the latest"),
+            ({"default_event_based_hold": True}, "1 are held"),
+        ],
+    )
+    def test_objects_that_must_stay(self, hold: dict[str, Any], why: str, provisioned: Settings, target: Target) -> None:
+        """What can't be moved out of dlq/ is not published: else each replay would publish it again."""
+        bucket = target.storage.get_bucket(provisioned.bucket_name)
+        for name, value in hold.items():
+            setattr(bucket, name, value)
+        bucket.patch()
+        store(target, [held(1)])
+        plan = plan_replay(target, ANY, patch={"status": "returned"})
+        with pytest.raises(ConfigError, match=rf"^Nothing was published: 1 of 1 objects can't be moved .* \({why}\)\.") as error:
+            replay(target, plan, patch={"status": "returned"})
+        assert "--clear-retention-period" in str(error.value.remedy)
+        assert (ids_in(target), count_waiting(target)) == (["E-1"], 0)
+
+    def test_objects_that_had_to_stay(self, provisioned: Settings, target: Target) -> None:
+        """Once the period of the policy is over, they are replayed."""
+        store(target, [held(1)])
+        bucket = target.storage.get_bucket(provisioned.bucket_name)
+        bucket.retention_period = 1
+        bucket.patch()
+        plan = plan_replay(target, ANY, patch={"status": "returned"})
+        (until,) = [planned.kept_until for planned in plan.objects]
+        assert until is not None
+        wait_until(lambda: datetime.now(UTC) > until)
+        assert replay(target, plan, patch={"status": "returned"}).moved == 1
+
+    def test_a_hold_that_comes_after_the_plan(self, provisioned: Settings, target: Target) -> None:
+        """By then they are published: the error says so, and what Cloud Storage says."""
+        name = store(target, [held(1)])
+        plan = plan_replay(target, ANY, patch={"status": "returned"})
+        blob = target.bucket.blob(name)
+        blob.temporary_hold = True
+        blob.patch()
+        with pytest.raises(AccessError, match=r"under active Temporary hold .* They are published, but still in dlq/\.") as error:
+            replay(target, plan, patch={"status": "returned"})
+        assert "remove the hold or retention policy; then replay again" in str(error.value.remedy)
 
     def test_a_project_waits_until_dataflow_has_forgotten(self, provisioned: Settings, target: Target) -> None:
         """Dataflow drops an event_id that it has seen within ten minutes, so dead letters that young are not replayed."""

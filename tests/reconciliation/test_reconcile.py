@@ -37,6 +37,7 @@ from ecomflow.reconciliation.shapes import layout_of, type_of
 from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow, write_stack_file
 from tests.support.contract import SHOP
+from tests.support.fronts import another_broker
 
 ORDER, MOVE, VISIT = (1, 2, 2, 0, 0), (0, 0, 0, 1, 0), (0, 0, 0, 0, 1)
 HEADER_ONLY = (1, 0, 0, 0, 0)
@@ -407,6 +408,14 @@ class TestOnTheStack:
             assert [cells(shown, name) for name in ("order", "inventory", "user_activity")] == [counts] * 3
             assert f"Not in the ledger: {others} of the stored events." in shown.stdout
             assert shown.stdout.splitlines()[-1] == "It adds up: every event is accounted for exactly once."
+
+    def test_at_another_broker(self, provisioned: Settings, stack: Endpoints) -> None:
+        """What waits there is not known; everything else is counted."""
+        with another_broker(str(stack.pubsub)) as pubsub:
+            done = ecomflow("reconcile", settings=provisioned, PUBSUB_EMULATOR_HOST=f"http://{pubsub}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "The number of messages in the subscription is not known: this Pub/Sub emulator does not report it." in done.stdout
+        assert "No event is incomplete, and none is both a fact and a dead letter." in done.stdout
 
     def test_it_adds_up_at_any_moment(self, provisioned: Settings, target: Target) -> None:
         """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""

@@ -50,15 +50,22 @@ from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 
+class NoBacklogError(UnavailableError):
+    """Another emulator listens there, which doesn't report the backlog."""
+
+
 def read_backlog(host: str, subscription_path: str) -> Backlog:
     """The backlog of ``projects/P/subscriptions/S`` at the local Pub/Sub on ``host`` (``127.0.0.1:8085``).
 
-    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds.
+    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds, and NoBacklogError if
+    another emulator does.
     """
     try:
         with grpc.insecure_channel(host) as channel:
             answer = channel.unary_unary("/ecomflow.local.Stats/Get")(subscription_path.encode(), timeout=5)
     except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise NoBacklogError(f"The Pub/Sub emulator at {host} does not report the backlog.") from error
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
         words = words_of_connection(error.details() or error.code().name)

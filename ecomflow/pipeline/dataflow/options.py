@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from ecomflow import __version__
-from ecomflow.config import MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
+from ecomflow.config import EMULATOR_VARIABLES, MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
 from ecomflow.errors import ConfigError
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
@@ -117,14 +117,8 @@ def check_endpoints(endpoints: Endpoints) -> None:
     """Raises ConfigError if workers at Google would connect to an emulator on this machine."""
     if endpoints.dataflow is not None:
         return
-    variables = {
-        "PUBSUB_EMULATOR_HOST": endpoints.pubsub,
-        "STORAGE_EMULATOR_HOST": endpoints.storage,
-        "BIGQUERY_EMULATOR_HOST": endpoints.bigquery,
-        "BIGQUERY_STORAGE_EMULATOR_HOST": endpoints.bigquery_storage,
-    }
-    for variable, value in variables.items():
-        if value is not None:
+    for field, variable in EMULATOR_VARIABLES.items():
+        if (value := getattr(endpoints, field)) is not None:
             raise ConfigError(
                 f"{variable} is set to {value}, which the workers of Dataflow can't reach.",
                 f"Unset {variable}, or run the pipeline here: ecomflow deploy --runner DirectRunner",
