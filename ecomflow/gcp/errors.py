@@ -103,6 +103,8 @@ def translate(error: Exception, service: Service, resource: str, permission: str
         return _denied(text, service, resource, permission)
     if isinstance(cause, google.NotFound):
         return NotFoundError(f"{_missing(text, resource)} does not exist.", "Run: ecomflow infra up")
+    if isinstance(cause, google.TooManyRequests):
+        return UnavailableError(f"{_at(service)} accepts no more for now: {_sentence(text)}", "Run the command again later.")
     if isinstance(cause, google.ClientError) and not isinstance(cause, TRANSIENT):
         return ConfigError(f"{service.title} refuses {resource}: {_sentence(text)}", "Correct the setting that names it.")
     return _unavailable(words_of_connection(text), service)
@@ -177,12 +179,12 @@ def _no_quota_project(sentence: str, service: Service) -> AccessError:
 
 
 def _unavailable(text: str, service: Service) -> UnavailableError:
-    if service.endpoint is None:
-        return UnavailableError(
-            f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the command again."
-        )
-    sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
-    return UnavailableError(sentence, service.no_answer)
+    remedy = "Check the network, then run the command again." if service.endpoint is None else service.no_answer
+    return UnavailableError(f"{_at(service)} does not answer: {_sentence(text)}", remedy)
+
+
+def _at(service: Service) -> str:
+    return service.title if service.endpoint is None else f"{service.title} at {service.endpoint}"
 
 
 def words_of_connection(text: str) -> str:

@@ -381,7 +381,7 @@ class TestTranslate:
                 "BigQuery does not answer: busy.",
                 "again",
             ),
-            (google.TooManyRequests("slow down"), UnavailableError, "BigQuery does not answer: slow down.", "again"),
+            (google.TooManyRequests("slow down"), UnavailableError, "BigQuery accepts no more for now: slow down.", "again"),
             (
                 google.BadRequest("Invalid name\nmore"),
                 ConfigError,
