@@ -19,6 +19,7 @@ from threading import Lock
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from google.pubsub_v1 import PublishRequest, PublishResponse
 
@@ -150,7 +151,19 @@ class TestDelivery:
         assert max(request.ByteSize() for request in recorder.requests) < 10**7
         is_the_same = sorted(message.data for message in recorder.messages) == sorted(lines)
         assert is_the_same  # so that no failure prints 20 MB
-        assert len(recorder.requests) == 4
+        assert len(recorder.requests) == 3
+
+
+class TestOrderingKeys:
+    def test_each_key_arrives_in_its_order(self, recorder: Recorder) -> None:
+        """Although several requests are in flight: never two of one key. Those without a key share requests of their own."""
+        keys = ("a", "", "b")
+        events = [msgspec.structs.replace(event, ordering_key=keys[n % 3]) for n, event in enumerate(some(1500))]
+        assert run(recorder, events).total == 9000
+        assert all(len({message.ordering_key for message in request.messages}) == 1 for request in recorder.requests)
+        for key in ("a", "b"):
+            sent = [event.event_id for event in events if event.ordering_key == key]
+            assert [one.attributes["event_id"] for one in recorder.messages if one.ordering_key == key] == sent
 
 
 class TestLedger:

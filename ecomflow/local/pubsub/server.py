@@ -39,6 +39,7 @@ import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.errors import NotFoundError, UnavailableError
+from ecomflow.gcp.errors import words_of_connection
 from ecomflow.local.process import exit_code, port_in_use, service_parser
 from ecomflow.local.pubsub.broker import Broker
 from ecomflow.local.pubsub.checks import MAX_ACK_BYTES, MAX_PUBLISH_BYTES
@@ -52,19 +53,27 @@ from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 
+class NoBacklogError(UnavailableError):
+    """Another emulator listens there, which doesn't report the backlog."""
+
+
 def read_backlog(host: str, subscription_path: str) -> Backlog:
     """The backlog of ``projects/P/subscriptions/S`` at the local Pub/Sub on ``host`` (``127.0.0.1:8085``).
 
-    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds.
+    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds, and NoBacklogError if
+    another emulator does.
     """
     try:
         with grpc.insecure_channel(host) as channel:
             answer = channel.unary_unary("/ecomflow.local.Stats/Get")(subscription_path.encode(), timeout=5)
     except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise NoBacklogError(f"The Pub/Sub emulator at {host} does not report the backlog.") from error
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
+        words = words_of_connection(error.details() or error.code().name)
         raise UnavailableError(
-            f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
+            f"The local Pub/Sub at {host} did not return the backlog: {words}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
 
