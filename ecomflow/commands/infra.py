@@ -9,7 +9,10 @@ import typer
 from rich.text import Text
 
 from ecomflow import infra
-from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
+from ecomflow.commands.confirmation import confirm
+from ecomflow.commands.job_view import status_facts
+from ecomflow.commands.setting_options import RESOURCE_OPTIONS, RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, example_lines, group_of_commands, target_line
 from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.gcp.target import open_target
@@ -21,13 +24,13 @@ app = group_of_commands("Create, compare, show and delete topic, subscription, b
 
 
 @app.command(epilog=example_lines("ecomflow infra up", "ecomflow infra up --project my-project"))
-def up(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS, "dataflow.service_account", "other_users")
+def up(settings: Settings, as_json: AsJson = False) -> None:
     """Create missing resources and correct those that differ. Without a project, start the local stack first.
 
     In a project it also enables the APIs, and prints the commands that grant the job's service account its roles. A second run
     changes nothing.
     """
-    settings = settings_of(project)
     say_here = note if as_json else say
     say_here(target_line(settings))
     if settings.is_local:
@@ -51,12 +54,12 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines("ecomflow infra plan", "ecomflow infra plan --project my-project"))
-def plan(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS)
+def plan(settings: Settings, as_json: AsJson = False) -> None:
     """Show what infra up would create (+), change (~), keep (=) and refuse (!), by resource and column.
 
     Changes nothing.
     """
-    settings = settings_of(project)
     with open_target(settings) as target:
         planned = infra.plan(target)
     if as_json:
@@ -67,15 +70,17 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines("ecomflow infra status", "ecomflow infra status --json"))
-def status(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS)
+def status(settings: Settings, as_json: AsJson = False) -> None:
     """Show the state of the local stack's services, the pipeline, and every resource."""
-    settings = settings_of(project)
     services = supervisor.status(settings.state_path).services if settings.is_local else ()
     ready = not settings.is_local or all(service.state == "ready" for service in services)
     resources = _resources(settings) if ready else ()
     pipeline = read_status(settings.state_path)
     if as_json:
-        show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
+        show_json(
+            {"project": settings.project_id, "services": services, "pipeline": status_facts(pipeline), "resources": resources}
+        )
     else:
         say(target_line(settings))
         if services:
@@ -100,12 +105,13 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines('eval "$(ecomflow infra env)"', "ecomflow infra env --shell fish | source"))
+@with_settings("state_dir")
 def env(
+    settings: Settings,
     shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Syntax of the output.")] = "sh",
     as_json: AsJson = False,
 ) -> None:
     """Print the environment variables that point Google's own clients at the running local stack."""
-    settings = settings_of(None)
     if not settings.is_local:
         sentence = f"Project {settings.project} is configured, but only the local stack needs these variables."
         raise ConfigError(sentence, "Unset ECOMFLOW_PROJECT and the project in ecomflow.toml.")
@@ -122,19 +128,19 @@ def env(
 
 
 @app.command(epilog=example_lines("ecomflow infra down", "ecomflow infra down --with-data --yes"))
+@with_settings(*TARGET, *RESOURCES)
 def down(
-    project: Project = None,
+    settings: Settings,
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Also delete the data: tables, dataset, bucket, messages.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
     """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given."""
-    settings = settings_of(project)
     say(target_line(settings))
-    if (with_data or not settings.is_local) and not yes:
+    if with_data or not settings.is_local:
         what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, including their messages,"
-        typer.confirm(f"Delete {what} of {settings.project_id}?", abort=True)
+        confirm(f"Delete {what} of {settings.project_id}?", yes)
     if settings.is_local:
         _stop_stack(settings, with_data)
         return

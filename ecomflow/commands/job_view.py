@@ -9,8 +9,10 @@ import msgspec
 import typer
 from rich.text import Text
 
-from ecomflow.terminal.amounts import length
-from ecomflow.terminal.console import inert_json, out, plain, say, show_counts, show_table
+from ecomflow.metrics.snapshot import LAST_APPEND
+from ecomflow.pipeline.direct.launch import PipelineStatus
+from ecomflow.terminal.amounts import length, time_at
+from ecomflow.terminal.console import json_line, out, plain, say, show_counts, show_table
 
 _OF_TOP = ("in/", "out/", "refused_in/", "latency/")
 
@@ -30,6 +32,15 @@ def show_local(status: Any) -> None:
     say(sentences[status.state] + (f" It restarted {status.restarts} times." if status.restarts else ""))
     if status.pid is None and status.last_failure:
         say(status.last_failure)
+
+
+def status_facts(status: PipelineStatus) -> dict[str, Any]:
+    """The state of the local pipeline for a program, with times as times."""
+    facts = msgspec.structs.asdict(status)
+    for internal in ("mark", "updated_steady"):
+        del facts[internal]
+    gauges = {name: time_at(value) if name.startswith(LAST_APPEND) else value for name, value in status.gauges.items()}
+    return {**facts, "gauges": gauges, "started": time_at(status.started), "updated": time_at(status.updated)}
 
 
 def show_detail(detail: Any) -> None:
@@ -79,7 +90,7 @@ def print_lines(lines: Iterable[dict[str, Any]], as_json: bool) -> None:
     """Each line as it comes: as JSON, or as time and level (if it has them) and text with control characters escaped."""
     for line in lines:
         if as_json:
-            typer.echo(inert_json(msgspec.json.encode(line)))
+            typer.echo(json_line(line))
             continue
         head = f"{line['time']:%Y-%m-%d %H:%M:%S} {line['level']:<8} " if "time" in line else ""
         out.print(Text.assemble(head, plain(line["text"])), soft_wrap=True)

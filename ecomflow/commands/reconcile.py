@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, examples, settings_of
+from ecomflow.commands.setting_options import RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, examples
+from ecomflow.config import Settings
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.terminal.console import say, show_json, show_table
@@ -29,7 +31,8 @@ Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most for th
     "ecomflow reconcile",
     "ecomflow reconcile --ledger published.jsonl --wait 60",
 )
-def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES)
+def reconcile(settings: Settings, ledger: Ledger = None, wait: Wait = 0, as_json: AsJson = False) -> None:
     """Check that published = facts + dead letters + backlog. Lists the ids of events that don't add up.
 
     Exits with 7 if they don't. Without a ledger, the stores are only compared with each other.
@@ -38,7 +41,7 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
 
     only_asked = "Interrupted: the stores were only read, nothing was changed."
     with (
-        open_target(settings_of(project)) as target,
+        open_target(settings) as target,
         interruptible(only_asked),
         progress("Waiting until the subscription is empty") as shown,
     ):

@@ -20,7 +20,8 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.errors import EcomflowError
+from ecomflow.errors import EcomflowError, NotFoundError
+from ecomflow.gcp.lookalikes import remedy_for_missing
 from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import LEAST_STEP
 
@@ -320,7 +321,7 @@ def reading(target: Target) -> Iterator[None]:
     """
     from google.api_core.exceptions import NotFound
 
-    from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+    from ecomflow.gcp.errors import FAILURES, google_errors, is_missing, message_of
 
     name = target.settings.bucket_name
 
@@ -329,6 +330,8 @@ def reading(target: Target) -> Iterator[None]:
             if isinstance(cause, NotFound) and target.bucket.exists(timeout=30):
                 sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
                 return EcomflowError(sentence, "Run the command again.")
+        if is_missing(cause):
+            return NotFoundError(f"Bucket {name} does not exist.", remedy_for_missing(target, "bucket"))
         return None
 
     with google_errors(target.storage_service, f"bucket {name}", "storage.objects.list", decide=about_an_object):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
+from ecomflow.gcp.lookalikes import remedy_for_missing
 from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
 from ecomflow.infra.ownership import check_owner, with_owner
@@ -162,7 +163,7 @@ def check_tables(target: Target) -> None:
     tables = [resource for resource in desired(target.settings) if isinstance(resource, Table)]
     if missing := [table.name for table in tables if table.name not in live]:
         sentence = f"Table {missing[0]} does" if len(missing) == 1 else f"Tables {', '.join(missing)} do"
-        raise NotFoundError(f"{sentence} not exist.", "Run: ecomflow infra up")
+        raise NotFoundError(f"{sentence} not exist.", remedy_for_missing(target, "dataset"))
     found = [(table.name, compare_columns(table.name, table.columns, live[table.name].columns)) for table in tables]
     if wrong := [
         f"{name}: {tell(difference)}" for name, differences in found for difference in differences if difference.how != "note"
