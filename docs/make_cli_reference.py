@@ -18,8 +18,8 @@ Made by `python docs/make_cli_reference.py` from the commands' own help.
 ## JSON
 
 With `--json` a command prints one document (or, where its help says so, one on each line) in ASCII to standard output. Times are
-in ISO 8601, in UTC. Decimals are strings with every digit, and so are integers beyond 2^53. Notes go to standard error. An error is
-the last line there, with the same exit code as without `--json`:
+in ISO 8601, in UTC. Decimals are strings with every digit, and so are integers beyond 2^53. Notes go to standard error. An error
+is the last line there, with the same exit code as without `--json`:
 
 ```json
 {"error": {"type": "NotFoundError", "message": "There is no question 'x'.", "remedy": "Choose one of: …", "exit_code": 3}}

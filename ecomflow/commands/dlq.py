@@ -336,10 +336,10 @@ _INDENT = " " * 9
 def _show_group(one: Group) -> None:
     """Two lines: how many, where and when, then what is wrong."""
     cause = one.fingerprint
-    where = one.stream if cause.event_type in (None, one.stream) else f"{one.stream}, event type {cause.event_type}"
-    head = f"{one.count:>7,}  {cause.id}  {where}  {one.reason}  last {one.last_seen:%m-%d %H:%M}"
+    head = f"{one.count:>7,}  {cause.id}  {one.stream}  {one.reason}  last {one.last_seen:%m-%d %H:%M}"
+    event = "" if cause.event_type in (None, one.stream) else f"event type {cause.event_type}, "
     out.print(_cut(head), style="bold")
-    out.print(_cut(f"{_INDENT}{cause.path}: {cause.rule}"))
+    out.print(_cut(f"{_INDENT}{event}{cause.path}: {cause.rule}"))
 
 
 def _not_shown(groups: Groups, shown: int) -> str:

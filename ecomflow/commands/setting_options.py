@@ -87,7 +87,7 @@ def with_settings(*paths: str) -> Callable[[F], Callable[..., None]]:
         def run(**values: Any) -> None:
             settings = load_settings({path: values.pop(name) for name, path in options.items()})
             if strangers := foreign_variables():
-                note(f"Ignored, because they are no settings: {', '.join(strangers)}.")
+                note(f"Ignored these variables, which are not settings: {', '.join(strangers)}.")
             command(settings, **values)
 
         added = [

@@ -302,4 +302,4 @@ class TestErrors:
     def test_variables_of_others_are_named(self, tmp_path: Path) -> None:
         """A note on standard error; the command goes on."""
         result = ecomflow("publish", "--n", "1", "--dry-run", folder=tmp_path, ECOMFLOW_LOG="debug")
-        assert (result.returncode, result.stderr) == (0, "Ignored, because they are no settings: ECOMFLOW_LOG.\n")
+        assert (result.returncode, result.stderr) == (0, "Ignored these variables, which are not settings: ECOMFLOW_LOG.\n")

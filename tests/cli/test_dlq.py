@@ -159,6 +159,25 @@ class TestExport:
         only = ecomflow("dlq", "export", "-", "--stream", "inventory", settings=filled)
         assert [json.loads(line)["event_id"] for line in only.stdout.splitlines()] == ["I-1"]
 
+    def test_what_is_exported_can_be_published_and_checked(self, filled: Settings, tmp_path: Path) -> None:
+        """The lines are messages for publish and contract check too: their bytes and attributes come back as they were."""
+        into = tmp_path / "refused.jsonl"
+        ecomflow("dlq", "export", str(into), settings=filled)
+        letters = [json.loads(line) for line in into.open()]
+        again = ecomflow("publish", "--file", str(into), "--dry-run", settings=filled)
+        assert again.returncode == 0, again.stderr
+        lines = [json.loads(line) for line in again.stdout.splitlines()]
+        assert [one["data"] for one in lines] == [one["payload"] for one in letters]
+        assert [one["attributes"].items() >= two["attributes"].items() for one, two in zip(lines, letters, strict=True)] == [
+            True
+        ] * 5
+        (tmp_path / "again.jsonl").write_text(again.stdout)
+        counts = []
+        for path in (into, tmp_path / "again.jsonl"):
+            result = ecomflow("contract", "check", str(path), "--json", settings=filled)
+            counts.append(json.loads(result.stdout.splitlines()[-1])["summary"]["refused"])
+        assert counts == [{"contract_violation": 4, "malformed_json": 1}] * 2
+
     def test_a_path_that_cannot_be_written(self, filled: Settings, tmp_path: Path) -> None:
         """It is named, and nothing half written is left."""
         result = ecomflow("dlq", "export", str(tmp_path / "none" / "file"), settings=filled)
