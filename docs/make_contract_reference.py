@@ -200,11 +200,12 @@ def _names() -> str:
 def _event_limits() -> str:
     return "\n".join(
         (
-            f"- JSON in UTF-8, with at most {MAX_DEPTH} levels of objects and arrays.",
+            f"- JSON in UTF-8 without a byte order mark, with at most {MAX_DEPTH} levels of objects and arrays.",
             f"- Its UTC date is at most {limits.YEARS_BACK} years in the past and {limits.YEARS_AHEAD} year in the future: "
             "BigQuery streams no other rows into a daily partition.",
             "- For tables with `each`: the bytes of what is repeated on each row (the id of the event, STRING and JSON columns) "
             f"times the number of elements is at most {limits.MAX_REPEATED_BYTES // 2**20} MiB.",
+            f"- No row has more than {limits.MAX_ROW_BYTES / 1e6} MB, as Arrow: a request to BigQuery can hold no more.",
             "- Products in columns fit the column's type.",
         )
     )

@@ -1,5 +1,7 @@
 """Settings, and the endpoints that follow from them. Precedence: flag, environment variable, ecomflow.toml, default.
 
+Every command of a folder and of the folders below it has the same ones: see ``find_folder``.
+
 Without a project the target is the local stack, which writes its endpoints to ``<state_dir>/stack.json`` while it is up. They are
 the only difference between the local stack and Google Cloud. Emulator variables override them.
 """
@@ -9,8 +11,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -26,7 +30,9 @@ from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
+STATE_DIR = ".ecomflow"
 STACK_FILE = "stack.json"
+_FOLDERS = ("contracts", "state_dir")  # the settings that are paths
 
 VARIABLE_PREFIX = "ECOMFLOW_"
 # The variables that are no settings.
@@ -65,6 +71,17 @@ class Endpoints(msgspec.Struct, frozen=True):
     bigquery: str | None = None
     bigquery_storage: str | None = None
     dataflow: str | None = None
+
+
+# The variables that name an emulator, by field of Endpoints; and the fields of services that speak gRPC.
+EMULATOR_VARIABLES = {
+    "pubsub": "PUBSUB_EMULATOR_HOST",
+    "storage": "STORAGE_EMULATOR_HOST",
+    "bigquery": "BIGQUERY_EMULATOR_HOST",
+    "bigquery_storage": "BIGQUERY_STORAGE_EMULATOR_HOST",
+    "dataflow": "DATAFLOW_EMULATOR_HOST",
+}
+_GRPC = ("pubsub", "bigquery_storage")
 
 
 class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     builtin_events: tuple[str, ...] = SHOP
     # Where type, id, version and body of an event stand in its message.
     envelope: EnvelopeSettings = EnvelopeSettings()
-    state_dir: str = ".ecomflow"
+    state_dir: str = STATE_DIR
     # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
     dataflow: DataflowSettings = DataflowSettings()
@@ -254,14 +271,22 @@ COMMENTED_CONFIG = """\
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Settings:
-    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
+    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and the ``ecomflow.toml`` of ``folder`` (the current
+    one) or of the nearest folder above it (``find_folder``).
 
-    ``flags`` are by path, such as ``dataset`` and ``dataflow.workers``. Raises ConfigError for an unknown setting or variable, a
-    value of the wrong type, and a name that Google Cloud would refuse; it says where the value was set.
+    Relative paths in ecomflow.toml, and the default ones, start from its folder; those in variables and flags from the current
+    one. ``flags`` are by path, such as ``dataset`` and ``dataflow.workers``. Raises ConfigError for an unknown setting or
+    variable, a value of the wrong type, and a name that Google Cloud would refuse; it says where the value was set.
     """
     _check_variables(environ)
-    in_file = _from_file((folder or Path()) / CONFIG_FILE)
-    given = {**in_file, **_from_environment(environ), **_from_flags(flags, in_file)}
+    start = folder or Path()
+    found = find_folder(start)
+    in_file = _from_file(found / CONFIG_FILE)
+    given = {
+        **(in_file if found == start else _placed(in_file, found)),
+        **_from_environment(environ),
+        **_from_flags(flags, in_file),
+    }
     converted = {path: _converted(path, one) for path, one in given.items()}
     tables: dict[str, Any] = {
         name: kind(**{key.partition(".")[2]: value for key, value in converted.items() if key.startswith(f"{name}.")})
@@ -280,27 +305,81 @@ def flag_of(path: str) -> str:
 
 def variables_of(settings: Settings) -> dict[str, str]:
     """The ``ECOMFLOW_*`` variables that set what ``settings`` say, without the tables, for a process of its own."""
-    values = {name: getattr(settings, name) for name in _PATHS if "." not in name}
+    values = {name: getattr(settings, name) for name in _TYPES if "." not in name}
     return {_variable(name): _as_text(value) for name, value in values.items() if value not in (None, "", {})}
 
 
 def foreign_variables(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """The variables that begin like those of the settings and are none of them."""
-    known = (*map(_variable, _PATHS), *_OTHER_VARIABLES)
+    known = (*map(_variable, _TYPES), *_OTHER_VARIABLES)
     return tuple(sorted(name for name in environ if name.startswith(VARIABLE_PREFIX) and environ[name] and name not in known))
+
+
+def find_folder(start: Path) -> Path:
+    """The nearest folder with ``ecomflow.toml`` or ``.ecomflow/``: ``start``, or an absolute one above; ``start`` if none has.
+
+    The search ends at a folder that belongs to another user or that everyone can write to, such as /tmp.
+    """
+    if _is_home(start):
+        return start
+    try:
+        above = start.absolute().parents
+    except FileNotFoundError:  # the current folder has been deleted
+        return start
+    return next(filter(_is_home, takewhile(_is_own, above)), start)
+
+
+def _is_home(folder: Path) -> bool:
+    config, state = _stat(folder / CONFIG_FILE), _stat(folder / STATE_DIR)
+    return (config is not None and stat.S_ISREG(config.st_mode)) or (state is not None and stat.S_ISDIR(state.st_mode))
+
+
+def _is_own(folder: Path) -> bool:
+    found = _stat(folder)
+    return found is not None and found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # it does not exist, or may not be looked at
+        return None
+
+
+def _placed(in_file: Mapping[str, Given], folder: Path) -> dict[str, Given]:
+    """``in_file``, the settings of the ecomflow.toml in ``folder``, with the paths in it, and the default ones, as paths from
+    anywhere.
+    """
+    paths = {name: in_file.get(name, Given(getattr(Settings(), name), name)) for name in _FOLDERS}
+    relative = {name: one for name, one in paths.items() if isinstance(one.value, str) and one.value and one.value[0] != "~"}
+    return {**in_file, **{name: one._replace(value=str(folder / one.value)) for name, one in relative.items()}}
 
 
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
     """The endpoints of the running local stack or of Google, overridden by the emulator variables of ``environ``."""
     base = read_stack_endpoints(settings.state_path) if settings.is_local else None
-    base = base or Endpoints()
-    return Endpoints(
-        pubsub=environ.get("PUBSUB_EMULATOR_HOST") or base.pubsub,
-        storage=_as_url(environ.get("STORAGE_EMULATOR_HOST")) or base.storage,
-        bigquery=_as_url(environ.get("BIGQUERY_EMULATOR_HOST")) or base.bigquery,
-        bigquery_storage=environ.get("BIGQUERY_STORAGE_EMULATOR_HOST") or base.bigquery_storage,
-        dataflow=_as_url(environ.get("DATAFLOW_EMULATOR_HOST")),
-    )
+    return msgspec.structs.replace(base or Endpoints(), **overrides(environ))
+
+
+def overrides(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints that emulator variables name, by field of ``Endpoints``. All may be written with or without ``http://``.
+
+    Raises ConfigError for a gRPC service with another scheme.
+    """
+    found = {field: environ[variable] for field, variable in EMULATOR_VARIABLES.items() if environ.get(variable)}
+    return {field: _as_host(field, value) if field in _GRPC else as_url(value) for field, value in found.items()}
+
+
+def external_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints of ``overrides`` that are not those of the local stack of ``settings``, whose variables a shell may have."""
+    given = overrides(environ)
+    if not given or not settings.is_local:
+        return given
+    try:
+        own = read_stack_endpoints(settings.state_path) or Endpoints()
+    except ConfigError:  # a damaged file, which the next start replaces
+        own = Endpoints()
+    return {field: value for field, value in given.items() if getattr(own, field) != value}
 
 
 def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
@@ -359,12 +438,12 @@ def _typed() -> Iterator[tuple[str, Any]]:
 
 
 # The type of each setting by its path: ``dataset``, ``dataflow.workers``.
-_PATHS: Mapping[str, Any] = dict(_typed())
+_TYPES: Mapping[str, Any] = dict(_typed())
 
 
 def _converted(path: str, given: Given) -> Any:
     """The value in the setting's type; ``~`` in the path of a folder is the home folder."""
-    value, kind = given.value, _PATHS[path]
+    value, kind = given.value, _TYPES[path]
     if isinstance(value, str):
         value = _parsed(path, value)
     try:
@@ -419,9 +498,9 @@ def _flattened(found: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Give
             raise ConfigError(f"{key} is {shown(value)}: expected a table.", f"Write it as [{key}] in {path}.")
         inner = {f"{key}.{name}": one for name, one in value.items()} if key in _TABLES else {key: value}
         for name, one in inner.items():
-            if name not in _PATHS:
-                sentence = f"{path} has the unknown setting {name}{nearest(name, _PATHS) or '.'}"
-                raise ConfigError(sentence, f"Rename it, or remove it. The settings are: {', '.join(_PATHS)}.")
+            if name not in _TYPES:
+                sentence = f"{path} has the unknown setting {name}{nearest(name, _TYPES) or '.'}"
+                raise ConfigError(sentence, f"Rename it, or remove it. The settings are: {', '.join(_TYPES)}.")
             yield name, Given(one, f"{name.rpartition('.')[2]} {f'under [{key}] ' if key in _TABLES else ''}in {path}")
 
 
@@ -440,13 +519,13 @@ def _variable(path: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    names = {_variable(path): path for path in _PATHS if "." not in path}
+    names = {_variable(path): path for path in _TYPES if "." not in path}
     return {path: Given(environ[name], name) for name, path in names.items() if environ.get(name)}
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a variable that is meant to be a setting's."""
-    known = [path.upper() for path in _PATHS if "." not in path]
+    known = [path.upper() for path in _TYPES if "." not in path]
     for name in foreign_variables(environ):
         word = name.removeprefix(VARIABLE_PREFIX)
         if (table := word.partition("_")[0].lower()) in _TABLES:
@@ -464,10 +543,18 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in found}
 
 
-def _as_url(host: str | None) -> str | None:
-    if not host:
-        return None
-    return host if "://" in host else f"http://{host}"
+def as_url(host: str) -> str:
+    """The URL of a REST service at ``host:port`` or at a URL."""
+    return (host if "://" in host else f"http://{host}").rstrip("/")
+
+
+def _as_host(field: str, host: str) -> str:
+    """``host:port`` of a gRPC service, which has no URL."""
+    scheme, separator, rest = host.rpartition("://")
+    if separator and scheme.lower() != "http":
+        sentence = f"{EMULATOR_VARIABLES[field]} is '{host}': expected host:port, because emulators use no TLS."
+        raise ConfigError(sentence, f"Correct or unset {EMULATOR_VARIABLES[field]}.")
+    return rest.rstrip("/")
 
 
 class _Rule(NamedTuple):
@@ -482,7 +569,6 @@ def _matching(pattern: str, expected: str) -> _Rule:
     return _Rule(lambda value: compiled.fullmatch(value) is not None, expected)
 
 
-_FOLDERS = ("contracts", "state_dir")
 _FOLDER = _Rule(lambda value: bool(value) and not value.startswith("~"), "the path of a folder")
 _PUBSUB_RULE = _matching(_PUBSUB_ID, "3 to 255 letters, digits and - . _ ~ % +, starting with a letter, but not with goog")
 _RULES: Mapping[str, _Rule] = {

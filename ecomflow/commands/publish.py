@@ -12,15 +12,17 @@ import typer
 from ecomflow.commands.setting_options import EVENTS, TARGET, with_settings
 from ecomflow.commands.shared import AsJson, examples, lines_of, options_given, target_line
 from ecomflow.config import Settings, contracts_of, envelope_of
-from ecomflow.errors import ConfigError
+from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.gcp.target import open_target
 from ecomflow.generator.seeds import MAX_SEED, SEEDED_UNTIL, fresh_seed
 from ecomflow.reconciliation.ledger import default_ledger
+from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 if TYPE_CHECKING:
     from ecomflow.generator.publisher import PublishSummary
+    from ecomflow.generator.recorded import PassedOver
     from ecomflow.generator.rounds import GeneratedEvent
 
 Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds: one valid and one invalid event of each type.")]
@@ -63,6 +65,7 @@ Ledger = Annotated[
 ]
 
 
+_MOST_LINES = 10
 # What says which events are generated.
 _OF_GENERATED = {
     "n": "--n",
@@ -105,9 +108,10 @@ def publish(
 
     contracts = contracts_of(settings)
     total = end = None
+    passed_over: list[PassedOver] = []
     if file is not None:
         _refuse_beside_file(context)
-        events = recorded_events(lines_of(file), contracts, envelope_of(settings))
+        events = recorded_events(lines_of(file), contracts, envelope_of(settings), passed_over=passed_over)
     else:
         chosen = None if types is None else [name.strip() for name in types.split(",") if name.strip()]
         end = _end(until, date, is_seeded=seed is not None)
@@ -126,12 +130,22 @@ def publish(
     if dry_run:
         for event in events:
             typer.echo(rounds.dry_run_line(event))
+        _refuse_lines(passed_over, file)
         return
     with interruptible("Interrupted while starting: nothing was published."):
         summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
     _show(summary, seed, end if date is None else None, as_json)
     if summary.interrupted:
         leave(INTERRUPTED)
+    _refuse_lines(passed_over, file)
+
+
+def _refuse_lines(passed_over: list[PassedOver], file: Path | None) -> None:
+    """Raises EcomflowError if there are messages that Pub/Sub would not take."""
+    if passed_over:
+        lines = [f"line {one.line}: {one.error}" for one in passed_over[:_MOST_LINES]]
+        sentence = f"Pub/Sub does not take {counted(len(passed_over), 'message')} of {file}:"
+        raise EcomflowError("\n".join((sentence, *lines)), "Correct them, and publish those lines alone.")
 
 
 def _refuse_beside_file(context: typer.Context) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch, violation_of_event
+from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.dead_letter import Reason, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.contract.judging import UNKNOWN_FIELD_RULE
 from ecomflow.contract.limits import DateRange, streamable_dates
-from ecomflow.contract.lines import message_on
+from ecomflow.contract.lines import read_lines
+from ecomflow.contract.modelling import violations_of
 from ecomflow.contract.reasons import sentence
 
 BATCH_LINES = 1_000
@@ -76,14 +77,12 @@ def check_lines(
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[Message]]:
-    """Lines as messages whose id is the line's number, some thousand or some megabytes at a time."""
+    """The messages on ``lines``, some thousand or some megabytes at a time."""
     batch: list[Message] = []
     size = 0
-    for number, line in enumerate(lines, start=1):
-        if line.isspace():
-            continue
-        batch.append(message_on(line, number))
-        size += len(line)
+    for message in read_lines(lines):
+        batch.append(message)
+        size += len(message.data)
         if len(batch) == BATCH_LINES or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -99,8 +98,9 @@ def _refused(part: TypedBatch, file: str, dates: DateRange, tally: Tally) -> Ite
         yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
     if part.kind is None:
         return
-    for event, event_id, message in zip(part.events, part.event_ids, part.messages, strict=True):
-        violation = violation_of_event(part.kind, event, event_id, dates)
+    violations = violations_of(part, part.kind, dates)
+    for index, (event, message) in enumerate(zip(part.events, part.messages, strict=True)):
+        violation = violations.get(index)
         if violation is None:
             tally.accepted[part.stream] += 1
             _count_rules(part.kind, event, tally)

@@ -108,7 +108,7 @@ class TestCheckLines:
         """They are counted, too, by the path that the refusal names."""
         strict = contract_of('unknown_fields = "refuse"\nevent = "refund"\ntime = "at"\n' + REFUND.replace("OTHERWISE", "count"))
         refused, tally = checked([encoded(refund(coupon="X", more=1)), encoded(refund())], [strict])
-        assert [line.error for line in refused] == ["$.coupon: expected no field that the contract does not name, got one"]
+        assert [line.error for line in refused] == ["$.coupon: expected no field that the contract does not name, got a string"]
         assert tally.unknown_fields == {("refund", "$.coupon"): 1}
         assert tally.accepted == {"refund": 1}
 
@@ -189,6 +189,16 @@ class TestWholeMessages:
         )
         (refused,), _ = checked([line])
         assert refused.error == "$.quantity_change: expected int, got 1.50"
+
+    def test_a_row_that_fits_no_request(self) -> None:
+        """It is refused as the pipeline refuses it; the lines around it count."""
+        bodies = [order(), inventory(product_id="x" * 9_200_000), order(items=[])]
+        refused, tally = checked(map(encoded, [*bodies, order()]))
+        assert [(line.line, line.reason, line.error.partition(", got ")[0]) for line in refused] == [
+            (2, "out_of_range", "$: expected at most 9000000 bytes in a row of fact_inventory"),
+            (3, "contract_violation", "$.items: expected array of length >= 1"),
+        ]
+        assert tally.accepted == {"order": 2}
 
     def test_the_attributes_count(self) -> None:
         """The id of an event stands on each of its rows, and so counts towards its size."""

@@ -15,7 +15,7 @@ from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import dead_letter, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.deadletters.groups import group
-from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
+from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, Unpublishable
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import History, report
@@ -345,6 +345,21 @@ def test_a_replay_says_what_it_did() -> None:
     text = Elements(dead_letters.replay_view(done, "t")).text
     assert "2 of 3 now pass." in text
     assert "Published 2 again and moved 2 to replayed/." in text
+
+
+def test_a_replay_names_what_cannot_be_published() -> None:
+    """In the preview, and afterwards what Pub/Sub has refused; neither is said to fail the contract."""
+    planned, refused = (
+        Unpublishable("E-1", "dlq/order/x.jsonl", "expected a"),
+        Unpublishable("E-2", "dlq/order/x.jsonl", "said b"),
+    )
+    plan = ReplayPlan(3, 2, {}, {}, 0, [], [], [planned])
+    done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(1, 1, 0, False, (refused,)))
+    text = Elements(dead_letters.replay_view(done, "t")).text
+    assert "2 of 3 now pass." in text
+    assert "would fail again" not in text
+    for words in ("1 dead letter that Pub/Sub does not take", "E-1", "expected a", "E-2", "said b"):
+        assert words in text
 
 
 def test_the_style_has_no_asset_from_elsewhere() -> None:
