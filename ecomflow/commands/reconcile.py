@@ -103,6 +103,8 @@ def show_equation(outcome: Any) -> None:
 
 
 def _show(outcome: Any, unknown: str) -> None:
+    from ecomflow.reconciliation.reconcile import named
+
     show_equation(outcome)
     if outcome.ledger is None:
         say("There is no ledger of published events, so the stores are only compared with each other.")
@@ -111,6 +113,9 @@ def _show(outcome: Any, unknown: str) -> None:
     if outcome.not_in_ledger:
         others = "Another producer has published them, or ecomflow publish with another --ledger."
         say(f"Not in the ledger: {outcome.not_in_ledger:,} of the stored events. {others}")
+    if outcome.differing:
+        ids = named(outcome.differing)
+        say(f"{len(outcome.differing):,} event ids came with different contents; the _unique views show the last one: {ids}.")
     if outcome.unconfirmed:
         say(
             f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed or got no answer. "

@@ -12,7 +12,7 @@ acknowledged, and is therefore in a store that is read later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
 import msgspec
@@ -24,13 +24,11 @@ from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Waiting, count_waiting
 from ecomflow.metrics.history import Condition
+from ecomflow.reconciliation.contents import differing_ids, parts
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.reconciliation.shapes import Layout, Shape, layout_of, shapes_sql, type_of, types_in
 from ecomflow.warehouse.queries import select
 
-# A request to BigQuery can have 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs), and an id takes about 50 bytes. Each
-# query has as many as fit, because event_id is not the partition column: every query reads the whole column anyway.
-_IDS_PER_QUERY = 50_000
 _NAMED = 3  # how many ids of a kind an error names
 
 # Called with what is being read (``events in the tables``) and the count so far.
@@ -64,6 +62,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     with another ledger. None without a ledger, and in a project, where only the events of the ledger are read.
     ``unconfirmed``: events of the ledger in no store whose publisher was killed or got no response, so that they may not have
     been published. ``unreadable``: objects under ``dlq/`` that are not dead letters or are damaged, so their content is unknown.
+    ``differing``: ids of events that were written with different contents; the views show the last one.
     """
 
     ledger: str | None
@@ -76,6 +75,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     not_in_ledger: int | None = None
     unconfirmed: int = 0
     unreadable: tuple[store.Unreadable, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = lambda *_: None) -> Reconciliation:
@@ -86,8 +86,13 @@ def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = la
     """
     own = default_ledger(target)
     path = ledger or (own if own is not None and own.exists() else None)
-    if path is None:
-        return _without_ledger(target, on_count)
+    outcome = (
+        _without_ledger(target, on_count) if path is None else _with_ledger(target, path, on_count, with_others=ledger is None)
+    )
+    return msgspec.structs.replace(outcome, differing=differing_ids(target))
+
+
+def _with_ledger(target: Target, path: Path, on_count: OnCount, *, with_others: bool) -> Reconciliation:
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
     waiting = count_waiting(target)
@@ -100,7 +105,7 @@ def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = la
         # An event that was published since the ledger was read may already be written, and is in the ledger by now.
         others = {*shapes, *letters} - entries.keys() - read_ledger(path).keys()
         outcome = msgspec.structs.replace(outcome, not_in_ledger=len(others))
-        if ledger is None:
+        if with_others:
             outcome = _with_others(target, outcome, others, shapes, letters, layout)
     adds_up = outcome.adds_up and not unreadable
     return msgspec.structs.replace(outcome, ledger=str(path), unreadable=tuple(unreadable), adds_up=adds_up)
@@ -164,7 +169,7 @@ def still_waiting(outcome: Reconciliation) -> int:
 
 def _imbalance(outcome: Reconciliation) -> ImbalanceError:
     kinds = {"missing": outcome.missing, "incomplete": outcome.incomplete, "doubled": outcome.doubled}
-    problems = [f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids]
+    problems = [f"{len(ids):,} {kind}: {named(ids)}" for kind, ids in kinds.items() if ids]
     problems += [f"{one.object_name} is unreadable: {one.error}" for one in outcome.unreadable[:_NAMED]]
     remedy = "To list every id: ecomflow reconcile --json"
     if outcome.unreadable:
@@ -172,7 +177,8 @@ def _imbalance(outcome: Reconciliation) -> ImbalanceError:
     return ImbalanceError(f"The published events do not match the stored ones. {'; '.join(problems)}.", remedy)
 
 
-def _named(ids: tuple[str, ...]) -> str:
+def named(ids: tuple[str, ...]) -> str:
+    """The first of ``ids``."""
     return ", ".join(ids[:_NAMED]) + (", …" if len(ids) > _NAMED else "")
 
 
@@ -279,7 +285,7 @@ def _shapes(target: Target, layout: Layout, ids: Iterable[str], on_count: OnCoun
         answers = iter([select(target, shapes_sql(layout, wanted))])
     else:
         sql = shapes_sql(layout, wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = (select(target, sql, ids=part) for part in _parts(sorted(ids)))
+        answers = (select(target, sql, ids=part) for part in parts(sorted(ids)))
     found: dict[str, Shape] = {}
     for rows in answers:
         found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
@@ -305,11 +311,6 @@ def _letters(target: Target, on_count: OnCount, unreadable: list[store.Unreadabl
         if number % _LETTERS_A_REPORT == 0:
             on_count("dead letters", number)
     return found
-
-
-def _parts(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        yield ids[start : start + _IDS_PER_QUERY]
 
 
 def _sorted(ids: Iterable[str]) -> tuple[str, ...]:
