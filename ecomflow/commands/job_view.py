@@ -12,7 +12,7 @@ from rich.text import Text
 from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import inert_json, out, plain, say, show_counts, show_table
 
-_OF_TOP = ("in/", "out/", "refused_in/", "latency/")
+_OF_TOP = ("in/", "out/", "refused_in/", "reason_in/", "latency/")
 
 
 def show_local(status: Any) -> None:
