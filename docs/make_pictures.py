@@ -154,7 +154,7 @@ def opened(chromium: Browser, address: str, scheme: str) -> Page:
     context = chromium.new_context(viewport={"width": 1280, "height": 860}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address)
-    page.locator("svg.graph.wide .step").first.wait_for(timeout=60_000)
+    page.locator("svg.graph.wide [data-kind=step]").first.wait_for(timeout=60_000)
     page.wait_for_timeout(3000)  # a few readings, so that there are rates
     return page
 

@@ -19,6 +19,7 @@ from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import is_same_life
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, StepMetrics, TableMetrics, quantile
 from ecomflow.processes.json_lines import append_line, lines_backwards
+from ecomflow.processes.state_folder import access_error
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,15 @@ def metrics_of(line: Line) -> PipelineMetrics:
 
 def read_record(state_path: Path, now: float, seconds: float = RECORDED_SECONDS) -> list[PipelineMetrics]:
     """The recorded metrics of the last ``seconds`` up to ``now``, oldest first. Damaged lines are left out, and those of the
-    future, which the clock was set back from. Raises OSError.
+    future, which the clock was set back from. Raises AccessError.
     """
+    path = state_path / RECORD_FILE
+    try:
+        lines = list(lines_backwards(path))
+    except OSError as error:
+        raise access_error(path, error, "read") from error
     found: list[PipelineMetrics] = []
-    for text in lines_backwards(state_path / RECORD_FILE):
+    for text in lines:
         try:
             line = _decoder.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError):  # truncated by a full disk or a power cut

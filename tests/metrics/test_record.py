@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ecomflow.errors import UnavailableError
+from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.metrics import record
 from ecomflow.metrics.history import in_step
 from ecomflow.metrics.record import RECORD_FILE, Hour, line_of, metrics_of, read_record, recorded
@@ -77,6 +77,12 @@ class TestTheFile:
             file.write(b'{"at": 17645')
         written(tmp_path, metrics(10))
         assert [one.at - START for one in read_record(tmp_path, START + 10)] == [0, 10]
+
+    def test_a_file_that_can_not_be_read(self, tmp_path: Path) -> None:
+        """The error names it."""
+        (tmp_path / RECORD_FILE).mkdir()
+        with pytest.raises(AccessError, match=rf"{RECORD_FILE} can't be read"):
+            read_record(tmp_path, START)
 
     def test_a_clock_that_was_set_back(self, tmp_path: Path) -> None:
         """What was recorded in what is now the future is left out."""
