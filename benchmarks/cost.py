@@ -58,6 +58,7 @@ from ecomflow.contract.events import Message
 from ecomflow.gcp.target import Target
 from ecomflow.pipeline.dataflow.submit import ReadMessages, worker_config
 from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.ingestion import IngestionTimes
 from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, with_ingestion_time
 
 EVENTS = 6_000
@@ -126,7 +127,13 @@ def write_to_bigquery(sample: list[Message]) -> dict[str, float]:
 
 def _tables_of(sample: list[Message]) -> list[pa.RecordBatch]:
     """The rows that our sink appends for ``sample``: a batch for each table."""
-    return [with_ingestion_time(one.rows, NOW) for facts in modelled(sample) for one in facts.tables]
+    times = IngestionTimes()
+    return [
+        with_ingestion_time(one.rows, ingested)
+        for facts in modelled(sample)
+        for ingested in [times.of(facts.event_ids, NOW)]
+        for one in facts.tables
+    ]
 
 
 def _bundles(sample: list[Message]) -> list[list[Message]]:

@@ -24,6 +24,7 @@ from ecomflow.contract.modelling import Facts, model
 from ecomflow.pipeline.batches import MessageBatch
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.graph import build_graph
+from ecomflow.pipeline.ingestion import IngestionTimes
 from ecomflow.pipeline.runtime import Runtime
 from ecomflow.pipeline.sinks.bigquery import with_ingestion_time
 
@@ -86,7 +87,8 @@ def loop(events: list[Message]) -> None:
 
 
 def _stamped(facts: Facts) -> int:
-    return sum(with_ingestion_time(part.rows, NOW).num_rows for part in facts.tables)
+    ingested = IngestionTimes().of(facts.event_ids, NOW)
+    return sum(with_ingestion_time(part.rows, ingested).num_rows for part in facts.tables)
 
 
 # Enough of the streaming ones that the start of the run, a fifth of a second, does not count.

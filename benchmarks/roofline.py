@@ -19,6 +19,7 @@ from ecomflow.gcp.clients import bigquery_write_client, subscriber_client
 from ecomflow.pipeline.config import PipelineConfig, pipeline_config
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.direct.ack_requests import portions
+from ecomflow.pipeline.ingestion import IngestionTimes
 from ecomflow.pipeline.sinks.bigquery import TableWriter, with_ingestion_time
 
 PULL_MESSAGES = 1000
@@ -53,10 +54,11 @@ def pull(subscriber: Any, config: PipelineConfig) -> list[Any]:
 
 def append(writers: dict[str, TableWriter], batch: list[Message]) -> None:
     """The facts of ``batch``, written: all tables are sent before the first answer is waited for."""
-    now, sent = datetime.now(UTC), []
+    now, times, sent = datetime.now(UTC), IngestionTimes(), []
     for facts in modelled(batch, now):
+        ingested = times.of(facts.event_ids, now)
         for rows in facts.tables:
-            sent.append((rows.table, writers[rows.table].start(with_ingestion_time(rows.rows, now))))
+            sent.append((rows.table, writers[rows.table].start(with_ingestion_time(rows.rows, ingested), rows.sources)))
     for table, appends in sent:
         writers[table].finish(appends)
 

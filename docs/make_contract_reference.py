@@ -205,6 +205,7 @@ def _event_limits() -> str:
             "BigQuery streams no other rows into a daily partition.",
             "- For tables with `each`: the bytes of what is repeated on each row (the id of the event, STRING and JSON columns) "
             f"times the number of elements is at most {limits.MAX_REPEATED_BYTES // 2**20} MiB.",
+            f"- No row has more than {limits.MAX_ROW_BYTES / 1e6} MB, as Arrow: a request to BigQuery can hold no more.",
             "- Products in columns fit the column's type.",
         )
     )

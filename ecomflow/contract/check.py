@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch, violation_of_event
+from ecomflow.contract.codec import MAX_UNKNOWN_PATHS, OTHER_PATHS, Codec, TypedBatch
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.dead_letter import Reason, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.contract.judging import UNKNOWN_FIELD_RULE
 from ecomflow.contract.limits import DateRange, streamable_dates
 from ecomflow.contract.lines import message_on
+from ecomflow.contract.modelling import violations_of
 from ecomflow.contract.reasons import sentence
 
 BATCH_LINES = 1_000
@@ -99,8 +100,9 @@ def _refused(part: TypedBatch, file: str, dates: DateRange, tally: Tally) -> Ite
         yield RefusedLine(file, int(letter.message_id or 0), letter.reason, letter.error, letter.event_type)
     if part.kind is None:
         return
-    for event, event_id, message in zip(part.events, part.event_ids, part.messages, strict=True):
-        violation = violation_of_event(part.kind, event, event_id, dates)
+    violations = violations_of(part, part.kind, dates)
+    for index, (event, message) in enumerate(zip(part.events, part.messages, strict=True)):
+        violation = violations.get(index)
         if violation is None:
             tally.accepted[part.stream] += 1
             _count_rules(part.kind, event, tally)

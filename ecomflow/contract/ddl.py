@@ -29,16 +29,18 @@ ARROW_TYPES = {
 INGESTION = pa.field("ingestion_timestamp", TIMESTAMP, nullable=False)
 
 _VIEW = """\
--- Shows each event's rows once, as first written. Pub/Sub delivers at least once, and a crash between writing and acknowledging
--- writes rows again. PARTITION BY includes {date}, although event_id alone identifies the event: a filter on {date} in a query on
--- this view can then be pushed below the window, so that BigQuery reads only the requested partitions.
+-- Shows each event's rows once, as last written. Pub/Sub delivers at least once, and a crash between writing and acknowledging
+-- writes rows again. The rows of one delivery have one ingestion_timestamp in every table of the event type: the latest delivery
+-- is shown, whole, also where an event came again with other content. PARTITION BY includes {date}, although event_id
+-- alone identifies the event: a filter on {date} in a query on this view can then be pushed below the window, so that
+-- BigQuery reads only the requested partitions.
 CREATE OR REPLACE VIEW ecomflow.{table}_unique
 OPTIONS (description = "{description}, each once when a message was delivered twice.")
 AS
 SELECT *
 FROM ecomflow.{table}
 WHERE TRUE
-QUALIFY ROW_NUMBER() OVER (PARTITION BY {identity} ORDER BY ingestion_timestamp) = 1;
+{qualify};
 """
 
 
@@ -68,8 +70,13 @@ def table_ddl(table: Table) -> str:
 def view_ddl(table: Table) -> str:
     """The CREATE OR REPLACE VIEW ``<table>_unique``, which shows the rows of each event once."""
     date = partition_of(table)
-    identity = f"{date}, event_id" + (", line_number" if table.each else "")
-    return _VIEW.format(date=date, table=table.name, description=table.description.removesuffix("."), identity=identity)
+    qualify = f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {date}, event_id ORDER BY ingestion_timestamp DESC) = 1"
+    if table.each:
+        qualify = (
+            f"QUALIFY ingestion_timestamp = MAX(ingestion_timestamp) OVER (PARTITION BY {date}, event_id)\n"
+            f"  AND ROW_NUMBER() OVER (PARTITION BY {date}, event_id, line_number ORDER BY ingestion_timestamp DESC) = 1"
+        )
+    return _VIEW.format(date=date, table=table.name, description=table.description.removesuffix("."), qualify=qualify)
 
 
 def _typed(column: Column) -> str:

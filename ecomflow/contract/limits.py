@@ -16,6 +16,10 @@ YEARS_AHEAD = 1
 # order of a shop comes near this: 10,000 items with a header of 1.6 KB.
 MAX_REPEATED_BYTES = 16 * 2**20
 
+# The bytes that a row may have, as Arrow. An AppendRows request takes 10 MB, of which the rest is for framing:
+# https://cloud.google.com/bigquery/quotas#write-api-limits
+MAX_ROW_BYTES = 9_000_000
+
 # The longest text of an address: six groups of four digits, and an IPv4 address in full.
 _LONGEST_ADDRESS = 45
 

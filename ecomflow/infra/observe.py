@@ -37,10 +37,7 @@ from ecomflow.infra.resources import (
     dead_letters_table,
     fact_tables,
 )
-from ecomflow.sql import Column
-
-# The REST API's type names that differ from GoogleSQL's.
-_SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+from ecomflow.sql import Column, sql_type
 
 Observation = Callable[[], Resource | None]
 T = TypeVar("T")
@@ -122,7 +119,7 @@ def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
 
 def column_of(field: bigquery.SchemaField) -> Column:
     """A column of the REST API with its GoogleSQL type: INTEGER is INT64, and a precision is part of the type."""
-    column_type = _SQL_TYPES.get(field.field_type, field.field_type)
+    column_type = sql_type(field.field_type)
     if field.precision is not None:
         column_type += f"({field.precision}, {field.scale or 0})"
     if field.mode == "REPEATED":

@@ -126,7 +126,7 @@ def _refuse_events(batch: TypedBatch, failure: Failure, now: datetime) -> Facts:
         failed_letter(message, "model", failure, batch.stream, now, event_id)
         for message, event_id in zip(batch.messages, batch.event_ids, strict=True)
     ]
-    return Facts(batch.stream, [], [], [*batch.refused, *letters], Counter())
+    return Facts(batch.stream, [], [], [], [*batch.refused, *letters], Counter())
 
 
 # Write: rows of a table become appends, letters become uploads.

@@ -18,6 +18,7 @@ from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters, utc_now
 from ecomflow.pipeline.direct.puller import Puller
 from ecomflow.pipeline.failures import LastFailure
+from ecomflow.pipeline.ingestion import IngestionTimes
 from ecomflow.pipeline.repeats import SeenIds
 from ecomflow.pipeline.sinks.bigquery import TableWriter, TableWriters
 from ecomflow.pipeline.sinks.dead_letters import DeadLetterWriter
@@ -45,6 +46,7 @@ class Runtime:
         self.counters = Counters(now, steady)
         self.failure = LastFailure()
         self.seen_ids = SeenIds()
+        self.ingestion_times = IngestionTimes()
         self.codec = Codec(config.contracts, config.envelope)
         self._puller = OnDemand(lambda: puller(config, self.counters), lambda made: made.close())
         self._table_writers = OnDemand(lambda: table_writers(config, self.counters), lambda made: made.close())

@@ -8,7 +8,7 @@ messages in, out and refused of a step are counted under its label in the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -128,15 +128,14 @@ class WriteFacts(Step):
         return facts | "Append" >> beam.ParDo(_WriteFactsFn(self._config, self.label)).with_output_types(DeadLetterBatch)
 
 
-# The id by which the fact tables know the event of a message, None where they know it by the message's.
-EventIdOf = Callable[[Message], str | None]
-
-
 class _Writing:
-    """A batch on its way: what was sent, and which of its messages can't be, by their index in it."""
+    """A batch on its way: when it is ingested (one time, or one a message), what was sent, and which of its messages can't be, by
+    their index in it.
+    """
 
-    def __init__(self, batch: Facts) -> None:
+    def __init__(self, batch: Facts, ingested: Any) -> None:
         self.batch = batch
+        self.ingested = ingested
         self.sent: list[tuple[TableRows, Any]] = []
         self.refused: list[tuple[TableRows, list[RefusedRow]]] = []
         self.failed: dict[int, Failure] = {}
@@ -149,7 +148,7 @@ class _WriteFactsFn(StepFn):
     def process(self, batch: Facts) -> Iterator[DeadLetterBatch]:
         with self._runtime.failure.noted():
             self._counters.count_step(self._step, messages_in=len(batch.messages))
-            writing = _Writing(batch)
+            writing = _Writing(batch, self._runtime.ingestion_times.of(batch.event_ids, self._runtime.now()))
             self._writings.append(writing)
             for part in batch.tables:
                 self._send(writing, part)
@@ -170,15 +169,17 @@ class _WriteFactsFn(StepFn):
     def _send(self, writing: _Writing, part: TableRows) -> None:
         """Begin to append ``part``, without the messages that failed at an earlier table."""
         part = without_sources(part, set(writing.failed))
-        for sent in isolate(part, lambda piece: (piece, self._start(piece)), halves_of_rows, _rows_failed):
+        for sent in isolate(part, lambda piece: (piece, self._start(writing, piece)), halves_of_rows, _rows_failed):
             if isinstance(sent[1], Failure):
                 writing.failed[int(sent[0].sources[0])] = sent[1]
             else:
                 writing.sent.append(sent)
                 self._bytes_in_flight += sent[0].rows.nbytes
 
-    def _start(self, part: TableRows) -> Any:
-        return self._runtime.table_writer(part.table).start(with_ingestion_time(part.rows, self._runtime.now()))
+    def _start(self, writing: _Writing, part: TableRows) -> Any:
+        times = writing.ingested
+        rows = with_ingestion_time(part.rows, times if isinstance(times, int) else times[part.sources])
+        return self._runtime.table_writer(part.table).start(rows, part.sources)
 
     def _await_writes(self) -> Iterator[DeadLetterBatch]:
         """Wait until all that was sent is written or refused; what is refused, a batch of letters a batch of facts."""
@@ -187,7 +188,7 @@ class _WriteFactsFn(StepFn):
         for writing in writings:
             for part, appends in writing.sent:
                 self._finish(writing, part, appends)
-            letters = _letters_of(writing, self._runtime.codec.event_id_of, self._runtime.now())
+            letters = _letters_of(writing, self._runtime.now())
             self._count(writing, letters)
             if letters:
                 yield DeadLetterBatch(writing.batch.stream, letters)
@@ -197,13 +198,13 @@ class _WriteFactsFn(StepFn):
         begun = [appends]
 
         def finish(piece: TableRows) -> tuple[TableRows, Any]:
-            return piece, self._runtime.table_writer(piece.table).finish(begun.pop() if begun else self._start(piece))
+            return piece, self._runtime.table_writer(piece.table).finish(begun.pop() if begun else self._start(writing, piece))
 
         for piece, rows in isolate(part, finish, halves_of_rows, _rows_failed):
             if isinstance(rows, Failure):
                 writing.failed.setdefault(int(piece.sources[0]), rows)
                 continue
-            self._counters.appended(piece.table, piece.rows.num_rows - len(rows))
+            self._counters.appended(piece.table, _rows_written(piece, rows))
             if rows:
                 writing.refused.append((piece, rows))
 
@@ -220,34 +221,45 @@ def _rows_failed(part: TableRows, failure: Failure) -> tuple[TableRows, Any]:
     return part, failure
 
 
+def _rows_written(part: TableRows, refused: list[RefusedRow]) -> int:
+    """How many rows of ``part`` are in BigQuery: none of an event of which one is refused."""
+    if not refused:
+        return int(part.rows.num_rows)
+    return int(np.count_nonzero(~np.isin(part.sources, part.sources[[row.row for row in refused]])))
+
+
 def _refused_sources(writing: _Writing) -> set[int]:
     """The messages, by their index in the batch, that are not written."""
     return set(writing.failed).union(int(part.sources[row.row]) for part, rows in writing.refused for row in rows)
 
 
-def _letters_of(writing: _Writing, event_id_of: EventIdOf, now: datetime) -> list[DeadLetter]:
+def _letters_of(writing: _Writing, now: datetime) -> list[DeadLetter]:
     """One dead letter a message: of the step's own failure where there was one, else in BigQuery's words."""
     batch, failed = writing.batch, writing.failed
     letters = [
-        failed_letter(message, "write", failed[source], batch.stream, now, event_id_of(message))
-        for source, message in ((source, batch.messages[source]) for source in sorted(failed))
+        failed_letter(batch.messages[source], "write", failed[source], batch.stream, now, batch.event_ids[source])
+        for source in sorted(failed)
     ]
     others = [(part, [row for row in rows if int(part.sources[row.row]) not in failed]) for part, rows in writing.refused]
-    return letters + refused_by_bigquery(batch, others, event_id_of, now)
+    return letters + refused_by_bigquery(batch, others, now)
 
 
-def refused_by_bigquery(
-    batch: Facts, parts: list[tuple[TableRows, list[RefusedRow]]], event_id_of: EventIdOf, now: datetime
-) -> list[DeadLetter]:
+def refused_by_bigquery(batch: Facts, parts: list[tuple[TableRows, list[RefusedRow]]], now: datetime) -> list[DeadLetter]:
     """One dead letter a message, however many of its rows were refused: the table and BigQuery's words of the first of them."""
     errors: dict[int, list[str]] = {}
     for part, rows in parts:
         for row in rows:
             errors.setdefault(int(part.sources[row.row]), []).append(f"{part.table}: {row.error}")
-    refused = ((batch.messages[source], _sentence(words)) for source, words in sorted(errors.items()))
     return [
-        dead_letter(message, "rejected_by_bigquery", words, batch.stream, now, event_id=event_id_of(message))
-        for message, words in refused
+        dead_letter(
+            batch.messages[source],
+            "rejected_by_bigquery",
+            _sentence(words),
+            batch.stream,
+            now,
+            event_id=batch.event_ids[source],
+        )
+        for source, words in sorted(errors.items())
     ]
 
 

@@ -15,7 +15,7 @@ from ecomflow.contract import ddl as contract_ddl
 from ecomflow.contract.language import Table
 from ecomflow.contract.tables import partition_of
 from ecomflow.errors import NotFoundError
-from ecomflow.sql.ddl import DdlError, qualify, tokens
+from ecomflow.sql.ddl import DdlError, qualify, sql_type, tokens
 
 __all__ = [
     "QUESTIONS",
@@ -30,6 +30,7 @@ __all__ = [
     "qualify",
     "question",
     "questions",
+    "sql_type",
     "table_ddl",
     "view_ddl",
 ]

@@ -28,6 +28,15 @@ _TOKEN = re.compile(
 _DATASET_ID = re.compile(r"[a-z][a-z0-9.:-]*\.\w+", re.ASCII)
 
 
+# The REST API's names of types that differ from GoogleSQL's.
+_SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+
+
+def sql_type(name: str) -> str:
+    """GoogleSQL's name of a type that the REST API calls ``name``."""
+    return _SQL_TYPES.get(name, name)
+
+
 class DdlError(ValueError):
     """An SQL file uses syntax outside the supported subset."""
 

@@ -190,6 +190,16 @@ class TestWholeMessages:
         (refused,), _ = checked([line])
         assert refused.error == "$.quantity_change: expected int, got 1.50"
 
+    def test_a_row_that_fits_no_request(self) -> None:
+        """It is refused as the pipeline refuses it; the lines around it count."""
+        bodies = [order(), inventory(product_id="x" * 9_200_000), order(items=[])]
+        refused, tally = checked(map(encoded, [*bodies, order()]))
+        assert [(line.line, line.reason, line.error.partition(", got ")[0]) for line in refused] == [
+            (2, "out_of_range", "$: expected at most 9000000 bytes in a row of fact_inventory"),
+            (3, "contract_violation", "$.items: expected array of length >= 1"),
+        ]
+        assert tally.accepted == {"order": 2}
+
     def test_the_attributes_count(self) -> None:
         """The id of an event stands on each of its rows, and so counts towards its size."""
         body = order(items=[item()] * 16)

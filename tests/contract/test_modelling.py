@@ -14,7 +14,7 @@ from ecomflow.contract.codec import Codec, TypedBatch, halves, violation_of_even
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.ddl import modelled_schema
 from ecomflow.contract.events import Message
-from ecomflow.contract.limits import DateRange, streamable_dates
+from ecomflow.contract.limits import MAX_ROW_BYTES, DateRange, streamable_dates
 from ecomflow.contract.modelling import model
 from ecomflow.contract.reasons import Violation, sentence
 from ecomflow.contract.tables import stream_tables, tables_of
@@ -236,6 +236,23 @@ class TestMixedBatches:
         }
         for table, sources in outcome.sources.items():
             assert [row["event_id"] for row in outcome.rows[table]] == sources
+
+    @pytest.mark.parametrize("place", ["street", "unknown field", "item"])
+    def test_a_row_that_fits_no_request(self, place: str) -> None:
+        """Whatever makes it large, its event is refused whole, in every table; the events around it are written."""
+        large = "x" * MAX_ROW_BYTES
+        body = {
+            "street": order(order_id="O-1", shipping_address={"street": large, "city": "Paris", "country": "FR"}, items=[item()]),
+            "unknown field": order(order_id="O-1", note=large),
+            "item": order(order_id="O-1", items=[item(), item(product_name=large)]),
+        }[place]
+        outcome = outcome_of([message(order(order_id="O-0"), "O-0"), message(body, "O-1"), message(order(order_id="O-2"), "O-2")])
+        (letter,) = outcome.letters
+        table = "fact_order_item" if place == "item" else "fact_order_header"
+        assert (letter.message_id, letter.reason) == ("O-1", "out_of_range")
+        assert letter.error.startswith(f"$: expected at most 9000000 bytes in a row of {table}, got 9000")
+        assert len(outcome.sources) == 3
+        assert all(set(sources) == {"O-0", "O-2"} for sources in outcome.sources.values())
 
     @pytest.mark.parametrize("value", [None, True, "12.5", [], {}, [None], number("-1"), number("0.1234567891")])
     def test_money_that_is_none_never_reaches_a_column(self, value: Any) -> None:

@@ -17,10 +17,10 @@ from ecomflow.contract.codec import Codec
 from ecomflow.contract.columns import MAX_REPEATED_BATCH_BYTES, TooManyRowsError
 from ecomflow.contract.dead_letter import from_line, original, to_lines
 from ecomflow.contract.events import Message
-from ecomflow.contract.limits import MAX_REPEATED_BYTES
+from ecomflow.contract.limits import MAX_REPEATED_BYTES, MAX_ROW_BYTES
 from ecomflow.contract.modelling import model
 from ecomflow.pipeline import transforms
-from ecomflow.pipeline.sinks.bigquery import MAX_REQUEST_BYTES, TableWriters
+from ecomflow.pipeline.sinks.bigquery import TableWriters
 from tests.support.contract import (
     NOW,
     SHOP,
@@ -192,8 +192,8 @@ BIG: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "an exponent of zero": (lambda: encoded(order(total_amount=number("0e-999999999999999999"))), None),
     "long integers": (lambda: order_with(b"[" + b",".join([b"7" * 4301] * 2000) + b"]"), None),
     "decimals": (lambda: order_with(b"[" + b"1e1," * (2 * MB) + b"1]"), None),
-    "unknown fields": (lambda: encoded(inventory())[:-1] + b"".join(b',"%x":0' % n for n in range(900_000)) + b"}", None),
-    "a field's name": (lambda: encoded(inventory())[:-1] + b',"' + b"k" * (9 * MB) + b'":0}', None),
+    "unknown fields": (lambda: encoded(inventory())[:-1] + b"".join(b',"%x":0' % n for n in range(800_000)) + b"}", None),
+    "a field's name": (lambda: encoded(inventory())[:-1] + b',"' + b"k" * (8 * MB) + b'":0}', None),
     "one field again and again": (lambda: encoded(inventory())[:-1] + b',"reason":"sale"' * 500_000 + b"}", None),
     "escapes": (lambda: encoded(order(customer_name=number('"' + "\\u0000" * (MB + MB // 2) + '"'))), None),
     "a fraction of a second": (lambda: encoded(inventory(timestamp=f"2025-12-01T00:00:00.{'0' * (9 * MB)}Z")), None),
@@ -383,19 +383,29 @@ class TestTooLarge:
         assert max(peaks) - before < transforms.MAX_BYTES_IN_FLIGHT + 2 * MAX_REPEATED_BATCH_BYTES
         assert warehouse.letters == {}
 
-    def test_a_row_that_fits_no_request_is_rejected(self, warehouse: MemoryWarehouse) -> None:
+    def test_a_row_that_fits_no_request_is_refused(self, warehouse: MemoryWarehouse) -> None:
         """Through the real sink to a server: the giant row becomes a dead letter, its neighbours are written."""
         fake = FakeBigQuery()
-        giant = inventory(product_id="x" * (MAX_REQUEST_BYTES + 1))
+        giant = inventory(product_id="x" * MAX_ROW_BYTES)
         sent = [message(inventory(), event_id="a"), message(giant, event_id="b"), message(inventory(), event_id="c")]
         with fake.serve() as endpoint:
             run(warehouse, sent, config=config_for(bigquery_storage=endpoint), table_writers=TableWriters)
         (rows,) = fake.rows.values()
         assert [row["event_id"] for row in rows] == ["a", "c"]
         (letter,) = warehouse.letters["inventory"]
-        assert (letter.event_id, letter.reason) == ("b", "rejected_by_bigquery")
-        assert letter.error.startswith("$: fact_inventory: row of 90")
+        assert (letter.event_id, letter.reason) == ("b", "out_of_range")
+        assert letter.error.startswith("$: expected at most 9000000 bytes in a row of fact_inventory, got 90000")
         assert original(letter)[0] == encoded(giant)
+
+    def test_the_largest_row_is_written(self, warehouse: MemoryWarehouse) -> None:
+        """With its request's framing it stays below what a request may have."""
+        fake = FakeBigQuery()
+        with fake.serve() as endpoint:
+            sent = [message(inventory(product_id="x" * (MAX_ROW_BYTES - 500)), event_id="a")]
+            run(warehouse, sent, config=config_for(bigquery_storage=endpoint), table_writers=TableWriters)
+        (request,) = fake.requests
+        assert MAX_ROW_BYTES - 500 < request.ByteSize() < 10_000_000
+        assert warehouse.letters == {}
 
     def test_a_letter_quotes_some_of_many_refused_rows(self, warehouse: MemoryWarehouse) -> None:
         """An order of 500 refused items has a sentence, not a book."""

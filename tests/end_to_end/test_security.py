@@ -102,6 +102,7 @@ class TestSql:
 
 def load(target: Target, messages: list[Message]) -> None:
     """``messages``, all of them stock, into their table by the pipeline's own steps."""
+    from ecomflow.pipeline.ingestion import IngestionTimes
     from ecomflow.pipeline.sinks.bigquery import TableWriters, with_ingestion_time
 
     config = pipeline_config(target)
@@ -109,7 +110,7 @@ def load(target: Target, messages: list[Message]) -> None:
     (part,) = facts.tables
     with closing(TableWriters(config, Counters())) as writers:
         writer = writers.writer(part.table)
-        assert writer.finish(writer.start(with_ingestion_time(part.rows, NOW))) == []
+        assert writer.finish(writer.start(with_ingestion_time(part.rows, IngestionTimes().of(facts.event_ids, NOW)))) == []
 
 
 def write(target: Target, letters: list[DeadLetter]) -> None:

@@ -124,23 +124,23 @@ class MemoryTable:
         self._warehouse = warehouse
         self._table = table
 
-    def start(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+    def start(self, rows: pa.RecordBatch, events: Any) -> tuple[pa.RecordBatch, list[int]]:
         self._warehouse.on_start(self._table, rows)
-        return rows
+        return rows, list(events)
 
-    def finish(self, rows: pa.RecordBatch) -> list[RefusedRow]:
+    def finish(self, started: tuple[pa.RecordBatch, list[int]]) -> list[RefusedRow]:
+        rows, events = started
         self._warehouse.on_finish(self._table, rows)
         if self._warehouse.failures:
             raise self._warehouse.failures.popleft()
         if not self._warehouse.keep:
             return []
-        refused = []
-        for index, row in enumerate(rows.to_pylist()):
-            words = self._warehouse.refuse(self._table, row)
-            if words:
-                refused.append(RefusedRow(index, words))
-            else:
-                self._warehouse.rows[self._table].append(row)
+        written = rows.to_pylist()
+        refused = [
+            RefusedRow(index, words) for index, row in enumerate(written) if (words := self._warehouse.refuse(self._table, row))
+        ]
+        without = {events[row.row] for row in refused}
+        self._warehouse.rows[self._table] += [row for row, event in zip(written, events, strict=True) if event not in without]
         self._warehouse.calls.append(f"write {self._table}")
         return refused
 
@@ -297,7 +297,8 @@ class FakeBigQuery:
     """AppendRows over gRPC, with the answers that the service documents and an emulator does not give.
 
     ``rows`` holds what was written, by stream; ``requests`` every request; ``faults`` what becomes of the next ones. A row for
-    which ``refuse`` has words is answered with them as a row error, and then nothing of its request is written.
+    which ``refuse`` has words is answered with them as a row error, and then nothing of its request is written; one for which
+    ``refuse_whole`` has words has the request refused without a word about the row, or the stream ended (``whole_ends_stream``).
     """
 
     def __init__(self) -> None:
@@ -306,6 +307,8 @@ class FakeBigQuery:
         self.faults: deque[Fault] = deque()
         self.always: Fault = None
         self.refuse: Callable[[dict[str, Any]], str | None] = lambda row: None
+        self.refuse_whole: Callable[[dict[str, Any]], str | None] = lambda row: None
+        self.whole_ends_stream = False
         self.streams = 0
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -346,13 +349,19 @@ class FakeBigQuery:
         elif isinstance(fault, AnswersRowErrors):
             _add_row_errors(response, fault.rows)
         elif not isinstance(fault, EndsStream) or fault.written:
-            self._write(request, response)
+            self._write(request, response, context)
         if isinstance(fault, EndsStream):
             context.abort(fault.code, fault.words or f"by the test: {fault.code.name}")
         return response
 
-    def _write(self, request: Any, response: Any) -> None:
+    def _write(self, request: Any, response: Any, context: grpc.ServicerContext) -> None:
         rows = rows_of(request)
+        whole = next((words for row in rows if (words := self.refuse_whole(row))), None)
+        if whole is not None and self.whole_ends_stream:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, whole)
+        if whole is not None:
+            response.error.code, response.error.message = 3, whole
+            return
         errors = [(index, words) for index, row in enumerate(rows) if (words := self.refuse(row))]
         if errors:
             response.error.code, response.error.message = 3, "Errors found while processing rows."

@@ -1,8 +1,9 @@
 """Arrow rows in; appended to BigQuery by the Storage Write API's default stream, at least once; refused rows out.
 
-One connection a table and process, shared by every step. A request that fails for a passing reason is sent again within bounds;
-rows that BigQuery refuses are returned with its words and the rest of their request is sent again; a missing table or a schema
-that does not fit raises.
+One connection a table and process, shared by every step. A request that fails for a passing reason is sent again within bounds.
+An event of which BigQuery refuses a row is refused with its words, and the other events of the request are sent again; where it
+refuses a request without naming a row, the request is halved until it does no more. A missing table or a schema that does not fit
+raises.
 """
 
 from __future__ import annotations
@@ -12,31 +13,33 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from google.api_core import exceptions
-from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse, RowError
+from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRowsResponse
 from requests.exceptions import RequestException
 
 from ecomflow import __version__
-from ecomflow.contract.ddl import INGESTION
+from ecomflow.contract.ddl import ARROW_TYPES, INGESTION
+from ecomflow.contract.limits import MAX_ROW_BYTES
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import append_rows, bigquery_client, bigquery_write_client
 from ecomflow.gcp.errors import TRANSIENT
 from ecomflow.pipeline.config import PipelineConfig
 from ecomflow.pipeline.counters import Counters
 from ecomflow.pipeline.sinks.patience import Patience
+from ecomflow.sql import sql_type
 
 log = logging.getLogger(__name__)
 
 _RawRequest = AppendRowsRequest.pb()
 
-# An AppendRows request takes 10 MB: https://cloud.google.com/bigquery/quotas#write-api-limits. The rest is for framing.
-MAX_REQUEST_BYTES = 9_000_000
+# The bytes of a request's rows. No row is larger.
+MAX_REQUEST_BYTES = MAX_ROW_BYTES
 
 # An append that is given up fails its bundle, whose messages are redelivered. A connection that does not answer counts as lost: a
 # network that vanished would keep it open forever.
@@ -59,18 +62,24 @@ class MaybeMissingError(AccessError):
 
 
 class RefusedRow(NamedTuple):
-    """A row that BigQuery does not take: its position in what was given to ``start``, and why."""
+    """A row that BigQuery does not take: its position in what was given to ``start``, and why. No row of its event that stood in
+    the same request is written either.
+    """
 
     row: int
     error: str
 
 
 class _Append:
-    """One request: the rows of it by their index, and, once answered, the response or the error."""
+    """One request: its rows, each with its index in what was given to ``start`` and its event, in the order of events; once
+    answered, the response or the error. ``is_apart``: sent on a connection of its own.
+    """
 
-    def __init__(self, rows: pa.RecordBatch, indices: list[int] | range) -> None:
+    def __init__(self, rows: pa.RecordBatch, indices: Any, events: Any, *, is_apart: bool = False) -> None:
         self.rows = rows
-        self.indices = indices
+        self.indices = indices  # numpy int64 array
+        self.events = events  # of the same length
+        self.is_apart = is_apart
         self.connection: _Connection | None = None
         self.answered = threading.Event()
         self.response: AppendRowsResponse | None = None
@@ -79,6 +88,29 @@ class _Append:
     def resolve(self, response: AppendRowsResponse | None, error: exceptions.GoogleAPICallError | None) -> None:
         self.response, self.error = response, error
         self.answered.set()
+
+    def again(self) -> _Append:
+        """The same, to be sent once more."""
+        return _Append(self.rows, self.indices, self.events, is_apart=self.is_apart)
+
+    def without_events(self, dropped: Any) -> _Append:
+        """The same without the rows of these events, to be sent once more."""
+        keep = ~np.isin(self.events, dropped)
+        return _Append(self.rows.filter(pa.array(keep)), self.indices[keep], self.events[keep], is_apart=self.is_apart)
+
+    def cut(self, at: int) -> tuple[_Append, _Append]:
+        """In two, neither of them sent; the second begins with row ``at``."""
+        return (
+            _Append(self.rows.slice(0, at), self.indices[:at], self.events[:at], is_apart=self.is_apart),
+            _Append(self.rows.slice(at), self.indices[at:], self.events[at:], is_apart=self.is_apart),
+        )
+
+    def halves(self) -> tuple[_Append, _Append] | None:
+        """In two parts of whole events, neither of them sent; None where all rows are of one event."""
+        middle = self.events[len(self.events) // 2]
+        first, last = (int(np.searchsorted(self.events, middle, side)) for side in ("left", "right"))
+        at = first or last
+        return None if at == len(self.events) else self.cut(at)
 
 
 class _Connection:
@@ -109,6 +141,11 @@ class _Connection:
                 self._unanswered.append(append)
                 self._requests.put(request)
             return self.is_open
+
+    def send_last(self, append: _Append) -> None:
+        """Send this and nothing after it, on a new connection: an error that ends it is the append's own."""
+        self.send(append)
+        self.abandon()
 
     def abandon(self) -> None:
         """Take and send no more; what is unanswered may still be answered."""
@@ -150,7 +187,7 @@ class TableWriter:
         patience: Patience = PATIENCE,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        columns: Callable[[], Iterable[str]] | None = None,
+        columns: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self._config = config
         self._columns = columns or self._columns_now
@@ -163,14 +200,16 @@ class TableWriter:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
 
-    def start(self, rows: pa.RecordBatch) -> list[_Append]:
-        """Send ``rows`` (with ``ingestion_timestamp``) and return at once; ``finish`` waits for the answers."""
-        appends = [_Append(part, range(first, first + part.num_rows)) for first, part in _parts(rows, 0)]
+    def start(self, rows: pa.RecordBatch, events: Any = None) -> list[_Append]:
+        """Send ``rows`` (with ``ingestion_timestamp``) and return at once; ``finish`` waits for the answers.
+
+        ``events``: the number of each row's event, a numpy int64 array in ascending order; None where each row is one. An event's
+        rows are in one request, unless they fit none.
+        """
+        indices = np.arange(rows.num_rows)
+        appends = list(_parts(_Append(rows, indices, indices if events is None else events)))
         for append in appends:
-            if append.rows.nbytes > MAX_REQUEST_BYTES:  # a part of one row
-                append.resolve(_too_large(append.rows.nbytes), None)
-            else:
-                self._send(append)
+            self._send(append)
         return appends
 
     def finish(self, appends: list[_Append]) -> list[RefusedRow]:
@@ -194,15 +233,20 @@ class TableWriter:
             connection.close()
 
     def _send(self, append: _Append) -> None:
+        if append.is_apart:
+            self._new_connection(append.rows.schema).send_last(append)
+            return
         while not self._open_connection(append.rows.schema).send(append):
             pass  # it ended in between: the next one is new
 
     def _open_connection(self, schema: pa.Schema) -> _Connection:
         with self._lock:
             if self._connection is None or not self._connection.is_open:
-                stream = f"{self._config.table_path(self._table)}/streams/_default"
-                self._connection = _Connection(self._client, stream, schema)
+                self._connection = self._new_connection(schema)
             return self._connection
+
+    def _new_connection(self, schema: pa.Schema) -> _Connection:
+        return _Connection(self._client, f"{self._config.table_path(self._table)}/streams/_default", schema)
 
     def _refused_rows_of(self, append: _Append) -> list[RefusedRow]:
         refused: list[RefusedRow] = []
@@ -212,8 +256,8 @@ class TableWriter:
             error = append.error or _response_error(append.response)
             row_errors = {row.index: row.message for row in append.response.row_errors} if append.response is not None else {}
             if row_errors:
-                refused += [RefusedRow(append.indices[row], words) for row, words in sorted(row_errors.items())]
-                append = _without(append, row_errors)
+                refused += [RefusedRow(int(append.indices[row]), words) for row, words in sorted(row_errors.items())]
+                append = append.without_events(append.events[list(row_errors)])
                 if append.rows.num_rows == 0:
                     return refused
             elif error is None:
@@ -224,10 +268,27 @@ class TableWriter:
                 self._counters.count("retries")
                 self._sleep(pause)
                 pause = min(pause * 2, self._patience.longest_pause)
-                append = _Append(append.rows, append.indices)
+                append = append.again()
+            elif self._is_of_rows(error, append.rows.schema):
+                return refused + self._refused_apart(append, error)
             else:
                 raise self._translated(error, append.rows.schema)
             self._send(append)
+
+    def _refused_apart(self, append: _Append, error: exceptions.GoogleAPICallError) -> list[RefusedRow]:
+        """The refused rows of a request that BigQuery refuses as a whole: its events are sent in ever smaller parts, one by one.
+
+        First the whole once more: the error may be of another request on the same connection, which ended with it.
+        """
+        if not append.is_apart:
+            parts = [_Append(append.rows, append.indices, append.events, is_apart=True)]
+        elif (halves := append.halves()) is not None:
+            parts = list(halves)
+        else:
+            return [RefusedRow(int(index), error.message or "") for index in append.indices]
+        for part in parts:
+            self._send(part)
+        return [row for part in parts for row in self._refused_rows_of(part)]
 
     def _await(self, append: _Append) -> None:
         """Wait for the answer, saying so where it takes long; where none comes, give up its connection."""
@@ -256,17 +317,32 @@ class TableWriter:
         """
         if not (isinstance(error, exceptions.BadRequest) and _UNKNOWN_COLUMNS.search(error.message or "")):
             return False
-        try:
-            has = self._columns()
-        except (exceptions.GoogleAPIError, RequestException, EcomflowError):  # what can't be looked at can't be waited for
-            return False
-        return {name.lower() for name in schema.names} <= {name.lower() for name in has}
+        return {name.lower() for name in schema.names} <= self._seen_columns().keys()
 
-    def _columns_now(self) -> list[str]:
-        """The columns that the table has, by BigQuery's REST API."""
+    def _is_of_rows(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
+        """Whether a request is refused for some of its rows, though BigQuery names none: the table has all of their columns, in
+        the types of the rows.
+        """
+        is_rows = isinstance(error, (exceptions.InvalidArgument, exceptions.OutOfRange))
+        if not is_rows or _UNKNOWN_COLUMNS.search(error.message or ""):
+            return False
+        found = self._seen_columns()
+        return all(found.get(field.name.lower()) == field.type for field in schema)
+
+    def _seen_columns(self) -> dict[str, pa.DataType | None]:
+        """The columns that the table has now, in lower case; none where it can't be looked at."""
+        try:
+            columns = self._columns()
+        except (exceptions.GoogleAPIError, RequestException, EcomflowError):
+            return {}
+        return {name.lower(): ARROW_TYPES.get(sql_type(kind)) for name, kind in columns.items()}
+
+    def _columns_now(self) -> dict[str, str]:
+        """The columns that the table has, by BigQuery's REST API, with their types."""
         client = bigquery_client(self._config.project, self._config.endpoints)
         try:
-            return [field.name for field in client.get_table(self._table_id, timeout=self._patience.answer, retry=None).schema]
+            table = client.get_table(self._table_id, timeout=self._patience.answer, retry=None)
+            return {field.name: field.field_type for field in table.schema}
         finally:
             client.close()
 
@@ -297,31 +373,23 @@ class TableWriter:
         return UnavailableError(f"BigQuery accepted no rows of {table}: {words}")
 
 
-def with_ingestion_time(rows: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
-    """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too."""
-    moment = pa.scalar(now.astimezone(UTC), INGESTION.type)
-    return rows.append_column(INGESTION, pa.repeat(moment, rows.num_rows))
+def with_ingestion_time(rows: pa.RecordBatch, moments: Any) -> pa.RecordBatch:
+    """``rows`` with their last column, ``ingestion_timestamp``: set here, so that every warehouse agrees, emulators too.
+
+    ``moments``: microseconds since 1970, one for all rows or a numpy int64 array of one for each.
+    """
+    if isinstance(moments, int):
+        return rows.append_column(INGESTION, pa.repeat(pa.scalar(moments, INGESTION.type), rows.num_rows))
+    return rows.append_column(INGESTION, pa.array(moments).view(INGESTION.type))
 
 
-def _parts(rows: pa.RecordBatch, first: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """``rows`` in parts that fit a request, each with the index of its first row."""
-    if rows.num_rows <= 1 or rows.nbytes <= MAX_REQUEST_BYTES:
-        yield first, rows
+def _parts(append: _Append) -> Iterator[_Append]:
+    """``append`` in parts that fit a request: of whole events, or of rows where an event fits none."""
+    if append.rows.num_rows <= 1 or append.rows.nbytes <= MAX_REQUEST_BYTES:
+        yield append
         return
-    half = rows.num_rows // 2
-    yield from _parts(rows.slice(0, half), first)
-    yield from _parts(rows.slice(half), first + half)
-
-
-def _too_large(size: int) -> AppendRowsResponse:
-    """The answer to a row that fits no request, in the form of BigQuery's own to a row that it refuses."""
-    words = f"row of {size} bytes exceeds the {MAX_REQUEST_BYTES} bytes of a request"
-    return AppendRowsResponse(row_errors=[RowError(index=0, message=words)])
-
-
-def _without(append: _Append, dropped: Collection[int]) -> _Append:
-    kept = [index for index in range(append.rows.num_rows) if index not in dropped]
-    return _Append(append.rows.take(pa.array(kept, pa.int64())), [append.indices[index] for index in kept])
+    for half in append.halves() or append.cut(append.rows.num_rows // 2):
+        yield from _parts(half)
 
 
 def _response_error(response: AppendRowsResponse | None) -> exceptions.GoogleAPICallError | None:

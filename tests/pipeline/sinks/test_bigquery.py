@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+import numpy as np
 import pyarrow as pa
 import pytest
 from google.api_core import exceptions
@@ -44,14 +45,19 @@ from tests.support.pipeline import (
     config_for,
     inventory,
     message,
+    rows_of,
 )
 from tests.support.waiting import wait_until
 
 SHOP = shop_contracts()
 TABLE = "fact_inventory"
-SCHEMA = next(table_schema(table) for table in tables_of(SHOP) if table.name == TABLE)
+FACTS = next(table for table in tables_of(SHOP) if table.name == TABLE)
+SCHEMA = table_schema(FACTS)
 STREAM = f"projects/test-project/datasets/shop/tables/{TABLE}/streams/_default"
 NOW = datetime(2026, 2, 1, 12, 30, 15, 123456, UTC)
+MICROSECONDS = (NOW - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+# As BigQuery's REST API names them.
+COLUMNS = {name: {"INT64": "INTEGER"}.get(kind, kind) for name, kind in ((one.name, one.type) for one in FACTS.columns)}
 
 TRANSIENT = [
     grpc.StatusCode.UNAVAILABLE,
@@ -102,7 +108,7 @@ def rows(*numbers: int, **changes: Any) -> pa.RecordBatch:
     """Rows of inventory events with these numbers, as the pipeline models them."""
     messages = [message(inventory(number, **changes), message_id=f"m-{number}") for number in numbers]
     facts = model(part_of(Codec(SHOP).decode(messages, NOW), "inventory"), NOW)
-    return with_ingestion_time(facts.tables[0].rows, NOW)
+    return with_ingestion_time(facts.tables[0].rows, MICROSECONDS)
 
 
 def append(writer: TableWriter, batch: pa.RecordBatch) -> list[RefusedRow]:
@@ -140,13 +146,14 @@ def test_rows_arrive_whole(writer: TableWriter, bigquery: FakeBigQuery) -> None:
     assert pa.ipc.read_schema(pa.py_buffer(request.arrow_rows.writer_schema.serialized_schema)) == SCHEMA
 
 
-def test_ingestion_time_is_utc() -> None:
-    """The last column is the moment given, in UTC, for every row."""
+@pytest.mark.parametrize("moments", [MICROSECONDS, np.array([MICROSECONDS, MICROSECONDS + 1])])
+def test_ingestion_time(moments: Any) -> None:
+    """The last column is the moment given, in UTC: one for all rows, or one for each."""
     facts = rows(1, 2).drop_columns(["ingestion_timestamp"])
-    there = datetime(2026, 2, 1, 1, 0, tzinfo=timezone(timedelta(hours=2)))
-    stamped = with_ingestion_time(facts, there)
+    stamped = with_ingestion_time(facts, moments)
     assert stamped.schema == SCHEMA
-    assert stamped.column("ingestion_timestamp").to_pylist() == [datetime(2026, 1, 31, 23, tzinfo=UTC)] * 2
+    later = timedelta(microseconds=0 if isinstance(moments, int) else 1)
+    assert stamped.column("ingestion_timestamp").to_pylist() == [NOW, NOW + later]
 
 
 def test_batches_share_a_connection_in_order(writer: TableWriter, bigquery: FakeBigQuery) -> None:
@@ -326,14 +333,93 @@ def test_no_request_exceeds_the_limit(writer: TableWriter, bigquery: FakeBigQuer
     assert all(request.ByteSize() < 10_000_000 for request in bigquery.requests)
 
 
-def test_a_row_larger_than_a_request_is_refused(writer: TableWriter, bigquery: FakeBigQuery) -> None:
-    """A row that fits no request is refused with its size; the rows around it are written."""
-    batch = pa.Table.from_batches([rows(1, 2), rows(3, product_id="x" * 9_500_000), rows(4)]).combine_chunks().to_batches()[0]
-    (refused,) = append(writer, batch)
-    assert refused.row == 2
-    assert refused.error.startswith("row of 95")
-    assert refused.error.endswith("bytes exceeds the 9000000 bytes of a request")
-    assert sorted(written(bigquery)) == ["i-1", "i-2", "i-4"]
+class TestEventsOfSeveralRows:
+    """An event's rows are written together or not at all."""
+
+    def events(self, *lines: int) -> Any:
+        """The events of rows: the first has ``lines[0]`` rows, and so on."""
+        return np.repeat(np.arange(len(lines)), lines)
+
+    def test_a_refused_row_takes_its_event_along(self, writer: TableWriter, bigquery: FakeBigQuery) -> None:
+        """Only the row is named; the other events of the request are written."""
+        bigquery.refuse = refuse(4)
+        assert writer.finish(writer.start(rows(*range(6)), self.events(2, 3, 1))) == [RefusedRow(4, "no i-4")]
+        assert written(bigquery) == ["i-0", "i-1", "i-5"]
+
+    def test_requests_are_cut_between_events(
+        self, writer: TableWriter, bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As long as one fits a request."""
+        monkeypatch.setattr(bigquery_sink, "MAX_REQUEST_BYTES", rows(*range(10)).nbytes)
+        assert writer.finish(writer.start(rows(*range(27)), self.events(8, 3, 9, 7))) == []
+        requests = [[int(row["inventory_id"][2:]) for row in rows_of(request)] for request in bigquery.requests]
+        assert requests == [list(range(8)), list(range(8, 11)), list(range(11, 20)), list(range(20, 27))]
+
+    def test_an_event_that_fits_no_request_is_cut(
+        self, writer: TableWriter, bigquery: FakeBigQuery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is written all the same."""
+        monkeypatch.setattr(bigquery_sink, "MAX_REQUEST_BYTES", rows(*range(10)).nbytes)
+        assert writer.finish(writer.start(rows(*range(20)), self.events(1, 18, 1))) == []
+        assert written(bigquery) == [f"i-{number}" for number in range(20)]
+
+
+class TestARequestRefusedAsAWhole:
+    """BigQuery can refuse a request for one of its rows, and name none."""
+
+    WORDS = "invalid value of a row"
+
+    def writer(self, host: str, columns: Callable[[], dict[str, str]] = lambda: COLUMNS) -> TableWriter:
+        config = config_for(bigquery_storage=host)
+        return TableWriter(config, TABLE, bigquery_write_client(config.endpoints), Counters(), columns=columns)
+
+    @pytest.mark.parametrize("ends_stream", [False, True])
+    @pytest.mark.parametrize("bad", [{0}, {6}, {3, 4}, {0, 5, 6}, set(range(7))])
+    def test_the_events_at_fault_are_found(self, bigquery: FakeBigQuery, bad: set[int], ends_stream: bool) -> None:
+        """They are refused in BigQuery's words, and the others are written, each once."""
+        bigquery.refuse_whole = lambda row: self.WORDS if int(row["inventory_id"][2:]) in bad else None
+        bigquery.whole_ends_stream = ends_stream
+        with bigquery.serve() as host:
+            writer = self.writer(host)
+            refused = append(writer, rows(*range(7)))
+            writer.close()
+        assert [row.row for row in refused] == sorted(bad)
+        assert all(self.WORDS in row.error for row in refused)
+        assert sorted(written(bigquery)) == [f"i-{number}" for number in range(7) if number not in bad]
+
+    def test_an_event_stands_alone_with_all_its_rows(self, bigquery: FakeBigQuery) -> None:
+        """Every row of an event at fault is refused."""
+        bigquery.refuse_whole = lambda row: self.WORDS if row["inventory_id"] == "i-3" else None
+        with bigquery.serve() as host:
+            writer = self.writer(host)
+            refused = writer.finish(writer.start(rows(*range(6)), np.array([0, 0, 1, 1, 1, 2])))
+            writer.close()
+        assert [row.row for row in refused] == [2, 3, 4]
+        assert written(bigquery) == ["i-0", "i-1", "i-5"]
+
+    def test_requests_that_ended_with_it_are_written(self, bigquery: FakeBigQuery) -> None:
+        """Where the error ends the connection, the other requests on it are not blamed."""
+        bigquery.refuse_whole = lambda row: self.WORDS if row["inventory_id"] == "i-2" else None
+        bigquery.whole_ends_stream = True
+        with bigquery.serve() as host:
+            writer = self.writer(host)
+            started = [writer.start(rows(number, number + 10)) for number in range(5)]
+            refused = [writer.finish(appends) for appends in started]
+            writer.close()
+        assert [[row.row for row in some] for some in refused] == [[], [], [0], [], []]
+        assert sorted(written(bigquery)) == sorted(f"i-{number}" for number in (0, 1, 3, 4, 10, 11, 12, 13, 14))
+
+    @pytest.mark.parametrize("changes", [{"reason": "INTEGER"}, {"reason": None}])
+    def test_where_the_table_does_not_fit_no_row_is_blamed(self, bigquery: FakeBigQuery, changes: dict[str, str | None]) -> None:
+        """A column of another type, or a missing one, raises; nothing is sent again."""
+        bigquery.refuse_whole = lambda row: self.WORDS
+        columns = {name: kind for name, kind in (COLUMNS | changes).items() if kind}
+        with bigquery.serve() as host:
+            writer = self.writer(host, lambda: columns)
+            with pytest.raises(SchemaError, match=self.WORDS):
+                append(writer, rows(1, 2))
+            writer.close()
+        assert len(bigquery.requests) == 1
 
 
 UNKNOWN_COLUMN = EndsStream(
@@ -345,7 +431,7 @@ class TestAColumnThatAppendsDoNotKnowYet:
     """A column that was just added is in the table at once, and known to appends some minutes later."""
 
     def writer(
-        self, host: str, passed: PassedTime, columns: Callable[[], list[str]], counters: Counters | None = None
+        self, host: str, passed: PassedTime, columns: Callable[[], dict[str, str]], counters: Counters | None = None
     ) -> TableWriter:
         config = config_for(bigquery_storage=host)
         client = bigquery_write_client(config.endpoints)
@@ -357,9 +443,9 @@ class TestAColumnThatAppendsDoNotKnowYet:
         sentences: list[str | None] = []
         counters = Counters()
 
-        def columns() -> list[str]:
+        def columns() -> dict[str, str]:
             sentences.append(counters.snapshot()["waiting_for"])
-            return [name.upper() for name in SCHEMA.names]
+            return {name.upper(): kind for name, kind in COLUMNS.items()}
 
         with bigquery.serve() as host:
             writer = self.writer(host, passed, columns, counters)
@@ -374,7 +460,7 @@ class TestAColumnThatAppendsDoNotKnowYet:
         """As for a service that does not answer, of which the engine never gives up."""
         bigquery.always = UNKNOWN_COLUMN
         with bigquery.serve() as host:
-            writer = self.writer(host, passed, lambda: SCHEMA.names)
+            writer = self.writer(host, passed, lambda: COLUMNS)
             with pytest.raises(UnavailableError, match=r"accepted no rows .* extra fields: 'reason'"):
                 append(writer, rows(1))
             writer.close()
@@ -384,10 +470,10 @@ class TestAColumnThatAppendsDoNotKnowYet:
         """Nor one of a table that can't be looked at."""
         bigquery.always = UNKNOWN_COLUMN
 
-        def unreachable() -> list[str]:
+        def unreachable() -> dict[str, str]:
             raise exceptions.ServiceUnavailable("gone")
 
-        for columns in (lambda: ["event_id"], unreachable):
+        for columns in (lambda: {"event_id": "STRING"}, unreachable):
             with bigquery.serve() as host:
                 writer = self.writer(host, passed, columns)
                 with pytest.raises(SchemaError, match="extra fields: 'reason'"):
