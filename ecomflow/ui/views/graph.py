@@ -52,7 +52,7 @@ def graph_view(sample: Sample, sources: GraphSources, selected: str | None = Non
             section("Graph", _graph(sample, sample.report, sources, selected), note=_ages(sample, sources)),
             step_view(selected, sample, sources.branches, _parts(sources, selected)) if selected is not None else None,
             section("Last hour", _hour(sample), note=_recorded_by(metrics)),
-            _refusals(metrics),
+            _refusals(sample, metrics),
         ]
     )
 
@@ -131,8 +131,11 @@ def _graph(sample: Sample, found: Report, sources: GraphSources, selected: str |
             return trouble(steps.error)
         return notice("Generating the graph from the pipeline's code, which takes a few seconds.")
     graph, counts = Graph(steps.value, sources.subscription, sources.bucket, sources.branches), counts_of(found, sources)
-    drawn = tag("div", pictures(graph, counts, selected), data_stale=stale_since(sample) is not None)
-    return join([drawn, _table(steps.value, counts)])
+    return tag("div", pictures(graph, counts, selected), _table(steps.value, counts), data_stale=_is_stale(sample))
+
+
+def _is_stale(sample: Sample) -> bool:
+    return stale_since(sample) is not None
 
 
 def _parts(sources: GraphSources, selected: str | None) -> tuple[str, ...]:
@@ -188,11 +191,11 @@ def _hour(sample: Sample) -> Html:
     )
 
 
-def _refusals(metrics: PipelineMetrics) -> Html | None:
+def _refusals(sample: Sample, metrics: PipelineMetrics) -> Html | None:
     counts = sorted(((reason, amount) for reason, amount in metrics.refused.items() if amount), key=lambda item: -item[1])
     if not counts:
         return None
     rows = [(reason, tag("span", count_text(amount), data_tone="bad")) for reason, amount in counts]
     drawn = table("Refused messages by reason", ("reason", "count"), rows, right=("count",), quiet=True)
     link = tag("p", tag("a", "Show the dead letters", href="/dead-letters"))
-    return section("Refused messages by reason", tag("div", drawn, class_="narrow"), link)
+    return section("Refused messages by reason", tag("div", drawn, class_="narrow", data_stale=_is_stale(sample)), link)
