@@ -15,6 +15,7 @@ from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
 from tests.support.running import Pipeline, running, settings_in
 from tests.support.ui import page_of, until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -48,6 +49,8 @@ def pipeline(refunds: Settings, stack: Endpoints) -> Iterator[Pipeline]:
     """Its pipeline, which has taken two refunds and refused a third."""
     with running(refunds) as pipeline, Target(refunds, stack) as target:
         publisher.publish(target, [refund(1, 5), refund(2, 7), refund(3, -1)])
+        done = {"rows/fact_refund": 2, "refused/contract_violation": 1, "out/Write refund dead letters": 1}
+        wait_until(lambda: done.items() <= pipeline.status().counters.items(), "two are written and one is refused")
         yield pipeline
 
 
