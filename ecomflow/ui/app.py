@@ -33,12 +33,13 @@ from ecomflow.ui.data.dead_letters import (
     PAGE,
     Overview,
     Search,
+    count_objects,
     filter_of,
     find,
     read_newest,
     read_overview,
     search_of,
-    streams_of,
+    with_others,
 )
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
@@ -108,6 +109,7 @@ class Pages:
             lambda: read_overview(self.target(), lambda count: setattr(self.letters, "progress", count)),
             self._least(_LETTERS_SECONDS),
         )
+        self.objects: Reading[dict[str, int]] = Reading(lambda: count_objects(self.target()), self._least(_LETTERS_SECONDS))
         self.replays = Replays(self.target)
         self.graph_sources = GraphSources(
             settings.subscription,
@@ -116,6 +118,7 @@ class Pages:
             self.steps,
             self.counts,
             self.letters,
+            self.objects,
         )
         self.place = _place(settings)
 
@@ -161,7 +164,7 @@ class Pages:
         return HTMLResponse(self._graph(request.query_params.get("step")))
 
     def _graph(self, step: str | None) -> Html:
-        for reading in (self.steps, self.counts, self.letters):
+        for reading in (self.steps, self.counts, self.letters, self.objects):
             reading.look()
         return graph_view(self.sampler.look(), self.graph_sources, step or None)
 
@@ -223,7 +226,7 @@ class Pages:
         return groups_view(self.sampler.look(), found, self.gate.form_token, search, self._streams())
 
     def _streams(self) -> tuple[str, ...]:
-        return streams_of(self.settings, self.letters.value)
+        return with_others(tuple(branch.stream for branch in self.graph_sources.branches), self.letters.value)
 
     def _search(self, request: Request) -> Search:
         return search_of(request.query_params, self._streams())

@@ -23,7 +23,7 @@ from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import count_waiting
-from ecomflow.ui.data.dead_letters import SEARCH_SECONDS, Search, find
+from ecomflow.ui.data.dead_letters import SEARCH_SECONDS, Search, count_objects, find
 from ecomflow.ui.data.steps import read_steps
 from tests.support.cli import environment
 from tests.support.contract import SHOP, order, written_columns
@@ -118,7 +118,7 @@ class TestDeadLetters:
         browser, _ = page_of(provisioned)
         until(lambda: browser.get("/live/dead-letters"), "3 dead letters in 2 groups")
         text = browser.get("/dead-letters?stream=order&reason=contract_violation").text
-        assert "2 dead letters in 1 group match, of all 3 dead letters in 2 groups" in text
+        assert "2 dead letters in 1 group match. In all: 3 dead letters in 2 groups, 2 objects." in text
         assert '<option value="order" selected>' in text
         assert 'data-from="/live/dead-letters?stream=order&amp;reason=contract_violation"' in text
         assert "0 dead letters in 0 groups match" in browser.get("/dead-letters?stream=unknown").text
@@ -178,6 +178,14 @@ class TestDeadLetters:
             assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
             assert "\x1b" not in html
             assert "\u202e" not in html
+
+    def test_objects_are_counted_by_stream(self, provisioned: Settings, target: Target) -> None:
+        """Without reading them, and without what else lies in the folder."""
+        for number in range(3):
+            store(target, [held(number)], unique=str(number))
+        store(target, [still(1)])
+        target.bucket.blob("dlq/stray.txt").upload_from_string(b"x")
+        assert count_objects(target) == {"order": 3, "inventory": 1}
 
     def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Whatever else lies in the folder, the dead letters are shown."""

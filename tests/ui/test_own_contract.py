@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from html import unescape
 
@@ -13,6 +14,9 @@ from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
+from ecomflow.metrics.history import in_step
+from ecomflow.metrics.record import read_record
+from ecomflow.metrics.snapshot import PipelineMetrics
 from tests.support.running import Pipeline, running, settings_in
 from tests.support.ui import page_of, until
 from tests.support.waiting import wait_until
@@ -76,6 +80,19 @@ def test_its_steps_are_in_the_graph(refunds: Settings, pipeline: Pipeline) -> No
         assert f'data-name="{step}"' in text
     details = unescape(until(lambda: browser.get("/live?step=Write+refund+facts"), "<dt>out</dt><dd>2"))
     assert 'href="/tables/fact_refund">fact_refund</a>: 2 rows' in details
+
+
+def test_its_messages_are_recorded(refunds: Settings, pipeline: Pipeline) -> None:
+    """By the pipeline itself, with the backlog, so that a page that is opened later charts them."""
+
+    def newest() -> PipelineMetrics | None:
+        return next(reversed(read_record(refunds.state_path, time.time())), None)
+
+    written, refused = (in_step("Write refund facts", "messages_out"), in_step("Model refund facts", "refused"))
+    wait_until(lambda: (found := newest()) is not None and written(found) == 2, "the refunds are recorded")
+    found = newest()
+    assert found is not None
+    assert (found.received, refused(found) + in_step("Decode events", "refused")(found), found.backlog) == (3, 1, 0)
 
 
 def test_its_dead_letters_are_listed(refunds: Settings, pipeline: Pipeline) -> None:

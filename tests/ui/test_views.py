@@ -117,7 +117,7 @@ def sample(**changes: object) -> Sample:
 def sources(steps: tuple[Step, ...] = TREE, letters: Overview | None = None, **changes: object) -> graph.GraphSources:
     counted = [TableCount(table, 7, NOW) for branch in BRANCHES for table in branch.tables]
     overview = letters or Overview(group([], Settings()), True, 0)
-    made = graph.GraphSources("sub", "bucket", BRANCHES, read(steps), read(tuple(counted)), read(overview))
+    made = graph.GraphSources("sub", "bucket", BRANCHES, read(steps), read(tuple(counted)), read(overview), read({"order": 12}))
     return msgspec.structs.replace(made, **changes)
 
 
@@ -333,6 +333,12 @@ class TestGraph:
             "/tables/fact_order",
             "/dead-letters?stream=order",
         } <= links
+
+    @pytest.mark.parametrize(("is_whole", "words"), [(True, "0 dead letters"), (False, "12 objects")])
+    def test_the_bucket_has_a_true_count(self, is_whole: bool, words: str) -> None:
+        """Dead letters where all were read, otherwise the objects, which are listed."""
+        html = graph.graph_view(sample(), sources(letters=Overview(group([], Settings()), is_whole, 0)))
+        assert re.search(rf">dlq/order/</text><text[^>]*>{words}<", html)
 
     def test_what_is_not_known_is_not_zero(self) -> None:
         """Rows and dead letters that were not counted yet, an unknown backlog, a step that reports nothing."""

@@ -12,9 +12,7 @@ from typing import get_args
 
 import msgspec
 
-from ecomflow.config import Settings, contracts_of
-from ecomflow.contract.dead_letter import UNKNOWN_STREAM, DeadLetter, Reason
-from ecomflow.contract.tables import event_streams
+from ecomflow.contract.dead_letter import ROOT, DeadLetter, Reason
 from ecomflow.deadletters import store
 from ecomflow.deadletters.groups import Groups, group
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, StoredDeadLetter
@@ -98,6 +96,15 @@ def read_overview(target: Target, on_progress: OnProgress | None = None) -> Over
     return Overview(groups, is_whole, len(unreadable), read)
 
 
+def count_objects(target: Target) -> dict[str, int]:
+    """The number of objects with dead letters of each stream that has any, without reading them. Raises the same errors as
+    ``store.letters``.
+    """
+    with store.reading(target):
+        listing = target.bucket.list_blobs(prefix=f"{ROOT}/", fields="items(name),nextPageToken", timeout=30)
+        return dict(Counter(parts[1] for blob in listing if len(parts := blob.name.split("/", 2)) == 3))
+
+
 def read_newest(target: Target, selected: DeadLetterFilter, limit: int) -> Found:
     """The newest ``limit`` dead letters of ``selected``. Raises the same errors as ``store.letters``."""
     found = store.newest(target, limit=limit + 1, selected=selected, unreadable=[])
@@ -129,9 +136,8 @@ def _contains(letter: DeadLetter, text: str) -> bool:
     return any(text in part.casefold() for part in parts)
 
 
-def streams_of(settings: Settings, overview: Overview | None) -> tuple[str, ...]:
-    """The streams of the contracts, and others that have dead letters, of types without a contract today."""
-    known = (*event_streams(contracts_of(settings)), UNKNOWN_STREAM)
+def with_others(known: tuple[str, ...], overview: Overview | None) -> tuple[str, ...]:
+    """The streams ``known`` from the contracts, and others that have dead letters: of types without a contract today."""
     return (*known, *sorted(set(overview.by_stream() if overview else ()) - set(known)))
 
 

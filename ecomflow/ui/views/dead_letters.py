@@ -89,13 +89,12 @@ def _groups(overview: Reading[Overview], search: Search) -> Html:
     if not found.groups.total:
         return join([*parts, notice("There are no dead letters: no message was refused.")])
     chosen = [one for one in found.groups.groups if search.stream in ("", one.stream) and search.reason in ("", one.reason)]
+    said = _total(found)
     if search != Search():
-        amount = sum(one.count for one in chosen)
-        parts.append(
-            tag("p", f"{counted(amount, 'dead letter')} in {counted(len(chosen), 'group')} match, of all {_total(found)}")
+        said = (
+            f"{counted(sum(one.count for one in chosen), 'dead letter')} in {counted(len(chosen), 'group')} match. In all: {said}"
         )
-    else:
-        parts.append(tag("p", _total(found)))
+    parts.append(tag("p", said))
     return join([*parts, tag("ol", [_group(one) for one in chosen[:_MOST_GROUPS]], class_="groups") if chosen else None])
 
 

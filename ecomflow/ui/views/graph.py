@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import msgspec
 
 from ecomflow.metrics.history import Report
-from ecomflow.metrics.record import RECORD_EVERY_SECONDS
+from ecomflow.metrics.record import RECORD_EVERY_SECONDS, Hour
 from ecomflow.metrics.snapshot import LOCAL, Branch, PipelineMetrics
 from ecomflow.pipeline.tree import Step
 from ecomflow.terminal.amounts import UNKNOWN, bytes_text, clock_text, count_text, rate_text, seconds_text
@@ -38,6 +39,7 @@ class GraphSources(msgspec.Struct, frozen=True):
     steps: Reading[tuple[Step, ...]]
     tables: Reading[tuple[TableCount, ...]]
     letters: Reading[Overview]
+    objects: Reading[dict[str, int]]
 
 
 def graph_view(sample: Sample, sources: GraphSources, selected: str | None = None) -> Html:
@@ -65,8 +67,8 @@ def counts_of(found: Report, sources: GraphSources) -> Counts:
         flows={one.step: Flow(one, rates.get(one.step)) for one in metrics.steps},
         appended={one.table: one.rows for one in metrics.tables},
         rows={one.table: one.rows for one in sources.tables.value or ()},
-        letters=None if letters is None else letters.by_stream(),
-        letters_are_whole=letters is None or letters.is_whole,
+        letters=letters.by_stream() if letters is not None and letters.is_whole else None,
+        objects=sources.objects.value,
         backlog=metrics.backlog,
         oldest_seconds=metrics.oldest_unacked_seconds,
     )
@@ -74,7 +76,10 @@ def counts_of(found: Report, sources: GraphSources) -> Counts:
 
 def _ages(sample: Sample, sources: GraphSources) -> str:
     """When each kind of number was counted: the steps' by the pipeline, the rows in the warehouse, the letters in the bucket."""
-    known = (("rows", sources.tables.read_at), ("dead letters", sources.letters.read_at))
+    letters = sources.letters.value
+    all_read = letters is not None and letters.is_whole
+    stored = ("dead letters", sources.letters) if all_read else ("objects of dead letters", sources.objects)
+    known = [(what, reading.read_at) for what, reading in (("rows", sources.tables), stored)]
     ages = [f"{what} as of {clock_text(at)}" for what, at in known if at is not None]
     return f"Messages since the start, {', '.join([as_of(sample) or '', *ages])}."
 
@@ -168,6 +173,11 @@ def _hour(sample: Sample) -> Html:
     hour = sample.hour
     if hour is None:
         return trouble(sample.hour_error) if sample.hour_error else notice("Nothing was read yet.")
+    return _charts(hour)
+
+
+@lru_cache(maxsize=2)  # an hour is shown many times: once a second on every open page
+def _charts(hour: Hour) -> Html:
     received, refused = (hour.rate(of) for of in (lambda one: one.received, lambda one: sum(one.refused.values())))
     backlog, oldest = (hour.highest(of) for of in (lambda one: one.backlog, lambda one: one.oldest_unacked_seconds))
     return tag(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -86,14 +87,16 @@ class Layout(msgspec.Struct, frozen=True):
         return max((box.bottom for box in self.boxes), default=0.0) + MARGIN
 
 
-def wide_layout(steps: Sequence[Step], subscription: str, branches: Sequence[Branch]) -> Layout:
+@lru_cache(maxsize=2)
+def wide_layout(steps: tuple[Step, ...], subscription: str, branches: tuple[Branch, ...]) -> Layout:
     """A column for each distance from the subscription, a band for each branch: above its steps and tables, below the way of its
     refused messages.
     """
     return _Wide(steps, subscription, branches).layout()
 
 
-def tall_layout(steps: Sequence[Step], subscription: str, branches: Sequence[Branch]) -> Layout:
+@lru_cache(maxsize=2)
+def tall_layout(steps: tuple[Step, ...], subscription: str, branches: tuple[Branch, ...]) -> Layout:
     """One box below the other, those of a branch indented, their refused messages at the right."""
     return _Tall(steps, subscription, branches).layout()
 

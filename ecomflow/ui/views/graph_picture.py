@@ -28,14 +28,15 @@ class Flow(msgspec.Struct, frozen=True):
 
 class Counts(msgspec.Struct, frozen=True):
     """All numbers of the picture. ``rows``: of each table in the warehouse; ``appended``: the rows of it that this pipeline has
-    written; ``letters``: dead letters in the bucket, by stream. None, or missing: not known.
+    written; ``letters``: dead letters in the bucket, by stream, None if they were not all read; ``objects``: the objects that
+    contain them. None, or missing: not known.
     """
 
     flows: Mapping[str, Flow] = {}
     appended: Mapping[str, int] = {}
     rows: Mapping[str, int] = {}
     letters: Mapping[str, int] | None = None
-    letters_are_whole: bool = True
+    objects: Mapping[str, int] | None = None
     backlog: int | None = None
     oldest_seconds: float | None = None
 
@@ -149,11 +150,11 @@ def _backlog(counts: Counts) -> list[str]:
 
 
 def _letters(stream: str, counts: Counts) -> tuple[str, str]:
-    if counts.letters is None:
-        return "not counted yet", ""
-    found = counts.letters.get(stream, 0)
-    words = counted(found, "dead letter") if counts.letters_are_whole else f"at least {count_text(found)}"
-    return words, "refused" if found else ""
+    for numbers, what in ((counts.letters, "dead letter"), (counts.objects, "object")):
+        if numbers is not None:
+            found = numbers.get(stream, 0)
+            return counted(found, what), "refused" if found else ""
+    return "not counted yet", ""
 
 
 def _step_words(box: Box, flow: Flow, tall: bool) -> list[Html]:

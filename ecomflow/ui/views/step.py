@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ecomflow.metrics.history import Report, in_step
+from ecomflow.metrics.record import Hour
 from ecomflow.metrics.snapshot import FIRST_STEPS, Branch, PipelineMetrics, StepMetrics
 from ecomflow.terminal.amounts import UNKNOWN, clock_text, count_text, rate_text, seconds_text
 from ecomflow.ui.data.sampler import Sample
@@ -28,7 +30,11 @@ def step_view(name: str, sample: Sample, branches: Sequence[Branch], parts: Sequ
         return section(shown(name, 80), notice("There is no such step in the pipeline that runs."), beside=close, id_="step")
     facts = [(what, value) for what, value in _facts(found, sample.report, branches, parts) if value is not None]
     listed = tag("dl", [tag("div", tag("dt", what), tag("dd", value)) for what, value in facts], class_="facts wide")
-    body = [tag("div", listed, data_stale=stale_since(sample) is not None), _reasons(found), _hour(name, sample)]
+    body = [
+        tag("div", listed, data_stale=stale_since(sample) is not None),
+        _reasons(found),
+        _hour(name, sample.hour) if sample.hour else None,
+    ]
     return section(name, body, note=f"Since the start, {as_of(sample)}.", beside=close, id_="step")
 
 
@@ -134,10 +140,7 @@ def _reasons(found: StepMetrics) -> Html | None:
     return tag("div", table(f"Refused by {found.step}, by reason", ("reason", "count"), rows, right=("count",)), class_="narrow")
 
 
-def _hour(name: str, sample: Sample) -> Html | None:
-    if sample.hour is None:
-        return None
-    passed = sample.hour.rate(in_step(name, "messages_out"))
-    refused = sample.hour.rate(in_step(name, "refused"))
-    curves = (Curve("out", passed), Curve("refused", refused, "bad"))
-    return hour_chart("Messages per second", sample.hour, curves, rate_text)
+@lru_cache(maxsize=8)
+def _hour(name: str, hour: Hour) -> Html:
+    passed, refused = (hour.rate(in_step(name, part)) for part in ("messages_out", "refused"))
+    return hour_chart("Messages per second", hour, (Curve("out", passed), Curve("refused", refused, "bad")), rate_text)
