@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types test-fast test-ui faults soak bench pictures lock audit clean
+.PHONY: help install demo test check lint types test-fast test-ui interop faults soak bench pictures lock audit clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test-ui: $(INSTALLED) ## Test the web page in Debian's chromium, and install tha
 		&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
 		|| { echo "chromium is not installed. Run: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -m browser tests/browser
+
+interop: $(INSTALLED) ## Google's clients for Node and Go, and other brokers, as far as this machine has them (under five minutes)
+	$(BIN)/python -m pytest -m interop tests/interop
 
 faults: $(INSTALLED) ## Tests that make test skips: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults

@@ -23,7 +23,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -180,8 +180,8 @@ def _confirmed_at_once() -> Iterator[None]:
     """Within, requests are confirmed as soon as they are to be sent, and go nowhere."""
     send = publishing.RequestSender.send
 
-    def confirm(_: publishing.RequestSender, messages: Iterable[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        return ["1"] * sum(1 for _ in messages)
+    def confirm(_: publishing.RequestSender, request: Sequence[publishing.Publishable]) -> list[str]:
+        return ["1"] * len(request)
 
     publishing.RequestSender.send = confirm  # type: ignore[method-assign]
     try:

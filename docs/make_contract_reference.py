@@ -200,7 +200,7 @@ def _names() -> str:
 def _event_limits() -> str:
     return "\n".join(
         (
-            f"- JSON in UTF-8, with at most {MAX_DEPTH} levels of objects and arrays.",
+            f"- JSON in UTF-8 without a byte order mark, with at most {MAX_DEPTH} levels of objects and arrays.",
             f"- Its UTC date is at most {limits.YEARS_BACK} years in the past and {limits.YEARS_AHEAD} year in the future: "
             "BigQuery streams no other rows into a daily partition.",
             "- For tables with `each`: the bytes of what is repeated on each row (the id of the event, STRING and JSON columns) "

@@ -1,5 +1,7 @@
 """Settings, and the endpoints that follow from them. Precedence: flag, environment variable, ecomflow.toml, default.
 
+Every command of a folder and of the folders below it has the same ones: see ``find_folder``.
+
 Without a project the target is the local stack, which writes its endpoints to ``<state_dir>/stack.json`` while it is up. They are
 the only difference between the local stack and Google Cloud. Emulator variables override them.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,9 @@ from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
+STATE_DIR = ".ecomflow"
 STACK_FILE = "stack.json"
+_PATHS = ("contracts", "state_dir")  # the settings that are paths
 
 # 6 to 30 lowercase letters, digits and hyphens, optionally after a domain (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
@@ -51,6 +57,17 @@ class Endpoints(msgspec.Struct, frozen=True):
     bigquery: str | None = None
     bigquery_storage: str | None = None
     dataflow: str | None = None
+
+
+# The variables that name an emulator, by field of Endpoints; and the fields of services that speak gRPC.
+EMULATOR_VARIABLES = {
+    "pubsub": "PUBSUB_EMULATOR_HOST",
+    "storage": "STORAGE_EMULATOR_HOST",
+    "bigquery": "BIGQUERY_EMULATOR_HOST",
+    "bigquery_storage": "BIGQUERY_STORAGE_EMULATOR_HOST",
+    "dataflow": "DATAFLOW_EMULATOR_HOST",
+}
+_GRPC = ("pubsub", "bigquery_storage")
 
 
 class DataflowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     builtin_events: tuple[str, ...] = SHOP
     # Where type, id, version and body of an event stand in its message.
     envelope: EnvelopeSettings = EnvelopeSettings()
-    state_dir: str = ".ecomflow"
+    state_dir: str = STATE_DIR
     # Whether the services on loopback answer other users of the machine.
     other_users: OtherUsers = "refuse"
     dataflow: DataflowSettings = DataflowSettings()
@@ -240,12 +257,17 @@ COMMENTED_CONFIG = """\
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Settings:
-    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and ``ecomflow.toml`` in ``folder``.
+    """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and the ``ecomflow.toml`` of ``folder`` (the current
+    one) or of the nearest folder above it (``find_folder``).
 
-    Raises ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
+    Relative paths in ecomflow.toml, and the default ones, start from its folder; those in variables from the current one. Raises
+    ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
     """
+    start = folder or Path()
+    found = find_folder(start)
+    in_file = _from_file(found / CONFIG_FILE)
     layers = [
-        _from_file((folder or Path()) / CONFIG_FILE),
+        in_file if found == start else _placed(in_file, found),
         _from_environment(environ),
         {k: v for k, v in flags.items() if v is not None},
     ]
@@ -262,17 +284,71 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.envi
     return settings
 
 
+def find_folder(start: Path) -> Path:
+    """The nearest folder with ``ecomflow.toml`` or ``.ecomflow/``: ``start``, or an absolute one above; ``start`` if none has.
+
+    The search ends at a folder that belongs to another user or that everyone can write to, such as /tmp.
+    """
+    if _is_home(start):
+        return start
+    try:
+        above = start.absolute().parents
+    except FileNotFoundError:  # the current folder has been deleted
+        return start
+    return next(filter(_is_home, takewhile(_is_own, above)), start)
+
+
+def _is_home(folder: Path) -> bool:
+    config, state = _stat(folder / CONFIG_FILE), _stat(folder / STATE_DIR)
+    return (config is not None and stat.S_ISREG(config.st_mode)) or (state is not None and stat.S_ISDIR(state.st_mode))
+
+
+def _is_own(folder: Path) -> bool:
+    found = _stat(folder)
+    return found is not None and found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # it does not exist, or may not be looked at
+        return None
+
+
+def _placed(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """``settings`` of the ecomflow.toml in ``folder``, with the paths in it, and the default ones, as paths from anywhere."""
+    paths = {name: settings.get(name, getattr(Settings(), name)) for name in _PATHS}
+    placed = {
+        name: str(folder / path) for name, path in paths.items() if isinstance(path, str) and path and not path.startswith("~")
+    }
+    return {**settings, **placed}
+
+
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
     """The endpoints of the running local stack or of Google, overridden by the emulator variables of ``environ``."""
     base = read_stack_endpoints(settings.state_path) if settings.is_local else None
-    base = base or Endpoints()
-    return Endpoints(
-        pubsub=environ.get("PUBSUB_EMULATOR_HOST") or base.pubsub,
-        storage=_as_url(environ.get("STORAGE_EMULATOR_HOST")) or base.storage,
-        bigquery=_as_url(environ.get("BIGQUERY_EMULATOR_HOST")) or base.bigquery,
-        bigquery_storage=environ.get("BIGQUERY_STORAGE_EMULATOR_HOST") or base.bigquery_storage,
-        dataflow=_as_url(environ.get("DATAFLOW_EMULATOR_HOST")),
-    )
+    return msgspec.structs.replace(base or Endpoints(), **overrides(environ))
+
+
+def overrides(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints that emulator variables name, by field of ``Endpoints``. All may be written with or without ``http://``.
+
+    Raises ConfigError for a gRPC service with another scheme.
+    """
+    found = {field: environ[variable] for field, variable in EMULATOR_VARIABLES.items() if environ.get(variable)}
+    return {field: _as_host(field, value) if field in _GRPC else as_url(value) for field, value in found.items()}
+
+
+def external_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The endpoints of ``overrides`` that are not those of the local stack of ``settings``, whose variables a shell may have."""
+    given = overrides(environ)
+    if not given or not settings.is_local:
+        return given
+    try:
+        own = read_stack_endpoints(settings.state_path) or Endpoints()
+    except ConfigError:  # a damaged file, which the next start replaces
+        own = Endpoints()
+    return {field: value for field, value in given.items() if getattr(own, field) != value}
 
 
 def running_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
@@ -341,10 +417,18 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in found}
 
 
-def _as_url(host: str | None) -> str | None:
-    if not host:
-        return None
-    return host if "://" in host else f"http://{host}"
+def as_url(host: str) -> str:
+    """The URL of a REST service at ``host:port`` or at a URL."""
+    return (host if "://" in host else f"http://{host}").rstrip("/")
+
+
+def _as_host(field: str, host: str) -> str:
+    """``host:port`` of a gRPC service, which has no URL."""
+    scheme, separator, rest = host.rpartition("://")
+    if separator and scheme.lower() != "http":
+        sentence = f"{EMULATOR_VARIABLES[field]} is '{host}': expected host:port, because emulators use no TLS."
+        raise ConfigError(sentence, f"Correct or unset {EMULATOR_VARIABLES[field]}.")
+    return rest.rstrip("/")
 
 
 def _check(settings: Settings) -> None:

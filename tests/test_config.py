@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tomllib
@@ -14,10 +15,12 @@ import pytest
 
 from ecomflow.config import (
     COMMENTED_CONFIG,
+    EMULATOR_VARIABLES,
     DataflowSettings,
     Endpoints,
     Settings,
     envelope_of,
+    external_endpoints,
     load_settings,
     read_stack_endpoints,
     resolve_endpoints,
@@ -83,6 +86,65 @@ class TestPrecedence:
     def test_other_variables_are_not_ours(self, tmp_path: Path) -> None:
         """ECOMFLOW_LOG and the like may be another tool's."""
         assert load_settings({}, {"ECOMFLOW_NO_SUCH": "x", "PROJECT": "y"}, tmp_path) == Settings()
+
+
+class TestTheFolder:
+    """ecomflow.toml and the state folder are found from the folders below them, as git finds its repository."""
+
+    @pytest.fixture
+    def below(self, tmp_path: Path) -> Path:
+        below = tmp_path / "one" / "two"
+        below.mkdir(parents=True)
+        return below
+
+    def test_the_settings_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
+        """Its ecomflow.toml is read, and its paths, and the default ones, are those of its folder."""
+        write_config(tmp_path, 'topic = "t"\nstate_dir = "state"')
+        settings = load_settings({}, {}, below)
+        assert (settings.topic, settings.state_path) == ("t", tmp_path / "state")
+        assert settings.contracts == str(tmp_path / "contracts")
+
+    def test_the_stack_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
+        """A state folder is enough; the nearest counts."""
+        (tmp_path / ".ecomflow").mkdir()
+        assert load_settings({}, {}, below).state_path == tmp_path / ".ecomflow"
+        (below.parent / ".ecomflow").mkdir()
+        assert load_settings({}, {}, below).state_path == below.parent / ".ecomflow"
+        (below / "ecomflow.toml").touch()
+        assert load_settings({}, {}, below).state_path == Path(".ecomflow")
+
+    def test_an_absolute_path_and_a_variable_stay_as_they_are(self, tmp_path: Path, below: Path) -> None:
+        """A variable is relative to the current folder, as everywhere in a shell."""
+        write_config(tmp_path, f'state_dir = "{tmp_path / "far"}"')
+        assert load_settings({}, {}, below).state_path == tmp_path / "far"
+        assert load_settings({}, {"ECOMFLOW_STATE_DIR": "near"}, below).state_path == Path("near")
+
+    def test_none_is_found(self, below: Path) -> None:
+        """Then the current folder is the one."""
+        assert load_settings({}, {}, below) == Settings()
+
+    def test_a_folder_that_everyone_can_write_to_is_not_searched(self, tmp_path: Path, below: Path) -> None:
+        """Anyone could leave settings there, which name a project and a bucket."""
+        write_config(tmp_path, 'topic = "t"')
+        below.parent.chmod(0o777)
+        assert load_settings({}, {}, below).topic == "ecomflow-events"
+        below.parent.chmod(0o775)
+        assert load_settings({}, {}, below).topic == "t"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+    def test_a_folder_of_another_user_is_not_searched(self, tmp_path: Path, below: Path) -> None:
+        """Nor any above it."""
+        write_config(tmp_path, 'topic = "t"')
+        os.chown(below.parent, 12345, -1)
+        assert load_settings({}, {}, below).topic == "ecomflow-events"
+
+    def test_the_current_folder_has_been_deleted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is nothing above it."""
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert load_settings({}, {}) == Settings()
 
 
 class TestWrongSettings:
@@ -234,6 +296,35 @@ class TestEndpoints:
         assert resolve_endpoints(write_stack(tmp_path), environ) == given
         assert running_endpoints(Settings(state_dir=str(tmp_path / "none")), environ) == given
         assert resolve_endpoints(Settings(project="my-project"), environ) == given
+
+    @pytest.mark.parametrize("written", ["localhost:8085", "http://localhost:8085", "http://localhost:8085/"])
+    def test_with_or_without_a_scheme(self, written: str, tmp_path: Path) -> None:
+        """Each client gets what it understands: host and port for gRPC, a URL for REST."""
+        given = resolve_endpoints(Settings(state_dir=str(tmp_path)), dict.fromkeys(EMULATOR_VARIABLES.values(), written))
+        grpc, rest = "localhost:8085", "http://localhost:8085"
+        assert given == Endpoints(grpc, rest, rest, grpc, rest)
+
+    @pytest.mark.parametrize("variable", ["PUBSUB_EMULATOR_HOST", "BIGQUERY_STORAGE_EMULATOR_HOST"])
+    def test_a_scheme_that_no_emulator_has(self, variable: str) -> None:
+        """gRPC emulators speak no TLS."""
+        with pytest.raises(ConfigError) as caught:
+            resolve_endpoints(Settings(project="my-project"), {variable: "https://localhost:8085"})
+        assert (
+            caught.value.message == f"{variable} is 'https://localhost:8085': expected host:port, because emulators use no TLS."
+        )
+        assert caught.value.remedy == f"Correct or unset {variable}."
+
+    def test_what_is_not_the_stacks_own(self, tmp_path: Path) -> None:
+        """A shell may have the stack's own variables; a damaged stack file, which infra up replaces, is no stack."""
+        settings = write_stack(tmp_path)
+        own = {
+            EMULATOR_VARIABLES[field]: getattr(LOCAL, field) for field in ("pubsub", "storage", "bigquery", "bigquery_storage")
+        }
+        assert external_endpoints(settings, own) == {}
+        other = own | {"PUBSUB_EMULATOR_HOST": "http://localhost:8085"}
+        assert external_endpoints(settings, other) == {"pubsub": "localhost:8085"}
+        (tmp_path / "stack.json").write_text("{")
+        assert external_endpoints(settings, other).keys() == {"pubsub", "storage", "bigquery", "bigquery_storage"}
 
     def test_one_variable_replaces_one_endpoint(self, tmp_path: Path) -> None:
         """The rest stays the stack's; an empty variable says nothing."""

@@ -15,7 +15,7 @@ def outcome(facts: int, dead_letters: int, missing: tuple[str, ...] = ()) -> Out
     """Two valid orders and one invalid one were published; ``facts`` and ``dead_letters`` of them were found."""
     published = PublishSummary(3, {"order": 2}, {"order": 1}, {}, {}, {}, 4, 1.0, False)
     line = TypeBalance("order", 3, facts, dead_letters, 0, not missing)
-    equation = Reconciliation("ledger.jsonl", (line,), None, missing, (), (), (), not missing)
+    equation = Reconciliation("ledger.jsonl", (line,), None, missing, (), (), not missing)
     return Outcome(published, equation, Answer("", (), ()))
 
 

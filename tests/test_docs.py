@@ -20,12 +20,14 @@ from ecomflow.contract import keys
 from ecomflow.contract.envelope import EnvelopeSettings
 from ecomflow.contract.language import FIELD_TYPES, SCALAR_TYPES
 from ecomflow.contract.loading import read_contract
+from ecomflow.infra.verdicts import VERDICTS
 from ecomflow.sql import questions
 from tests.support import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
 import make_contract_reference as contract_reference
 import make_data_model as data_model
+import make_differences as differences
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DOCS = ROOT / "docs"
@@ -155,6 +157,13 @@ def shown(name: str, default: Any) -> str:
     if isinstance(default, tuple):
         return ", ".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default or ("none" if default in (None, {}) else default))
+
+
+def test_the_differences_are_those_of_the_list() -> None:
+    """docs/google-cloud.md; where it differs, run python docs/make_differences.py."""
+    text = differences.PAGE.read_text(encoding="utf-8")
+    assert text == differences.page(text)
+    assert differences.table().count("\n") == 2 + len(VERDICTS)
 
 
 class TestContractLanguage:

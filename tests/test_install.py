@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -183,6 +184,18 @@ def project(tmp_path: Path) -> Path:
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(project), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project / "index")}
     return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+class TestTheNodeClientOfMakeInterop:
+    FOLDER = ROOT / "tests/interop/node"
+
+    def test_every_package_is_locked_by_version_and_hash(self) -> None:
+        """From whichever registry npm asks: the lock names none."""
+        packages = json.loads((self.FOLDER / "package-lock.json").read_text())["packages"]
+        wanted = packages.pop("")["dependencies"]
+        assert wanted == json.loads((self.FOLDER / "package.json").read_text())["dependencies"]
+        assert wanted == {"@google-cloud/pubsub": packages["node_modules/@google-cloud/pubsub"]["version"]}
+        assert all(package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages.values())
 
 
 @pytest.mark.slow

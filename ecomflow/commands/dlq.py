@@ -27,6 +27,7 @@ from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter, Unrea
 from ecomflow.errors import AccessError, ConfigError, EcomflowError
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.pipeline.direct.launch import read_status
+from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
@@ -41,6 +42,7 @@ FingerprintId = Annotated[
 ]
 
 _MOST_UNREADABLE = 10
+_MOST_UNPUBLISHABLE = 10
 _MOST_GROUPS = 50
 _MOST_FIELDS = 50
 
@@ -146,7 +148,7 @@ def replay(
         if plan.passing and not dry_run:
             summary = _publish_again(target, plan, change)
     if as_json:
-        kept = ("chosen", "passing", "failing", "examples", "too_recent", "unreadable")
+        kept = ("chosen", "passing", "failing", "examples", "too_recent", "unpublishable", "unreadable")
         show_json({"plan": {name: getattr(plan, name) for name in kept}, "replay": summary})
     elif summary is not None:
         say(f"{summary.published:,} published, {summary.moved:,} moved to gs://{settings.bucket_name}/replayed/.")
@@ -158,7 +160,7 @@ def replay(
         say("Nothing was published." if plan.chosen else "No dead letters match.")
     if summary is not None and summary.interrupted:
         leave(INTERRUPTED)
-    _refuse_unreadable(plan.unreadable)
+    _refuse_rest(plan, summary)
 
 
 @dlq.command(epilog=example_lines("ecomflow dlq export refused.jsonl", "ecomflow dlq export - --stream order --since 1d"))
@@ -190,6 +192,20 @@ def _publish_again(target: Target, plan: ReplayPlan, patch: Any) -> ReplaySummar
             patch=patch,
             on_progress=lambda published: shown.count("dead letters", published, plan.passing),
         )
+
+
+def _refuse_rest(plan: ReplayPlan, summary: ReplaySummary | None) -> None:
+    """Raises EcomflowError for dead letters that Pub/Sub does not take, and for what is none."""
+    refused = [*plan.unpublishable, *(summary.unpublishable if summary else ())]
+    if not refused:
+        _refuse_unreadable(plan.unreadable)
+        return
+    named = [f"{one.event_id} in {one.object_name}: {one.error}" for one in refused[:_MOST_UNPUBLISHABLE]]
+    if plan.unreadable:
+        named.append(f"{len(plan.unreadable):,} objects are unreadable, too: ecomflow dlq inspect names them.")
+    sentence = f"Pub/Sub does not take {counted(len(refused), 'dead letter')}; still in dlq/:"
+    commands = f"ecomflow dlq export FILE --event-id {refused[0].event_id}, and ecomflow publish --file FILE"
+    raise EcomflowError("\n".join((sentence, *named)), f"Correct a copy, and publish that: {commands}")
 
 
 def _filter(
@@ -281,6 +297,7 @@ def _show_whole(item: StoredDeadLetter) -> None:
         ("fingerprint", cause.id),
         ("event id", letter.event_id),
         ("attributes", letter.attributes),
+        *([("ordering key", letter.ordering_key)] if letter.ordering_key else []),
         (f"payload ({letter.payload_encoding})", letter.payload),
         ("object", item.object_name),
     )
@@ -354,12 +371,14 @@ def _show_unknown_fields(fields: Any, settings: Settings) -> None:
 def _show_plan(plan: ReplayPlan) -> None:
     if not plan.chosen:
         return
-    fails = plan.chosen - plan.passing - plan.too_recent
+    fails = sum(plan.failing.values())
     sentence = f"{plan.passing:,} of {plan.chosen:,} now pass"
     if fails:
         by_path = list(plan.failing.items())
         places = f"on {by_path[0][0]}" if len(by_path) == 1 else ", ".join(f"{count:,} on {path}" for path, count in by_path[:10])
         sentence += f", {fails:,} fail {places}" if len(by_path) == 1 else f", {fails:,} fail: {places}"
+    if plan.unpublishable:
+        sentence += f", {len(plan.unpublishable):,} can't be published"
     say(sentence + ".")
     for path in list(plan.failing)[:10]:
         say(f"  such as {plan.examples[path]}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
 
 from ecomflow import infra
+from ecomflow.commands.job_view import fields_of
 from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
-from ecomflow.config import Settings
-from ecomflow.errors import ConfigError, UnavailableError
+from ecomflow.config import EMULATOR_VARIABLES, Settings, external_endpoints
+from ecomflow.errors import ConfigError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import open_target
+from ecomflow.jobs import local
 from ecomflow.local import exports, supervisor
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.console import err, note, out, plain, say, show_json, show_table
@@ -30,14 +33,24 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
     settings = settings_of(project)
     say_here = note if as_json else say
     say_here(target_line(settings))
+    external = external_endpoints(settings)
     if settings.is_local:
-        _start_stack(settings, say_here)
+        _start_stack(settings, external, say_here)
+    _show_external(external, say_here)
+    carried: list[infra.Step] = []
     with err.status("Comparing resources…") as status, open_target(settings) as target:
         planned = infra.plan(target)
-        done = infra.apply(target, planned, lambda step: status.update(f"{step.kind} {step.name}…"))
+
+        def report(step: infra.Step) -> None:
+            carried.append(step)
+            status.update(f"{step.kind} {step.name}…")
+
+        done = infra.apply(target, planned, report)
     grants = () if settings.is_local else infra.job_grants(settings)
+    left = [(step, difference) for step in carried for difference in step.differences if difference.how in ("accept", "warn")]
     if as_json:
-        show_json({"steps": done.steps, "grants": grants})
+        unchanged = [{"kind": step.kind, "name": step.name, "difference": difference} for step, difference in left]
+        show_json({"steps": done.steps, "left": unchanged, "grants": grants})
         return
     if target.endpoints.bigquery is not None:
         say("Skipped the table dead_letters: the local BigQuery has no external tables. Use instead: ecomflow dlq stats")
@@ -45,14 +58,15 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
         _show_steps(done)
         say(f"{len(done.steps)} of {len(planned.steps)} resources created or changed.")
     else:
-        say(f"All {len(planned.steps)} resources are up to date; nothing was changed.")
+        say(f"All {len(planned.steps)} resources {'exist' if left else 'are up to date'}; nothing was changed.")
+    _show_left(left)
     if grants:
         _show_grants(grants)
 
 
 @app.command(epilog=example_lines("ecomflow infra plan", "ecomflow infra plan --project my-project"))
 def plan(project: Project = None, as_json: AsJson = False) -> None:
-    """Show what infra up would create (+), change (~), keep (=) and refuse (!), by resource and column.
+    """Show what infra up would create (+), change (~), keep (=), only warn of (*) and refuse (!), by resource and column.
 
     Changes nothing.
     """
@@ -70,17 +84,21 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 def status(project: Project = None, as_json: AsJson = False) -> None:
     """Show the state of the local stack's services, the pipeline, and every resource."""
     settings = settings_of(project)
-    services = supervisor.status(settings.state_path).services if settings.is_local else ()
-    ready = not settings.is_local or all(service.state == "ready" for service in services)
+    external = external_endpoints(settings)
+    in_use = supervisor.services_in_use(external) if settings.is_local else ()
+    services = supervisor.status(settings.state_path, in_use).services
+    ready = all(service.state == "ready" for service in services)
     resources = _resources(settings) if ready else ()
-    pipeline = read_status(settings.state_path)
+    pipeline = local.examine(settings)
     if as_json:
-        show_json({"project": settings.project_id, "services": services, "pipeline": pipeline, "resources": resources})
+        stack = {"services": services, "external": external}
+        show_json({"project": settings.project_id, **stack, "pipeline": fields_of(pipeline), "resources": resources})
     else:
         say(target_line(settings))
         if services:
             show_table(f"Services (logs in {settings.state_path}/logs/)", *_service_rows(services))
             _show_damage(services, say)
+        _show_external(external, say)
         if resources:
             rows = [(item.kind, short(item.name), item.state, _count(item.rows), item.detail) for item in resources]
             show_table(
@@ -89,10 +107,7 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
                 rows,
                 right=("rows",),
             )
-        process = f", process {pipeline.pid}" if pipeline.state == "running" and pipeline.pid is not None else ""
-        say(f"Local pipeline: {pipeline.state}{process}.")
-        if pipeline.pid is None and pipeline.last_failure:
-            say(pipeline.last_failure)
+        _show_pipeline(pipeline, has_stack=settings.is_local and ready)
         if not ready:
             say("The local stack is not ready. Start it with: ecomflow infra up")
     if not ready:
@@ -129,8 +144,14 @@ def down(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given."""
+    """Stop the local stack, or delete topic and subscription in a project. Keeps the data unless --with-data is given.
+
+    Exits with 3 if there is no local stack.
+    """
     settings = settings_of(project)
+    if settings.is_local and not supervisor.is_there(settings.state_path):
+        sentence = f"There is no local stack: {settings.state_path.absolute()}/ does not exist."
+        raise NotFoundError(sentence, "Run it in the folder in which you ran ecomflow infra up, or in a folder below that.")
     say(target_line(settings))
     if (with_data or not settings.is_local) and not yes:
         what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, including their messages,"
@@ -149,14 +170,32 @@ def _resources(settings: Settings) -> tuple[infra.ResourceStatus, ...]:
         return infra.status(target)
 
 
-def _start_stack(settings: Settings, say_here: Any) -> None:
+def _show_pipeline(pipeline: local.LocalJob, has_stack: bool) -> None:
+    status, condition = pipeline.status, pipeline.condition
+    process = f", process {status.pid}" if status.state == "running" and status.pid is not None else ""
+    say(f"Local pipeline: {condition.name}{process}.")
+    if condition.trouble and (has_stack or status.state != "none"):
+        say(condition.trouble)
+
+
+def _start_stack(settings: Settings, external: Collection[str], say_here: Any) -> None:
+    """Starts the services that are in use: not those that ``external`` endpoints replace."""
+    in_use = supervisor.services_in_use(external)
     with err.status("Starting the local services…") as spinner:
         report = supervisor.up(
-            settings.state_path, others=settings.other_users, on_progress=lambda text: spinner.update(f"{text}…")
+            settings.state_path,
+            names=in_use,
+            others=settings.other_users,
+            on_progress=lambda text: spinner.update(f"{text}…"),
         )
     for service in report.services:
         say_here(f"  {service.name:<10} {service.state:<8} {service.endpoint}")
     _show_damage(report.services, say_here)
+
+
+def _show_external(external: Mapping[str, str], say_here: Any) -> None:
+    for field, endpoint in external.items():
+        say_here(f"  {field:<10} external {endpoint} ({EMULATOR_VARIABLES[field]})")
 
 
 def _show_damage(services: Any, say_here: Any) -> None:
@@ -204,8 +243,18 @@ def _show_steps(plan: Any) -> None:
     show_table("", ("action", "kind", "name", "differences"), rows)
 
 
-_SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!", "add": "+", "note": "=", None: " "}
-_STYLES = {"+": "green", "~": "yellow", "=": "dim", "!": "bold red"}
+def _show_left(left: list[tuple[infra.Step, infra.Difference]]) -> None:
+    """The differences that were left as they are, with what to do about them."""
+    if left:
+        say("Left as they are:")
+    for step, difference in left:
+        out.print(plain(f"  {step.kind} {short(step.name)}: {_difference(difference)}"), soft_wrap=True)
+        if difference.remedy:
+            out.print(plain(f"    {difference.remedy}"), soft_wrap=True)
+
+
+_SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!", "add": "+", "accept": "=", "warn": "*"}
+_STYLES = {"+": "green", "~": "yellow", "=": "dim", "*": "yellow", "!": "bold red"}
 
 
 def _show_diff(plan: Any) -> None:
@@ -224,11 +273,13 @@ def _show_diff(plan: Any) -> None:
 
 
 def _difference(difference: Any) -> str:
-    if difference.live is None:
-        return f"{difference.attribute}: {difference.wanted}"
-    if difference.how == "note":
-        return f"{difference.attribute}: {difference.live} (not in the DDL; left alone)"
-    return f"{difference.attribute}: {difference.live} -> {difference.wanted or 'none'}"
+    name, live, wanted = difference.attribute, difference.live, difference.wanted
+    if live is None:
+        return f"{name}: {wanted}"
+    if difference.how in ("accept", "warn"):
+        expected = f"expected {wanted}" if wanted else "not in the DDL"
+        return f"{name}: {live} ({expected}; left as it is)"
+    return f"{name}: {live} -> {wanted or 'none'}"
 
 
 def _show_grants(grants: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 import typer
 
-from ecomflow.commands import job_view as tables
-from ecomflow.commands.job_view import print_lines, show_local, show_plan
+from ecomflow.commands.job_view import fields_of, print_lines, show_detail, show_job_here, show_local, show_plan
 from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, example_lines, group_of_commands, moment_of, runs_here
 from ecomflow.config import Settings, load_settings
 from ecomflow.doctor import preflight, require
@@ -18,7 +18,7 @@ from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs import local
 from ecomflow.jobs.records import Job, Level, Metrics
-from ecomflow.metrics.snapshot import ENDED_BADLY
+from ecomflow.metrics.history import FAILING, Condition
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.amounts import length
 from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
@@ -65,7 +65,7 @@ def list_jobs(
     elif not found:
         say("There are no jobs. Start one with: ecomflow deploy")
     else:
-        rows = [(job.name, job.id, job.state, length(job.age_seconds), job.kind, job.region) for job in found]
+        rows = [(job.name, job.id, job.condition, length(job.age_seconds), job.kind, job.region) for job in found]
         show_table("", ("name", "id", "state", "age", "kind", "region"), rows, right=("age",))
 
 
@@ -80,25 +80,27 @@ def status(
 ) -> None:
     """Show a job's state, workers, throughput, lag, counters and recent errors.
 
-    Exits with 4 if it failed, or was killed or cancelled, or if there is no local pipeline.
+    Exits with 4 if it failed, was killed or cancelled, if there is no local pipeline, and if the local one does not do its work:
+    it waits for a service or a fix, restarts, hangs or is stuck.
     """
     settings = settings_in(project, region)
     if is_here(settings, runner, job):
-        found: Any = read_status(settings.state_path)
-        state = found.state
-        show: Any = tables.show_local
+        here = local.examine(settings)
+        condition = here.condition
+        found: Any = fields_of(here)
+        show = partial(show_job_here, here)
     else:
         from ecomflow.jobs import service
 
         with _api(settings) as api:
             found = service.detail(api, _find(api, settings, job), over=over)
-        state = found.job.state
-        show = tables.show_detail
+        condition = Condition(found.job.condition)
+        show = partial(show_detail, found)
     if as_json:
         show_json(found)
     else:
-        show(found)
-    if state in ENDED_BADLY:
+        show()
+    if condition.name in FAILING:
         raise typer.Exit(4)
 
 
@@ -308,10 +310,11 @@ def is_here(settings: Settings, runner: str | None, job: str | None = None) -> b
 
 def _check_local(settings: Settings, job: str) -> None:
     """The local pipeline has the name and the process id that ``job list`` shows."""
-    listed = local.jobs(settings)
-    if any(job in (found.name, found.id) for found in listed):
+    status = read_status(settings.state_path)
+    name, process = local.name_of(settings, status), local.id_of(status)
+    if status.state != "none" and job in (name, process):
         return
-    there = " and ".join(f"{found.name}, process {found.id}" for found in listed) or "none has run"
+    there = "none has run" if status.state == "none" else f"{name}, process {process}"
     sentence = f"'{job}' is not the pipeline on this machine ({there})"
     if settings.is_local:
         raise ConfigError(f"{sentence}, and no project is configured.", "For a job on Dataflow add: --project my-project")

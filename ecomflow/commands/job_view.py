@@ -15,21 +15,42 @@ from ecomflow.terminal.console import inert_json, out, plain, say, show_counts, 
 _OF_TOP = ("in/", "out/", "refused_in/", "reason_in/", "latency/")
 
 
+def fields_of(job: Any) -> dict[str, Any]:
+    """The status of the local pipeline, with its condition, for JSON."""
+    return msgspec.structs.asdict(job.status) | {"condition": job.condition.name, "trouble": job.condition.trouble}
+
+
+def show_job_here(job: Any) -> None:
+    """The counters of the local pipeline, and its condition."""
+    status, condition = job.status, job.condition
+    _show_counters(status)
+    say(condition.trouble or f"The pipeline runs as process {status.pid}.")
+    _say_restarts(status)
+
+
 def show_local(status: Any) -> None:
-    """The state of the local pipeline, and its counters."""
-    if status.counters:
-        show_counts("Counters of this run", _in_short(status.counters))
-    process = "" if status.pid is None else f" (process {status.pid})"
+    """The counters of a local pipeline that this command has seen end, and how it ended."""
+    _show_counters(status)
     sentences = {
-        "running": "The pipeline runs." if status.pid is None else f"The pipeline runs as process {status.pid}.",
         "drained": "The pipeline is drained.",
         "failed": f"The pipeline failed: {status.last_failure}",
-        "gone": f"The pipeline{process} was killed; its unacknowledged messages are delivered again. Run: ecomflow deploy",
-        "none": "There is no local pipeline. Run: ecomflow deploy",
+        "gone": f"The pipeline (process {status.pid}) was killed; its unacknowledged messages are delivered again. "
+        "Run: ecomflow deploy",
     }
-    say(sentences[status.state] + (f" It restarted {status.restarts} times." if status.restarts else ""))
-    if status.pid is None and status.last_failure:
-        say(status.last_failure)
+    say(sentences[status.state])
+    if status.state != "failed":
+        _say_restarts(status)
+
+
+def _show_counters(status: Any) -> None:
+    if status.counters:
+        show_counts("Counters of this run", _in_short(status.counters))
+
+
+def _say_restarts(status: Any) -> None:
+    if status.restarts:
+        times = "once" if status.restarts == 1 else f"{status.restarts:,} times"
+        say(f"It restarted {times}, the last time because: {' '.join(str(status.last_failure).split())}")
 
 
 def show_detail(detail: Any) -> None:

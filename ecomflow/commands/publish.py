@@ -11,14 +11,16 @@ import typer
 
 from ecomflow.commands.shared import AsJson, Project, examples, lines_of, settings_of, target_line
 from ecomflow.config import Settings, contracts_of, envelope_of
-from ecomflow.errors import ConfigError
+from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.gcp.target import open_target
 from ecomflow.reconciliation.ledger import default_ledger
+from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 if TYPE_CHECKING:
     from ecomflow.generator.publisher import PublishSummary
+    from ecomflow.generator.recorded import PassedOver
     from ecomflow.generator.rounds import GeneratedEvent
 
 Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds: one valid and one invalid event of each type.")]
@@ -47,6 +49,7 @@ Ledger = Annotated[
 ]
 
 
+_MOST_LINES = 10
 # What says which events are generated.
 _OF_GENERATED = {"n": "--n", "types": "--types", "seed": "--seed", "valid_only": "--valid-only", "date": "--date"}
 
@@ -81,9 +84,10 @@ def publish(
     settings = settings_of(project)
     contracts = contracts_of(settings)
     total = None
+    passed_over: list[PassedOver] = []
     if file is not None:
         _refuse_beside_file(context)
-        events = recorded_events(lines_of(file), contracts, envelope_of(settings))
+        events = recorded_events(lines_of(file), contracts, envelope_of(settings), passed_over=passed_over)
     else:
         chosen = None if types is None else [name.strip() for name in types.split(",") if name.strip()]
         seed = rounds.fresh_seed() if seed is None else seed
@@ -101,12 +105,22 @@ def publish(
     if dry_run:
         for event in events:
             typer.echo(rounds.dry_run_line(event))
+        _refuse_lines(passed_over, file)
         return
     with interruptible("Interrupted while starting: nothing was published."):
         summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
     _show(summary, seed, as_json)
     if summary.interrupted:
         leave(INTERRUPTED)
+    _refuse_lines(passed_over, file)
+
+
+def _refuse_lines(passed_over: list[PassedOver], file: Path | None) -> None:
+    """Raises EcomflowError if there are messages that Pub/Sub would not take."""
+    if passed_over:
+        lines = [f"line {one.line}: {one.error}" for one in passed_over[:_MOST_LINES]]
+        sentence = f"Pub/Sub does not take {counted(len(passed_over), 'message')} of {file}:"
+        raise EcomflowError("\n".join((sentence, *lines)), "Correct them, and publish those lines alone.")
 
 
 def _refuse_beside_file(context: typer.Context) -> None:

@@ -12,7 +12,8 @@ import typer
 from ecomflow.commands.shared import AsJson, Project, examples, settings_of
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
-from ecomflow.terminal.console import say, show_json, show_table
+from ecomflow.jobs.metrics import condition_of
+from ecomflow.terminal.console import note, say, show_json, show_table
 from ecomflow.terminal.progress import Progress, interruptible, progress
 
 Ledger = Annotated[
@@ -23,16 +24,28 @@ Ledger = Annotated[
     ),
 ]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most for the subscription to become empty.")]
+AllowWaiting = Annotated[bool, typer.Option("--allow-waiting", help="Exit with 0 although events wait in the subscription.")]
+
+# Why the number of messages in the subscription may be unknown.
+_NO_SAMPLE = "Cloud Monitoring has no sample of the last ten minutes"
+_NO_COUNT = "this Pub/Sub emulator does not report it"
 
 
 @examples(
     "ecomflow reconcile",
     "ecomflow reconcile --ledger published.jsonl --wait 60",
 )
-def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as_json: AsJson = False) -> None:
+def reconcile(
+    ledger: Ledger = None,
+    wait: Wait = 0,
+    allow_waiting: AllowWaiting = False,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
     """Check that published = facts + dead letters + backlog. Lists the ids of events that don't add up.
 
-    Exits with 7 if they don't. Without a ledger, the stores are only compared with each other.
+    Exits with 7 if they don't, and with 4 if some events still wait in the subscription. Without a ledger, the stores are only
+    compared with each other.
     """
     from ecomflow.reconciliation import reconcile as equation
 
@@ -43,14 +56,19 @@ def reconcile(ledger: Ledger = None, wait: Wait = 0, project: Project = None, as
         progress("Waiting until the subscription is empty") as shown,
     ):
         if wait:
+            if (before := condition_of(target)) is not None and before.trouble:
+                note(before.trouble)
             wait_until_empty(_counting(target, shown), wait)
         shown.begin("Reading Pub/Sub, BigQuery and the bucket")
         outcome = equation.reconcile(target, ledger, on_count=shown.count)
+        condition = condition_of(target) if equation.still_waiting(outcome) else None
     if as_json:
         show_json(outcome)
     else:
-        _show(outcome)
-    equation.check(outcome)
+        _show(outcome, _NO_COUNT if target.endpoints.pubsub else _NO_SAMPLE)
+    equation.check(outcome, allow_waiting=allow_waiting, pipeline=condition)
+    if not as_json:
+        say(_verdict(outcome))
 
 
 def _counting(target: Target, shown: Progress) -> Callable[[], Waiting | None]:
@@ -81,29 +99,35 @@ def show_equation(outcome: Any) -> None:
     show_table("Distinct events", ("event type", *numbers, "adds up"), rows, right=numbers)
 
 
-def _show(outcome: Any) -> None:
+def _show(outcome: Any, unknown: str) -> None:
+    from ecomflow.reconciliation.reconcile import named
+
     show_equation(outcome)
     if outcome.ledger is None:
         say("There is no ledger of published events, so the stores are only compared with each other.")
     else:
         say(f"Published events are from the ledger {outcome.ledger}")
+    if outcome.not_in_ledger:
+        others = "Another producer has published them, or ecomflow publish with another --ledger."
+        say(f"Not in the ledger: {outcome.not_in_ledger:,} of the stored events. {others}")
+    if outcome.differing:
+        ids = named(outcome.differing)
+        say(f"{len(outcome.differing):,} event ids came with different contents; the _unique views show the last one: {ids}.")
     if outcome.unconfirmed:
         say(
             f"{outcome.unconfirmed:,} events of the ledger were never confirmed: their publisher was killed or got no answer. "
             "They are in the subscription, or were never published."
         )
-    say(_backlog(outcome.waiting, datetime.now(UTC)))
-    if outcome.adds_up:
-        say(_verdict(outcome))
+    say(_backlog(outcome.waiting, datetime.now(UTC), unknown))
 
 
 def _number(amount: int | None) -> str:
     return "" if amount is None else f"{amount:,}"
 
 
-def _backlog(waiting: Any, now: datetime) -> str:
+def _backlog(waiting: Any, now: datetime, unknown: str) -> str:
     if waiting is None:
-        return "The number of messages in the subscription is unknown: Cloud Monitoring has no sample of the last ten minutes."
+        return f"The number of messages in the subscription is not known: {unknown}."
     sentence = f"Messages in the subscription: {waiting.messages:,}"
     if waiting.sampled_at is None:
         return f"{sentence}."
@@ -114,7 +138,7 @@ def _backlog(waiting: Any, now: datetime) -> str:
 def _verdict(outcome: Any) -> str:
     if outcome.missing or outcome.incomplete:
         late = len(outcome.missing) + len(outcome.incomplete)
-        return f"It adds up if all {late:,} events that were not found are among those messages. To wait for them, add: --wait 60"
+        return f"It adds up if all {late:,} events that were not found are among those messages."
     if outcome.ledger is None:
         return "No event is incomplete, and none is both a fact and a dead letter."
     return "It adds up: every event is accounted for exactly once."

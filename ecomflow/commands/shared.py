@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ecomflow.config import Settings, load_settings
+from ecomflow.contract.encodings import encoding_of
 from ecomflow.errors import ConfigError
 
 
@@ -82,17 +85,30 @@ def target_line(settings: Settings) -> str:
 
 
 def lines_of(file: Path) -> Iterator[bytes]:
-    """The lines of ``file``, or of standard input. Raises ConfigError where it can't be read."""
+    """The lines of ``file``, or of standard input. Raises ConfigError where it can't be read, or is no text in UTF-8."""
     if str(file) == STDIN:
-        yield from sys.stdin.buffer
+        yield from _in_utf8(sys.stdin.buffer, "Standard input", "FILE")
         return
     try:
         with file.open("rb") as lines:
-            yield from lines
+            yield from _in_utf8(lines, str(file), shlex.quote(str(file)))
     except OSError as error:
         raise ConfigError(
             f"{file} can't be read: {error.strerror}.", "Name a file of JSON lines, or - for standard input."
         ) from error
+
+
+def _in_utf8(lines: Iterable[bytes], name: str, path: str) -> Iterator[bytes]:
+    """``lines`` as they are. Raises ConfigError where the first begins as no UTF-8 does: then no line could be read."""
+    rest = iter(lines)
+    first = next(rest, b"")
+    encoding = encoding_of(first)
+    if encoding is not None:
+        remedy = (
+            f"Convert it first: {encoding.decode} {path} > events.jsonl" if encoding.decode else "Write its events as JSON lines."
+        )
+        raise ConfigError(f"{name}: expected JSON lines in UTF-8, got {encoding.name}.", remedy)
+    yield from chain([first], rest) if first else ()
 
 
 DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"

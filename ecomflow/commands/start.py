@@ -40,6 +40,10 @@ def init(
         say(f"Wrote {', '.join(map(str, written))}. They replace the built-in contracts.")
 
 
+# The commands after the demo: the same path, on a stack that stays.
+_NEXT = ("ecomflow infra up", "ecomflow deploy --detach", "ecomflow publish --n 100")
+
+
 @examples("ecomflow demo --n 500")
 def demo(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds of events to publish.")] = 100,
@@ -58,6 +62,10 @@ def demo(
     else:
         _show(outcome)
     demonstration.check(outcome)
+    if not as_json:
+        say("\nTry it with services that keep running:")
+        for line in _NEXT:
+            say(f"  {line}")
 
 
 def _step(shown: Progress, text: str) -> None:

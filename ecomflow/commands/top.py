@@ -20,8 +20,8 @@ from ecomflow.commands.top_view import top_view
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
-from ecomflow.metrics.history import History, report
-from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY
+from ecomflow.metrics.history import FAILING, History, report
+from ecomflow.metrics.snapshot import ENDED
 from ecomflow.terminal.console import err, out, show_json
 
 # The local pipeline reports metrics every second, Dataflow about twice a minute.
@@ -55,8 +55,8 @@ def top(
 
     On a terminal that can't redraw (TERM=dumb), a new view is printed every 5 seconds, or every --interval.
 
-    --once and --json take two readings, because rates need two. They exit with 4 if no pipeline runs, or if it failed, or was
-    killed or cancelled.
+    --once and --json take two readings, because rates need two. They exit with 4 if no pipeline runs, if it failed, was killed or
+    cancelled, and if it does not do its work: it waits, restarts, hangs or is stuck.
     """
     settings = settings_in(project, region)
     here = is_here(settings, runner, job)
@@ -80,11 +80,12 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
             time.sleep(seconds)  # a rate needs two readings
             metrics = reader.read()
             history.add(metrics, time.time())
+    found = report(history)
     if as_json:
-        show_json(report(history))
+        show_json(found)
     else:
         out.print(top_view(history, out.width, _ANY_HEIGHT))
-    if metrics.state in ENDED_BADLY:
+    if found is None or found.condition in FAILING:
         raise typer.Exit(4)
 
 

@@ -64,9 +64,7 @@ def top_view(history: History, width: int, height: int, notice: str | None = Non
 
 def _head(history: History, found: Report) -> list[Text]:
     metrics = found.metrics
-    is_well = found.trouble is None
-    colour = "bold red" if metrics.state in ENDED_BADLY else "bold green" if is_well else "bold yellow"
-    line = Text.assemble((f"● {plain(metrics.state)}", colour))
+    line = Text.assemble((f"● {plain(found.condition)}", _colour(found)))
     if metrics.name:
         line.append_text(Text.assemble("  ", plain(metrics.name), " ", plain(_place(metrics)), _since(metrics, history.now)))
     age = history.now - metrics.at
@@ -76,6 +74,12 @@ def _head(history: History, found: Report) -> list[Text]:
     facts = [f"memory {bytes_text(metrics.memory_bytes)}", *(f"{name} {count:,}" for name, count in counts)]
     more = [f"processes {metrics.processes}"] if metrics.processes > 1 else []
     return [line, Text("  ".join(facts + more), "dim")] if metrics.name else [line]
+
+
+def _colour(found: Report) -> str:
+    if found.trouble is None:
+        return "bold green"
+    return "bold red" if found.condition in ENDED_BADLY else "bold yellow"
 
 
 def _place(metrics: PipelineMetrics) -> str:
@@ -91,7 +95,7 @@ def _since(metrics: PipelineMetrics, now: float) -> str:
 def _troubles(found: Report, notice: str | None, width: int) -> list[Text]:
     lines = [] if notice is None else _wrapped(notice, width, "bold yellow")
     if found.trouble is not None:
-        lines += _wrapped(found.trouble, width, "bold red" if found.metrics.state in ENDED_BADLY else "bold yellow")
+        lines += _wrapped(found.trouble, width, _colour(found))
     # Keep the last line, which has the next command.
     return lines if len(lines) <= _MOST_TROUBLE else [*lines[: _MOST_TROUBLE - 2], Text("…"), lines[-1]]
 

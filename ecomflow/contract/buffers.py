@@ -36,6 +36,13 @@ def at_most_bytes(column: pa.Array) -> int:
     return 0 if data is None else int(data.size)
 
 
+def at_most_row_bytes(rows: pa.RecordBatch) -> int:
+    """No less than ``rows.nbytes``, which takes thirty times as long. Of a slice it is what the whole has; and ``nbytes`` also
+    counts what a column of nulls would take.
+    """
+    return int(rows.get_total_buffer_size() + rows.num_columns * (16 * rows.num_rows + 64))
+
+
 def texts(column: pa.Array) -> Any:
     """The bytes of a string column's texts, at least one of them not empty: uint8, to be read by ``offsets``."""
     return np.frombuffer(column.buffers()[2], dtype=np.uint8)

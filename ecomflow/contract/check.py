@@ -19,7 +19,7 @@ from ecomflow.contract.dead_letter import Reason, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.contract.judging import UNKNOWN_FIELD_RULE
 from ecomflow.contract.limits import DateRange, streamable_dates
-from ecomflow.contract.lines import message_on
+from ecomflow.contract.lines import read_lines
 from ecomflow.contract.modelling import violations_of
 from ecomflow.contract.reasons import sentence
 
@@ -77,14 +77,12 @@ def check_lines(
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[Message]]:
-    """Lines as messages whose id is the line's number, some thousand or some megabytes at a time."""
+    """The messages on ``lines``, some thousand or some megabytes at a time."""
     batch: list[Message] = []
     size = 0
-    for number, line in enumerate(lines, start=1):
-        if line.isspace():
-            continue
-        batch.append(message_on(line, number))
-        size += len(line)
+    for message in read_lines(lines):
+        batch.append(message)
+        size += len(message.data)
         if len(batch) == BATCH_LINES or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -33,8 +33,9 @@ REPLAYED = "replayed"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One refused message. Times are UTC; ``payload`` is the data as ``payload_encoding`` says. Only a ``processing_error`` has a
-    ``traceback``; the line of any other has no such field.
+    """One refused message. Times are UTC; ``payload`` is the data as ``payload_encoding`` says. Only a message that was published
+    with an ordering key has an ``ordering_key``, and only a ``processing_error`` has a ``traceback``; other lines lack these
+    fields.
     """
 
     reason: Reason
@@ -48,6 +49,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     payload_encoding: Literal["utf-8", "base64"]
     failed_at: Moment
     pipeline_version: str
+    ordering_key: str | None = None
     traceback: str | None = None
 
 
@@ -85,6 +87,7 @@ def dead_letter(
         payload_encoding=encoding,  # type: ignore[arg-type]  # one of the two literals above
         failed_at=failed_at,
         pipeline_version=__version__,
+        ordering_key=message.ordering_key or None,
         traceback=traceback,
     )
 
@@ -97,7 +100,8 @@ def _moment(publish_time: int) -> datetime | None:
         return None
 
 
-_PLACED = re.compile(r"(?P<path>\$[^:\s]*): (?P<rule>.*)", re.DOTALL)
+# A key may contain blanks and colons: then the path ends where the rule begins.
+_PLACED = re.compile(r"(?P<path>\$(?:[^:\s]*|.*?(?=: (?:expected |required, )))): (?P<rule>.*)", re.DOTALL)
 
 
 def path_and_rule(error: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import DecimalException
 from typing import Any
 
@@ -14,11 +14,12 @@ from msgspec import Raw
 
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.dead_letter import Reason
+from ecomflow.contract.encodings import encoding_of
 from ecomflow.contract.envelope import Envelope, Keys, Location, json_path, mode_of
 from ecomflow.contract.events import Message, plain_number
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.contract.numbers import exact_number
-from ecomflow.contract.reasons import Violation, sentence, shown
+from ecomflow.contract.reasons import Violation, json_type, one_of, sentence, shown
 from ecomflow.contract.unknown import split
 
 # What decoding bytes raises, all of it: syntax and types, UTF-8, nesting, numbers that no amount can be.
@@ -70,7 +71,7 @@ def read(message: Message, envelope: Envelope, types: Types) -> Read | Refusal:
     if isinstance(document, Refusal):
         return document
     if type(document.value) is not dict and (envelope.body or not attribute):
-        return Refusal("unknown_event_type", f"$: expected an object, got {_json_type(document.value)}", said)
+        return Refusal("unknown_event_type", f"$: expected an object, got {_no_object(document.value)}", said)
     found = _found(message, document.value, envelope.type)
     versions = types.get(found) if type(found) is str else None
     return _unknown_type(found, envelope.type, types) if versions is None else _read(message, document, envelope, versions)
@@ -97,8 +98,7 @@ def _parsed(data: bytes, path: str, name: str | None) -> _Document | Refusal:
     try:
         value, readable = _parse(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        found = str(error).splitlines()[0]
-        return Refusal("malformed_json", f"{path}: expected a JSON object in UTF-8, got invalid JSON: {found}", name)
+        return Refusal("malformed_json", f"{path}: expected a JSON object in UTF-8, got {no_json(data, error)}", name)
     return _Document(value, readable, data, path)
 
 
@@ -107,12 +107,10 @@ def _name(versions: Versions | None) -> str | None:
 
 
 def _unknown_type(found: Any, place: Location, types: Types) -> Refusal:
-    expected = _expected(place, ", ".join(types))
+    expected = _expected(place, types)
     if found is _MISSING:
         return Refusal("unknown_event_type", f"{expected}, but it is missing", None)
-    if not isinstance(found, str):
-        return Refusal("unknown_event_type", f"{expected}, got {_json_type(found)}", None)
-    return Refusal("unknown_event_type", f"{expected}, got {shown(found)}", found)
+    return Refusal("unknown_event_type", f"{expected}, got {shown(found)}", found if isinstance(found, str) else None)
 
 
 def _version(message: Message, document: Any, envelope: Envelope, versions: Versions) -> EventType | Refusal:
@@ -126,7 +124,7 @@ def _version(message: Message, document: Any, envelope: Envelope, versions: Vers
         by_text = {str(version): kind for version, kind in versions.items()}
         if type(found) in (str, int) and str(found) in by_text:
             return by_text[str(found)]
-        error = f"{_expected(place, ', '.join(by_text))}, got {shown(found)}"
+        error = f"{_expected(place, by_text)}, got {shown(found)}"
         return Refusal("contract_violation", error, lowest.contract.event)
     return lowest
 
@@ -171,10 +169,10 @@ def _at(document: Any, keys: Keys) -> Any:
     return document
 
 
-def _expected(place: Location, names: str) -> str:
+def _expected(place: Location, names: Iterable[str]) -> str:
     if place.attribute is not None:
-        return f"$: expected the attribute {place.attribute} to be one of {names}"
-    return f"{json_path(place.keys)}: expected one of {names}"
+        return f"$: expected the attribute {place.attribute} to be {one_of(tuple(names))}"
+    return f"{json_path(place.keys)}: expected {one_of(tuple(names))}"
 
 
 def _body(document: _Document, envelope: Envelope, kind: EventType) -> _Document | Refusal:
@@ -192,7 +190,8 @@ def _body(document: _Document, envelope: Envelope, kind: EventType) -> _Document
     try:
         return _parsed(b64decode(text, validate=True), path, name)
     except (binascii.Error, ValueError, TypeError):
-        return Refusal("contract_violation", f"{path}: expected JSON in base64, got what is none", name)
+        found = "a string that is no base64" if isinstance(text, str) else shown(text)
+        return Refusal("contract_violation", f"{path}: expected JSON in base64, got {found}", name)
 
 
 def _raw_at(data: bytes, keys: Keys) -> bytes:
@@ -264,8 +263,16 @@ def _shortened(match: re.Match[bytes]) -> bytes:
     return match[0] if kept is None else kept + b" " * len(rest)
 
 
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    names: dict[type, str] = {bool: "bool", str: "str", list: "array", dict: "object"}
-    return names.get(type(value), "number")
+def no_json(data: bytes, error: Exception) -> str:
+    """What ``data`` is, which raises ``error`` when it is parsed. Not an excerpt: who could say whether that is personal?"""
+    encoding = encoding_of(data)
+    if encoding is not None:
+        return encoding.name
+    return f"invalid JSON: {str(error).splitlines()[0]}" if data.strip() else "nothing"
+
+
+def _no_object(value: Any) -> str:
+    """A document that is no object. A text may be the event itself, of which any part may be personal."""
+    if not isinstance(value, str):
+        return shown(value)
+    return "a string that holds one" if value.lstrip().startswith("{") else json_type(value)

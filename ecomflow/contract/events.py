@@ -18,9 +18,12 @@ EVENT_ID = "event_id"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A Pub/Sub message as received. ``publish_time`` is in microseconds since the epoch, UTC."""
+    """A Pub/Sub message as received. ``publish_time`` is in microseconds since the epoch, UTC; ``ordering_key`` is empty if the
+    message has none.
+    """
 
     data: bytes
     attributes: dict[str, str]
     message_id: str
     publish_time: int
+    ordering_key: str = ""

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ecomflow.contract.language import Field
-from ecomflow.contract.reasons import Violation, fault_violation, violation_of, within
+from ecomflow.contract.reasons import Violation, fault_violation, json_type, shown_name, violation_of, within
 from ecomflow.contract.tree import Node
 from ecomflow.contract.values import is_written_otherwise, type_fault, written_fault
 
 Judge = Callable[[Any], Violation | None]
 
-MAX_NAME_SHOWN = 64
 _NO_UNKNOWN_FIELD = "no field that the contract does not name"
 # How the error of an event with an unknown field goes on behind its path, where the contract refuses those.
 UNKNOWN_FIELD_RULE = f"expected {_NO_UNKNOWN_FIELD}"
@@ -60,7 +59,7 @@ def _object(node: Node, refuses_unknown: bool) -> Judge:
             of_part = judges.get(key)
             if of_part is None:
                 if refuses_unknown:
-                    return Violation("contract_violation", f".{key[:MAX_NAME_SHOWN]}", _NO_UNKNOWN_FIELD, "one")
+                    return Violation("contract_violation", f".{shown_name(key)}", _NO_UNKNOWN_FIELD, json_type(part))
             elif (found := of_part(part)) is not None:
                 return within(found, f".{key}")
         for key in required:

@@ -189,7 +189,8 @@ FIELD_KEYS = (
         "personal",
         "`true` or `false`",
         "`false`",
-        "Whether the value is personal data. It then appears in no error and no log; an error only says its JSON type.",
+        "Whether the value is personal data, or all that is in it. It then appears in no error and no log; an error only says "
+        "its JSON type.",
     ),
     Key(
         "default",
@@ -351,7 +352,8 @@ TYPES: dict[FieldType, TypeFacts] = {
     "timestamp": TypeFacts(
         "string, RFC 3339: `2025-12-01T10:15:30Z`",
         "TIMESTAMP",
-        "A moment, stored in UTC. Digits beyond microseconds are cut off. A leap second is refused.",
+        "A moment, stored in UTC. The offset is `Z`, `+01:00`, `+0100` or `+01`; `T` may be a blank, `T` and `Z` in lower case. "
+        "Digits beyond microseconds are cut off. A leap second (`23:59:60`) is refused as `out_of_range`.",
     ),
     "ip_address": TypeFacts("string", "STRING", "An IPv4 or IPv6 address without a zone."),
     "json": TypeFacts("anything", "JSON", "Any JSON value, kept as it is."),

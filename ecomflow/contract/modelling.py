@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ecomflow.contract.buffers import NUMERIC
+from ecomflow.contract.buffers import NUMERIC, at_most_row_bytes
 from ecomflow.contract.codec import TypedBatch, halves, violation_of_event
 from ecomflow.contract.columns import Built, TableRows, TooManyRowsError, small_column
 from ecomflow.contract.compiling import EventType
@@ -52,7 +52,7 @@ def model(batch: TypedBatch, now: datetime) -> Facts:
     except (SuspectError, pa.ArrowException, TypeError, OverflowError):
         batch = _refuse(batch, kind, _broken_rules(batch, kind, dates), now)
         facts = _facts(batch, kind, dates)
-    if any(part.rows.nbytes > MAX_ROW_BYTES for part in facts.tables) and (large := _large_events_in(facts.tables)):
+    if any(at_most_row_bytes(part.rows) > MAX_ROW_BYTES for part in facts.tables) and (large := _large_events_in(facts.tables)):
         facts = _facts(_refuse(batch, kind, large, now), kind, dates)
     return facts
 

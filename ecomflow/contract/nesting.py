@@ -24,9 +24,9 @@ for _closing in b"]}":
     _STEP[_closing] = -1
 
 
-def is_too_deep(document: bytes) -> bool:
-    """Whether ``document`` is nested more than ``MAX_DEPTH`` levels. Looks closely only at one with that many brackets."""
-    if len(document) <= MAX_DEPTH or document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
+def is_too_deep(document: bytes, most: int = MAX_DEPTH) -> bool:
+    """Whether ``document`` is nested more than ``most`` levels. Looks closely only at one with that many brackets."""
+    if len(document) <= most or document.count(b"[") + document.count(b"{") <= most:
         return False
     brackets = _STRING.sub(b"", document).translate(None, _ALL_BUT_BRACKETS)
-    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > MAX_DEPTH
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > most

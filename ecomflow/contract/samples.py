@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from ecomflow.contract.documents import no_json
 from ecomflow.contract.events import Message
 from ecomflow.contract.language import TYPE_KEY
-from ecomflow.contract.lines import message_on
+from ecomflow.contract.lines import read_lines
 from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.contract.numbers import exact_number
 from ecomflow.errors import ConfigError
@@ -70,7 +71,7 @@ def read_samples(lines: Iterable[bytes], event: str, field: str) -> Samples:
     ``field`` is a key of the body, keys with dots between them, or ``attribute:NAME``. Raises ConfigError for a line that is no
     JSON object, and where there is no sample.
     """
-    read = [_sample(line, number) for number, line in enumerate(lines, start=1) if not line.isspace()]
+    read = [_sample(message) for message in read_lines(lines)]
     types = [_type_of(sample, field) for sample in read]
     have_type = any(name is not None for name in types)
     chosen = [sample for sample, name in zip(read, types, strict=True) if not have_type or name == event]
@@ -82,14 +83,15 @@ def read_samples(lines: Iterable[bytes], event: str, field: str) -> Samples:
     return Samples(chosen, others, have_type, key if have_type and not field.startswith(_ATTRIBUTE) else None)
 
 
-def _sample(line: bytes, number: int) -> Sample:
-    message = message_on(line, number)
+def _sample(message: Message) -> Sample:
+    number = int(message.message_id)
     try:
         if is_too_deep(message.data):
             raise msgspec.DecodeError(f"more than {MAX_DEPTH} levels of objects and arrays")
         body = _parse(message.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"Line {number} is not JSON: {error}.", "Put each sample on one line: jq -c . FILE") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        sentence = f"Line {number}: expected a JSON object in UTF-8, got {no_json(message.data, error)}."
+        raise ConfigError(sentence, "Put each sample on one line: jq -c . FILE") from error
     if not isinstance(body, dict):
         raise ConfigError(f"Line {number} is not a JSON object.", "A sample is an event, or a message with data and attributes.")
     return Sample(number, message, body)

@@ -70,7 +70,10 @@ def nodes_to(root: Node, place: Place) -> list[Node]:
 
 
 def _grow(parent: Node, fields: tuple[Field, ...], records: dict[str, RecordType]) -> None:
+    is_personal = parent.field is not None and parent.field.personal
     for field in fields:
+        if is_personal:  # so is all that is in a personal record
+            field = msgspec.structs.replace(field, personal=True)
         at = parent
         for key in field.path[:-1]:
             at = _object_at(at, key)

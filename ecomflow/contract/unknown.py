@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from ecomflow.contract.generated import compiled
-from ecomflow.contract.judging import MAX_NAME_SHOWN
+from ecomflow.contract.reasons import shown_name
 from ecomflow.contract.structs import Learned
 from ecomflow.contract.tree import Node, json_path
 
@@ -60,7 +60,7 @@ def _split_object(raw: Raw, node: Node, found: Split) -> tuple[dict[str, Any], d
         child = children.get(key)
         if child is None:
             unknown[key] = part
-            found.paths.append(f"{json_path(node.keys)}.{key[:MAX_NAME_SHOWN]}")
+            found.paths.append(f"{json_path(node.keys)}.{shown_name(key)}")
             found.keys.append((node.keys, key))
         elif child.kind == "value":
             known[key] = part
@@ -122,7 +122,7 @@ def _flat_keeper(keys: tuple[str, ...]) -> Keeper:
     names = [f"u{index}" for index in range(len(keys))]
     starts = [_encode(key) + b":" for key in keys]
     pieces = {f"k{index}": (b"{" if index == 0 else b",") + start for index, start in enumerate(starts)} | {"end": b"}"}
-    paths = [f"$.{key[:MAX_NAME_SHOWN]}" for key in keys]
+    paths = [f"$.{shown_name(key)}" for key in keys]
     members = list(zip(names, starts, paths, strict=True))
     whole = "".join(f"k{index}, event.u{index}, " for index in range(len(keys)))
     having_all = " and ".join(f"event.{name} is not None" for name in names)
@@ -178,8 +178,7 @@ def _has_learned(node: Node, learned: Learned) -> bool:
 
 def _keeper(node: Node, learned: Learned) -> Callable[[Any], Kept]:
     own = [
-        (f"u{index}", key, f"{json_path(node.keys)}.{key[:MAX_NAME_SHOWN]}")
-        for index, key in enumerate(learned.get(node.keys, ()))
+        (f"u{index}", key, f"{json_path(node.keys)}.{shown_name(key)}") for index, key in enumerate(learned.get(node.keys, ()))
     ]
     inner = [
         (child.attribute, child.key, _keeper(child, learned) if child.kind == "object" else _list_keeper(child, learned))

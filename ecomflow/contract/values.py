@@ -17,6 +17,7 @@ import msgspec
 from ecomflow.contract.language import Field
 from ecomflow.contract.limits import is_ip_address
 from ecomflow.contract.numbers import INT64_MAX, INT64_MIN, integer_in, is_numeric, number_in
+from ecomflow.contract.reasons import one_of
 from ecomflow.contract.times import Unreadable, read_moment, time_rule
 
 # A value in; what is expected of it, and whether it is out of every column's range, out. None: nothing is wrong.
@@ -142,7 +143,7 @@ _TypeFault = Callable[[Any], str | None]
 
 def _string_fault(field: Field) -> _TypeFault:
     if field.values:
-        values, words = frozenset(field.values), f"one of {', '.join(field.values)}"
+        values, words = frozenset(field.values), one_of(field.values)
         return lambda value: None if type(value) is str and value in values else words
     least, most = field.min_length, field.max_length
     if field.pattern is None and most is None and least <= 1:

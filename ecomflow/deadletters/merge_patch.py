@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from ecomflow.contract.nesting import is_too_deep
+from ecomflow.contract.documents import no_json
+from ecomflow.contract.nesting import MAX_DEPTH, is_too_deep
 from ecomflow.errors import ConfigError
 
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits))
-# Raised by decoding and encoding: bad syntax, an integer of more than 4,300 digits, bad UTF-8, deep nesting.
-_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
+# Raised by decoding and encoding: bad syntax, an integer of more than 4,300 digits, bad UTF-8.
+_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -44,11 +45,16 @@ def patched(data: bytes, patch: Any) -> bytes | None:
 def read_patch(path: Path) -> Any:
     """The patch in a file. Raises ConfigError if the file can't be read or is not a JSON object."""
     try:
-        patch = _DECODER.decode(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"The patch {path} can't be read: {error.strerror}.", "Choose another file with --patch.") from error
+    if is_too_deep(text):
+        raise ConfigError(f"The patch {path}: expected at most {MAX_DEPTH} levels of objects, got more.", "Correct the file.")
+    try:
+        patch = _DECODER.decode(text)
     except _ERRORS as error:
-        raise ConfigError(f"The patch {path} is not valid JSON: {error}.", "Correct the file.") from error
+        sentence = f"The patch {path}: expected a JSON object in UTF-8, got {no_json(text, error)}."
+        raise ConfigError(sentence, "Correct the file.") from error
     if not isinstance(patch, dict):
         sentence = f"The patch {path} would replace each event completely: expected a JSON object with the fields to change."
         raise ConfigError(sentence, 'For example: {"status": "returned"}')

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -21,19 +21,28 @@ import msgspec
 from ecomflow.config import Settings, contracts_of, envelope_of
 from ecomflow.contract.codec import Codec, portions
 from ecomflow.contract.dead_letter import REPLAYED, ROOT, DeadLetter, from_line, original
-from ecomflow.contract.events import Message
+from ecomflow.contract.events import EVENT_ID, Message
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import path_of
 from ecomflow.deadletters.merge_patch import patched
 from ecomflow.deadletters.store import DeadLetterFilter, OnProgress, Unreadable, is_chosen
-from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, topic_sender
+from ecomflow.errors import AccessError, ConfigError
+from ecomflow.gcp.publishing import (
+    InFlight,
+    RequestSender,
+    interruptible_pool,
+    publish_error,
+    requests_of,
+    topic_sender,
+    unpublishable,
+    without_tracing,
+)
 from ecomflow.gcp.target import Target
 from ecomflow.infra import check_owner
 from ecomflow.pipeline.quarantine import decoded_parts, modelled_parts
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Bucket
+    from google.api_core.exceptions import Forbidden
 
 # Replayed lines are in replayed/<stream>/<YYYY>/<MM>/<DD>/<HH>/<mm>/<name of the object>-<digest of the lines>.jsonl
 # The attribute that counts how often an event was replayed.
@@ -43,28 +52,30 @@ ATTEMPT = "ecomflow_replay_attempt"
 # https://cloud.google.com/dataflow/docs/concepts/streaming-with-cloud-pubsub#efficient_deduplication
 REMEMBERED = timedelta(minutes=15)
 
-# https://cloud.google.com/pubsub/quotas#resource_limits
-_MAX_MESSAGES = 1000
-_MAX_BYTES = 10_000_000
-_MAX_ATTRIBUTES = 100
-_REQUEST_BYTES = 9_000_000
-_FRAMING = 16  # bytes of protobuf around a message or an attribute, at most
-
 _AT_ONCE = 4
-_TIMEOUT = 30.0
 
 
 class PlannedObject(msgspec.Struct, frozen=True):
-    """An object, and the digests of those of its lines that will be published."""
+    """An object, and the digests of those of its lines that will be published. ``kept_until`` as in ``StoredObject``."""
 
     name: str
     generation: int
     lines: frozenset[bytes]
+    kept_until: datetime | None = None
+
+
+class Unpublishable(msgspec.Struct, frozen=True):
+    """A dead letter that passes, but that Pub/Sub does not take, and why. It stays where it is."""
+
+    event_id: str | None
+    object_name: str
+    error: str
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
     """What a replay would do. ``failing`` counts by path (``$.status``), and ``examples`` has an error for each; ``too_recent``:
-    how many Dataflow would drop; ``unreadable``: objects and lines under ``dlq/`` that are not dead letters.
+    how many Dataflow would drop; ``unpublishable``: those that would pass, but that Pub/Sub would refuse; ``unreadable``: objects
+    and lines under ``dlq/`` that are not dead letters.
     """
 
     chosen: int
@@ -74,17 +85,20 @@ class ReplayPlan(msgspec.Struct, frozen=True):
     too_recent: int
     objects: list[PlannedObject]
     unreadable: list[Unreadable]
+    unpublishable: list[Unpublishable] = []
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
     """``published``: how many Pub/Sub has confirmed. ``left``: dead letters whose object was changed by another program
-    meanwhile. They stay where they were, published or not; another replay resolves them.
+    meanwhile. They stay where they were, published or not; another replay resolves them. ``unpublishable``: those that Pub/Sub
+    has refused, for reasons that the plan did not know.
     """
 
     published: int
     moved: int
     left: int
     interrupted: bool = False
+    unpublishable: tuple[Unpublishable, ...] = ()
 
 
 def plan_replay(
@@ -110,37 +124,47 @@ def plan_replay(
         if limit is not None:
             chosen = sorted(chosen, key=lambda one: one[1].failed_at, reverse=True)[: limit - plan.chosen]
         old = [(number, letter) for number, letter in chosen if before is None or letter.failed_at < before]
-        errors = refusals([letter for _, letter in old], codec, moment, patch)
-        passing = frozenset(_digest(stored.lines[number]) for at, (number, _) in enumerate(old) if at not in errors)
-        plan = _counted(plan, len(chosen), len(chosen) - len(old), len(old) - len(errors), errors.values())
+        refused = refusals([letter for _, letter in old], codec, moment, patch)
+        passed = [number for at, (number, _) in enumerate(old) if at not in refused.failing | refused.unpublishable]
+        passing = frozenset(_digest(stored.lines[number]) for number in passed)
+        plan.unpublishable.extend(_unpublishable(old[at][1], stored.name, error) for at, error in refused.unpublishable.items())
+        plan = _counted(plan, len(chosen), len(chosen) - len(old), len(passed), refused.failing.values())
         if passing:
-            plan.objects.append(PlannedObject(stored.name, stored.generation, passing))
+            plan.objects.append(PlannedObject(stored.name, stored.generation, passing, stored.kept_until))
         if plan.chosen == limit:
             break
     return plan
 
 
-def refusals(
-    letters: list[DeadLetter], codec: Codec, now: datetime, patch: Mapping[str, Any] | None = None
-) -> dict[int, tuple[str, str]]:
-    """The dead letters that a pipeline with ``codec`` would refuse at ``now``: (path, error) by index in ``letters``. Pure."""
-    refused: dict[int, tuple[str, str]] = {}
+class Refusals(msgspec.Struct, frozen=True):
+    """Dead letters by their index: path and error of those that a pipeline would refuse again; of those that it would take, the
+    error of what Pub/Sub would not.
+    """
+
+    failing: dict[int, tuple[str, str]]
+    unpublishable: dict[int, str]
+
+
+def refusals(letters: list[DeadLetter], codec: Codec, now: datetime, patch: Mapping[str, Any] | None = None) -> Refusals:
+    """Which of ``letters`` a pipeline with ``codec`` would refuse at ``now``, and which can't get there. Pure."""
+    failing: dict[int, tuple[str, str]] = {}
     messages = []
     for at, letter in enumerate(letters):
         message = message_of(letter, patch)
         if isinstance(message, str):
-            refused[at] = ("$", message)
+            failing[at] = ("$", message)
         else:  # the index replaces the message id, to identify the message in the result
             messages.append(msgspec.structs.replace(message, message_id=str(at)))
     for part in portions(messages):
         for again in _refused_by_steps(part, codec, now):
-            refused[int(again.message_id or 0)] = (path_of(again), again.error)
-    return refused
+            failing[int(again.message_id or 0)] = (path_of(again), again.error)
+    passed = ((at, message) for message in messages if (at := int(message.message_id)) not in failing)
+    return Refusals(failing, {at: error for at, message in passed if (error := unpublishable(message)) is not None})
 
 
 def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Message | str:
-    """The message to publish for ``letter``: its bytes, patched if ``patch`` is given, and its attributes, with the original
-    ``event_id`` and the attempt counter incremented. An error as a string if there can be no message.
+    """The message to publish for ``letter``: its bytes, patched if ``patch`` is given, its ordering key, and its attributes, with
+    the original ``event_id`` and the attempt counter incremented. An error as a string if there can be no message.
     """
     try:
         data, attributes = original(letter)
@@ -149,14 +173,11 @@ def message_of(letter: DeadLetter, patch: Mapping[str, Any] | None = None) -> Me
     changed = data if patch is None else patched(data, patch)
     if changed is None:
         return "$: expected a JSON document that can be patched, got none"
-    event_id = attributes.get("event_id") or letter.message_id
+    event_id = attributes.get(EVENT_ID) or letter.message_id
     if not event_id:
         return "$: expected a dead letter with an event_id or a message_id, got one with neither"
-    attributes = {**attributes, "event_id": event_id, ATTEMPT: str(_attempts(attributes) + 1)}
-    message = Message(changed, attributes, letter.message_id or "", 0)
-    if len(attributes) > _MAX_ATTRIBUTES or _size(message) > _MAX_BYTES:
-        return f"$: expected at most {_MAX_ATTRIBUTES} attributes and {_MAX_BYTES:,} bytes with what a replay adds, got more"
-    return message
+    attributes = {**without_tracing(attributes), EVENT_ID: event_id, ATTEMPT: str(_attempts(attributes) + 1)}
+    return Message(changed, attributes, letter.message_id or "", 0, letter.ordering_key or "")
 
 
 def replay(
@@ -165,17 +186,19 @@ def replay(
     *,
     patch: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    now: datetime | None = None,
 ) -> ReplaySummary:
     """Publish the dead letters that pass in ``plan`` (made with the same ``patch``), and move them to ``replayed/``.
 
     Nothing is deleted before it has a copy. ``on_progress`` gets the number of events published so far. After Ctrl-C the current
     objects have half a second to finish, and the summary has ``interrupted``; whatever is still in ``dlq/`` can be replayed
-    again. Raises ConfigError if another project owns the bucket, NotFoundError (topic or bucket), AccessError, UnavailableError
-    and EcomflowError, whose message says how many events were published.
+    again. Raises ConfigError if another project owns the bucket or an object must not be deleted yet, NotFoundError (topic or
+    bucket), AccessError, UnavailableError and EcomflowError, whose message says how many events were published.
     """
     check_owner(target)
+    check_movable(plan.objects, target.settings.bucket_name, now or datetime.now(UTC))
     with topic_sender(target) as sender, store.reading(target):
-        mover = _Mover(target.bucket, sender, patch, on_progress or (lambda _: None))
+        mover = _Mover(target, sender, patch, on_progress or (lambda _: None))
         is_interrupted = False
         try:
             _move_all(mover, plan.objects)
@@ -183,7 +206,25 @@ def replay(
             is_interrupted = True
         except _PublishError as error:
             raise publish_error(error.failure, target, mover.published) from error.failure
-        return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted)
+        return ReplaySummary(mover.published, mover.moved, mover.left, is_interrupted, tuple(mover.unpublishable))
+
+
+def check_movable(objects: list[PlannedObject], bucket: str, now: datetime) -> None:
+    """Raises ConfigError if Cloud Storage keeps any of ``objects`` beyond ``now``: published, they would stay in ``dlq/``, and
+    each replay would publish them again. Pure.
+    """
+    kept = [planned.kept_until for planned in objects if planned.kept_until is not None and planned.kept_until > now]
+    if not kept:
+        return
+    held = sum(until.year == MAXYEAR for until in kept)
+    dates = [until for until in kept if until.year != MAXYEAR]
+    why = [f"{held:,} are held"] if held else []
+    why += [f"{len(dates):,} under a retention policy, until {max(dates):%Y-%m-%d %H:%M} UTC at the latest"] if dates else []
+    raise ConfigError(
+        f"Nothing was published: {len(kept):,} of {len(objects):,} objects can't be moved out of {ROOT}/ in bucket {bucket},"
+        f" because Cloud Storage keeps them ({', '.join(why)}).",
+        f"Wait, release the holds, or remove the policy: gcloud storage buckets update gs://{bucket} --clear-retention-period",
+    )
 
 
 def _move_all(mover: _Mover, objects: list[PlannedObject]) -> None:
@@ -206,23 +247,29 @@ class _Mover:
     """Publishes the lines of an object and moves them to ``replayed/``. Thread-safe."""
 
     def __init__(
-        self, bucket: Bucket, sender: RequestSender, patch: Mapping[str, Any] | None, report: Callable[[int], None]
+        self, target: Target, sender: RequestSender, patch: Mapping[str, Any] | None, report: Callable[[int], None]
     ) -> None:
-        self._bucket, self._sender, self._patch, self._report = bucket, sender, patch, report
+        from ecomflow.infra.requests import storage_options
+
+        self._bucket, self._options = target.bucket, storage_options(target.storage_service)
+        self._sender, self._patch, self._report = sender, patch, report
         self._lock = Lock()
         self.published = self.moved = self.left = 0
+        self.unpublishable: list[Unpublishable] = []
 
     def move(self, planned: PlannedObject, in_flight: InFlight) -> None:
         with in_flight.task():
             lines = self._read(planned)
             chosen = [line for line in lines if _digest(line) in planned.lines]
-            if chosen:
-                self._publish(chosen)
-                self._copy(planned.name, chosen)
-            out = bool(chosen) and self._take_out(planned, [line for line in lines if _digest(line) not in planned.lines])
+            refused = self._publish(planned.name, chosen)
+            published = [line for line in chosen if line not in refused]
+            if published:
+                self._copy(planned.name, published)
+            gone = frozenset(published)
+            out = bool(published) and self._take_out(planned, [line for line in lines if line not in gone])
             with self._lock:
-                self.moved += len(chosen) if out else 0
-                self.left += 0 if out else len(planned.lines)
+                self.moved += len(published) if out else 0
+                self.left += 0 if out else len(planned.lines) - len(refused)
 
     def _read(self, planned: PlannedObject) -> list[bytes]:
         """The object's lines; none if it has changed since the plan was made."""
@@ -230,19 +277,40 @@ class _Mover:
 
         blob = self._bucket.blob(planned.name)
         try:
-            content = blob.download_as_bytes(raw_download=True, if_generation_match=planned.generation, timeout=_TIMEOUT)
+            content = blob.download_as_bytes(raw_download=True, if_generation_match=planned.generation, **self._options)
         except (NotFound, PreconditionFailed):
             return []
         return bytes(content).splitlines()
 
-    def _publish(self, lines: list[bytes]) -> None:
+    def _publish(self, name: str, lines: list[bytes]) -> frozenset[bytes]:
+        """Publish ``lines`` of the object ``name``; returns those that Pub/Sub refuses."""
+        letters = [from_line(line) for line in lines]
+        messages = [_at(index, message_of(letter, self._patch)) for index, letter in enumerate(letters)]
+        refused = {int(message.message_id): error for request in requests_of(messages) for message, error in self._send(request)}
+        with self._lock:
+            self.unpublishable += [_unpublishable(letters[index], name, error) for index, error in refused.items()]
+        return frozenset(lines[index] for index in refused)
+
+    def _send(self, request: list[Message]) -> Iterator[tuple[Message, str]]:
+        """Publish ``request``; the messages that Pub/Sub refuses, with its words. It refuses requests as a whole, so they are
+        halved until each of these messages is alone.
+        """
+        from google.api_core.exceptions import InvalidArgument
+
         from ecomflow.gcp.errors import FAILURES
 
-        for request in _requests(message_of(from_line(line), self._patch) for line in lines):
-            try:
-                self._sender.send((message.data, message.attributes) for message in request)
-            except FAILURES as error:
-                raise _PublishError(error) from error
+        try:
+            self._sender.send(request)
+        except InvalidArgument as error:
+            middle = len(request) // 2
+            if not middle:
+                yield request[0], f"Pub/Sub refuses it: {error.message}"
+                return
+            yield from self._send(request[:middle])
+            yield from self._send(request[middle:])
+        except FAILURES as error:
+            raise _PublishError(error) from error
+        else:
             with self._lock:
                 self.published += len(request)
                 self._report(self.published)
@@ -256,30 +324,36 @@ class _Mover:
         stem = name.removeprefix(f"{ROOT}/").removesuffix(".jsonl")
         blob = self._bucket.blob(f"{REPLAYED}/{stem}-{digest}.jsonl")
         try:
-            blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, timeout=_TIMEOUT)
+            blob.upload_from_string(content, "application/x-ndjson", if_generation_match=0, **self._options)
         except PreconditionFailed:
             return
-        except Forbidden as error:  # not left to the translation: by now the events are published, and the user must know
-            sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
-            raise AccessError(
-                f"{sentence}. They are published, but still in {ROOT}/.",
-                "Grant the role roles/storage.objectUser, then replay again.",
-            ) from error
+        except Forbidden as error:
+            raise self._cannot_move(error) from error
+
+    def _cannot_move(self, error: Forbidden) -> AccessError:
+        """Not left to the translation: by now the events are published, and the user must know."""
+        sentence = f"Replayed dead letters can't be moved to {REPLAYED}/ in bucket {self._bucket.name}: {error.message}"
+        return AccessError(
+            f"{sentence.rstrip('.')}. They are published, but still in {ROOT}/.",
+            "Grant the role roles/storage.objectUser, or remove the hold or retention policy; then replay again.",
+        )
 
     def _take_out(self, planned: PlannedObject, rest: list[bytes]) -> bool:
         """Keep only ``rest`` in the object, or delete it if nothing is left. False if another program has changed it."""
-        from google.api_core.exceptions import NotFound, PreconditionFailed
+        from google.api_core.exceptions import Forbidden, NotFound, PreconditionFailed
 
         blob, same = self._bucket.blob(planned.name), planned.generation
         try:
             if rest:
-                blob.upload_from_string(_joined(rest), "application/x-ndjson", if_generation_match=same, timeout=_TIMEOUT)
+                blob.upload_from_string(_joined(rest), "application/x-ndjson", if_generation_match=same, **self._options)
             else:
-                blob.delete(if_generation_match=same, timeout=_TIMEOUT)
+                blob.delete(if_generation_match=same, **self._options)
         except NotFound:  # already deleted, by a first attempt whose response was lost or by another replay
             return not rest
         except PreconditionFailed:
             return False
+        except Forbidden as error:
+            raise self._cannot_move(error) from error
         return True
 
 
@@ -317,24 +391,14 @@ def _attempts(attributes: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
-def _requests(messages: Iterable[Message | str]) -> Iterator[list[Message]]:
-    """``messages`` in requests within Pub/Sub's limits. The plan has already left out those that are errors."""
-    request: list[Message] = []
-    size = 0
-    for message in messages:
-        assert isinstance(message, Message)
-        if request and (len(request) == _MAX_MESSAGES or size + _size(message) > _REQUEST_BYTES):
-            yield request
-            request, size = [], 0
-        request.append(message)
-        size += _size(message)
-    if request:
-        yield request
+def _at(index: int, message: Message | str) -> Message:
+    """``message`` with ``index`` as its id, which Pub/Sub replaces. The plan has already left out those that are errors."""
+    assert isinstance(message, Message)
+    return msgspec.structs.replace(message, message_id=str(index))
 
 
-def _size(message: Message) -> int:
-    attributes = sum(len(name.encode()) + len(value.encode()) + _FRAMING for name, value in message.attributes.items())
-    return len(message.data) + attributes + _FRAMING
+def _unpublishable(letter: DeadLetter, name: str, error: str) -> Unpublishable:
+    return Unpublishable(letter.event_id or letter.message_id, name, error)
 
 
 def _joined(lines: list[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,8 @@ from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import LEAST_STEP
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Bucket
+    from google.api_core.page_iterator import HTTPIterator
+    from google.cloud.storage import Blob
 
 _HOURS, _MINUTES = 4, 5  # folder levels below a stream's: year, month, day, hour, minute
 _DOWNLOADS_AT_ONCE = 8
@@ -88,7 +89,8 @@ class Unreadable(msgspec.Struct, frozen=True):
 class StoredObject(msgspec.Struct, frozen=True):
     """An object under ``dlq/``: its lines unchanged, and the dead letters among them, each with its line number from 0.
 
-    ``error``: what else the object contains, or why it can't be read.
+    ``error``: what else the object contains, or why it can't be read. ``kept_until``: until when Cloud Storage lets nobody delete
+    or replace it, for a hold the last day of the calendar; None if nothing forbids it.
     """
 
     name: str
@@ -96,6 +98,7 @@ class StoredObject(msgspec.Struct, frozen=True):
     lines: list[bytes]
     letters: list[tuple[int, DeadLetter]]
     error: str | None
+    kept_until: datetime | None = None
 
 
 def newest(
@@ -141,7 +144,7 @@ def objects(
 ) -> Iterator[StoredObject]:
     """The objects that can contain dead letters of ``selected``, latest minute first. Otherwise like ``letters``."""
     with reading(target):
-        for number, stored in enumerate(_objects(target.bucket, selected, few), start=1):
+        for number, stored in enumerate(_objects(_Bucket(target), selected, few), start=1):
             if stored.error is not None:
                 _note_unreadable(Unreadable(stored.name, stored.error), unreadable)
             yield stored
@@ -152,7 +155,7 @@ def objects(
 def streams(target: Target) -> tuple[str, ...]:
     """The streams that have dead letters. Raises the same errors as ``letters``."""
     with reading(target):
-        return tuple(folder.split("/")[1] for folder in _folders(target.bucket, ANY))
+        return tuple(folder.split("/")[1] for folder in _folders(_Bucket(target), ANY))
 
 
 def is_chosen(letter: DeadLetter, selected: DeadLetterFilter) -> bool:
@@ -178,7 +181,7 @@ def follow(
 
     Lists the minutes in which an object can still appear, once a second for each stream. Raises the same errors as ``letters``.
     """
-    bucket = target.bucket
+    bucket = _Bucket(target)
     begin = now() - _LATE
     with reading(target):
         seen = {listed.name for listed in _since(bucket, selected, begin)}
@@ -207,15 +210,33 @@ def _note_unreadable(found: Unreadable, unreadable: list[Unreadable] | None) -> 
     unreadable.append(found)
 
 
+class _Bucket:
+    """The bucket, read with the patience that its service deserves."""
+
+    def __init__(self, target: Target) -> None:
+        from ecomflow.infra.requests import storage_options
+
+        self._bucket, self._options = target.bucket, storage_options(target.storage_service)
+
+    def listing(self, prefix: str, **more: Any) -> HTTPIterator:
+        return self._bucket.list_blobs(prefix=prefix, **more, **self._options)
+
+    def content(self, listed: _Listed) -> bytes:
+        # Raw: an object from another program may claim to be compressed when it is not.
+        blob = self._bucket.blob(listed.name, generation=listed.generation)
+        return bytes(blob.download_as_bytes(raw_download=True, **self._options))
+
+
 class _Listed(NamedTuple):
     """The parts of a listing that are needed: few, because an hour can have thousands of objects."""
 
     name: str
     generation: int
     size: int
+    kept_until: datetime | None
 
 
-def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
+def _objects(bucket: _Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[StoredObject]:
     # A filter by reason, event id or fingerprint may have to read many objects.
     depth = _MINUTES if few and selected.reason is selected.event_id is selected.fingerprint is None else _HOURS
     by_stream = [_newest_objects(bucket, folder, selected.since, depth) for folder in _folders(bucket, selected)]
@@ -229,31 +250,42 @@ def _objects(bucket: Bucket, selected: DeadLetterFilter, few: bool) -> Iterator[
         pool.shutdown(wait=False, cancel_futures=True)  # the caller has enough, or was interrupted
 
 
-def _folders(bucket: Bucket, selected: DeadLetterFilter) -> list[str]:
+def _folders(bucket: _Bucket, selected: DeadLetterFilter) -> list[str]:
     """The folders of the selected streams: ``dlq/order/``. Of all, those that exist: also of types without a contract today."""
     if selected.streams:
         return [f"{ROOT}/{stream}/" for stream in selected.streams]
-    listing = bucket.list_blobs(prefix=f"{ROOT}/", delimiter="/", timeout=30)
+    listing = bucket.listing(f"{ROOT}/", delimiter="/")
     for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
         pass
     return sorted(listing.prefixes)
 
 
-def _since(bucket: Bucket, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
+def _since(bucket: _Bucket, selected: DeadLetterFilter, moment: datetime) -> Iterator[_Listed]:
     """The objects of the selected streams from the minute of ``moment`` on."""
     for folder in _folders(bucket, selected):
         yield from _list(bucket, folder, moment)
 
 
-def _list(bucket: Bucket, folder: str, since: datetime | None) -> list[_Listed]:
+def _list(bucket: _Bucket, folder: str, since: datetime | None) -> list[_Listed]:
     """The objects anywhere under ``folder``, from the minute of ``since`` on."""
     stream = "/".join(folder.split("/", 2)[:2])
     first = None if since is None else f"{stream}/{since.astimezone(UTC):%Y/%m/%d/%H/%M}/"
-    found = bucket.list_blobs(prefix=folder, start_offset=first, timeout=30)
-    return [_Listed(blob.name, blob.generation, blob.size or 0) for blob in found]
+    found = bucket.listing(folder, start_offset=first)
+    return [_Listed(blob.name, blob.generation, blob.size or 0, _kept_until(blob)) for blob in found]
 
 
-def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
+def _kept_until(blob: Blob) -> datetime | None:
+    """Until when the bucket's retention policy, the object's own, or a hold forbids to delete it.
+
+    https://cloud.google.com/storage/docs/bucket-lock, https://cloud.google.com/storage/docs/object-holds
+    """
+    if blob.temporary_hold or blob.event_based_hold:
+        return datetime.max.replace(tzinfo=UTC)
+    until: datetime | None = blob.retention_expiration_time
+    return until
+
+
+def _download(bucket: _Bucket, listed: _Listed) -> bytes | str:
     """The object's content, or why it can't be read, as a string. Empty if it was deleted or rewritten since the listing."""
     from google.api_core.exceptions import GoogleAPICallError, NotFound
     from google.cloud.storage.exceptions import DataCorruption
@@ -261,9 +293,7 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
     if listed.size > MAX_OBJECT_BYTES:
         return f"its size, {listed.size} bytes, exceeds that of any object of dead letters ({MAX_OBJECT_BYTES} bytes)"
     try:
-        # Raw: an object from another program may claim to be compressed when it is not.
-        blob = bucket.blob(listed.name, generation=listed.generation)
-        return bytes(blob.download_as_bytes(raw_download=True, timeout=30))
+        return bucket.content(listed)
     except NotFound:
         return b""
     except DataCorruption:
@@ -274,12 +304,12 @@ def _download(bucket: Bucket, listed: _Listed) -> bytes | str:
         return "its content is missing"
 
 
-def _newest_objects(bucket: Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
+def _newest_objects(bucket: _Bucket, folder: str, since: datetime | None, depth: int, level: int = 0) -> Iterator[_Listed]:
     """The objects under ``folder``, which is ``level`` levels below a stream's folder, latest minute first."""
     if level == depth:
         yield from sorted(_list(bucket, folder, since), reverse=True)
         return
-    listing = bucket.list_blobs(prefix=folder, delimiter="/", timeout=30)
+    listing = bucket.listing(folder, delimiter="/")
     for _ in listing:  # the folders are known once the pages are read; objects at this level are not from ecomflow
         pass
     for inner in sorted(listing.prefixes, reverse=True):
@@ -299,7 +329,7 @@ def _time_key(listed: _Listed) -> str:
 def _object(listed: _Listed, content: bytes | str) -> StoredObject:
     """The dead letters in an object, and the error of the first line that is not one."""
     if isinstance(content, str):
-        return StoredObject(listed.name, listed.generation, [], [], content)
+        return StoredObject(listed.name, listed.generation, [], [], content, listed.kept_until)
     lines = content.splitlines()
     found: list[tuple[int, DeadLetter]] = []
     errors: list[str] = []
@@ -309,7 +339,8 @@ def _object(listed: _Listed, content: bytes | str) -> StoredObject:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             errors.append(f"line {number + 1} is not a dead letter: {str(error)[:200]}")
     more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-    return StoredObject(listed.name, listed.generation, lines, found, f"{errors[0]}{more}" if errors else None)
+    first = f"{errors[0]}{more}" if errors else None
+    return StoredObject(listed.name, listed.generation, lines, found, first, listed.kept_until)
 
 
 @contextmanager
@@ -321,12 +352,13 @@ def reading(target: Target) -> Iterator[None]:
     from google.api_core.exceptions import NotFound
 
     from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+    from ecomflow.infra.requests import storage_options
 
     name = target.settings.bucket_name
 
     def about_an_object(cause: Exception) -> EcomflowError | None:
         with suppress(*FAILURES):
-            if isinstance(cause, NotFound) and target.bucket.exists(timeout=30):
+            if isinstance(cause, NotFound) and target.bucket.exists(**storage_options(target.storage_service)):
                 sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
                 return EcomflowError(sentence, "Run the command again.")
         return None

@@ -13,7 +13,7 @@ from ecomflow.config import Settings
 from ecomflow.doctor.records import Check, failed, not_checked, passed
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.target import Target
-from ecomflow.infra.differences import Step, plan_step, tell
+from ecomflow.infra.differences import plan_step, stops_pipeline, tell
 from ecomflow.infra.ownership import with_owner
 from ecomflow.infra.resources import KINDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, desired
 
@@ -183,22 +183,11 @@ def _check_resource(wanted: Resource, observe: Callable[[], Resource | None], se
     step = plan_step(with_owner(wanted, live, settings), live)
     if step.action == "create":
         raise NotFoundError("It does not exist.", "Run: ecomflow infra up")
-    differs = f"{'; '.join(map(tell, step.differences))}."
-    if step.action == "change" and _is_harmless(wanted, step, for_dataflow):
-        return passed(_name(wanted), f"It exists, but {differs}")
-    if step.action == "keep":
+    if not step.differences:
         return passed(_name(wanted), "It exists." if isinstance(wanted, Bucket | Dataset) else "It is up to date.")
-    remedies = dict.fromkeys(difference.remedy for difference in step.differences if difference.remedy)
+    differs = f"{'; '.join(map(tell, step.differences))}."
+    remedies = "\n".join(dict.fromkeys(difference.remedy for difference in step.differences if difference.remedy))
+    if not any(stops_pipeline(difference, for_dataflow=for_dataflow) for difference in step.differences):
+        return Check(_name(wanted), True, f"It exists, but {differs}", remedies or None)
     kind = SchemaError if isinstance(wanted, Table | View) else ConfigError
-    raise kind(f"{differs[0].upper()}{differs[1:]}", "\n".join(remedies) or "Run: ecomflow infra up")
-
-
-def _is_harmless(wanted: Resource, step: Step, for_dataflow: bool) -> bool:
-    """A bucket with other settings accepts dead letters, a topic may retain more, and only Dataflow needs no retry policy.
-
-    A pipeline also runs without labels, but not without the configured key.
-    """
-    changed = {difference.attribute for difference in step.differences} - {"labels"}
-    if isinstance(wanted, Subscription):
-        return not changed or (not for_dataflow and changed == {"backoff_seconds"})
-    return not changed or ("kms_key" not in changed and isinstance(wanted, Bucket | Topic))
+    raise kind(f"{differs[0].upper()}{differs[1:]}", remedies or "Run: ecomflow infra up")

@@ -41,8 +41,19 @@ _DISABLED_API = re.compile(r"\b([a-z]+\.googleapis\.com)/overview")
 _NO_QUOTA_PROJECT = re.compile(r"requires a quota project|end user credentials from the Google Cloud SDK", re.IGNORECASE)
 # The projects of gcloud's own OAuth clients, which Google names if a request has no quota project.
 _GCLOUD_PROJECTS = ("764086051850", "32555940559")
+# Cloud Storage's words for an object that must not be deleted or replaced yet.
+# https://cloud.google.com/storage/docs/bucket-lock, https://cloud.google.com/storage/docs/object-holds
+_RETAINED = re.compile(r"retention policy|retentionPolicyNotMet|under active \S+ hold", re.IGNORECASE)
+# Pub/Sub's resources, which its errors may name.
+_PUBSUB_PATH = re.compile(r"projects/[^/\s]+/(?P<kind>topic|subscription)s/[\w.~+%-]*\w")
 # The REST transport puts the request before the service's message.
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")
+# How the clients' libraries say what became of a connection, and in plain words.
+_TIMED_OUT = re.compile(r"timed out\b.*\b(?:read |connect )?timeout=([\d.]+)", re.IGNORECASE)
+_CONNECTION = (
+    (re.compile(r"connection refused|Errno 111", re.IGNORECASE), "the connection was refused"),
+    (re.compile(r"closed connection without response|connection reset|Errno 104", re.IGNORECASE), "the connection was closed"),
+)
 _LOGIN = "Run: gcloud auth application-default login"
 _LOGIN_AGAIN = "Log in again: gcloud auth application-default login"
 
@@ -56,6 +67,10 @@ class DeniedError(AccessError):
 
 class DisabledApiError(AccessError):
     """A service's API is not enabled in the project, or was enabled only a moment ago."""
+
+
+class RetainedError(ConfigError):
+    """A retention policy or a hold of the bucket forbids to delete or replace an object."""
 
 
 @contextmanager
@@ -87,10 +102,12 @@ def translate(error: Exception, service: Service, resource: str, permission: str
     if isinstance(cause, google.Forbidden):
         return _denied(text, service, resource, permission)
     if isinstance(cause, google.NotFound):
-        return NotFoundError(f"{resource[0].upper()}{resource[1:]} does not exist.", "Run: ecomflow infra up")
+        return NotFoundError(f"{_missing(text, resource)} does not exist.", "Run: ecomflow infra up")
+    if isinstance(cause, google.TooManyRequests):
+        return UnavailableError(f"{_at(service)} accepts no more for now: {_sentence(text)}", "Run the command again later.")
     if isinstance(cause, google.ClientError) and not isinstance(cause, TRANSIENT):
         return ConfigError(f"{service.title} refuses {resource}: {_sentence(text)}", "Correct the setting that names it.")
-    return _unavailable(text, service)
+    return _unavailable(words_of_connection(text), service)
 
 
 def cause_of(error: Exception) -> Exception:
@@ -123,7 +140,17 @@ def message_of(error: Exception) -> str:
     return _REQUEST.sub("", getattr(error, "message", None) or str(error))
 
 
-def _denied(text: str, service: Service, resource: str, permission: str | None) -> AccessError:
+def _missing(text: str, resource: str) -> str:
+    """What does not exist: ``resource``, or what it needs if Pub/Sub names that, such as a subscription's topic."""
+    named = _PUBSUB_PATH.search(text)
+    missing = f"{named['kind']} {named[0]}" if named else resource
+    return missing[0].upper() + missing[1:]
+
+
+def _denied(text: str, service: Service, resource: str, permission: str | None) -> EcomflowError:
+    if _RETAINED.search(text):
+        remedy = "Wait until then, remove the retention policy or the hold, or set another bucket."
+        return RetainedError(f"An object in {resource} can't be deleted or replaced: {_sentence(text)}", remedy)
     if _NO_QUOTA_PROJECT.search(text):
         return _no_quota_project(f"{service.title} does not know which project's quota to use for this login", service)
     if _DISABLED.search(text):
@@ -152,12 +179,19 @@ def _no_quota_project(sentence: str, service: Service) -> AccessError:
 
 
 def _unavailable(text: str, service: Service) -> UnavailableError:
-    if service.endpoint is None:
-        return UnavailableError(
-            f"{service.title} does not answer: {_sentence(text)}", "Check the network, then run the command again."
-        )
-    sentence = f"{service.title} at {service.endpoint} does not answer: {_sentence(text)}"
-    return UnavailableError(sentence, service.no_answer)
+    remedy = "Check the network, then run the command again." if service.endpoint is None else service.no_answer
+    return UnavailableError(f"{_at(service)} does not answer: {_sentence(text)}", remedy)
+
+
+def _at(service: Service) -> str:
+    return service.title if service.endpoint is None else f"{service.title} at {service.endpoint}"
+
+
+def words_of_connection(text: str) -> str:
+    """What a failed connection comes down to, where ``text`` names the layers that it has passed on the way here."""
+    if found := _TIMED_OUT.search(text):
+        return f"it timed out after {float(found[1]):.0f} s"
+    return next((words for pattern, words in _CONNECTION if pattern.search(text)), text)
 
 
 def _sentence(text: str) -> str:

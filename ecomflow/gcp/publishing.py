@@ -6,11 +6,13 @@ message; whole requests take 4 to 7, including count and ledger (``python -m ben
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition
+from typing import Protocol, TypeVar
 
+from ecomflow.contract.reasons import shown
 from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
 from ecomflow.gcp.services import Service
@@ -22,6 +24,91 @@ _CLOUD_ATTEMPT, _CLOUD_GIVE_UP = 60.0, 60.0
 _FULL_DISK = "No space left on device"
 # How long Ctrl-C waits for requests in flight. A healthy service answers within milliseconds.
 _WAIT_SECONDS = 0.5
+
+# https://cloud.google.com/pubsub/quotas#resource_limits
+MAX_MESSAGES = 1000
+MAX_BYTES = 10_000_000
+_MAX_ATTRIBUTES = 100
+_MAX_NAME_BYTES = 256
+_MAX_VALUE_BYTES = 1024
+_MAX_KEY_BYTES = 1024
+# Leaves room for the topic's name and what a message needs beyond its parts.
+_REQUEST_BYTES = 9_000_000
+_FRAMING = 16  # bytes of protobuf around a message or an attribute, at most
+
+# Pub/Sub takes no attribute whose name begins like this, in any case, but for some of the names that begin with _TRACING, by
+# which Google's clients say in which trace a message was published: https://github.com/googleapis/nodejs-pubsub/issues/1389
+_RESERVED = "goog"
+_TRACING = "googclient_"
+
+
+class Publishable(Protocol):
+    """A message to publish; its ``ordering_key`` is empty if it has none."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def attributes(self) -> dict[str, str]: ...
+    @property
+    def ordering_key(self) -> str: ...
+
+
+P = TypeVar("P", bound=Publishable)
+
+
+def without_tracing(attributes: dict[str, str]) -> dict[str, str]:
+    """The attributes of a message that is published again: not those of the trace in which it was published before."""
+    if not any(name.startswith(_TRACING) for name in attributes):
+        return attributes
+    return {name: value for name, value in attributes.items() if not name.startswith(_TRACING)}
+
+
+def unpublishable(message: Publishable) -> str | None:
+    """Why Pub/Sub would refuse ``message``, as "expected ..., got ..."; None if it takes it."""
+    attributes = message.attributes
+    if not message.data and not attributes:
+        return "expected data or an attribute, got neither"
+    if len(attributes) > _MAX_ATTRIBUTES:
+        return f"expected at most {_MAX_ATTRIBUTES} attributes, got {len(attributes)}"
+    for name, value in attributes.items():
+        if name[: len(_RESERVED)].lower() == _RESERVED:
+            return f"expected no attribute whose name begins with {_RESERVED}, which Pub/Sub reserves, got {shown(name)}"
+        if not 1 <= len(name.encode()) <= _MAX_NAME_BYTES:
+            return f"expected names of attributes of 1 to {_MAX_NAME_BYTES} bytes, got {shown(name)}"
+        if (size := len(value.encode())) > _MAX_VALUE_BYTES:
+            return f"expected values of attributes of at most {_MAX_VALUE_BYTES:,} bytes, got {size:,} in {shown(name)}"
+    if (size := len(message.ordering_key.encode())) > _MAX_KEY_BYTES:
+        return f"expected an ordering key of at most {_MAX_KEY_BYTES:,} bytes, got {size:,}"
+    if (size := _size(message)) > MAX_BYTES:
+        return f"expected at most {MAX_BYTES:,} bytes with attributes, got {size:,}"
+    return None
+
+
+def requests_of(messages: Sequence[P]) -> Iterator[list[P]]:
+    """``messages`` in requests within Pub/Sub's limits. A request has one ordering key, or none; those of a key keep their order.
+
+    https://cloud.google.com/pubsub/docs/reference/rest/v1/PubsubMessage
+    """
+    by_key: dict[str, list[P]] = {}
+    for message in messages:
+        by_key.setdefault(message.ordering_key, []).append(message)
+    for same in by_key.values():
+        request: list[P] = []
+        size = 0
+        for message in same:
+            added = _size(message)
+            if request and (len(request) == MAX_MESSAGES or size + added > _REQUEST_BYTES):
+                yield request
+                request, size = [], 0
+            request.append(message)
+            size += added
+        yield request
+
+
+def _size(message: Publishable) -> int:
+    attributes = message.attributes
+    texts = "".join((message.ordering_key, *attributes, *attributes.values())).encode()
+    return len(message.data) + len(texts) + _FRAMING * (len(attributes) + 1)
 
 
 class RequestSender:
@@ -45,19 +132,22 @@ class RequestSender:
         # Short pauses, because Ctrl-C can't wake a thread from one.
         self._retry = Retry(is_transient, initial=0.1, multiplier=2.0, maximum=1.0, timeout=give_up)
 
-    def send(self, messages: Iterable[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        """Publish ``messages`` of (data, attributes), at most 1,000 and 10 MB; returns their ids when Pub/Sub has confirmed them.
+    def send(self, request: Sequence[Publishable]) -> list[str]:
+        """Publish one of ``requests_of``; returns the ids of its messages when Pub/Sub has confirmed them.
 
         At least once: a request whose answer is lost is retried. Raises Google's own errors (``publish_error`` translates them).
         """
         raw = self._raw_request(topic=self._topic)
         add = raw.messages.add
-        for data, attributes in messages:  # built in place, which takes a third of the time
-            message_attributes = add(data=data).attributes
-            for name, value in attributes.items():
-                message_attributes[name] = value
-        request = self._request(raw)
-        return list(self._publish(self._client, request=request, retry=self._retry, timeout=self._timeout).message_ids)
+        for message in request:  # built in place, which takes a third of the time
+            added = add(data=message.data)
+            attributes = added.attributes
+            for name, value in message.attributes.items():
+                attributes[name] = value
+            if message.ordering_key:
+                added.ordering_key = message.ordering_key
+        answer = self._publish(self._client, request=self._request(raw), retry=self._retry, timeout=self._timeout)
+        return list(answer.message_ids)
 
     def close(self) -> None:
         self._client.transport.close()

@@ -22,3 +22,8 @@ class Service(msgspec.Struct, frozen=True):
     def patience_seconds(self) -> float:
         """How long to retry a transient failure. An emulator answers at once or not at all."""
         return 60.0 if self.endpoint is None else 3.0
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long to wait for the answer to one request: an emulator on this machine needs no network."""
+        return 30.0 if self.endpoint is None else 10.0

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ecomflow.config import Endpoints, Settings, resolve_endpoints, running_endpoints
+from ecomflow.config import (
+    EMULATOR_VARIABLES,
+    Endpoints,
+    Settings,
+    external_endpoints,
+    resolve_endpoints,
+    running_endpoints,
+)
 from ecomflow.gcp import clients
 from ecomflow.gcp.on_demand import OnDemand
 from ecomflow.gcp.services import Service
@@ -79,25 +86,24 @@ class Target:
 
     @property
     def pubsub_service(self) -> Service:
-        return self._service("Pub/Sub", "pubsub", "roles/pubsub.editor", self.endpoints.pubsub)
+        return self._service("Pub/Sub", "pubsub", "roles/pubsub.editor")
 
     @property
     def storage_service(self) -> Service:
-        return self._service("Cloud Storage", "storage", "roles/storage.admin", self.endpoints.storage)
+        return self._service("Cloud Storage", "storage", "roles/storage.admin")
 
     @property
     def bigquery_service(self) -> Service:
-        role = "roles/bigquery.dataOwner and roles/bigquery.jobUser"
-        return self._service("BigQuery", "bigquery", role, self.endpoints.bigquery)
+        return self._service("BigQuery", "bigquery", "roles/bigquery.dataOwner and roles/bigquery.jobUser")
 
     @property
     def dataflow_service(self) -> Service:
-        service = self._service("Dataflow", "dataflow", "roles/dataflow.developer", self.endpoints.dataflow)
-        return msgspec.structs.replace(service, no_answer="Check DATAFLOW_EMULATOR_HOST.")
+        service = self._service("Dataflow", "dataflow", "roles/dataflow.developer")
+        return msgspec.structs.replace(service, no_answer=f"Check {EMULATOR_VARIABLES['dataflow']}.")
 
     @property
     def monitoring_service(self) -> Service:
-        return self._service("Cloud Monitoring", "monitoring", "roles/monitoring.viewer", None)
+        return Service("Cloud Monitoring", "monitoring.googleapis.com", "roles/monitoring.viewer", self.settings.project_id, None)
 
     def close(self) -> None:
         """Close the clients that were made; calls in progress on other threads fail."""
@@ -111,8 +117,13 @@ class Target:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _service(self, title: str, api: str, role: str, endpoint: str | None) -> Service:
-        return Service(title, f"{api}.googleapis.com", role, self.settings.project_id, endpoint)
+    def _service(self, title: str, api: str, role: str) -> Service:
+        """``api`` is also its field of the endpoints."""
+        endpoint = getattr(self.endpoints, api)
+        service = Service(title, f"{api}.googleapis.com", role, self.settings.project_id, endpoint)
+        if endpoint is None or external_endpoints(self.settings).get(api) != endpoint:
+            return service
+        return msgspec.structs.replace(service, no_answer=f"Check {EMULATOR_VARIABLES[api]}, or unset it.")
 
 
 def open_target(settings: Settings, *, running: bool = True) -> Target:

@@ -17,17 +17,22 @@ from threading import Lock
 import msgspec
 
 from ecomflow.errors import AccessError
-from ecomflow.gcp.publishing import InFlight, RequestSender, interruptible_pool, publish_error, published_before, topic_sender
+from ecomflow.gcp.publishing import (
+    MAX_MESSAGES,
+    InFlight,
+    RequestSender,
+    interruptible_pool,
+    publish_error,
+    published_before,
+    requests_of,
+    topic_sender,
+)
 from ecomflow.gcp.target import Target
 from ecomflow.generator.rounds import GeneratedEvent
 from ecomflow.reconciliation.ledger import LedgerEntry, LedgerWriter
 
-# Pub/Sub accepts 1,000 messages and 10 MB per request (https://cloud.google.com/pubsub/quotas#resource_limits); an event has
-# about 500 bytes.
-BATCH_EVENTS = 1000
+BATCH_EVENTS = MAX_MESSAGES
 _IN_FLIGHT = 3
-# Of their data. What attributes add, some hundred bytes an event, has room beside it.
-_REQUEST_BYTES = 7_000_000
 # With a rate, at most this many requests per second, to avoid bursts.
 _REQUESTS_PER_SECOND = 10
 
@@ -146,20 +151,25 @@ class _Sender:
     def send(self, batch: list[GeneratedEvent]) -> None:
         with self._in_flight.task():
             self.tally.begin(batch)
-            self.tally.confirm(batch, self._requests.send((event.data, event.attributes) for event in batch))
+            self.tally.confirm(batch, self._requests.send(batch))
 
 
 def _send_all(
     sender: _Sender, pool: ThreadPoolExecutor, batches: Iterable[list[GeneratedEvent]], report: Callable[[int], None]
 ) -> None:
-    """Keep _IN_FLIGHT batches in flight; the first failure is raised, and nothing is sent after it."""
-    pending: deque[Future[None]] = deque()
+    """Keep _IN_FLIGHT batches in flight, but only one of an ordering key, so that its order holds; the first failure is raised,
+    and nothing is sent after it.
+    """
+    pending: deque[tuple[str, Future[None]]] = deque()
     for batch in batches:
-        pending.append(pool.submit(sender.send, batch))
+        key = batch[0].ordering_key
+        while key and any(key == other for other, _ in pending):
+            pending.popleft()[1].result()
+        pending.append((key, pool.submit(sender.send, batch)))
         if len(pending) >= _IN_FLIGHT:
-            pending.popleft().result()
+            pending.popleft()[1].result()
         report(sender.tally.total)
-    for future in pending:
+    for _, future in pending:
         future.result()
         report(sender.tally.total)
 
@@ -174,23 +184,7 @@ def _paced(
         if rate is not None and (early := started + count / rate - clock()) > 0:
             sleep(early)
         count += len(batch)
-        yield from _requests(batch)
-
-
-def _requests(batch: list[GeneratedEvent]) -> Iterator[list[GeneratedEvent]]:
-    """``batch`` in as many requests as its bytes need."""
-    if sum([len(event.data) for event in batch]) <= _REQUEST_BYTES:
-        yield batch
-        return
-    request: list[GeneratedEvent] = []
-    size = 0
-    for event in batch:
-        if request and size + len(event.data) > _REQUEST_BYTES:
-            yield request
-            request, size = [], 0
-        request.append(event)
-        size += len(event.data)
-    yield request
+        yield from requests_of(batch)
 
 
 def _entries(batch: list[GeneratedEvent]) -> list[LedgerEntry]:

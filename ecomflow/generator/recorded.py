@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -15,6 +15,9 @@ from ecomflow.contract.envelope import ECOMFLOW, Envelope
 from ecomflow.contract.events import EVENT_ID, Message
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.lines import read_lines
+from ecomflow.contract.nesting import is_too_deep
+from ecomflow.errors import EcomflowError
+from ecomflow.gcp.publishing import unpublishable, without_tracing
 from ecomflow.generator.messages import VERSION_ATTRIBUTE
 from ecomflow.generator.rounds import GeneratedEvent, lists_counter, slots_of
 
@@ -22,18 +25,31 @@ _Counter = Callable[[dict[str, Any]], dict[str, int]]
 _decode = msgspec.json.Decoder().decode
 
 
+class PassedOver(NamedTuple):
+    """A line whose message Pub/Sub would refuse, by its number from 1, and why."""
+
+    line: int
+    error: str
+
+
 def recorded_events(
-    lines: Iterable[bytes], contracts: Sequence[Contract], envelope: Envelope = ECOMFLOW
+    lines: Iterable[bytes],
+    contracts: Sequence[Contract],
+    envelope: Envelope = ECOMFLOW,
+    *,
+    passed_over: list[PassedOver] | None = None,
 ) -> Iterator[GeneratedEvent]:
-    """The message on each of ``lines``, its bytes and attributes as they are. ``contract/lines.py``: which forms a line may have.
+    """The message on each of ``lines``: its bytes, ordering key and attributes as they are, but for those of a trace.
+    ``contract/lines.py``: which forms a line may have.
 
     A message without the attribute ``event_id`` is given one: the id in its envelope, or else a new one. Whether the pipeline
-    takes it is not looked at: it has no ``fault``, and its type is what it says of itself, where that is in force.
+    takes it is not looked at: it has no ``fault``, and its type is what it says of itself, where that is in force. A message that
+    Pub/Sub would refuse, and with it the others of its request, is added to ``passed_over``; without that it is an EcomflowError.
     """
     counters = {(slot.contract.event, _version(slot.version)): lists_counter(slot.contract) for slot in slots_of(contracts)}
     codec = None if envelope == ECOMFLOW else Codec(contracts, envelope)
     for message in read_lines(lines):
-        attributes = message.attributes
+        attributes = without_tracing(message.attributes)
         envelope_id = None if codec is None else codec.event_id_of(message)
         if not attributes.get(EVENT_ID):
             attributes = {**attributes, EVENT_ID: envelope_id or str(uuid4())}
@@ -41,7 +57,14 @@ def recorded_events(
             event_type, lists = _type_and_lists(message.data, attributes.get(VERSION_ATTRIBUTE), counters)
         else:
             event_type, lists = _stream_of(codec, message), {}
-        yield GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type, envelope_id)
+        key = message.ordering_key
+        event = GeneratedEvent(message.data, attributes, event_type, lists, None, None, event_type, envelope_id, key)
+        if (error := unpublishable(event)) is None:
+            yield event
+        elif passed_over is None:
+            raise EcomflowError(f"Line {message.message_id} can't be published: {error}.", "Correct it.")
+        else:
+            passed_over.append(PassedOver(int(message.message_id), error))
 
 
 def _stream_of(codec: Codec, message: Message) -> str:
@@ -59,9 +82,11 @@ def _version(version: int | None) -> str | None:
 def _type_and_lists(
     data: bytes, version: str | None, counters: dict[tuple[str, str | None], _Counter]
 ) -> tuple[str, dict[str, int]]:
+    if is_too_deep(data):  # the pipeline will refuse it
+        return UNKNOWN_STREAM, {}
     try:
         body = _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the pipeline will refuse it
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # and this
         return UNKNOWN_STREAM, {}
     event_type = body.get(TYPE_KEY) if isinstance(body, dict) else None
     if not isinstance(event_type, str) or (event_type, None) not in counters:

@@ -41,7 +41,7 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     ``event_type`` is the type of the slot in the round, which the message of an invalid event may contradict. ``lists``: the
     number of elements of each list of a valid event that has a table of its own, by the list's path (``items``). Valid events
     have no ``fault`` and ``expected_reason``. ``envelope_id``: the id in the envelope, where the event has another one than its
-    attribute ``event_id``.
+    attribute ``event_id``. ``ordering_key`` is empty but for messages of a file that have one.
     """
 
     data: bytes
@@ -52,6 +52,7 @@ class GeneratedEvent(msgspec.Struct, frozen=True, gc=False):
     expected_reason: str | None
     expected_stream: str
     envelope_id: str | None = None
+    ordering_key: str = ""
 
     @property
     def event_id(self) -> str:
@@ -119,12 +120,15 @@ def slots_of(contracts: Sequence[Contract], types: Iterable[str] | None = None) 
 
 
 def dry_run_line(event: GeneratedEvent) -> str:
-    """The event as one JSON object: the data as text if it is UTF-8, else in base64, according to ``data_encoding``."""
+    """The event as one JSON object: the data as text if it is UTF-8, else in base64, according to ``data_encoding``; with an
+    ``ordering_key`` if it has one.
+    """
     try:
         data, encoding = event.data.decode(), "utf-8"
     except UnicodeDecodeError:
         data, encoding = base64.b64encode(event.data).decode(), "base64"
     line = {"data": data, "data_encoding": encoding, "attributes": event.attributes, "event_type": event.event_type}
+    line |= {"ordering_key": event.ordering_key} if event.ordering_key else {}
     return encode(line | {"fault": event.fault, "expected_reason": event.expected_reason}).decode()
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.target import Target
-from ecomflow.infra.differences import Difference, Plan, Step, compare_columns, plan_step, plan_steps, tell
+from ecomflow.infra.differences import Difference, Plan, Step, compare, plan_step, plan_steps, stops_pipeline, tell
 from ecomflow.infra.ownership import check_owner, with_owner
 from ecomflow.infra.resources import (
     Kind,
@@ -92,10 +92,12 @@ def apply(
 ) -> Plan:
     """Carries out ``plan`` and returns the steps that changed something.
 
-    ``on_progress`` is called after each step, also if it had nothing to do. A resource that another run has created meanwhile
-    counts as created. If APIs had to be enabled, the rest is planned again, because the resources of a disabled service can't be
-    seen; and each step is retried for minutes while Google still reports an API as disabled, because a service that can be read
-    may not accept changes yet. Raises SchemaError, before anything else is changed, if a step of the plan is not possible.
+    ``on_progress`` is called after each step, also if it had nothing to do, with the step as it was carried out: a service that
+    takes no such retention keeps messages for a shorter time, which its differences then say. A resource that another run has
+    created meanwhile counts as created. If APIs had to be enabled, the rest is planned again, because the resources of a disabled
+    service can't be seen; and each step is retried for minutes while Google still reports an API as disabled, because a service
+    that can be read may not accept changes yet. Raises SchemaError, before anything else is changed, if a step of the plan is not
+    possible.
     """
     from ecomflow.infra.changes import carry_out
 
@@ -105,15 +107,14 @@ def apply(
     done: list[Step] = []
     steps, give_up = plan.steps, None
     if steps and steps[0].kind == "apis" and steps[0].action == "change":
-        carry_out(steps[0], target)
-        report(steps[0])
-        done.append(steps[0])
+        done.append(carry_out(steps[0], target))
+        report(done[0])
         give_up = clock() + _PROPAGATION_SECONDS
         steps = _once_enabled(lambda: _steps_after_enabling(target), give_up, sleep, clock)
     for step in steps:
-        _once_enabled(partial(carry_out, step, target), give_up, sleep, clock)
-        report(step)
-    return Plan((*done, *(step for step in steps if step.action != "keep")))
+        done.append(_once_enabled(partial(carry_out, step, target), give_up, sleep, clock))
+        report(done[-1])
+    return Plan(tuple(step for step in done if step.action != "keep"))
 
 
 def status(target: Target) -> tuple[ResourceStatus, ...]:
@@ -132,7 +133,7 @@ def down(target: Target, *, with_data: bool) -> tuple[Removal, ...]:
 
     settings = target.settings
     _require_usable(target, target.endpoints.pubsub, target.endpoints.storage, target.endpoints.bigquery)
-    present = set(observe(target))
+    present = observe(target)
     removals = (
         remove_subscription(settings.subscription_path, target),
         remove_topic(settings.topic_path, target),
@@ -150,10 +151,10 @@ def down(target: Target, *, with_data: bool) -> tuple[Removal, ...]:
 
 
 def check_tables(target: Target) -> None:
-    """Checks that every fact table exists with the columns of its DDL; extra nullable columns are harmless.
+    """Checks that every fact table exists, and differs in nothing from its DDL that stops a pipeline.
 
     Five parallel requests: cheap enough before a pipeline starts, and again when an append fails. Raises NotFoundError with the
-    missing tables, or SchemaError with each differing column, as it is and as expected.
+    missing tables, or SchemaError with each such difference, as it is and as expected.
     """
     from ecomflow.infra.observe import observe_tables
 
@@ -163,10 +164,8 @@ def check_tables(target: Target) -> None:
     if missing := [table.name for table in tables if table.name not in live]:
         sentence = f"Table {missing[0]} does" if len(missing) == 1 else f"Tables {', '.join(missing)} do"
         raise NotFoundError(f"{sentence} not exist.", "Run: ecomflow infra up")
-    found = [(table.name, compare_columns(table.name, table.columns, live[table.name].columns)) for table in tables]
-    if wrong := [
-        f"{name}: {tell(difference)}" for name, differences in found for difference in differences if difference.how != "note"
-    ]:
+    found = [(table.name, difference) for table in tables for difference in compare(table, live[table.name])]
+    if wrong := [f"{name}: {tell(difference)}" for name, difference in found if stops_pipeline(difference, for_dataflow=False)]:
         raise SchemaError(
             f"The tables differ from their DDL. {'; '.join(wrong)}.", "To see what can be changed, run: ecomflow infra plan"
         )

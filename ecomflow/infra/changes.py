@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import msgspec
-from google.api_core.exceptions import Conflict, NotFound
+from google.api_core.exceptions import Conflict, InvalidArgument, NotFound
 from google.cloud import bigquery, storage
 from google.cloud.bigquery.enums import DatasetView
 from google.protobuf import duration_pb2, field_mask_pb2
@@ -16,19 +17,25 @@ from google.pubsub_v1 import types
 from ecomflow import sql
 from ecomflow.config import Settings
 from ecomflow.errors import ConfigError
-from ecomflow.gcp.errors import DeniedError, google_errors
+from ecomflow.gcp.errors import DeniedError, RetainedError, google_errors, message_of
 from ecomflow.gcp.target import Target
-from ecomflow.infra.differences import Step
+from ecomflow.infra.differences import Step, refused_retention, step_for
 from ecomflow.infra.observe import is_prefix_rule, soft_delete_days
 from ecomflow.infra.ownership import check_owner_of
 from ecomflow.infra.requests import REQUEST_SECONDS, bigquery_retry, pubsub_retry, storage_retry
 from ecomflow.infra.resources import (
     DAY_SECONDS,
+    KINDS,
     OBJECT_DAYS,
     OBJECT_PREFIXES,
+    RETENTION_DAYS,
+    ExternalTable,
     Kind,
+    Resource,
     Subscription,
+    Table,
     Topic,
+    View,
     dead_letters_table,
     desired,
     fact_tables,
@@ -59,10 +66,11 @@ class Removal(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-def carry_out(step: Step, target: Target) -> None:
-    """Creates or changes one resource; does nothing for ``keep``."""
+def carry_out(step: Step, target: Target) -> Step:
+    """Creates or changes one resource; does nothing for ``keep``. Returns the step as it was carried out."""
     if step.action in ("create", "change"):
-        _MAKERS[step.kind](step, target)
+        return _MAKERS[step.kind](step, target) or step
+    return step
 
 
 def remove_subscription(name: str, target: Target) -> Removal:
@@ -86,56 +94,57 @@ def remove_topic(name: str, target: Target) -> Removal:
         )
 
 
-def remove_warehouse(present: set[str], target: Target) -> tuple[Removal, ...]:
-    """Drops ecomflow's views and tables that are ``present``, by name, then the dataset unless it contains anything else."""
-    service = target.bigquery_service
-    resources = [f"{target.settings.dataset_id}.{name}" for name in fact_tables(target.settings)]
-    removals: list[Removal] = []
-    ours: list[tuple[Kind, list[str]]] = [("view", [f"{name}_unique" for name in resources]), ("table", resources)]
-    for kind, names in ours:
-        for name in names:
-            if name in present:
-                # By DDL, because the local BigQuery can't delete a view by REST.
-                _run_ddl(f"DROP {kind.upper()} IF EXISTS `{name}`", f"{kind} {name}", target)
-            removals.append(Removal(kind, name, "deleted" if name in present else "absent"))
-    external = _remove_dead_letters_table(present, target)
-    with google_errors(service, f"dataset {target.settings.dataset_id}"):
-        return (*removals, *external, _remove_dataset(target))
+def remove_warehouse(present: Mapping[str, Resource], target: Target) -> tuple[Removal, ...]:
+    """Drops ecomflow's views and tables that are ``present``, by name, then the dataset unless it contains anything else.
+
+    A resource of another type that has the name of a view or table is not ecomflow's, and stays.
+    """
+    wanted = (*desired(target.settings), dead_letters_table(target.settings))
+    views, tables, external = ([one for one in wanted if isinstance(one, kind)] for kind in (View, Table, ExternalTable))
+    # The emulator has no external tables.
+    ours = (*views, *tables, *(external if target.endpoints.bigquery is None else ()))
+    removals = [_drop(one, present.get(one.name), target) for one in ours]
+    with google_errors(target.bigquery_service, f"dataset {target.settings.dataset_id}"):
+        return (*removals, _remove_dataset(target))
 
 
-def _remove_dead_letters_table(present: set[str], target: Target) -> tuple[Removal, ...]:
-    """Only in BigQuery itself: the emulator has no external tables. The dead letters stay in the bucket."""
-    name = dead_letters_table(target.settings).name
-    if target.endpoints.bigquery is not None:
-        return ()
-    if name not in present:
-        return (Removal("external table", name, "absent"),)
-    _run_ddl(f"DROP EXTERNAL TABLE IF EXISTS `{name}`", f"external table {name}", target)
-    return (Removal("external table", name, "deleted"),)
+def _drop(ours: Table | View | ExternalTable, live: Resource | None, target: Target) -> Removal:
+    """By DDL, because the local BigQuery can't delete a view by REST. The dead letters stay in the bucket."""
+    kind = KINDS[type(ours)]
+    if live is None:
+        return Removal(kind, ours.name, "absent")
+    if isinstance(live, type(ours)) and live.table_type != ours.table_type:
+        return Removal(kind, ours.name, "kept", f"it is of the type {live.table_type}, so it is not ecomflow's")
+    _run_ddl(f"DROP {kind.upper()} IF EXISTS `{ours.name}`", f"{kind} {ours.name}", target)
+    return Removal(kind, ours.name, "deleted")
 
 
 def remove_bucket(target: Target) -> Removal:
     """Deletes the objects under ecomflow's prefixes, then the bucket unless it contains anything else."""
-    settings = target.settings
-    service = target.storage_service
-    with google_errors(service, f"bucket {settings.bucket_name}"):
-        client = target.storage
-        bucket = client.lookup_bucket(settings.bucket_name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
-        if bucket is None:
-            return Removal("bucket", settings.bucket_name, "absent")
-        try:
-            check_owner_of(bucket, target)
-        except (ConfigError, DeniedError) as error:
-            return Removal("bucket", bucket.name, "kept", error.message)
-        for prefix in OBJECT_PREFIXES:
-            _delete_objects(client, bucket, prefix)
-        left = [blob.name for blob in client.list_blobs(bucket, max_results=1)]
-        restorable = _restorable(soft_delete_days(bucket))
-        if left:
-            reason = f"it contains objects that are not ecomflow's, such as {left[0]}"
-            return Removal("bucket", bucket.name, "kept", "; ".join(filter(None, (reason, restorable))))
-        gone = _removed("bucket", bucket.name, lambda: bucket.delete(retry=storage_retry(service), timeout=REQUEST_SECONDS))
-        return msgspec.structs.replace(gone, reason=restorable)
+    service, name = target.storage_service, target.settings.bucket_name
+    try:
+        with google_errors(service, f"bucket {name}"):
+            bucket = target.storage.lookup_bucket(name, retry=storage_retry(service), timeout=REQUEST_SECONDS)
+            return Removal("bucket", name, "absent") if bucket is None else _remove_bucket(bucket, target)
+    except RetainedError as error:
+        return Removal("bucket", name, "kept", error.message)
+
+
+def _remove_bucket(bucket: storage.Bucket, target: Target) -> Removal:
+    try:
+        check_owner_of(bucket, target)
+    except (ConfigError, DeniedError) as error:
+        return Removal("bucket", bucket.name, "kept", error.message)
+    for prefix in OBJECT_PREFIXES:
+        _delete_objects(target.storage, bucket, prefix)
+    left = [blob.name for blob in target.storage.list_blobs(bucket, max_results=1)]
+    restorable = _restorable(soft_delete_days(bucket))
+    if left:
+        reason = f"it contains objects that are not ecomflow's, such as {left[0]}"
+        return Removal("bucket", bucket.name, "kept", "; ".join(filter(None, (reason, restorable))))
+    retry = storage_retry(target.storage_service)
+    gone = _removed("bucket", bucket.name, lambda: bucket.delete(retry=retry, timeout=REQUEST_SECONDS))
+    return msgspec.structs.replace(gone, reason=restorable)
 
 
 def _restorable(days: int) -> str | None:
@@ -146,46 +155,75 @@ def _enable_apis(step: Step, target: Target) -> None:
     enable_apis([difference.attribute for difference in step.differences], target.settings)
 
 
-def _make_topic(step: Step, target: Target) -> None:
+def _make_topic(step: Step, target: Target) -> Step:
     service = target.pubsub_service
     wanted = _wanted(Topic, step, target.settings)
-    topic = types.Topic(
-        name=step.name,
-        message_retention_duration=_duration(wanted.retention_days),
-        kms_key_name=wanted.kms_key or "",
-        labels=target.settings.labels,
-    )
+    options: dict[str, Any] = {"retry": pubsub_retry(service), "timeout": REQUEST_SECONDS}
+    topic = types.Topic(name=step.name, kms_key_name=wanted.kms_key or "", labels=target.settings.labels)
     with google_errors(service, f"topic {step.name}"):
         client = target.publisher
-        try:
-            if step.action == "create":
-                client.create_topic(request=topic, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-            else:
-                live = client.get_topic(topic=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-                topic.labels = {**live.labels, **target.settings.labels}
-                mask = _mask(step, _TOPIC_FIELDS)
-                client.update_topic(topic=topic, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-        except Conflict:
-            return
+        if step.action == "create":
+            return _retaining(step, topic, wanted.retention_days, lambda: client.create_topic(request=topic, **options))
+        topic.labels = {**client.get_topic(topic=step.name, **options).labels, **target.settings.labels}
+        mask = _mask(step, _TOPIC_FIELDS)
+        update = partial(client.update_topic, topic=topic, update_mask=mask, **options)
+        return _retaining(step, topic, wanted.retention_days, update)
 
 
-def _make_subscription(step: Step, target: Target) -> None:
+def _make_subscription(step: Step, target: Target) -> Step:
     service = target.pubsub_service
-    subscription = _subscription_of(_wanted(Subscription, step, target.settings), target.settings.labels)
+    wanted = _wanted(Subscription, step, target.settings)
+    options: dict[str, Any] = {"retry": pubsub_retry(service), "timeout": REQUEST_SECONDS}
+    made = _subscription_of(wanted, target.settings.labels)
     with google_errors(service, f"subscription {step.name}"):
         client = target.subscriber
+        if step.action == "create":
+            return _retaining(step, made, wanted.retention_days, lambda: client.create_subscription(request=made, **options))
+        made.labels = {**client.get_subscription(subscription=step.name, **options).labels, **target.settings.labels}
+        mask = _mask(step, _SUBSCRIPTION_FIELDS)
+        update = partial(client.update_subscription, subscription=made, update_mask=mask, **options)
+        return _retaining(step, made, wanted.retention_days, update)
+
+
+def _retaining(step: Step, made: types.Topic | types.Subscription, days: int | None, send: Callable[[], object]) -> Step:
+    """Sends ``made`` with ``days`` of retention, or with what the service takes: an emulator may take less than Pub/Sub.
+
+    Returns the step as it was carried out. A resource that another run has created meanwhile is left as it is.
+    """
+    for tried in (days, *_other_retentions(step, days)):
+        made.message_retention_duration = _duration(tried)
         try:
-            if step.action == "create":
-                client.create_subscription(request=subscription, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-            else:
-                live = client.get_subscription(subscription=step.name, retry=pubsub_retry(service), timeout=REQUEST_SECONDS)
-                subscription.labels = {**live.labels, **target.settings.labels}
-                mask = _mask(step, _SUBSCRIPTION_FIELDS)
-                client.update_subscription(
-                    subscription=subscription, update_mask=mask, retry=pubsub_retry(service), timeout=REQUEST_SECONDS
-                )
+            send()
         except Conflict:
-            return
+            return step
+        except InvalidArgument as error:
+            refusal = error
+            if "retention" not in message_of(error):
+                raise
+        else:
+            return step if tried == days else _with_other_retention(step, tried)
+    raise refusal
+
+
+def _other_retentions(step: Step, days: int | None) -> tuple[int | None, ...]:
+    """What to try if the service refuses ``days``: what a resource that exists has; else less, then the service's default."""
+    if not days:
+        return ()
+    live = next((one.live for one in step.differences if one.attribute == "retention_days"), None)
+    if live is not None:
+        return (int(live),)
+    return (RETENTION_DAYS, None) if days > RETENTION_DAYS else (None,)
+
+
+def _with_other_retention(step: Step, days: int | None) -> Step:
+    """``step``, which may have changed nothing, because the service takes only ``days`` (None: its default)."""
+    taken = "the default" if days is None else str(days)
+    differences = tuple(
+        refused_retention(step, one, taken) if one.attribute == "retention_days" else one for one in step.differences
+    )
+    if step.action == "create":
+        return msgspec.structs.replace(step, differences=differences)
+    return step_for(step.kind, step.name, differences)
 
 
 def _mask(step: Step, fields: Mapping[str, str]) -> field_mask_pb2.FieldMask:
@@ -194,13 +232,14 @@ def _mask(step: Step, fields: Mapping[str, str]) -> field_mask_pb2.FieldMask:
 
 
 def _subscription_of(wanted: Subscription, labels: Mapping[str, str]) -> types.Subscription:
-    """The request that creates ``wanted``. Fields that are not set (filter, delivery, dead-letter policy) mean none."""
+    """The request that creates ``wanted``, without its retention. Fields that are not set (filter, delivery, dead-letter policy)
+    mean none.
+    """
     backoff = [duration_pb2.Duration(seconds=seconds) for seconds in wanted.backoff_seconds]
     return types.Subscription(
         name=wanted.name,
         topic=wanted.topic,
         ack_deadline_seconds=wanted.ack_deadline_seconds,
-        message_retention_duration=_duration(wanted.retention_days),
         # A policy without a time to live: never.
         expiration_policy=types.ExpirationPolicy(),
         enable_exactly_once_delivery=wanted.exactly_once,
@@ -297,7 +336,8 @@ def _make_external_table(step: Step, target: Target) -> None:
     _label_table(step.name, target)
 
 
-_MAKERS: dict[Kind, Callable[[Step, Target], None]] = {
+# A maker returns the step as it was carried out; None: as it was planned.
+_MAKERS: dict[Kind, Callable[[Step, Target], Step | None]] = {
     "apis": _enable_apis,
     "topic": _make_topic,
     "subscription": _make_subscription,

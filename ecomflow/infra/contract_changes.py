@@ -72,6 +72,8 @@ def _as_resource(table: ContractTable, dataset_id: str) -> Table:
 def _said(difference: Difference) -> str:
     """``column coupon added (STRING): infra up adds it``."""
     name, live, wanted = difference.attribute, difference.live, difference.wanted
+    if difference.how == "accept" and live is not None and wanted is not None:
+        return f"{name} changed from {live} to {wanted}: infra up leaves it as it is"
     if live is None:
         change, who = f"{name} added ({wanted})", "infra up adds it"
     elif wanted is None:

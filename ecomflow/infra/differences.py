@@ -1,29 +1,34 @@
-"""Desired and existing resources in; the steps from one to the other out. Pure."""
+"""Desired and existing resources in; the differences, each with its verdict, and the steps from one to the other out. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from ecomflow.infra.ownership import foreign_bucket_remedy
-from ecomflow.infra.resources import KINDS, Apis, ExternalTable, Kind, Resource, Subscription, Table, Topic, View
+from ecomflow.infra.resources import KINDS, Apis, Kind, Resource, Table, View
+from ecomflow.infra.verdicts import How, Stops, remedy_of, verdict_of
 from ecomflow.sql import Column
+
+# What is not an attribute that a service keeps: it is part of the identity, or compared by name.
+_NO_ATTRIBUTES = ("name", "columns")
+# What a plan doesn't show of a resource that doesn't exist.
+_NOT_SHOWN = (*_NO_ATTRIBUTES, "query", "owner", "table_type")
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One attribute or column that differs.
+    """One attribute or column that differs, and its verdict: see ``verdicts``.
 
-    ``how``: ``add`` and ``change`` are carried out; ``note`` is harmless and left alone; ``refuse`` is not possible, and
-    ``remedy`` says what to do instead. ``live`` None: it doesn't exist; ``wanted`` None: it isn't in the DDL.
+    ``live`` None: it doesn't exist; ``wanted`` None: it isn't in the DDL. ``stops``: which pipelines don't start with it.
     """
 
     attribute: str
     live: str | None
     wanted: str | None
-    how: Literal["add", "change", "note", "refuse"]
+    how: How
     remedy: str | None = None
+    stops: Stops = "all"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -41,6 +46,15 @@ class Plan(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
+class _Found(NamedTuple):
+    """A difference before the verdict on its ``case``."""
+
+    case: str
+    attribute: str
+    live: str | None
+    wanted: str | None
+
+
 def plan_steps(wanted: tuple[Resource, ...], live: Mapping[str, Resource]) -> Plan:
     """The steps from ``live`` (by name) to ``wanted``."""
     return Plan(tuple(plan_step(resource, live.get(resource.name)) for resource in wanted))
@@ -51,72 +65,42 @@ def plan_step(wanted: Resource, live: Resource | None) -> Step:
     kind = KINDS[type(wanted)]
     if live is None:
         return Step(kind, wanted.name, "create", _additions(wanted))
-    if isinstance(wanted, Apis) and isinstance(live, Apis):
-        disabled = _disabled_apis(wanted, live)
-        return Step(kind, wanted.name, "change" if disabled else "keep", disabled)
-    differences = compare_attributes(wanted, live)
-    if isinstance(wanted, Table) and isinstance(live, Table):
-        differences += compare_columns(wanted.name, wanted.columns, live.columns)
-    elif isinstance(wanted, View) and isinstance(live, View):
-        differences += _stale_columns(wanted, live)
+    return step_for(kind, wanted.name, compare(wanted, live))
+
+
+def step_for(kind: Kind, name: str, differences: tuple[Difference, ...]) -> Step:
+    """The step for an existing resource with ``differences``."""
     hows = {difference.how for difference in differences}
     if "refuse" in hows:
-        return Step(kind, wanted.name, "refuse", differences)
-    return Step(kind, wanted.name, "change" if hows & {"add", "change"} else "keep", differences)
+        return Step(kind, name, "refuse", differences)
+    return Step(kind, name, "change" if hows & {"add", "change"} else "keep", differences)
 
 
-def _disabled_apis(wanted: Apis, live: Apis) -> tuple[Difference, ...]:
-    if wanted.enabled is None or live.enabled is None:
-        return ()
-    return tuple(Difference(api, "disabled", "enabled", "change") for api in wanted.enabled if api not in live.enabled)
-
-
-def _additions(wanted: Resource) -> tuple[Difference, ...]:
-    """The attributes and columns of a resource that doesn't exist. A view's columns are omitted: they are those of its table."""
-    attributes = [name for name in wanted.__struct_fields__ if name not in ("name", "columns", "query", "owner")]
-    values = [(name, getattr(wanted, name)) for name in attributes]
-    columns = wanted.columns if isinstance(wanted, Table) else ()
-    return (
-        *(Difference(f"column {column.name}", None, describe(column), "add") for column in columns),
-        *(Difference(name, None, _show(value), "add") for name, value in values if value not in (None, "", (), 0)),
-    )
-
-
-def compare_attributes(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
-    """The attributes, except columns, that are configured, reported by the service, and differ."""
-    attributes = [attribute for attribute in wanted.__struct_fields__ if attribute not in ("name", "columns")]
-    pairs = [(attribute, _asked_for(attribute, live, wanted), getattr(wanted, attribute)) for attribute in attributes]
-    return tuple(
-        _difference(wanted, attribute, before, after)
-        for attribute, before, after in pairs
-        if before is not None and after is not None and before != after
-    )
-
-
-def _asked_for(attribute: str, live: Resource, wanted: Resource) -> Any:
-    """The live value; of labels only those with a wanted key, because other people may have set more."""
-    value = getattr(live, attribute)
-    if attribute != "labels" or value is None:
-        return value
-    keys = {label.partition("=")[0] for label in getattr(wanted, attribute) or ()}
-    return tuple(label for label in value if label.partition("=")[0] in keys)
+def compare(wanted: Resource, live: Resource) -> tuple[Difference, ...]:
+    """The differences of a resource as it is from how it should be; of one of another type only the type."""
+    found = [*_attributes(wanted, live)]
+    if other_type := [one for one in found if one.case == "table_type"]:
+        found = other_type
+    elif isinstance(wanted, Table) and isinstance(live, Table):
+        found += _columns(wanted.columns, live.columns)
+    elif isinstance(wanted, View) and isinstance(live, View):
+        found += _stale_columns(wanted, live)
+    return tuple(_judged(KINDS[type(wanted)], wanted.name, one) for one in found)
 
 
 def compare_columns(table: str, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> tuple[Difference, ...]:
-    """The columns of ``table`` that differ, compared by name: BigQuery puts an added column last, wherever it is in the DDL."""
-    lives = {column.name: column for column in live}
-    wanteds = {column.name: column for column in wanted}
-    both = [(lives[name], column) for name, column in wanteds.items() if name in lives]
-    missing = tuple(_missing_column(table, column) for name, column in wanteds.items() if name not in lives)
-    changed = tuple(_changed_column(table, before, after) for before, after in both if describe(before) != describe(after))
-    extra = tuple(_extra_column(table, column) for name, column in lives.items() if name not in wanteds)
-    return missing + changed + extra
+    """The columns of ``table`` that differ."""
+    return tuple(_judged("table", table, one) for one in _columns(wanted, live))
 
 
-def _stale_columns(wanted: View, live: View) -> tuple[Difference, ...]:
-    """BigQuery shows the columns from when the view was created, until it is created again."""
-    missing = sorted(set(wanted.columns) - set(live.columns))
-    return tuple(Difference(f"column {name}", None, "as in its table", "add") for name in missing)
+def refused_retention(step: Step, planned: Difference, taken: str) -> Difference:
+    """What is left of ``planned``, a retention that the service refuses: it keeps messages for ``taken`` days."""
+    return _judged(step.kind, step.name, _Found("retention_days refused", planned.attribute, taken, planned.wanted))
+
+
+def stops_pipeline(difference: Difference, *, for_dataflow: bool) -> bool:
+    """Whether a pipeline doesn't start because of ``difference``."""
+    return difference.stops == "all" or (for_dataflow and difference.stops == "dataflow")
 
 
 def describe(column: Column) -> str:
@@ -130,78 +114,92 @@ def tell(difference: Difference) -> str:
     return f"{difference.attribute} {live}, expected {difference.wanted or 'none'}"
 
 
-def _difference(wanted: Resource, attribute: str, before: Any, after: Any) -> Difference:
-    remedy = _remedy(wanted, attribute, _show(before))
-    return Difference(attribute, _show(before), _show(after), "change" if remedy is None else "refuse", remedy)
+def _judged(kind: Kind, name: str, found: _Found) -> Difference:
+    verdict = verdict_of(kind, found.case)
+    column = found.attribute.removeprefix("column ")
+    remedy = remedy_of(kind, found.case, name, live=found.live or "", wanted=found.wanted or "", column=column)
+    return Difference(found.attribute, found.live, found.wanted, verdict.how, remedy, verdict.stops)
 
 
-def _remedy(wanted: Resource, attribute: str, live: str) -> str | None:
-    """What to do about an attribute that is fixed on creation; None for one that can be changed."""
-    if attribute == "location":
-        return f"A location can't be changed: set location to {live}, or another {KINDS[type(wanted)]} in the settings."
-    if attribute == "owner":
-        return foreign_bucket_remedy(live)
-    if attribute == "partition":
-        return f"Partitioning can't be changed: copy the rows of {wanted.name} elsewhere, drop it, and run: ecomflow infra up"
-    if attribute == "kms_key":
-        return _key_remedy(wanted, live)
-    if isinstance(wanted, ExternalTable) and attribute == "uris" and live == "none":
-        return f"{wanted.name} is not an external table: rename or drop it, and run: ecomflow infra up"
-    if isinstance(wanted, Subscription) and attribute in ("topic", "filter", "delivery"):
-        fixed = "delivery may be in use by others" if attribute == "delivery" else f"{attribute} can't be changed"
-        return (
-            f"A subscription's {fixed}: set another subscription in the settings, or delete this one and its"
-            f" messages: gcloud pubsub subscriptions delete {wanted.name}"
-        )
-    return None
+def _additions(wanted: Resource) -> tuple[Difference, ...]:
+    """The attributes and columns of a resource that doesn't exist. A view's columns are omitted: they are those of its table."""
+    values = [(name, getattr(wanted, name)) for name in wanted.__struct_fields__ if name not in _NOT_SHOWN]
+    columns = wanted.columns if isinstance(wanted, Table) else ()
+    return (
+        *(Difference(f"column {column.name}", None, describe(column), "add") for column in columns),
+        *(Difference(name, None, _show(value), "add") for name, value in values if value not in (None, "", (), 0)),
+    )
 
 
-def _key_remedy(wanted: Resource, live: str) -> str | None:
-    """A bucket's and a dataset's key can be changed, for new objects and tables. A table's key can be replaced by another.
+def _attributes(wanted: Resource, live: Resource) -> Iterator[_Found]:
+    """The attributes that are configured, reported by the service, and differ."""
+    if isinstance(wanted, Apis) and isinstance(live, Apis):
+        yield from _disabled_apis(wanted, live)
+        return
+    for attribute in wanted.__struct_fields__:
+        before, after = _asked_for(attribute, live, wanted), getattr(wanted, attribute)
+        if attribute not in _NO_ATTRIBUTES and before is not None and after is not None and before != after:
+            case = "kms_key missing" if isinstance(wanted, Table) and attribute == "kms_key" and not before else attribute
+            yield _Found(case, attribute, _show(before), _show(after))
 
-    https://cloud.google.com/bigquery/docs/customer-managed-encryption#change_table_from_default_encryption_to_cloud_kms
+
+def _disabled_apis(wanted: Apis, live: Apis) -> Iterator[_Found]:
+    if wanted.enabled is not None and live.enabled is not None:
+        yield from (_Found("enabled", api, "disabled", "enabled") for api in wanted.enabled if api not in live.enabled)
+
+
+def _asked_for(attribute: str, live: Resource, wanted: Resource) -> Any:
+    """The live value; of labels only those with a wanted key, because other people may have set more."""
+    value = getattr(live, attribute)
+    if attribute != "labels" or value is None:
+        return value
+    keys = {label.partition("=")[0] for label in getattr(wanted, attribute) or ()}
+    return tuple(label for label in value if label.partition("=")[0] in keys)
+
+
+def _columns(wanted: tuple[Column, ...], live: tuple[Column, ...]) -> Iterator[_Found]:
+    """Compares by name: BigQuery puts an added column last, wherever it is in the DDL, and its names have no case.
+
+    https://cloud.google.com/bigquery/docs/schemas#column_names
     """
-    if isinstance(wanted, Topic):
-        return (
-            "A topic's key can't be changed: set another topic in the settings, or delete this one after the pipeline has drained"
-            f" it: gcloud pubsub topics delete {wanted.name}"
-        )
-    if isinstance(wanted, Table) and live == "none":
-        name = wanted.name.replace(".", ":", 1)
-        return (
-            "A table without a key gets one by copying it onto itself. Drain the pipeline first, then run:"
-            f" bq cp -f --destination_kms_key={wanted.kms_key} {name} {name}"
-        )
-    return None
+    lives = {column.name.lower(): column for column in live}
+    wanteds = {column.name.lower(): column for column in wanted}
+    for key, column in wanteds.items():
+        if key not in lives:
+            yield _Found(_nullable_or("column missing", column), f"column {column.name}", None, describe(column))
+    for key, column in wanteds.items():
+        if key in lives:
+            yield from _changes(lives[key], column)
+    for key, column in lives.items():
+        if key not in wanteds:
+            yield _Found(_nullable_or("column extra", column), f"column {column.name}", describe(column), None)
+
+
+def _nullable_or(case: str, column: Column) -> str:
+    return f"{case}, NOT NULL" if column.required else case
+
+
+def _changes(before: Column, after: Column) -> Iterator[_Found]:
+    attribute = f"column {after.name}"
+    if before.name != after.name:
+        yield _Found("column in other case", attribute, before.name, after.name)
+    if before.type != after.type:
+        case = "column of another type"
+    elif before.required == after.required:
+        return
+    else:
+        case = "column required" if before.required else "column relaxed"
+    yield _Found(case, attribute, describe(before), describe(after))
+
+
+def _stale_columns(wanted: View, live: View) -> Iterator[_Found]:
+    """BigQuery shows the columns from when the view was created, until it is created again."""
+    shown = {name.lower() for name in live.columns}
+    missing = sorted(name for name in wanted.columns if name.lower() not in shown)
+    return (_Found("column missing", f"column {name}", None, "as in its table") for name in missing)
 
 
 def _show(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(f"{part[0]} {part[1]} days" if isinstance(part, tuple) else str(part) for part in value) or "none"
     return str(value) if value != "" else "none"
-
-
-def _missing_column(table: str, column: Column) -> Difference:
-    if not column.required:
-        return Difference(f"column {column.name}", None, describe(column), "add")
-    remedy = (
-        "BigQuery can't add a NOT NULL column to an existing table: remove NOT NULL from its DDL, or copy the rows of"
-        f" {table} elsewhere, drop it, and run: ecomflow infra up"
-    )
-    return Difference(f"column {column.name}", None, describe(column), "refuse", remedy)
-
-
-def _changed_column(table: str, before: Column, after: Column) -> Difference:
-    if before.type == after.type and before.required:
-        remedy = f"Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {after.name} DROP NOT NULL"
-    else:
-        remedy = f"BigQuery can't change this: copy the rows of {table} elsewhere, drop it, and run: ecomflow infra up"
-    return Difference(f"column {after.name}", describe(before), describe(after), "refuse", remedy)
-
-
-def _extra_column(table: str, column: Column) -> Difference:
-    """A nullable column that is not in the DDL is left alone: it is NULL in new rows, and its values belong to the user."""
-    if not column.required:
-        return Difference(f"column {column.name}", describe(column), None, "note")
-    remedy = f"No rows can be written without it. Run in BigQuery: ALTER TABLE `{table}` ALTER COLUMN {column.name} DROP NOT NULL"
-    return Difference(f"column {column.name}", describe(column), None, "refuse", remedy)

@@ -39,6 +39,10 @@ from ecomflow.infra.resources import (
 )
 from ecomflow.sql import Column, sql_type
 
+# NUMERIC has this precision and scale if its DDL names none.
+# https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
+_PLAIN_NUMERIC = ("NUMERIC", 38, 9)
+
 Observation = Callable[[], Resource | None]
 T = TypeVar("T")
 
@@ -108,7 +112,19 @@ def observe_table(name: str, target: Target) -> Table | None:
         clustering=clustering or (None if emulated else ()),
         kms_key=_key_of(live.encryption_configuration),
         labels=as_labels(live.labels),
+        table_type=live.table_type,
+        partition_expiration=_period(live.time_partitioning.expiration_ms if live.time_partitioning else None),
+        expires=f"{live.expires:%Y-%m-%d %H:%M} UTC" if live.expires else "",
+        require_partition_filter=bool(live.require_partition_filter),
     )
+
+
+def _period(milliseconds: int | None) -> str:
+    """``30 days``; '' for none."""
+    if not milliseconds:
+        return ""
+    days, rest = divmod(int(milliseconds), 1000 * DAY_SECONDS)
+    return f"{int(milliseconds) // 1000:,} s" if rest else f"{days:,} days" if days > 1 else "1 day"
 
 
 def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
@@ -118,10 +134,12 @@ def _key_of(configuration: bigquery.EncryptionConfiguration | None) -> str:
 
 
 def column_of(field: bigquery.SchemaField) -> Column:
-    """A column of the REST API with its GoogleSQL type: INTEGER is INT64, and a precision is part of the type."""
+    """A column of the REST API with its GoogleSQL type: INTEGER is INT64, and a precision or length is part of the type."""
     column_type = sql_type(field.field_type)
-    if field.precision is not None:
+    if field.precision is not None and (column_type, field.precision, field.scale) != _PLAIN_NUMERIC:
         column_type += f"({field.precision}, {field.scale or 0})"
+    if field.max_length is not None:
+        column_type += f"({field.max_length})"
     if field.mode == "REPEATED":
         column_type = f"ARRAY<{column_type}>"
     return Column(field.name, column_type, field.mode == "REQUIRED", field.description or "")
@@ -200,7 +218,8 @@ def observe_bucket(target: Target) -> Bucket | None:
     if service.endpoint is None:
         return found
     # The local storage has one location, and no access settings, lifecycle rules or soft delete.
-    return Bucket(settings.bucket_name, None, None, None, None, None, found.owner, found.kms_key, found.labels)
+    absent = ("location", "uniform_access", "public_access_prevention", "delete_after_days", "soft_delete_days")
+    return msgspec.structs.replace(found, **dict.fromkeys(absent))
 
 
 def bucket_of(bucket: storage.Bucket) -> Bucket:
@@ -215,6 +234,8 @@ def bucket_of(bucket: storage.Bucket) -> Bucket:
         soft_delete_days=soft_delete_days(bucket),
         kms_key=bucket.default_kms_key_name or "",
         labels=as_labels(bucket.labels),
+        retention_policy=_period(1000 * (bucket.retention_period or 0)) + (", locked" if bucket.retention_policy_locked else ""),
+        default_event_based_hold=bool(bucket.default_event_based_hold),
     )
 
 
@@ -231,8 +252,14 @@ def observe_dataset(target: Target) -> Dataset | None:
         live = _if_there(partial(target.bigquery.get_dataset, target.settings.dataset_id, **options))
     if live is None:
         return None
-    location = live.location.upper() if live.location else None
-    return Dataset(target.settings.dataset_id, location, _key_of(live.default_encryption_configuration), as_labels(live.labels))
+    return Dataset(
+        name=target.settings.dataset_id,
+        location=live.location.upper() if live.location else None,
+        kms_key=_key_of(live.default_encryption_configuration),
+        labels=as_labels(live.labels),
+        default_table_expiration=_period(live.default_table_expiration_ms),
+        default_partition_expiration=_period(live.default_partition_expiration_ms),
+    )
 
 
 def observe_view(name: str, target: Target) -> View | None:
@@ -241,17 +268,17 @@ def observe_view(name: str, target: Target) -> View | None:
         return None
     columns = tuple(sorted(field.name for field in live.schema))
     query = canonical_query(live.view_query) if live.view_query else None
-    return View(f"{target.settings.dataset_id}.{name}_unique", columns, query, as_labels(live.labels))
+    return View(f"{target.settings.dataset_id}.{name}_unique", columns, query, as_labels(live.labels), live.table_type)
 
 
 def observe_dead_letters(target: Target) -> ExternalTable | None:
-    """The existing external table, or None; without ``uris`` if it is another kind of table."""
+    """The existing external table, or None."""
     name = dead_letters_table(target.settings).name
     live = _get_table(name, target)
     if live is None:
         return None
     external = live.external_data_configuration
-    return ExternalTable(name, tuple(external.source_uris) if external else (), as_labels(live.labels))
+    return ExternalTable(name, tuple(external.source_uris) if external else (), as_labels(live.labels), live.table_type)
 
 
 def _get_table(table_id: str, target: Target) -> bigquery.Table | None:

@@ -14,6 +14,7 @@ from ecomflow.config import Settings
 from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import Target
 from ecomflow.infra.resources import Bucket, Resource
+from ecomflow.infra.verdicts import remedy_of
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -63,7 +64,7 @@ def check_owner_of(bucket: storage.Bucket, target: Target) -> None:
         name = target.settings.bucket_project or target.settings.project_id
         shown = expected if expected.endswith(f" {name}") else f"{expected} ({name})"
         sentence = f"Bucket {bucket.name} belongs to {owner}, expected {shown}. Nothing is written to it."
-        raise ConfigError(sentence, foreign_bucket_remedy(owner))
+        raise ConfigError(sentence, remedy_of("bucket", "owner", str(bucket.name), live=owner))
 
 
 def check_owner(target: Target) -> None:
@@ -82,10 +83,3 @@ def check_owner(target: Target) -> None:
     with google_errors(service, f"bucket {settings.bucket_name}", READ_BUCKET):
         bucket = target.storage.get_bucket(settings.bucket_name, timeout=REQUEST_SECONDS, retry=storage_retry(service))
     check_owner_of(bucket, target)
-
-
-def foreign_bucket_remedy(owner: str) -> str:
-    return (
-        "Its owner could read your data. Bucket names are globally unique: set bucket in ecomflow.toml, or ECOMFLOW_BUCKET, to"
-        f' another name. Only if you know that the bucket is yours: bucket_project = "{owner.removeprefix("project ")}"'
-    )

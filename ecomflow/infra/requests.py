@@ -1,4 +1,4 @@
-"""How long a request about a resource may take, and which failed ones are sent again."""
+"""How long a request about a resource or an object may take, and which failed ones are sent again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def pubsub_retry(service: Service) -> Retry:
 
 def storage_retry(service: Service) -> Any:
     return STORAGE_RETRY.with_timeout(service.patience_seconds)
+
+
+def storage_options(service: Service) -> dict[str, Any]:
+    """The ``retry`` and ``timeout`` of a request about objects."""
+    return {"retry": storage_retry(service), "timeout": service.answer_seconds}
 
 
 def bigquery_retry(service: Service) -> Any:

@@ -98,7 +98,7 @@ class Subscription(msgspec.Struct, frozen=True):
 class Bucket(msgspec.Struct, frozen=True):
     """A Cloud Storage bucket. ``delete_after_days``: (prefix, days) of its lifecycle rules; ``soft_delete_days``: how long
     deleted objects can be restored, 0: not at all; ``owner``: ``project <number>``, because another project may have taken the
-    globally unique name.
+    globally unique name. ``retention_policy``: for how long no object can be deleted or replaced (``30 days``), '' for none.
     """
 
     name: str
@@ -110,19 +110,30 @@ class Bucket(msgspec.Struct, frozen=True):
     owner: str | None = None
     kms_key: str | None = None
     labels: tuple[str, ...] | None = None
+    retention_policy: str | None = None
+    default_event_based_hold: bool | None = None
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A BigQuery dataset, ``<project>.<dataset>``; ``kms_key`` is the key of new tables in it."""
+    """A BigQuery dataset, ``<project>.<dataset>``; ``kms_key`` is the key of new tables in it.
+
+    ``default_table_expiration`` and ``default_partition_expiration`` (``30 days``; '' for none) are those of new tables.
+    """
 
     name: str
     location: str | None
     kms_key: str | None = None
     labels: tuple[str, ...] | None = None
+    default_table_expiration: str | None = None
+    default_partition_expiration: str | None = None
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A fact table, ``<project>.<dataset>.<table>``, partitioned daily by the DATE column ``partition``."""
+    """A fact table, ``<project>.<dataset>.<table>``, partitioned daily by the DATE column ``partition``.
+
+    ``table_type``: BigQuery's own word, also of what else can have the name: VIEW, MATERIALIZED_VIEW, SNAPSHOT, EXTERNAL.
+    ``partition_expiration`` (``30 days``) and ``expires`` (the time when the table is deleted): '' for never.
+    """
 
     name: str
     columns: tuple[Column, ...]
@@ -130,6 +141,10 @@ class Table(msgspec.Struct, frozen=True):
     clustering: tuple[str, ...] | None
     kms_key: str | None = None
     labels: tuple[str, ...] | None = None
+    table_type: str = "TABLE"
+    partition_expiration: str | None = None
+    expires: str | None = None
+    require_partition_filter: bool | None = None
 
 
 class View(msgspec.Struct, frozen=True):
@@ -139,6 +154,7 @@ class View(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     query: str | None
     labels: tuple[str, ...] | None = None
+    table_type: str = "VIEW"
 
 
 class ExternalTable(msgspec.Struct, frozen=True):
@@ -147,6 +163,7 @@ class ExternalTable(msgspec.Struct, frozen=True):
     name: str
     uris: tuple[str, ...]
     labels: tuple[str, ...] | None = None
+    table_type: str = "EXTERNAL"
 
 
 Resource = Apis | Topic | Subscription | Bucket | Dataset | Table | View | ExternalTable
@@ -178,7 +195,7 @@ def desired(settings: Settings) -> tuple[Resource, ...]:
         Topic(dead_letter_topic(settings), 0, key, labels),
         _dead_letter_subscription(settings),
         _bucket(settings),
-        Dataset(settings.dataset_id, settings.location.upper(), key, labels),
+        _dataset(settings),
         *(_table(table, settings) for table in facts.values()),
         *(_view(table, settings) for table in facts.values()),
     )
@@ -259,6 +276,19 @@ def _bucket(settings: Settings) -> Bucket:
         soft_delete_days=settings.soft_delete_days,
         kms_key=_key(settings),
         labels=as_labels(settings.labels),
+        retention_policy="",
+        default_event_based_hold=False,
+    )
+
+
+def _dataset(settings: Settings) -> Dataset:
+    return Dataset(
+        name=settings.dataset_id,
+        location=settings.location.upper(),
+        kms_key=_key(settings),
+        labels=as_labels(settings.labels),
+        default_table_expiration="",
+        default_partition_expiration="",
     )
 
 
@@ -271,6 +301,9 @@ def _table(table: FactTable, settings: Settings) -> Table:
         clustering=definition.clustering,
         kms_key=_key(settings),
         labels=as_labels(settings.labels),
+        partition_expiration="",
+        expires="",
+        require_partition_filter=False,
     )
 
 

@@ -16,7 +16,7 @@ from google.api_core.exceptions import from_http_response
 from google.auth.credentials import AnonymousCredentials
 from google.auth.transport.requests import AuthorizedSession
 
-from ecomflow.config import Endpoints, Settings
+from ecomflow.config import Endpoints, Settings, as_url
 from ecomflow.errors import AccessError, UnavailableError
 from ecomflow.gcp.credentials import find_credentials
 from ecomflow.gcp.errors import DeniedError, google_errors
@@ -154,4 +154,4 @@ def _call(
 
 def _endpoint(name: str) -> str | None:
     host = os.environ.get(f"{name.upper()}_EMULATOR_HOST")
-    return host if not host or "://" in host else f"http://{host}"
+    return as_url(host) if host else None

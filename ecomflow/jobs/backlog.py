@@ -37,18 +37,23 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 def count_waiting(target: Target) -> Waiting | None:
-    """The backlog of the subscription; None if Cloud Monitoring has no sample of the last ten minutes.
+    """The backlog of the subscription; None if Cloud Monitoring has no sample of the last ten minutes, or for another emulator.
 
     On Google Cloud the value is some minutes old. Raises NotFoundError, AccessError and UnavailableError.
     """
     if target.endpoints.pubsub is not None:
-        return _local_backlog(target.settings, target.endpoints.pubsub, time.time()).waiting
+        from ecomflow.local.pubsub.server import NoBacklogError
+
+        try:
+            return _local_backlog(target.settings, target.endpoints.pubsub, time.time()).waiting
+        except NoBacklogError:
+            return None
     with _monitoring_errors(target):
         return newest_sample(target.monitoring, target.settings, datetime.now(UTC))
 
 
 def read_backlog(target: Target, now: datetime) -> Backlog | None:
-    """Like ``count_waiting``, with the age of the oldest message."""
+    """Like ``count_waiting``, with the age of the oldest message. Raises NoBacklogError for another emulator."""
     if target.endpoints.pubsub is not None:
         return _local_backlog(target.settings, target.endpoints.pubsub, now.timestamp())
     with _monitoring_errors(target):

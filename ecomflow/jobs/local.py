@@ -17,7 +17,9 @@ import msgspec
 
 from ecomflow.config import Settings
 from ecomflow.errors import NotFoundError, PipelineError
+from ecomflow.jobs.metrics import condition_here
 from ecomflow.jobs.records import Job, Level
+from ecomflow.metrics.history import Condition
 from ecomflow.pipeline.direct.launch import (
     LOG_FILE,
     PipelineStatus,
@@ -43,14 +45,41 @@ _MIN_LEVEL: dict[Level, int] = {"debug": 10, "detailed": 10, "basic": 20, "warni
 _decoder = msgspec.json.Decoder(LogLine)
 
 
+class LocalJob(msgspec.Struct, frozen=True):
+    """The local pipeline's last reported status, and its condition."""
+
+    status: PipelineStatus
+    condition: Condition
+
+
+def examine(settings: Settings) -> LocalJob:
+    """The current or most recent pipeline of the state folder, its state ``none`` if there is none.
+
+    Its condition is judged by the backlog and the local services too, which are asked.
+    """
+    status = read_status(settings.state_path)
+    return LocalJob(status, condition_here(settings, status))
+
+
 def jobs(settings: Settings) -> list[Job]:
     """The current or most recent pipeline of the state folder; an empty list if there is none."""
-    status = read_status(settings.state_path)
+    found = examine(settings)
+    status = found.status
     if status.state == "none":
         return []
     updated = None if status.updated is None else datetime.fromtimestamp(status.updated, UTC)
-    name = (status.subscription or settings.subscription_path).rsplit("/", 1)[-1]
-    return [Job("" if status.pid is None else str(status.pid), name, status.state, "streaming", "local", state_since=updated)]
+    name, condition = name_of(settings, status), found.condition.name
+    return [Job(id_of(status), name, status.state, "streaming", "local", condition, state_since=updated)]
+
+
+def name_of(settings: Settings, status: PipelineStatus) -> str:
+    """The name of the local pipeline: that of its subscription."""
+    return (status.subscription or settings.subscription_path).rsplit("/", 1)[-1]
+
+
+def id_of(status: PipelineStatus) -> str:
+    """The id of the local pipeline: that of its process, if it is known."""
+    return "" if status.pid is None else str(status.pid)
 
 
 def log_lines(

@@ -18,13 +18,17 @@ TERMINAL = frozenset({"done", "failed", "cancelled", "updated", "drained"})
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job. ``age_seconds``: since creation; ``kind``: streaming or batch; ``region``: local for the one on this machine."""
+    """A job. ``age_seconds``: since creation; ``kind``: streaming or batch; ``region``: local for the one on this machine.
+
+    ``condition``: the name of its Condition (``metrics.history``); on Dataflow the state, because a list has no metrics.
+    """
 
     id: str
     name: str
     state: str
     kind: str
     region: str
+    condition: str
     created: datetime | None = None
     state_since: datetime | None = None
     age_seconds: float | None = None

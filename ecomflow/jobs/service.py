@@ -184,6 +184,7 @@ def _job(raw: Any, now: datetime) -> Job:
         state=_state(raw),
         kind=_kind(raw),
         region=raw.location,
+        condition=_state(raw),
         created=_plain(created),
         state_since=_plain(raw.current_state_time),
         age_seconds=None if created is None else (now - created).total_seconds(),

@@ -6,21 +6,15 @@ import re
 import shlex
 from typing import Literal
 
-from ecomflow.config import LOCAL_PROJECT, Endpoints
+from ecomflow.config import EMULATOR_VARIABLES, LOCAL_PROJECT, Endpoints
 
 Shell = Literal["sh", "fish", "powershell", "dotenv"]
 
 
 def variables(endpoints: Endpoints) -> dict[str, str]:
     """The variables that Google's clients read; only ecomflow reads BIGQUERY_STORAGE_EMULATOR_HOST."""
-    named = {
-        "PUBSUB_EMULATOR_HOST": endpoints.pubsub,
-        "STORAGE_EMULATOR_HOST": endpoints.storage,
-        "BIGQUERY_EMULATOR_HOST": endpoints.bigquery,
-        "BIGQUERY_STORAGE_EMULATOR_HOST": endpoints.bigquery_storage,
-        "GOOGLE_CLOUD_PROJECT": LOCAL_PROJECT,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+    named = {variable: getattr(endpoints, field) for field, variable in EMULATOR_VARIABLES.items()}
+    return {name: value for name, value in named.items() if value is not None} | {"GOOGLE_CLOUD_PROJECT": LOCAL_PROJECT}
 
 
 def export_line(shell: Shell, name: str, value: str) -> str:

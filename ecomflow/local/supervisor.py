@@ -15,7 +15,7 @@ import fcntl
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,8 @@ from ecomflow.processes.state_folder import access_error, check_own, folder_mark
 
 SERVICES = {"pubsub": 1, "storage": 1, "bigquery": 2}
 """The number of ports of each service."""
+_PROVIDES = {"pubsub": {"pubsub"}, "storage": {"storage"}, "bigquery": {"bigquery", "bigquery_storage"}}
+"""The fields of ``Endpoints`` that each service provides."""
 
 _VERSION = 2
 _START_SECONDS = 60.0
@@ -78,7 +80,9 @@ class ServiceReport(msgspec.Struct, frozen=True):
 
 
 class StackReport(msgspec.Struct, frozen=True):
-    """The state of the stack. ``started``: the services that this call started; ``endpoints``: None unless all are ready."""
+    """The state of the stack, or of those services that were asked for. ``started``: the services that this call started;
+    ``endpoints``: None unless all are ready.
+    """
 
     state_path: str
     ready: bool
@@ -87,13 +91,26 @@ class StackReport(msgspec.Struct, frozen=True):
     started: tuple[str, ...] = ()
 
 
-def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress | None = None) -> StackReport:
-    """Start the stack, and return when every service responds. Services that are ready are kept; the others are replaced, on
-    their old ports if these are free. ``others`` applies to the services that are started.
+def services_in_use(external: Collection[str]) -> tuple[str, ...]:
+    """The services that are used if the endpoints ``external``, fields of ``Endpoints``, are those of other programs."""
+    return tuple(name for name in SERVICES if not _PROVIDES[name] <= {*external})
+
+
+def up(
+    state_path: Path,
+    *,
+    names: Collection[str] = tuple(SERVICES),
+    others: OtherUsers = "refuse",
+    on_progress: Progress | None = None,
+) -> StackReport:
+    """Start the services ``names``, and return when each responds. Services that are ready are kept, also others; those that are
+    not are replaced, on their old ports if these are free. ``others`` applies to the services that are started.
 
     ``on_progress`` gets a sentence at each step. Raises MissingExtraError before anything starts, AccessError for a state folder
     that can't be written, and UnavailableError, with the end of its log, for a service that does not start.
     """
+    if not names:
+        return status(state_path, names)
     check_installed()
     check_storage_installed()
     say = on_progress or (lambda _: None)
@@ -102,22 +119,29 @@ def up(state_path: Path, *, others: OtherUsers = "refuse", on_progress: Progress
         before = _read(state_path)
         kept = _ready_services(state_path, before)
         _stop_all_but(kept, state_path)
-        if len(kept) == len(SERVICES):
-            _write(state_path, kept)  # The endpoints in it may be damaged, although the processes are not.
-            return status(state_path)
-        started = _start(state_path, kept, before, say, others)
-        return msgspec.structs.replace(status(state_path), started=tuple(started))
+        if missing := [name for name in names if name not in kept]:
+            started = _start(state_path, missing, kept, before, say, others)
+            return msgspec.structs.replace(status(state_path, names), started=tuple(started))
+        _write(state_path, kept)  # The endpoints in it may be damaged, although the processes are not.
+        return status(state_path, names)
 
 
-def status(state_path: Path) -> StackReport:
-    """The state of the stack. Takes at most two seconds and changes nothing. Raises AccessError for another user's folder."""
+def status(state_path: Path, names: Collection[str] = tuple(SERVICES)) -> StackReport:
+    """The state of the services ``names``. Takes at most two seconds and changes nothing. Raises AccessError for another user's
+    folder.
+    """
     state_path = state_path.resolve()
     check_own(state_path)
     services = _read(state_path)
     with ThreadPoolExecutor(len(SERVICES)) as pool:
-        reports = tuple(pool.map(lambda name: _report(state_path, name, services.get(name)), SERVICES))
+        reports = tuple(pool.map(lambda name: _report(state_path, name, services.get(name)), names))
     ready = all(report.state == "ready" for report in reports)
     return StackReport(str(state_path), ready, reports, _endpoints(services) if ready else None)
+
+
+def is_there(state_path: Path) -> bool:
+    """Whether there is anything for ``down``: the state folder, or services that run although it has been deleted."""
+    return state_path.is_dir() or bool(processes_of(state_path.resolve()))
 
 
 def down(state_path: Path, *, with_data: bool = False) -> StackReport:
@@ -150,13 +174,18 @@ def running_stack(state_path: Path, *, on_progress: Progress | None = None) -> I
 
 
 def _start(
-    state_path: Path, kept: dict[str, Service], before: dict[str, Service], say: Progress, others: OtherUsers
+    state_path: Path,
+    missing: list[str],
+    kept: dict[str, Service],
+    before: dict[str, Service],
+    say: Progress,
+    others: OtherUsers,
 ) -> list[str]:
-    """Start the services that are not kept, in parallel; stop them again if one fails."""
+    """Start the services ``missing``, in parallel; stop them again if one fails."""
     log_starts = {}
     services = dict(kept)
     try:
-        for name in SERVICES.keys() - kept.keys():
+        for name in missing:
             log = state_path / "logs" / f"{name}.log"
             log_starts[name] = log.stat().st_size if log.exists() else 0
             services[name] = _spawn(state_path, name, _choose_ports(name, before.get(name)), log, others)
@@ -168,7 +197,7 @@ def _start(
         if not kept:
             (state_path / STACK_FILE).unlink(missing_ok=True)
         raise
-    return [name for name in SERVICES if name in log_starts]
+    return missing
 
 
 def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path, others: OtherUsers) -> Service:

@@ -1,4 +1,4 @@
-"""Successive readings of the metrics in; rates, series for charts, and any problem out. The time is passed in.
+"""Successive readings of the metrics in; rates, series for charts, and the pipeline's condition out. The time is passed in.
 
 A pipeline may be replaced or restarted between two readings. Its counters then start again at zero, and no rate spans that.
 """
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from ecomflow.metrics.moments import LEAST_STEP
-from ecomflow.metrics.snapshot import ENDED, LOCAL, PipelineMetrics, quantile
+from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics, quantile
 
 KEPT_SECONDS = 300.0
 # Current rates are means over this interval. Dataflow updates its metrics less often: then the last two readings are used.
@@ -65,12 +65,29 @@ class Latency(msgspec.Struct, frozen=True):
     seconds: float | None = None
 
 
+class Condition(msgspec.Struct, frozen=True):
+    """What a pipeline does: the one judgement that all commands and the page show.
+
+    ``name``: its state, as in ``PipelineMetrics``; or for one that runs and is in trouble: ``silent`` (it reports nothing),
+    ``degraded`` (a service of the local stack does not answer), ``waiting`` (for a service or a fix), ``restarting`` (in the last
+    minute) or ``stuck`` (there is a backlog, and no progress). ``trouble``: a sentence with the next command; None: all is well.
+    """
+
+    name: str
+    trouble: str | None = None
+
+
+# The names of conditions in which a pipeline does not do its work, for the exit code.
+FAILING = ENDED_BADLY | {"silent", "degraded", "waiting", "restarting", "stuck"}
+
+
 class Report(msgspec.Struct, frozen=True):
-    """Everything that a view shows at one time."""
+    """Everything that a view shows at one time. ``condition``: the name of the Condition."""
 
     metrics: PipelineMetrics
     rates: Rates | None
     latency: Latency
+    condition: str
     trouble: str | None
 
 
@@ -181,7 +198,8 @@ def report(history: History) -> Report | None:
     """The report on the last reading; None if there is none."""
     if history.latest is None:
         return None
-    return Report(history.latest, history.rates(), history.latency(), trouble(history))
+    found = condition(history)
+    return Report(history.latest, history.rates(), history.latency(), found.name, found.trouble)
 
 
 def rows_of(table: str) -> Callable[[PipelineMetrics], int]:
@@ -200,25 +218,42 @@ def messages_in_by(step: str) -> Callable[[PipelineMetrics], int]:
     return lambda metrics: taken(metrics) or put(metrics)
 
 
-def trouble(history: History) -> str | None:
-    """The pipeline's problem in a sentence, with the next command; None if there is none.
+def condition_now(metrics: PipelineMetrics, now: float) -> Condition:
+    """The condition by a single reading, made at ``now``."""
+    history = History()
+    history.add(metrics, now)
+    return condition(history)
 
-    It does not run, has reported nothing for a while, restarts, waits for a service, or makes no progress despite a backlog.
-    """
+
+def condition(history: History) -> Condition:
+    """The condition at the last reading, of which there must be one."""
     metrics = history.latest
-    if metrics is None:
-        return None
+    assert metrics is not None
     if metrics.state in ENDED:
-        return _why_nothing_runs(metrics)
+        return Condition(metrics.state, _why_nothing_runs(metrics))
     silent = history.now - metrics.at
+    if not metrics.name:  # the local pipeline's status is damaged
+        return Condition("silent", f"The pipeline runs. {_ended(metrics.last_failure or '')} {_LOOK}")
     if metrics.where == LOCAL and silent > SILENT_SECONDS:
-        return f"The pipeline ({metrics.name}) has reported nothing for {silent:.0f} s: it hangs, or the disk is full. {_LOOK}"
+        sentence = (
+            f"The pipeline ({metrics.name}) has reported nothing for {silent:.0f} s: it hangs, or the disk is full. {_LOOK}"
+        )
+        return Condition("silent", sentence)
+    if metrics.silent_services:
+        return Condition("degraded", _without_services(metrics))
     if metrics.waiting_for:
-        return f"The pipeline is waiting for {_ended(metrics.waiting_for)} See: ecomflow infra status"
-    restarts = metrics.restarts - history.life(_RESTARTS_SECONDS)[0].restarts
-    if restarts > 0:
-        return f"The pipeline has restarted in the last minute, {metrics.restarts:,} times in total{_because(metrics)}"
-    return _stuck(history, metrics)
+        return Condition("waiting", f"The pipeline is waiting for {_ended(metrics.waiting_for)} See: ecomflow infra status")
+    if metrics.last_restart is not None and metrics.at - metrics.last_restart < _RESTARTS_SECONDS:
+        sentence = f"The pipeline has restarted in the last minute, {metrics.restarts:,} times in total{_because(metrics)}"
+        return Condition("restarting", sentence)
+    stuck = _stuck(history, metrics)
+    return Condition(metrics.state) if stuck is None else Condition("stuck", stuck)
+
+
+def _without_services(metrics: PipelineMetrics) -> str:
+    names, verb = " and ".join(metrics.silent_services), "does" if len(metrics.silent_services) == 1 else "do"
+    waits = f", and the pipeline is waiting for {_ended(metrics.waiting_for)}" if metrics.waiting_for else "."
+    return f"{names} of the local stack {verb} not answer{waits} Run: ecomflow infra up"
 
 
 def _why_nothing_runs(metrics: PipelineMetrics) -> str:

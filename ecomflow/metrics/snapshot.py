@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,11 +17,13 @@ from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.contract.language import Contract
 from ecomflow.contract.tables import stream_tables, tables_of
 
+T = TypeVar("T")
+
 # ``PipelineMetrics.where`` of a pipeline on this machine; on Dataflow it is the region.
 LOCAL = "local"
 # The states in which nothing runs: of the local pipeline, and of a job on Dataflow.
 ENDED = frozenset({"none", "gone", "failed", "drained", "done", "cancelled", "updated"})
-# Those that mean failure, for the exit code.
+# Those that mean failure.
 ENDED_BADLY = frozenset({"none", "gone", "failed", "cancelled"})
 
 # A gauge has this name followed by the table's: when rows were last confirmed, in seconds since the epoch.
@@ -59,11 +61,12 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     the process or job. They include failed bundles: those messages are redelivered and counted again.
 
     ``state``: as in ``PipelineStatus`` or of a Dataflow job (``jobs.records``). ``started`` identifies the process: a different
-    value means that the counters have been reset. ``latency[i]``: messages whose rows were appended within ``LATENCY_BOUNDS[i]``
-    seconds of their publish time and not within the previous bound; the last bucket has all slower ones. ``waiting_for``: what
-    the pipeline is waiting for now, as a sentence. ``backlog``: unacknowledged messages, including those in flight, counted at
-    ``backlog_at``; ``backlog_unknown`` says why they could not be counted. ``name``: the process or job. None: not known, or not
-    yet.
+    value means that the counters have been reset. ``last_restart``: when an engine last restarted. ``latency[i]``: messages whose
+    rows were appended within ``LATENCY_BOUNDS[i]`` seconds of their publish time and not within the previous bound; the last
+    bucket has all slower ones. ``waiting_for``: what the pipeline is waiting for now, as a sentence. ``backlog``: unacknowledged
+    messages, including those in flight, counted at ``backlog_at``; ``backlog_unknown`` says why they could not be counted.
+    ``name``: the process or job. ``silent_services``: the services of the local stack that do not answer. None: not known, or
+    not yet.
     """
 
     at: float
@@ -80,8 +83,10 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     bundles: int = 0
     retries: int = 0
     restarts: int = 0
+    last_restart: float | None = None
     last_failure: str | None = None
     waiting_for: str | None = None
+    silent_services: tuple[str, ...] = ()
     memory_bytes: int | None = None
     backlog: int | None = None
     oldest_unacked_seconds: float | None = None
@@ -175,10 +180,12 @@ def step_metrics(counters: Mapping[str, int], steps: Sequence[str]) -> tuple[Ste
 
 
 def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float], tables: Sequence[str]) -> tuple[TableMetrics, ...]:
-    """From ``rows/<table>`` and ``last_append/<table>``: all of ``tables``."""
-    return tuple(TableMetrics(name, counters.get(f"rows/{name}", 0), gauges.get(f"{LAST_APPEND}{name}")) for name in tables)
+    """From ``rows/<table>`` and ``last_append/<table>``: all of ``tables``, then any others by name."""
+    rows, appends = _below("rows/", counters), _below(LAST_APPEND, gauges)
+    others = sorted({*rows, *appends} - set(tables))
+    return tuple(TableMetrics(name, rows.get(name, 0), appends.get(name)) for name in (*tables, *others))
 
 
-def _below(prefix: str, counters: Mapping[str, int]) -> dict[str, int]:
-    """The counters whose names start with ``prefix``, by the rest of the name."""
+def _below(prefix: str, counters: Mapping[str, T]) -> dict[str, T]:
+    """The counters or gauges whose names start with ``prefix``, by the rest of the name."""
     return {name.removeprefix(prefix): amount for name, amount in counters.items() if name.startswith(prefix)}

@@ -174,7 +174,7 @@ class _WriteFactsFn(StepFn):
                 writing.failed[int(sent[0].sources[0])] = sent[1]
             else:
                 writing.sent.append(sent)
-                self._bytes_in_flight += sent[0].rows.nbytes
+                self._bytes_in_flight += sent[0].rows.get_total_buffer_size()
 
     def _start(self, writing: _Writing, part: TableRows) -> Any:
         times = writing.ingested

@@ -12,7 +12,7 @@ acknowledged, and is therefore in a store that is read later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
 import msgspec
@@ -20,17 +20,16 @@ import msgspec
 from ecomflow.config import contracts_of
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.deadletters import store
-from ecomflow.errors import ImbalanceError
+from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import Waiting, count_waiting
+from ecomflow.metrics.history import Condition
+from ecomflow.reconciliation.contents import differing_ids, parts
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
-from ecomflow.reconciliation.shapes import Layout, Shape, layout_of, shapes_sql, type_of
+from ecomflow.reconciliation.shapes import Layout, Shape, layout_of, shapes_sql, type_of, types_in
 from ecomflow.warehouse.queries import select
 
-# A request to BigQuery can have 10 MB (https://cloud.google.com/bigquery/quotas#query_jobs), and an id takes about 50 bytes. Each
-# query has as many as fit, because event_id is not the partition column: every query reads the whole column anyway.
-_IDS_PER_QUERY = 50_000
-_NAMED = 20  # how many ids an error names
+_NAMED = 3  # how many ids of a kind an error names
 
 # Called with what is being read (``events in the tables``) and the count so far.
 OnCount = Callable[[str, int], None]
@@ -40,7 +39,8 @@ _LETTERS_A_REPORT = 100
 class TypeBalance(msgspec.Struct, frozen=True):
     """One event type of the equation, in events, each counted once.
 
-    ``published``, ``waiting`` and ``adds_up`` are None without a ledger. ``waiting``: in no store yet, or only partly.
+    ``published``, ``waiting`` and ``adds_up`` are None without a ledger. ``waiting``: in no store yet, or only partly. Numbers
+    are of the ledger's events; ``adds_up`` is False too if another event of this type is incomplete or doubled.
     """
 
     event_type: str
@@ -55,11 +55,14 @@ class Reconciliation(msgspec.Struct, frozen=True):
     """The whole equation. ``waiting``: the messages of all types in the subscription; None if the service reports no number.
 
     Lists of event ids: ``missing``: in the ledger, but in no store; ``incomplete``: only in some of its tables, or with
-    unexpected rows; ``doubled``: complete in the tables and also a dead letter; ``unpublished``: in a store, but not in the
-    stack's own ledger. ``adds_up``: each event is in exactly one store, or can be in the backlog.
+    unexpected rows; ``doubled``: complete in the tables and also a dead letter. ``adds_up``: each event is in exactly one store,
+    or can be in the backlog.
 
+    ``not_in_ledger``: how many events are in a store, but not in the ledger: another producer has published them, or a publisher
+    with another ledger. None without a ledger, and in a project, where only the events of the ledger are read.
     ``unconfirmed``: events of the ledger in no store whose publisher was killed or got no response, so that they may not have
     been published. ``unreadable``: objects under ``dlq/`` that are not dead letters or are damaged, so their content is unknown.
+    ``differing``: ids of events that were written with different contents; the views show the last one.
     """
 
     ledger: str | None
@@ -68,22 +71,28 @@ class Reconciliation(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
     incomplete: tuple[str, ...]
     doubled: tuple[str, ...]
-    unpublished: tuple[str, ...]
     adds_up: bool
+    not_in_ledger: int | None = None
     unconfirmed: int = 0
     unreadable: tuple[store.Unreadable, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = lambda *_: None) -> Reconciliation:
-    """Read every store, and check the equation for the events of ``ledger``.
+    """Read every store, and check the equation for the events of ``ledger``. By default it uses the local stack's own ledger, if
+    there is one; events that are not in that one are then checked without it.
 
-    By default it uses the local stack's own ledger, if there is one; events that are not in that one are then reported too.
     ``on_count`` gets the progress. Raises ConfigError for a ledger that can't be read, and the errors of the stores.
     """
     own = default_ledger(target)
     path = ledger or (own if own is not None and own.exists() else None)
-    if path is None:
-        return _without_ledger(target, on_count)
+    outcome = (
+        _without_ledger(target, on_count) if path is None else _with_ledger(target, path, on_count, with_others=ledger is None)
+    )
+    return msgspec.structs.replace(outcome, differing=differing_ids(target))
+
+
+def _with_ledger(target: Target, path: Path, on_count: OnCount, *, with_others: bool) -> Reconciliation:
     entries = read_ledger(path)
     on_count("events in the ledger", len(entries))
     waiting = count_waiting(target)
@@ -92,14 +101,33 @@ def reconcile(target: Target, ledger: Path | None = None, on_count: OnCount = la
     shapes = _shapes(target, layout, entries, on_count)
     letters = _letters(target, on_count, unreadable)
     outcome = balance_by_id(entries, shapes, letters, waiting, layout)
-    unpublished = _sorted({*shapes, *letters} - entries.keys()) if ledger is None else ()
-    if unpublished:  # events published since the ledger was read may already be written, and are in the ledger by now
-        known = read_ledger(path)
-        unpublished = tuple(key for key in unpublished if key not in known)
-    adds_up = outcome.adds_up and not unpublished and not unreadable
-    return msgspec.structs.replace(
-        outcome, ledger=str(path), unpublished=unpublished, unreadable=tuple(unreadable), adds_up=adds_up
-    )
+    if target.settings.is_local:  # every event has been read
+        # An event that was published since the ledger was read may already be written, and is in the ledger by now.
+        others = {*shapes, *letters} - entries.keys() - read_ledger(path).keys()
+        outcome = msgspec.structs.replace(outcome, not_in_ledger=len(others))
+        if with_others:
+            outcome = _with_others(target, outcome, others, shapes, letters, layout)
+    adds_up = outcome.adds_up and not unreadable
+    return msgspec.structs.replace(outcome, ledger=str(path), unreadable=tuple(unreadable), adds_up=adds_up)
+
+
+def _with_others(
+    target: Target,
+    outcome: Reconciliation,
+    others: set[str],
+    shapes: Mapping[str, Shape],
+    letters: Mapping[str, str],
+    layout: Layout,
+) -> Reconciliation:
+    """``outcome`` with the faults of events that are not in the ledger. Those that were being written are read again after the
+    backlog.
+    """
+    partial = {key for key in others - letters.keys() if type_of(shapes[key], layout) is None}
+    if not partial:
+        return balance_others(outcome, others, shapes, letters, outcome.waiting, layout)
+    waiting = count_waiting(target)
+    again = {key: shape for key, shape in _shapes(target, layout, partial, lambda *_: None).items() if key in partial}
+    return balance_others(outcome, others, {**shapes, **again}, letters, waiting, layout)
 
 
 def _without_ledger(target: Target, on_count: OnCount = lambda *_: None) -> Reconciliation:
@@ -116,27 +144,41 @@ def _without_ledger(target: Target, on_count: OnCount = lambda *_: None) -> Reco
     return msgspec.structs.replace(outcome, unreadable=tuple(unreadable), adds_up=outcome.adds_up and not unreadable)
 
 
-def check(outcome: Reconciliation) -> None:
-    """Raise ImbalanceError, with the first ids, if the equation does not hold."""
-    if outcome.adds_up:
+def check(outcome: Reconciliation, *, allow_waiting: bool = False, pipeline: Condition | None = None) -> None:
+    """Raise ImbalanceError, with the first ids, if the equation does not hold; unless ``allow_waiting``, UnavailableError if it
+    depends on the backlog. ``pipeline``: the condition of the pipeline that should empty it, if it is known.
+    """
+    if not outcome.adds_up:
+        raise _imbalance(outcome)
+    if allow_waiting or not (waiting := still_waiting(outcome)):
         return
-    kinds = {
-        "missing": outcome.missing,
-        "incomplete": outcome.incomplete,
-        "doubled": outcome.doubled,
-        "not in the ledger": outcome.unpublished,
-    }
-    problems = [f"{len(ids):,} {kind}: {_named(ids)}" for kind, ids in kinds.items() if ids]
+    what = "1 event is" if waiting == 1 else f"{waiting:,} events are"
+    trouble = pipeline.trouble if pipeline is not None else None
+    raise UnavailableError(
+        f"{what} still waiting in the subscription, so the equation is not complete. {trouble or ''}".rstrip(),
+        "To wait for the pipeline, add: --wait 60. To exit with 0 nevertheless, add: --allow-waiting",
+    )
+
+
+def still_waiting(outcome: Reconciliation) -> int:
+    """How many events the equation assumes to be in the backlog; without a ledger, all messages of the backlog."""
+    if outcome.ledger is None:
+        return outcome.waiting.messages if outcome.waiting is not None else 0
+    return len(outcome.missing) + len(outcome.incomplete)
+
+
+def _imbalance(outcome: Reconciliation) -> ImbalanceError:
+    kinds = {"missing": outcome.missing, "incomplete": outcome.incomplete, "doubled": outcome.doubled}
+    problems = [f"{len(ids):,} {kind}: {named(ids)}" for kind, ids in kinds.items() if ids]
     problems += [f"{one.object_name} is unreadable: {one.error}" for one in outcome.unreadable[:_NAMED]]
     remedy = "To list every id: ecomflow reconcile --json"
     if outcome.unreadable:
         remedy += "\nCheck the unreadable objects, and move them out of dlq/."
-    if outcome.unpublished:
-        remedy += f"\nTo ignore events that are not in the ledger: ecomflow reconcile --ledger {outcome.ledger}"
-    raise ImbalanceError(f"The published events do not match the stored ones. {'; '.join(problems)}.", remedy)
+    return ImbalanceError(f"The published events do not match the stored ones. {'; '.join(problems)}.", remedy)
 
 
-def _named(ids: tuple[str, ...]) -> str:
+def named(ids: tuple[str, ...]) -> str:
+    """The first of ``ids``."""
     return ", ".join(ids[:_NAMED]) + (", …" if len(ids) > _NAMED else "")
 
 
@@ -162,8 +204,9 @@ def balance_by_id(
     lines = []
     for name in dict.fromkeys((*layout.events, *(entry.event_type for entry in entries.values()))):
         published = {key for key, entry in entries.items() if entry.event_type == name}
-        facts, dead, late = len(published & landed), len(published & refused), len(published & open_ids) if covered else 0
-        lines.append(TypeBalance(name, len(published), facts, dead, late, len(published) == facts + dead + late))
+        facts, dead, late = len(published & landed), len(published & refused), len(published & open_ids)
+        adds_up = (covered or not late) and not published & landed & refused
+        lines.append(TypeBalance(name, len(published), facts, dead, late if covered else 0, adds_up))
     return Reconciliation(
         None,
         tuple(lines),
@@ -171,10 +214,38 @@ def balance_by_id(
         missing=_sorted(open_ids - incomplete),
         incomplete=_sorted(incomplete),
         doubled=_sorted(landed & refused),
-        unpublished=(),
         adds_up=covered and not landed & refused,
         unconfirmed=unconfirmed,
     )
+
+
+def balance_others(
+    outcome: Reconciliation,
+    others: Set[str],
+    shapes: Mapping[str, Shape],
+    letters: Mapping[str, str],
+    waiting: Waiting | None,
+    layout: Layout,
+) -> Reconciliation:
+    """``outcome`` with the faults of ``others``, stored events that are not in its ledger: which of them are doubled, and which
+    are incomplete, if these are more than wait. Pure.
+    """
+    whole = {key for key in others if type_of(shapes.get(key, ()), layout) is not None}
+    doubled, incomplete = whole & letters.keys(), others - whole - letters.keys()
+    if len(incomplete) <= (waiting.messages if waiting else 0):
+        incomplete = set()
+    types = {event for key in doubled | incomplete for event in types_in(shapes[key], layout)}
+    return msgspec.structs.replace(
+        outcome,
+        lines=tuple(_without_sum(line) if line.event_type in types else line for line in outcome.lines),
+        incomplete=_sorted({*outcome.incomplete, *incomplete}),
+        doubled=_sorted({*outcome.doubled, *doubled}),
+        adds_up=outcome.adds_up and not doubled and not incomplete,
+    )
+
+
+def _without_sum(line: TypeBalance) -> TypeBalance:
+    return msgspec.structs.replace(line, adds_up=False)
 
 
 def balance_places(
@@ -198,7 +269,7 @@ def balance_places(
     adds_up = not doubled and len(incomplete) <= (waiting.messages if waiting else 0)
     streams = dict.fromkeys((*layout.events, *sorted(dead), UNKNOWN_STREAM))
     lines = tuple(TypeBalance(name, None, facts[name], dead[name], None, None) for name in streams)
-    return Reconciliation(None, lines, waiting, (), _sorted(incomplete), _sorted(doubled), (), adds_up)
+    return Reconciliation(None, lines, waiting, (), _sorted(incomplete), _sorted(doubled), adds_up)
 
 
 def _is_whole(shape: Shape, entry: LedgerEntry, layout: Layout) -> bool:
@@ -214,7 +285,7 @@ def _shapes(target: Target, layout: Layout, ids: Iterable[str], on_count: OnCoun
         answers = iter([select(target, shapes_sql(layout, wanted))])
     else:
         sql = shapes_sql(layout, wanted, inner="WHERE event_id IN UNNEST(@ids)")
-        answers = (select(target, sql, ids=part) for part in _parts(sorted(ids)))
+        answers = (select(target, sql, ids=part) for part in parts(sorted(ids)))
     found: dict[str, Shape] = {}
     for rows in answers:
         found |= {key: tuple(shape) for *shape, keys in rows for key in keys}
@@ -240,11 +311,6 @@ def _letters(target: Target, on_count: OnCount, unreadable: list[store.Unreadabl
         if number % _LETTERS_A_REPORT == 0:
             on_count("dead letters", number)
     return found
-
-
-def _parts(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        yield ids[start : start + _IDS_PER_QUERY]
 
 
 def _sorted(ids: Iterable[str]) -> tuple[str, ...]:

@@ -52,11 +52,16 @@ def type_of(shape: Shape, layout: Layout, lists: Mapping[str, int] | None = None
 
     ``lists``: how many elements each list of the event has, if that is known; otherwise tables of one list have the same number.
     """
-    filled = [event for event, places in layout.events.items() if any(shape[place] for place in places if place < len(shape))]
+    filled = types_in(shape, layout)
     if len(filled) != 1:
         return None
     (event,) = filled
     return event if _is_whole(shape, layout, layout.events[event], lists or {}) else None
+
+
+def types_in(shape: Shape, layout: Layout) -> list[str]:
+    """The event types in whose tables there are rows."""
+    return [event for event, places in layout.events.items() if any(shape[place] for place in places if place < len(shape))]
 
 
 def _is_whole(shape: Shape, layout: Layout, places: tuple[int, ...], known: Mapping[str, int]) -> bool:

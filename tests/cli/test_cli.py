@@ -163,7 +163,8 @@ class TestErrors:
     def test_job_without_a_pipeline(self, tmp_path: Path) -> None:
         """job status and job drain say that there is no pipeline."""
         shown, drained = ecomflow("job", "status", folder=tmp_path), ecomflow("job", "drain", folder=tmp_path)
-        assert (shown.returncode, shown.stdout) == (4, "There is no local pipeline. Run: ecomflow deploy\n")
+        sentence = "No pipeline is running. The local stack in .ecomflow/ is not running. Run: ecomflow infra up\n"
+        assert (shown.returncode, shown.stdout) == (4, sentence)
         assert (drained.returncode, drained.stderr.splitlines()[0]) == (9, "Error: No local pipeline is running.")
 
     @pytest.mark.parametrize(

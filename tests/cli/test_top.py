@@ -96,11 +96,11 @@ class TestView:
     @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 160])
     @pytest.mark.parametrize("height", [3, 8, 15, 24, 40])
     def test_it_fits_into_every_terminal(self, width: int, height: int) -> None:
-        """No line is wider, and there are no more of them; the state stands first always."""
+        """No line is wider, and there are no more of them; the condition stands first always."""
         lines = drawn(busy(waiting_for="BigQuery to accept rows of fact_order: 503 " + "again " * 50), width, height)
         assert len(lines) <= height
         assert max(cell_len(line) for line in lines) <= width
-        assert lines[0].startswith("● running")
+        assert lines[0].startswith("● waiting")
 
     def test_what_does_not_fit_goes_by_its_weight(self) -> None:
         """In 60 columns and 15 lines there are the flow and the tables; the steps have to wait for a larger terminal."""
@@ -120,11 +120,11 @@ class TestView:
         ("known", "first", "sentence"),
         [
             ({"state": "gone"}, "● gone  process 4711 on this machine", "The pipeline (process 4711) was killed"),
-            ({"waiting_for": "Pub/Sub: gone fishing"}, "● running", "The pipeline is waiting for Pub/Sub: gone fishing."),
+            ({"waiting_for": "Pub/Sub: gone fishing"}, "● waiting", "The pipeline is waiting for Pub/Sub: gone fishing."),
         ],
     )
     def test_trouble_is_on_top(self, known: dict[str, Any], first: str, sentence: str) -> None:
-        """Below the state, before all metrics."""
+        """Below the condition, before all metrics."""
         lines = drawn(busy(**known))
         assert lines[0].startswith(first)
         assert any(sentence in line for line in lines[1:4])

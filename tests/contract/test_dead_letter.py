@@ -56,6 +56,14 @@ class TestFields:
             "pipeline_version": __version__,
         }
 
+    def test_an_ordering_key_is_kept(self) -> None:
+        """The line of a message without one has no such field."""
+        keyed = msgspec.structs.replace(message(inventory(quantity_change="0")), ordering_key="P-1")
+        (letter,) = outcome_of([keyed]).letters
+        line = json.loads(to_lines([letter]))
+        assert (list(line), line["ordering_key"]) == ([*FIELDS, "ordering_key"], "P-1")
+        assert from_line(to_lines([letter])).ordering_key == "P-1"
+
     def test_what_is_not_known_is_null(self) -> None:
         """No attribute, no type, no message id and no time: null, and an empty object for the attributes."""
         line = json.loads(to_lines([dead_letter(Message(b"{", {}, "", 0), "malformed_json", "$: none", None, NOW)]))

@@ -58,12 +58,8 @@ class TestMalformedBytes:
     @pytest.mark.parametrize(
         ("data", "what"),
         [
-            (b"", "Input data was truncated"),
-            (b" \n", "Input data was truncated"),
             (b'{"event_type": "ord', "Input data was truncated"),
             (encoded(order())[:-1], "Input data was truncated"),
-            (b"\xef\xbb\xbf{}", "JSON is malformed: invalid character (byte 0)"),
-            (encoded(order()).decode().encode("utf-16"), "JSON is malformed: invalid character (byte 0)"),
             (b"\x00", "JSON is malformed: invalid character (byte 0)"),
             (b"{'event_type': 'order'}", "JSON is malformed: object keys must be strings (byte 1)"),
             (b'{"event_type":"order",}', "JSON is malformed: trailing comma in object (byte 22)"),
@@ -83,7 +79,7 @@ class TestMalformedBytes:
         ],
     )
     def test_what_is_no_json_is_malformed(self, data: bytes, what: str) -> None:
-        """Nothing, a piece, a BOM, another encoding, trailing bytes, NaN, lone surrogates: of no stream and of no type."""
+        """A piece, trailing bytes, NaN, lone surrogates: of no stream and of no type."""
         reason, error, event_type, stream = summary(data)
         assert (reason, event_type, stream) == ("malformed_json", None, "unknown")
         assert error.startswith(NONE_SUCH + what)
@@ -118,21 +114,21 @@ class TestUnknownEventType:
     @pytest.mark.parametrize(
         ("data", "error", "event_type"),
         [
-            (b"[]", "$: expected an object, got array", None),
+            (b"[]", "$: expected an object, got an empty array", None),
             (b'[{"event_type":"order"}]', "$: expected an object, got array", None),
-            (b'"{}"', "$: expected an object, got str", None),
-            (b"7", "$: expected an object, got number", None),
-            (b"7.5", "$: expected an object, got number", None),
-            (b"7" * 5000, "$: expected an object, got number", None),
-            (b"7e99999999999999999999", "$: expected an object, got number", None),
+            (b'"{}"', "$: expected an object, got a string that holds one", None),
+            (b"7", "$: expected an object, got 7", None),
+            (b"7.5", "$: expected an object, got 7.5", None),
+            (b"7" * 5000, f"$: expected an object, got {'7' * 57}...", None),
+            (b"7e99999999999999999999", "$: expected an object, got a number beyond any decimal", None),
             (b"null", "$: expected an object, got null", None),
-            (b"true", "$: expected an object, got bool", None),
+            (b"true", "$: expected an object, got true", None),
             (b"{}", f"{UNKNOWN}, but it is missing", None),
             (b'{"Event_Type":"order"}', f"{UNKNOWN}, but it is missing", None),
             (b'{"x":' + b"7" * 5000 + b"}", f"{UNKNOWN}, but it is missing", None),
             (b'{"event_type":null}', f"{UNKNOWN}, got null", None),
-            (b'{"event_type":7}', f"{UNKNOWN}, got number", None),
-            (b'{"event_type":false}', f"{UNKNOWN}, got bool", None),
+            (b'{"event_type":7}', f"{UNKNOWN}, got 7", None),
+            (b'{"event_type":false}', f"{UNKNOWN}, got false", None),
             (b'{"event_type":["order"]}', f"{UNKNOWN}, got array", None),
             (b'{"event_type":{"order":1}}', f"{UNKNOWN}, got object", None),
             (b'{"event_type":""}', f"{UNKNOWN}, got ''", ""),
@@ -141,7 +137,7 @@ class TestUnknownEventType:
             (b'{"event_type":"../order"}', f"{UNKNOWN}, got '../order'", "../order"),
             (b'{"event_type":"\\u001b[31m\\n"}', f"{UNKNOWN}, got '\\x1b[31m\\n'", "\x1b[31m\n"),
             (b'{"event_type":"refund","x":' + b"7" * 5000 + b"}", f"{UNKNOWN}, got 'refund'", "refund"),
-            (b'{"event_type":"' + b"x" * 99 + b'"}', f"{UNKNOWN}, got '{'x' * 56}...", "x" * 99),
+            (b'{"event_type":"' + b"x" * 99 + b'"}', f"{UNKNOWN}, got '{'x' * 56}... (99 characters)", "x" * 99),
         ],
         ids=lambda value: repr(value)[:40],
     )
@@ -186,7 +182,7 @@ class TestNumbersBeyondReach:
         """In a field that nobody names it is kept. A zero is a zero with any exponent."""
         zero = rows_of(order(total_amount=number("0e99999999999999999999")))
         assert zero["fact_order_header"][0]["total_amount"] == 0
-        error = f"$.items[0].price: {MONEY_RULE}, got Infinity"
+        error = f"$.items[0].price: {MONEY_RULE}, got a number beyond any decimal"
         assert summary(order(items=[item(price=number(digits))])) == ("contract_violation", error, "order", "order")
         assert rows_of(order(x=number(digits)))["fact_order_header"][0]["unknown_fields"] == f'{{"x":{digits}}}'
 

@@ -370,6 +370,10 @@ class TestWarehouse:
                 [("fact_refund", True, "column reason changed from STRING NOT NULL to STRING: infra up refuses it")],
             ),
             (
+                [('note = { type = "string", optional = true }', 'note = "string"')],
+                [("fact_refund", False, "column note changed from STRING to STRING NOT NULL: infra up leaves it as it is")],
+            ),
+            (
                 [('cluster = ["reason"]\n', "")],
                 [("fact_refund", False, "clustering changed from reason to none: infra up changes it")],
             ),

@@ -437,7 +437,7 @@ class TestSamples:
     @pytest.mark.parametrize(
         ("lines", "sentence"),
         [
-            ([b"{}\n", b"{"], "Line 2 is not JSON: Input data was truncated."),
+            ([b"{}\n", b"{"], "Line 2: expected a JSON object in UTF-8, got invalid JSON: Input data was truncated."),
             ([b"[1]"], "Line 1 is not a JSON object."),
             ([b"\n"], "Expected samples whose event_type is refund, found no line."),
             ([b'{"event_type":"order"}'], "Expected samples whose event_type is refund, found order."),

@@ -144,8 +144,8 @@ class TestCloudEvents:
             error(sent(b"[" * 600), codec)
             == f"$.data_base64: expected at most {MAX_DEPTH} levels of objects and arrays, got more"
         )
-        assert error(structured(data=..., data_base64="%"), codec) == "$.data_base64: expected JSON in base64, got what is none"
-        assert error(structured(data=..., data_base64=7), codec) == "$.data_base64: expected JSON in base64, got what is none"
+        assert error(structured(data=..., data_base64="%"), codec).endswith("base64, got a string that is no base64")
+        assert error(structured(data=..., data_base64=7), codec) == "$.data_base64: expected JSON in base64, got 7"
 
     @pytest.mark.parametrize(
         ("one", "reason", "sentence"),
@@ -179,7 +179,7 @@ class TestCloudEvents:
                 "unknown_event_type",
                 "$.type: expected one of com.example/orders.created, but it is missing",
             ),
-            (structured(type=7), "unknown_event_type", "$.type: expected one of com.example/orders.created, got number"),
+            (structured(type=7), "unknown_event_type", "$.type: expected one of com.example/orders.created, got 7"),
             (structured(id={"a": 1}), "contract_violation", "$.id: expected str | int | null, got object"),
             (message([cloud_event()], **STRUCTURED), "unknown_event_type", "$: expected an object, got array"),
             (binary(data(id=5)), "contract_violation", "$.id: expected str, got 5"),
@@ -313,7 +313,7 @@ class TestOtherPlaces:
         codec = Codec([contract], read_envelope(EnvelopeSettings(type="$.meta.type", id="$.meta.id", version="$.v")))
         body = data(meta={"type": contract.type, "id": "E-1"}, v=1)
         assert compiled([message(body)], codec).rows["fact_order_created"][0]["event_id"] == "E-1"
-        assert error(message({**body, "w": 1}), codec) == "$.w: expected no field that the contract does not name, got one"
+        assert error(message({**body, "w": 1}), codec) == "$.w: expected no field that the contract does not name, got a number"
 
     def test_a_type_that_is_no_name(self) -> None:
         """What the envelope says is the type; streams, tables and dead letters have the event's name."""

@@ -36,7 +36,7 @@ OTHERS: dict[str, Any] = {"null": None, "bool": True, "int": 7, "number": number
 SHOWN = {"null": "null", "bool": "true", "int": "7", "number": "7.5", "str": "'7'", "array": "an empty array", "object": "object"}
 # The same of a personal field.
 HIDDEN = {**SHOWN, **dict.fromkeys(("int", "number"), "a number that is personal and not shown")}
-HIDDEN["str"] = "a string that is personal and not shown"
+HIDDEN |= {"str": "a string that is personal and not shown", "bool": "a boolean that is personal and not shown"}
 PERSONAL = {"customer_name", "street", "ip_address", "user_agent"}
 
 # Every required field by its place, and how an error names what it must be.
@@ -156,7 +156,7 @@ class TestEnumerations:
     def test_a_long_name_is_cut_in_the_error(self, kind: str, keys: Keys, names: str) -> None:
         """The error stays readable; the payload still holds the whole."""
         letter = refusal_of(replaced(VALID[kind](), keys, "x" * 10_000))
-        assert letter.error == f"{path_of(keys)}: expected one of {names}, got '{'x' * 56}..."
+        assert letter.error == f"{path_of(keys)}: expected one of {names}, got '{'x' * 56}... (10,000 characters)"
         assert "x" * 10_000 in letter.payload
 
 

@@ -7,11 +7,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from ecomflow.contract.dead_letter import dead_letter, to_lines
 from ecomflow.contract.events import Message
 from ecomflow.contract.lines import message_on, read_lines
+from ecomflow.contract.nesting import MAX_DEPTH
 from ecomflow.generator.rounds import dry_run_line, generate
 
 NOW = datetime(2025, 12, 3, 15, 30, tzinfo=UTC)
@@ -39,6 +41,32 @@ class TestData:
 
 
 class TestMessages:
+    def test_every_form_has_its_ordering_key(self) -> None:
+        """As ``publish --dry-run`` and ``dlq export`` write it, and as Pub/Sub's API and its clients do."""
+        event = next(generate(1, seed=7, now=NOW))
+        refused = dead_letter(Message(BODY, ATTRIBUTES, "M-1", 0, "K-1"), "malformed_json", "$: expected", None, NOW)
+        lines = [
+            dry_run_line(msgspec.structs.replace(event, ordering_key="K-1")).encode(),
+            to_lines([refused]),
+            line(data=BODY.decode(), attributes=ATTRIBUTES, orderingKey="K-1"),
+            line(data=BODY.decode(), attributes=ATTRIBUTES, ordering_key="K-1"),
+        ]
+        assert [message.ordering_key for message in read_lines(lines)] == ["K-1"] * 4
+
+    def test_what_has_no_ordering_key_does_not_say_so(self) -> None:
+        """A dead letter's line, and that of a dry run, are as they were before messages had keys."""
+        refused = dead_letter(Message(BODY, ATTRIBUTES, "M-1", 0), "malformed_json", "$: expected", None, NOW)
+        written = (to_lines([refused]), dry_run_line(next(generate(1, seed=7, now=NOW))).encode())
+        assert all(b"ordering_key" not in one for one in written)
+        assert [message.ordering_key for message in read_lines(written)] == ["", ""]
+
+    @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
+    def test_an_event_may_be_as_deep_as_anywhere(self, depth: int) -> None:
+        """The message around it is a level of its own; what is deeper is data, on every version of Python."""
+        data = b"[" * depth + b"]" * depth
+        found = message_on(b'{"data":' + data + b',"attributes":{"a":"b"}}', 1)
+        assert (found.data == data, found.attributes == {"a": "b"}) == (depth == MAX_DEPTH,) * 2
+
     def test_every_line_of_a_dry_run_is_its_message(self) -> None:
         """Data and attributes of valid and invalid events, UTF-8 or not, byte by byte."""
         events = list(generate(60, seed=7, now=NOW))

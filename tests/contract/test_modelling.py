@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecomflow.contract.buffers import at_most_row_bytes
 from ecomflow.contract.codec import Codec, TypedBatch, halves, violation_of_event
 from ecomflow.contract.compiling import EventType
 from ecomflow.contract.ddl import modelled_schema
@@ -253,6 +254,14 @@ class TestMixedBatches:
         assert letter.error.startswith(f"$: expected at most 9000000 bytes in a row of {table}, got 9000")
         assert len(outcome.sources) == 3
         assert all(set(sources) == {"O-0", "O-2"} for sources in outcome.sources.values())
+
+    @pytest.mark.parametrize("bodies", [[], [order()], [order(), inventory(), activity()] * 40])
+    def test_the_quick_look_at_sizes_is_on_the_safe_side(self, bodies: list[Body]) -> None:
+        """No table is larger than it says, nor is any part of one."""
+        for part in Codec(SHOP).decode([message(body) for body in bodies], NOW).parts:
+            for table in model(part, NOW).tables:
+                for rows in (table.rows, table.rows.slice(0, 1), table.rows.slice(len(table.rows) // 2)):
+                    assert rows.nbytes <= at_most_row_bytes(rows) < rows.nbytes + table.rows.nbytes + 100_000
 
     @pytest.mark.parametrize("value", [None, True, "12.5", [], {}, [None], number("-1"), number("0.1234567891")])
     def test_money_that_is_none_never_reaches_a_column(self, value: Any) -> None:

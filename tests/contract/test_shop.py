@@ -95,7 +95,7 @@ def test_values_stand_in_reasons_unless_personal() -> None:
         f"$.order_id: expected str, got {'7' * 57}...",
         "$.status: expected one of pending, processing, shipped, delivered, cancelled, returned, got "
         + repr("x\n" * 30)[:57]
-        + "...",
+        + "... (200 characters)",
         "$.customer_name: expected str | null, got a number that is personal and not shown",
         "$.shipping_address.street: expected str of length >= 1, got a string that is personal and not shown",
     ]

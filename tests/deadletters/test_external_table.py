@@ -36,11 +36,16 @@ class TestDdl:
 
 class TestStep:
     @pytest.mark.parametrize(
-        ("uris", "action"), [(None, "create"), (WANTED.uris, "keep"), (("gs://other/dlq/*",), "change"), ((), "refuse")]
+        ("live", "action"),
+        [
+            (None, "create"),
+            (WANTED, "keep"),
+            (ExternalTable(WANTED.name, ("gs://other/dlq/*",)), "change"),
+            (ExternalTable(WANTED.name, (), table_type="TABLE"), "refuse"),
+        ],
     )
-    def test_what_up_does(self, uris: tuple[str, ...] | None, action: str) -> None:
+    def test_what_up_does(self, live: ExternalTable | None, action: str) -> None:
         """It is made, kept, made again over another bucket; a table of the same name that is no such table is left alone."""
-        live = None if uris is None else ExternalTable(WANTED.name, uris)
         assert plan_step(WANTED, live).action == action
 
 
@@ -50,7 +55,7 @@ class TestLocally:
         """It takes the statement, but the table reads no object: so the local stack goes without."""
         wanted = dead_letters_table(provisioned)
         carry_out(Step("external table", wanted.name, "create"), target)
-        assert observe_dead_letters(target) == ExternalTable(wanted.name, (), ())
+        assert observe_dead_letters(target) == ExternalTable(wanted.name, (), (), "TABLE")
 
     def test_up_says_so(self, provisioned: Settings, tmp_path: Path) -> None:
         """One line, before the summary."""

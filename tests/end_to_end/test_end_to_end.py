@@ -18,6 +18,7 @@ from ecomflow.deadletters import store
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub.server import read_backlog
+from ecomflow.processes.detached import processes_of
 from tests.support import ROOT
 from tests.support.cli import ecomflow, start
 from tests.support.reference import assert_landed, expected_rows, rows_of, sort_key
@@ -99,6 +100,29 @@ class TestTheReadme:
         assert "fact_user_activity_unique" in printed["infra status"]
 
 
+class TestFoldersBelow:
+    def test_the_stack_is_that_of_the_folder_above(self, tmp_path: Path) -> None:
+        """A command in a folder below the stack's works on that stack; where there is none, down says so and stops nothing."""
+        (below := tmp_path / "shop" / "sql").mkdir(parents=True)
+        (beside := tmp_path / "other").mkdir()
+        shop = tmp_path / "shop"
+        try:
+            assert ecomflow("infra", "up", folder=shop).returncode == 0
+            refused = ecomflow("infra", "down", "--with-data", "--yes", folder=beside)
+            assert refused.returncode == 3
+            assert refused.stderr.splitlines()[0] == f"Error: There is no local stack: {beside}/.ecomflow/ does not exist."
+            published = ecomflow("publish", "--n", "1", folder=below)
+            assert published.returncode == 0, published.stderr
+            assert published.stdout.splitlines()[0] == f"Local stack in {shop}/.ecomflow/ (no project is configured)."
+            down = ecomflow("infra", "down", "--with-data", "--yes", folder=below)
+            assert down.stdout.splitlines()[-1] == "The local stack is stopped and its data is deleted."
+            assert processes_of(shop / ".ecomflow") == []
+            assert not (shop / ".ecomflow" / "pubsub").exists()
+            assert (list(below.iterdir()), list(beside.iterdir())) == ([], [])
+        finally:
+            ecomflow("infra", "down", folder=shop)
+
+
 class TestDemo:
     def test_it_adds_up(self, tmp_path: Path) -> None:
         """The demo publishes, loads, counts and answers; it leaves nothing behind in the folder."""
@@ -110,6 +134,17 @@ class TestDemo:
         assert outcome["equation"]["adds_up"] is True
         assert outcome["answer"]["columns"][0] == "product_id"
         assert list(tmp_path.iterdir()) == []
+
+    def test_it_ends_with_the_next_commands(self, tmp_path: Path) -> None:
+        """The same path by hand, on services that stay."""
+        result = ecomflow("demo", "--n", "1", folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-4:] == [
+            "Try it with services that keep running:",
+            "  ecomflow infra up",
+            "  ecomflow deploy --detach",
+            "  ecomflow publish --n 100",
+        ]
 
 
 class TestCommandsOnTheStack:

@@ -83,7 +83,7 @@ class Folder:
         outcome: dict[str, Any] = {}
 
         def is_empty() -> bool:
-            outcome.update(self.json("reconcile"))
+            outcome.update(self.json("reconcile", "--allow-waiting"))
             return bool(outcome["waiting"]["messages"] == 0)
 
         wait_until(is_empty, "the subscription is empty")

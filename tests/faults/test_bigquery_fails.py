@@ -109,6 +109,34 @@ def test_rows_refused_inside_a_batch(shop: Settings, stack: Endpoints, fronts: F
     assert found == {("rejected_by_bigquery", "$: fact_inventory: refused by the test")}
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("ends_stream", [False, True])
+def test_a_request_refused_as_a_whole(
+    ends_stream: bool, shop: Settings, stack: Endpoints, fronts: Fronts, pipeline: Pipeline, ledger: Path
+) -> None:
+    """Where BigQuery names no row, the event at fault is found; the others are written, and the pipeline does not restart."""
+    batch = events(20, seed=6, types=["inventory"], valid_only=True)
+    refused = {event.attributes["event_id"] for event in batch[3::7]}
+    restarts = pipeline.status().restarts
+
+    def plan(method: str, request: bytes) -> Fault | None:
+        if method != "AppendRows" or not any(row["event_id"] in refused for row in rows_of(_Request.FromString(request))):
+            return None
+        if ends_stream:
+            return Refuse(grpc.StatusCode.INVALID_ARGUMENT)
+        response = _Response()
+        response.error.code, response.error.message = 3, "refused by the test"
+        return Answer(response.SerializeToString())
+
+    fronts.bigquery.plan = plan
+    target = Target(shop, stack)
+    publish(target, [_as_refused(event, refused) for event in batch], ledger)
+    equation_holds(target, ledger)
+    letters = {stored.letter.event_id: stored.letter for stored in store.letters(target)}
+    assert {letters[event_id].reason for event_id in refused} == {"rejected_by_bigquery"}
+    assert pipeline.status().restarts == restarts
+
+
 def _as_refused(event: GeneratedEvent, refused: set[str]) -> GeneratedEvent:
     """The ledger then expects a dead letter."""
     if event.attributes["event_id"] not in refused:

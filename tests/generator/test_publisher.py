@@ -19,6 +19,7 @@ from threading import Lock
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from google.pubsub_v1 import PublishRequest, PublishResponse
 
@@ -84,9 +85,9 @@ def run(recorder: Recorder, events: Any, **options: Any) -> PublishSummary:
 
 
 @contextmanager
-def embedded(data_dir: Path) -> Iterator[Endpoints]:
+def embedded(data_dir: Path, *options: str) -> Iterator[Endpoints]:
     """The embedded Pub/Sub in a process of its own."""
-    command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", "0", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "ecomflow.local.pubsub", "--port", "0", "--data-dir", str(data_dir), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -150,7 +151,19 @@ class TestDelivery:
         assert max(request.ByteSize() for request in recorder.requests) < 10**7
         is_the_same = sorted(message.data for message in recorder.messages) == sorted(lines)
         assert is_the_same  # so that no failure prints 20 MB
-        assert len(recorder.requests) == 4
+        assert len(recorder.requests) == 3
+
+
+class TestOrderingKeys:
+    def test_each_key_arrives_in_its_order(self, recorder: Recorder) -> None:
+        """Although several requests are in flight: never two of one key. Those without a key share requests of their own."""
+        keys = ("a", "", "b")
+        events = [msgspec.structs.replace(event, ordering_key=keys[n % 3]) for n, event in enumerate(some(1500))]
+        assert run(recorder, events).total == 9000
+        assert all(len({message.ordering_key for message in request.messages}) == 1 for request in recorder.requests)
+        for key in ("a", "b"):
+            sent = [event.event_id for event in events if event.ordering_key == key]
+            assert [one.attributes["event_id"] for one in recorder.messages if one.ordering_key == key] == sent
 
 
 class TestLedger:
@@ -267,6 +280,20 @@ class TestInterrupt:
 
 
 class TestFailures:
+    def test_a_pubsub_without_room_is_reported(self, tmp_path: Path) -> None:
+        """How many messages it has, how many events were published, and what to do: it is not said to be down."""
+        with (
+            embedded(tmp_path, "--max-messages", "3000") as endpoints,
+            publisher_client(endpoints) as topics,
+            subscriber_client(endpoints) as reader,
+        ):
+            topics.create_topic(name=SETTINGS.topic_path)
+            reader.create_subscription(name=SETTINGS.subscription_path, topic=SETTINGS.topic_path)
+            expected = r"accepts no more for now: .* has 3,000 unacknowledged messages .* 3,000 events were published before\."
+            with pytest.raises(UnavailableError, match=expected) as caught:
+                publish(Target(SETTINGS, endpoints), some(1000))
+        assert caught.value.remedy == "Run the command again later."
+
     def test_a_missing_topic_is_named(self) -> None:
         """NOT_FOUND becomes a NotFoundError with the topic's path and what to run."""
         recorder = Recorder(codes={-1: grpc.StatusCode.NOT_FOUND})

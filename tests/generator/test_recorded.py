@@ -12,7 +12,8 @@ from ecomflow.contract.dead_letter import dead_letter, to_lines
 from ecomflow.contract.envelope import CLOUDEVENTS
 from ecomflow.contract.events import Message
 from ecomflow.contract.loading import load_text, shop_contracts
-from ecomflow.generator.recorded import recorded_events
+from ecomflow.errors import EcomflowError
+from ecomflow.generator.recorded import PassedOver, recorded_events
 from ecomflow.generator.rounds import dry_run_line, generate
 from tests.contract.test_loading import REFUND
 from tests.support.contract import encoded, order
@@ -38,6 +39,29 @@ class TestMessages:
         letter = dead_letter(Message(b"\xff", {"event_id": "E-1", "a": "b"}, "M-1", 0), "malformed_json", "$: x", None, NOW)
         (found,) = recorded_events([to_lines([letter])], IN_FORCE)
         assert (found.data, found.attributes, found.event_type) == (b"\xff", {"event_id": "E-1", "a": "b"}, "unknown")
+
+    def test_the_ordering_key_goes_along(self) -> None:
+        """From a dead letter to the message, and to the line of a dry run."""
+        letter = dead_letter(Message(b"{}", {"event_id": "E-1"}, "M-1", 0, "K-1"), "malformed_json", "$: x", None, NOW)
+        (found,) = recorded_events([to_lines([letter])], IN_FORCE)
+        (again,) = recorded_events([dry_run_line(found).encode()], IN_FORCE)
+        assert found.ordering_key == again.ordering_key == "K-1"
+
+    def test_attributes_of_a_trace_stay_behind(self) -> None:
+        """They are of the publication that a line was read from."""
+        attributes = {"event_id": "E-1", "googclient_traceparent": "00-1", "googclient_x-cloud-trace-context": "1"}
+        (found,) = recorded_events([json.dumps({"data": {}, "attributes": attributes}).encode()], IN_FORCE)
+        assert found.attributes == {"event_id": "E-1"}
+
+    def test_what_pubsub_would_refuse_is_passed_over(self) -> None:
+        """By the number of its line; the others are published. A caller that does not ask is told by an error."""
+        lines = [b"{}\n", b"\n", json.dumps({"data": {}, "attributes": {"Google-Id": "1"}}).encode(), b"{}\n"]
+        passed_over: list[PassedOver] = []
+        assert len(list(recorded_events(lines, IN_FORCE, passed_over=passed_over))) == 2
+        reserved = "expected no attribute whose name begins with goog, which Pub/Sub reserves, got 'Google-Id'"
+        assert passed_over == [PassedOver(3, reserved)]
+        with pytest.raises(EcomflowError, match="Line 3 can't be published: expected no attribute"):
+            list(recorded_events(lines, IN_FORCE))
 
     def test_bodies_are_given_an_id_each(self) -> None:
         """A new one, a version 4 UUID; an empty one is none."""

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 from google.api_core import exceptions as google
@@ -26,7 +27,7 @@ from ecomflow import infra, sql
 from ecomflow.config import Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, SchemaError, UnavailableError
 from ecomflow.gcp.clients import bigquery_client, publisher_client, storage_client, subscriber_client
-from ecomflow.gcp.errors import is_missing, is_no_project, translate
+from ecomflow.gcp.errors import RetainedError, is_missing, is_no_project, translate
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 from ecomflow.infra.changes import _configure
@@ -49,6 +50,7 @@ from ecomflow.infra.resources import (
 )
 from ecomflow.sql import Column
 from tests.support.contract import FACT_TABLES, written_columns
+from tests.support.fronts import GrpcFront, Refuse
 
 LOCAL = Settings()
 CLOUD = Service("BigQuery", "bigquery.googleapis.com", "roles/bigquery.admin", "my-project", None)
@@ -56,6 +58,11 @@ CLOUD = Service("BigQuery", "bigquery.googleapis.com", "roles/bigquery.admin", "
 
 def wanted(kind: type[Resource]) -> Resource:
     return next(resource for resource in desired(LOCAL) if isinstance(resource, kind))
+
+
+def facts(differences: Iterable[Difference]) -> list[tuple[str, str | None, str | None, str]]:
+    """What a plan shows of differences."""
+    return [(one.attribute, one.live, one.wanted, one.how) for one in differences]
 
 
 def differing(kind: type[Resource], **live: object) -> Step:
@@ -103,7 +110,7 @@ class TestPlan:
     def test_changed(self, kind: type[Resource], attribute: str, live: object, expected: tuple[str, str]) -> None:
         """An attribute that can be changed is, and the plan shows it as it is and as it should be."""
         step = differing(kind, **{attribute: live})
-        assert (step.action, step.differences) == ("change", (Difference(attribute, *expected, "change"),))
+        assert (step.action, facts(step.differences)) == ("change", [(attribute, *expected, "change")])
 
     @pytest.mark.parametrize(
         ("kind", "attribute", "live", "remedy"),
@@ -197,7 +204,7 @@ class TestSettings:
         assert [one.backoff_seconds for one in made(in_project, Subscription)] == [(), ()]
         pipeline = made(in_project, Subscription)[0]
         step = plan_step(pipeline, msgspec.structs.replace(pipeline, backoff_seconds=(1, 60)))
-        assert step.differences == (Difference("backoff_seconds", "1, 60", "none", "change"),)
+        assert facts(step.differences) == [("backoff_seconds", "1, 60", "none", "change")]
 
 
 def made(settings: Settings, kind: type[Resource]) -> list[Any]:
@@ -211,7 +218,7 @@ class TestColumns:
     NOTE = Column("note", "STRING", False)
 
     def hows(self, wanted: tuple[Column, ...], live: tuple[Column, ...]) -> list[tuple[str, str | None, str | None, str]]:
-        return [(d.attribute, d.live, d.wanted, d.how) for d in compare_columns("p.d.t", wanted, live)]
+        return facts(compare_columns("p.d.t", wanted, live))
 
     def test_order_and_description_are_no_difference(self) -> None:
         """BigQuery puts an added column last, and a description is not the shape of a row."""
@@ -225,7 +232,7 @@ class TestColumns:
 
     def test_extra(self) -> None:
         """A column that only the table has is left alone where it may be null, else refused: no row could be written."""
-        assert self.hows((self.ID,), (self.ID, self.NOTE)) == [("column note", "STRING", None, "note")]
+        assert self.hows((self.ID,), (self.ID, self.NOTE)) == [("column note", "STRING", None, "accept")]
         assert self.hows((self.NOTE,), (self.ID, self.NOTE)) == [("column id", "STRING NOT NULL", None, "refuse")]
 
     def test_type_and_mode(self) -> None:
@@ -244,12 +251,14 @@ class TestColumns:
         [
             (bigquery.SchemaField("a", "INTEGER", "REQUIRED"), Column("a", "INT64", True)),
             (bigquery.SchemaField("a", "NUMERIC", precision=10, scale=2), Column("a", "NUMERIC(10, 2)", False)),
+            (bigquery.SchemaField("a", "NUMERIC", precision=38, scale=9), Column("a", "NUMERIC", False)),
+            (bigquery.SchemaField("a", "STRING", max_length=3), Column("a", "STRING(3)", False)),
             (bigquery.SchemaField("a", "STRING", "REPEATED"), Column("a", "ARRAY<STRING>", False)),
             (bigquery.SchemaField("a", "DATE", description="b"), Column("a", "DATE", False, "b")),
         ],
     )
     def test_names_of_the_rest_api(self, field: bigquery.SchemaField, column: Column) -> None:
-        """The REST API's type names become those of GoogleSQL, with precision and repetition."""
+        """The REST API's type names become those of GoogleSQL, with precision, length and repetition."""
         assert column_of(field) == column
 
 
@@ -372,7 +381,7 @@ class TestTranslate:
                 "BigQuery does not answer: busy.",
                 "again",
             ),
-            (google.TooManyRequests("slow down"), UnavailableError, "BigQuery does not answer: slow down.", "again"),
+            (google.TooManyRequests("slow down"), UnavailableError, "BigQuery accepts no more for now: slow down.", "again"),
             (
                 google.BadRequest("Invalid name\nmore"),
                 ConfigError,
@@ -417,9 +426,8 @@ class TestTranslate:
     @pytest.mark.parametrize(
         "text",
         [
-            "Topic not found: projects/my-project/topics/t",
-            "Subscription not found: projects/my-project/subscriptions/s",
-            "Resource not found (resource=projects/my-project/topics/t).",
+            "Topic not found",
+            "Resource not found (resource=t).",
             "Not found: Table my-project:d.project was not found in location EU",
             "Not found: Dataset my-project:project was not found in location EU",
             "Not found: Job my-project:EU.j",
@@ -432,6 +440,60 @@ class TestTranslate:
     def test_something_missing_in_a_project(self, text: str) -> None:
         """The error names the missing resource, not the project."""
         assert translate(google.NotFound(text), CLOUD, "topic t").message == "Topic t does not exist."
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("Topic not found: projects/p/topics/t", "Topic projects/p/topics/t does not exist."),
+            ("Subscription not found: projects/p/subscriptions/s", "Subscription projects/p/subscriptions/s does not exist."),
+            ("Resource not found (resource=projects/p/topics/t).", "Topic projects/p/topics/t does not exist."),
+        ],
+    )
+    def test_what_pubsub_names(self, text: str, sentence: str) -> None:
+        """A subscription can't be created without its topic: the error names the topic, not the project or the subscription."""
+        assert translate(google.NotFound(text), CLOUD, "subscription projects/p/subscriptions/new").message == sentence
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Object 'b/dlq/a' is subject to bucket's retention policy and cannot be deleted or overwritten until 2030-01-01",
+            "Object 'b/dlq/a' is under active Temporary hold and cannot be deleted, overwritten or archived until it is removed.",
+        ],
+    )
+    def test_an_object_that_must_be_kept(self, text: str) -> None:
+        """No role would help: the error repeats what Cloud Storage says, and what to do."""
+        error = translate(google.Forbidden(f"DELETE https://storage.googleapis.com/b/o: {text}"), CLOUD, "bucket b")
+        assert isinstance(error, RetainedError)
+        assert error.message == f"An object in bucket b can't be deleted or replaced: {text.rstrip('.')}."
+        assert str(error.remedy).startswith("Wait until then, remove the retention policy or the hold")
+
+
+@contextmanager
+def refusing_more_than_a_week(pubsub: str) -> Iterator[str]:
+    """``host:port`` of ``pubsub`` as of a broker that keeps messages for a week at most."""
+
+    def plan(method: str, request: bytes) -> Refuse | None:
+        kinds: dict[str, Any] = {
+            "CreateTopic": types.Topic.deserialize,
+            "UpdateTopic": lambda data: types.UpdateTopicRequest.deserialize(data).topic,
+            "CreateSubscription": types.Subscription.deserialize,
+            "UpdateSubscription": lambda data: types.UpdateSubscriptionRequest.deserialize(data).subscription,
+        }
+        retention = kinds[method](request).message_retention_duration if method in kinds else None
+        if retention is not None and retention.total_seconds() > 7 * 86_400:
+            return Refuse(grpc.StatusCode.INVALID_ARGUMENT, "message_retention_duration out of bounds")
+        return None
+
+    front = GrpcFront(pubsub)
+    front.plan = plan
+    try:
+        yield front.address
+    finally:
+        front.close()
+
+
+def with_pubsub(stack: Endpoints, pubsub: str) -> Endpoints:
+    return msgspec.structs.replace(stack, pubsub=pubsub)
 
 
 def actions(target: Target) -> dict[str, str]:
@@ -532,11 +594,11 @@ class TestApply:
             subscriber.update_subscription(subscription=drifted, update_mask=mask)
             plan = infra.plan(target)
             (step,) = [step for step in plan.steps if step.action != "keep"]
-            assert step.differences == (
-                Difference("expires", "True", "False", "change"),
-                Difference("backoff_seconds", "10, 600", "1, 60", "change"),
-                Difference("dead_letter_topic", f"{provisioned.topic_path}-dead-letter", "none", "change"),
-            )
+            assert facts(step.differences) == [
+                ("expires", "True", "False", "change"),
+                ("backoff_seconds", "10, 600", "1, 60", "change"),
+                ("dead_letter_topic", f"{provisioned.topic_path}-dead-letter", "none", "change"),
+            ]
             infra.apply(target, plan)
             assert actions(target) == {}
             fixed = types.Subscription.pb(subscriber.get_subscription(subscription=path))
@@ -558,9 +620,9 @@ class TestApply:
             target,
         )
         plan = infra.plan(target)
-        assert [step.differences for step in plan.steps if step.action != "keep"] == [
-            (Difference("column customer_name", None, "STRING", "add"), Difference("column old_name", "STRING", None, "note")),
-            (Difference("column customer_name", None, "as in its table", "add"),),
+        assert [facts(step.differences) for step in plan.steps if step.action != "keep"] == [
+            [("column customer_name", None, "STRING", "add"), ("column old_name", "STRING", None, "accept")],
+            [("column customer_name", None, "as in its table", "add")],
         ]
         infra.apply(target, plan)
         assert actions(target) == {}
@@ -577,7 +639,7 @@ class TestApply:
         client.update_table(table, ["clustering_fields"])
         plan = infra.plan(target)
         (step,) = [step for step in plan.steps if step.action != "keep"]
-        assert step.differences == (Difference("clustering", "reason", "product_id, reason", "change"),)
+        assert facts(step.differences) == [("clustering", "reason", "product_id, reason", "change")]
         infra.apply(target, plan)
         assert actions(target) == {}
 
@@ -590,6 +652,50 @@ class TestApply:
             infra.apply(target, plan)
         assert "copy the rows of" in str(caught.value.remedy)
         assert actions(target) == {"fact_inventory": "refuse", "fact_order_unique": "create"}
+
+    def test_a_broker_that_keeps_messages_for_a_week(self, settings: Settings, stack: Endpoints) -> None:
+        """As Google's emulator: it gets the retention that it takes, which is said each time; everything else is made."""
+        month = msgspec.structs.replace(settings, topic_retention_days=31)
+        with refusing_more_than_a_week(str(stack.pubsub)) as pubsub, Target(month, with_pubsub(stack, pubsub)) as target:
+            carried: list[Step] = []
+            done = infra.apply(target, infra.plan(target), carried.append)
+            assert (len(carried), len(done.steps)) == (16, 16)
+            left = {step.name: facts(one for one in step.differences if one.how == "warn") for step in carried}
+            expected = [("retention_days", "7", "31", "warn")]
+            assert {name: warned for name, warned in left.items() if warned} == {
+                month.topic_path: expected,
+                dead_letter_subscription(month): expected,
+            }
+            with subscriber_client(target.endpoints) as subscriber:
+                kept = subscriber.get_subscription(subscription=dead_letter_subscription(month))
+            assert kept.message_retention_duration.total_seconds() == 7 * 86_400
+            assert actions(target) == {f"{month.topic}-dead-letter": "change", month.topic: "change"}
+            again: list[Step] = []
+            assert infra.apply(target, infra.plan(target), again.append).steps == ()
+            assert [facts(step.differences) for step in again if step.differences] == [expected, expected]
+
+    def test_a_change_that_a_broker_takes_in_part(self, settings: Settings, stack: Endpoints) -> None:
+        """What else differs is changed all the same, and the retention stays as it is."""
+        with refusing_more_than_a_week(str(stack.pubsub)) as pubsub, Target(settings, with_pubsub(stack, pubsub)) as target:
+            infra.apply(target, infra.plan(target))
+            with subscriber_client(target.endpoints) as subscriber:
+                days = types.Subscription(
+                    name=dead_letter_subscription(settings), message_retention_duration=duration_pb2.Duration(seconds=5 * 86_400)
+                )
+                mask = field_mask_pb2.FieldMask(paths=["message_retention_duration"])
+                subscriber.update_subscription(subscription=days, update_mask=mask)
+            labelled = Target(msgspec.structs.replace(settings, labels={"team": "shop"}), target.endpoints)
+            done = infra.apply(labelled, infra.plan(labelled))
+            (step,) = [one for one in done.steps if one.name == dead_letter_subscription(settings)]
+            assert step.action == "change"
+            assert facts(step.differences) == [
+                ("retention_days", "5", "31", "warn"),
+                ("labels", "none", "team=shop", "change"),
+            ]
+            with subscriber_client(target.endpoints) as subscriber:
+                found = subscriber.get_subscription(subscription=step.name)
+            assert dict(found.labels) == {"team": "shop"}
+            assert found.message_retention_duration.total_seconds() == 5 * 86_400
 
     def test_subscription_of_another_topic(self, provisioned: Settings, stack: Endpoints) -> None:
         """A subscription that is attached to another topic is refused."""
@@ -663,6 +769,19 @@ class TestDown:
         assert {r.outcome for r in infra.down(target, with_data=True)} == {"deleted"}
         assert set(actions(target).values()) == {"create"}
         assert {r.outcome for r in infra.down(target, with_data=True)} == {"absent"}
+
+    def test_keeps_a_bucket_whose_objects_must_stay(self, provisioned: Settings, target: Target) -> None:
+        """A retention policy or a hold forbids to delete what is in it: the reason is Cloud Storage's."""
+        bucket = target.storage.get_bucket(provisioned.bucket_name)
+        bucket.retention_period = 3600
+        bucket.patch()
+        bucket.blob("dlq/a").upload_from_string("x")
+        (removal,) = [one for one in infra.down(target, with_data=True) if one.kind == "bucket"]
+        assert removal.outcome == "kept"
+        assert str(removal.reason).startswith(
+            f"An object in bucket {provisioned.bucket_name} can't be deleted or replaced: Object "
+        )
+        assert bucket.blob("dlq/a").exists()
 
     def test_keeps_what_is_not_ours(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """A dataset and a bucket that hold something of the user's stay, with just that in them."""

@@ -104,7 +104,7 @@ class TestLabelsWanted:
         """Missing and different labels are shown; other people's labels are not."""
         step = plan_step(wanted(kind), msgspec.structs.replace(wanted(kind), labels=live))
         assert step.action == "change"
-        assert step.differences == (Difference("labels", expected, "stage=test, team=shop", "change"),)
+        assert step.differences == (Difference("labels", expected, "stage=test, team=shop", "change", stops="none"),)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_others(self, kind: type[Resource]) -> None:
@@ -300,7 +300,7 @@ class TestOnTheLocalServices:
         moved = msgspec.structs.replace(settings, labels={"team": "toys"})
         done = infra.apply(Target(moved, stack), infra.plan(Target(moved, stack)))
         assert {(step.action, step.differences) for step in done.steps} == {
-            ("change", (Difference("labels", "team=shop", "team=toys", "change"),))
+            ("change", (Difference("labels", "team=shop", "team=toys", "change", stops="none"),))
         }
         assert len(done.steps) == 16
         found = self.labels(target)

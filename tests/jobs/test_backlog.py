@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from google.cloud import monitoring_v3
 from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
 
 from ecomflow.config import Endpoints, Settings
-from ecomflow.errors import AccessError, NotFoundError
+from ecomflow.errors import AccessError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import (
@@ -27,6 +28,7 @@ from ecomflow.jobs.backlog import (
     read_backlog,
     wait_until_empty,
 )
+from tests.support.fronts import another_broker
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 SETTINGS = Settings(project="my-project", subscription="events-sub")
@@ -143,6 +145,15 @@ class TestCountWaiting:
         assert found is not None
         assert found.waiting == Waiting(6, None)
         assert found.oldest_seconds == pytest.approx(65, abs=5)
+
+    @pytest.mark.stack
+    def test_another_emulator(self, provisioned: Settings, stack: Endpoints) -> None:
+        """It doesn't report the backlog: nothing is known, which is no failure; the metrics say why."""
+        with another_broker(str(stack.pubsub)) as pubsub:
+            target = Target(provisioned, msgspec.structs.replace(stack, pubsub=pubsub))
+            assert count_waiting(target) is None
+            with pytest.raises(UnavailableError, match=f"The Pub/Sub emulator at {pubsub} does not report the backlog"):
+                read_backlog(target, datetime.now(UTC))
 
     @pytest.mark.stack
     def test_a_subscription_that_is_not_there(self, settings: Settings, target: Target) -> None:

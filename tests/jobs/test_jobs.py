@@ -21,15 +21,20 @@ from ecomflow.cli import app
 from ecomflow.config import DataflowSettings, Endpoints, Settings
 from ecomflow.errors import AccessError, ConfigError, EcomflowError, NotFoundError, PipelineError, UnavailableError
 from ecomflow.gcp.target import Target
+from ecomflow.generator import publisher, rounds
 from ecomflow.jobs import local, service, update
 from ecomflow.jobs.client import JobsApi
 from ecomflow.jobs.records import JobMessage, StepFit
+from ecomflow.jobs.services import silent_services
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct import launch, logs
 from ecomflow.processes import json_lines
+from ecomflow.processes.detached import free_port
 from tests.support import dataflow_stub
 from tests.support.cli import ecomflow, write_stack_file
 from tests.support.dataflow_stub import DataflowStub, running_stub
+from tests.support.running import count_waiting, running, settings_in
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -699,6 +704,65 @@ class TestLocal:
         assert (two["message"], three["message"], three["process"]) == ("\x1b[2Jtwo\x9b", "three", 7)
         assert cancelled.returncode == 0
         assert "was killed; its unacknowledged messages are delivered again" in " ".join(cancelled.stdout.split())
+
+    def test_restarts_alone_are_no_running_pipeline(self, here: Settings, tmp_path: Path) -> None:
+        """A pipeline that waits for a fix says for what, and why it restarted, with exit code 4; all commands call it waiting."""
+        with stand_in(here, "end") as process:
+            status = msgspec.structs.replace(
+                launch.read_status(here.state_path),
+                restarts=6,
+                last_restart=time.time(),
+                last_failure="fact_order does not exist.\nRun: ecomflow infra up",
+                waiting_for="its restart in 8 s, after: fact_order does not exist.",
+                updated=time.time() + 60,  # as if it reported on while the commands below start
+            )
+            (here.state_path / launch.STATUS_FILE).write_bytes(msgspec.json.encode(status))
+            shown = ecomflow("job", "status", settings=here, folder=tmp_path)
+            as_json = ecomflow("job", "status", "--json", settings=here, folder=tmp_path)
+            listed = ecomflow("job", "list", settings=here, folder=tmp_path)
+            infra = ecomflow("infra", "status", settings=here, folder=tmp_path)
+            once = ecomflow("top", "--once", "--interval", "0.2", settings=here, folder=tmp_path)
+            local.cancel(here)
+            process.wait(10)
+        waiting = "The pipeline is waiting for its restart in 8 s, after: fact_order does not exist. See: ecomflow infra status"
+        assert shown.stdout.splitlines()[-2:] == [
+            waiting,
+            "It restarted 6 times, the last time because: fact_order does not exist. Run: ecomflow infra up",
+        ]
+        found = json.loads(as_json.stdout)
+        assert (found["state"], found["condition"], found["trouble"], found["restarts"]) == ("running", "waiting", waiting, 6)
+        assert [result.returncode for result in (shown, as_json, once)] == [4, 4, 4]
+        assert ["s", str(process.pid), "waiting"] in [line.split()[:3] for line in listed.stdout.splitlines()]
+        assert f"Local pipeline: waiting, process {process.pid}." in infra.stdout
+        assert once.stdout.startswith("● waiting")
+        assert waiting in infra.stdout
+        assert waiting in once.stdout
+
+    @pytest.mark.stack
+    def test_a_pipeline_whose_table_was_dropped(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
+        """Its restarts, with their reason, are its status until the table is back; then it runs."""
+        settings = settings_in(tmp_path, provisioned, stack)
+        target = Target(settings, stack)
+        with running(settings) as pipeline:
+            target.bigquery.delete_table(f"{settings.dataset_id}.fact_order_header")
+            publisher.publish(target, rounds.generate(1, seed=1, now=datetime.now(UTC)))
+            wait_until(lambda: pipeline.status().restarts, "it restarts")
+            shown = ecomflow("job", "status", settings=settings, folder=tmp_path)
+            assert shown.returncode == 4
+            assert "fact_order_header" in shown.stdout
+            assert "It restarted " in shown.stdout
+            infra.apply(target, infra.plan(target))
+            wait_until(lambda: count_waiting(target) == 0, "everything is written")
+
+    @pytest.mark.stack
+    def test_a_service_that_does_not_answer(self, stack: Endpoints, tmp_path: Path) -> None:
+        """Those of the stack that are used are asked; not one that a variable overrides."""
+        settings = Settings(state_dir=str(tmp_path))
+        own = msgspec.structs.replace(stack, storage=f"http://127.0.0.1:{free_port()}")
+        write_stack_file(tmp_path, own)
+        assert silent_services(Target(settings, own)) == ("storage",)
+        assert silent_services(Target(settings, msgspec.structs.replace(own, storage="http://127.0.0.1:1"))) == ()
+        assert silent_services(Target(settings, Endpoints())) == ()
 
     def test_following_a_log_ends_with_the_pipeline(self, here: Settings) -> None:
         """Lines come as they are written, also where the log begins anew meanwhile; the last ones come with the end."""

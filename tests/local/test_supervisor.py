@@ -154,6 +154,42 @@ def running(state_path: Path) -> supervisor.StackReport:
     return supervisor.up(state_path)
 
 
+class TestServicesInUse:
+    @pytest.mark.parametrize(
+        ("external", "expected"),
+        [
+            ((), ("pubsub", "storage", "bigquery")),
+            (("pubsub",), ("storage", "bigquery")),
+            (("bigquery",), ("pubsub", "storage", "bigquery")),
+            (("pubsub", "storage", "bigquery", "bigquery_storage", "dataflow"), ()),
+        ],
+    )
+    def test_those_that_nothing_replaces(self, external: tuple[str, ...], expected: tuple[str, ...]) -> None:
+        """The local BigQuery is used until both its endpoints are another's."""
+        assert supervisor.services_in_use(external) == expected
+
+    def test_none(self, tmp_path: Path) -> None:
+        """Nothing is started, and no folder is made."""
+        report = supervisor.up(tmp_path / "state", names=())
+        assert (report.ready, report.services, report.started) == (True, (), ())
+        assert not (tmp_path / "state").exists()
+
+    @stack
+    def test_some(self, tmp_path: Path) -> None:
+        """The others are started when they are needed, and those that run are kept."""
+        try:
+            first = supervisor.up(tmp_path, names=("storage",))
+            assert (first.started, states(first)) == (("storage",), {"storage": "ready"})
+            assert states(supervisor.status(tmp_path)) == {"pubsub": "down", "storage": "ready", "bigquery": "down"}
+            second = supervisor.up(tmp_path, names=("pubsub", "storage"))
+            assert second.started == ("pubsub",)
+            assert pids(second)["storage"] == pids(first)["storage"]
+            assert supervisor.up(tmp_path, names=("storage",)).started == ()
+            assert states(supervisor.status(tmp_path)) == {"pubsub": "ready", "storage": "ready", "bigquery": "down"}
+        finally:
+            supervisor.down(tmp_path)
+
+
 @stack
 class TestRunningStack:
     def test_the_file_tells_where_it_listens(self, state_path: Path, running: supervisor.StackReport) -> None:

@@ -16,7 +16,7 @@ from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Backlog, Waiting
 from ecomflow.jobs.metrics import MetricsReader, local_metrics, with_backlog
-from ecomflow.metrics.history import History, Latency, messages_in_by, report, rows_of, trouble
+from ecomflow.metrics.history import Condition, History, Latency, condition, condition_now, messages_in_by, report, rows_of
 from ecomflow.metrics.snapshot import (
     LATENCY_BOUNDS,
     PipelineMetrics,
@@ -56,6 +56,11 @@ def history(*readings: PipelineMetrics, kept: float = 300.0) -> History:
     for one in readings:
         found.add(one, one.at)
     return found
+
+
+def trouble(history: History) -> str | None:
+    """What is wrong, in a sentence; None: nothing."""
+    return condition(history).trouble
 
 
 class TestFromCounters:
@@ -233,7 +238,8 @@ class TestTrouble:
         """A pipeline that moves, or has nothing to do, is well."""
         assert trouble(history(*(metrics(at, at, backlog=9, oldest_unacked_seconds=50.0) for at in range(60)))) is None
         assert trouble(history(metrics(0, 5), metrics(100, 5, backlog=0))) is None
-        assert trouble(History()) is None
+        assert condition(history(metrics(0, 5))) == Condition("running", None)
+        assert condition(history(metrics(0, state="draining", where="europe-west1"))).name == "draining"
 
     @pytest.mark.parametrize(
         ("reading", "sentence"),
@@ -270,17 +276,33 @@ class TestTrouble:
     def test_it_waits_for_a_service(self) -> None:
         """At once, in the pipeline's own words."""
         readings = metrics(1, waiting_for="BigQuery to accept rows of fact_order:\n503 try again")
-        assert trouble(history(readings)) == (
-            "The pipeline is waiting for BigQuery to accept rows of fact_order: 503 try again. See: ecomflow infra status"
-        )
+        sentence = "The pipeline is waiting for BigQuery to accept rows of fact_order: 503 try again. See: ecomflow infra status"
+        assert condition(history(readings)) == Condition("waiting", sentence)
 
     def test_it_restarts(self) -> None:
         """Within the last minute; earlier ones are only counted."""
-        restarted = [metrics(at, restarts=1 + (at >= 5), last_failure="Out of luck.") for at in range(0, 120, 5)]
-        assert trouble(history(*restarted[:3])) == (
-            "The pipeline has restarted in the last minute, 2 times in total: Out of luck. See: ecomflow job logs"
+        known: dict[str, Any] = {"restarts": 2, "last_failure": "Out of luck."}
+        restarted = metrics(64, last_restart=START + 5, **known)
+        sentence = "The pipeline has restarted in the last minute, 2 times in total: Out of luck. See: ecomflow job logs"
+        assert condition(history(restarted)) == Condition("restarting", sentence)
+        assert condition(history(metrics(65, last_restart=START + 5, **known))) == Condition("running", None)
+
+    def test_a_service_of_the_local_stack_does_not_answer(self) -> None:
+        """Which ones, what the pipeline waits for therefore, and how to start them."""
+        silent = metrics(0, silent_services=("storage",))
+        assert condition_now(silent, START) == Condition(
+            "degraded", "storage of the local stack does not answer. Run: ecomflow infra up"
         )
-        assert trouble(history(*restarted)) is None
+        both = metrics(0, silent_services=("storage", "bigquery"), waiting_for="BigQuery to answer")
+        assert trouble(history(both)) == (
+            "storage and bigquery of the local stack do not answer, and the pipeline is waiting for BigQuery to answer. "
+            "Run: ecomflow infra up"
+        )
+
+    def test_its_status_is_damaged(self) -> None:
+        """A pipeline of which nothing can be read is not called running."""
+        found = condition_now(local_metrics(PipelineStatus("running", last_failure="Its report is lost."), SHOP, START), START)
+        assert found == Condition("silent", "The pipeline runs. Its report is lost. See: ecomflow job logs")
 
     def test_it_has_reported_nothing_for_a_while(self) -> None:
         """A process that hangs writes no status; Dataflow's metrics may be older."""
@@ -297,9 +319,10 @@ class TestTrouble:
         """After half a minute, with the first step that holds something."""
         stuck = [metrics(at, 5, backlog=7, oldest_unacked_seconds=float(at)) for at in range(0, 45, 5)]
         assert trouble(history(*stuck[:6])) is None
-        assert trouble(history(*stuck)) == (
+        assert condition(history(*stuck)) == Condition(
+            "stuck",
             "7 messages are waiting, and there has been no progress for 40 s: the step 'Decode events' has 5 in flight. "
-            "See: ecomflow job logs"
+            "See: ecomflow job logs",
         )
 
     def test_young_messages_are_no_trouble(self) -> None:
@@ -328,11 +351,12 @@ class TestTrouble:
 
 class TestReport:
     def test_it_is_all_that_a_view_shows(self) -> None:
-        """The metrics, their rates and latency, and what is wrong; as JSON it is read back as it was."""
+        """The metrics, their rates and latency, the condition and what is wrong; as JSON it is read back as it was."""
         found = report(history(metrics(0, 0), metrics(1, 9, waiting_for="nothing")))
         assert found is not None
         assert found.rates is not None
-        assert (found.metrics.received, found.rates.received, found.trouble is None) == (9, 9.0, False)
+        assert (found.metrics.received, found.rates.received) == (9, 9.0)
+        assert (found.condition, found.trouble is None) == ("waiting", False)
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
         assert report(History()) is None
 
@@ -346,6 +370,7 @@ class TestLocalMetrics:
             counters={"received": 3},
             gauges={"memory_bytes": 5.0},
             restarts=1,
+            last_restart=START + 4,
             last_failure="bad luck",
             waiting_for="a bus",
             started=START,
@@ -356,7 +381,7 @@ class TestLocalMetrics:
         assert (found.at, found.state, found.where, found.started) == (START + 9, "running", "local", START)
         assert found.name == "process 7"
         assert (found.received, found.memory_bytes, found.restarts, found.processes) == (3, 5, 1, 2)
-        assert (found.last_failure, found.waiting_for) == ("bad luck", "a bus")
+        assert (found.last_restart, found.last_failure, found.waiting_for) == (START + 4, "bad luck", "a bus")
 
     def test_no_pipeline(self) -> None:
         """It is reported so, as of now."""

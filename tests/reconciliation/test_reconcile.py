@@ -16,10 +16,11 @@ import pytest
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store
-from ecomflow.errors import ConfigError, ImbalanceError
+from ecomflow.errors import ConfigError, ImbalanceError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
+from ecomflow.metrics.history import Condition
 from ecomflow.pipeline.direct import launch
 from ecomflow.reconciliation.ledger import LedgerEntry, default_ledger, read_ledger
 from ecomflow.reconciliation.reconcile import (
@@ -27,6 +28,7 @@ from ecomflow.reconciliation.reconcile import (
     TypeBalance,
     _without_ledger,
     balance_by_id,
+    balance_others,
     balance_places,
     check,
     reconcile,
@@ -35,6 +37,7 @@ from ecomflow.reconciliation.shapes import layout_of, type_of
 from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow, write_stack_file
 from tests.support.contract import SHOP
+from tests.support.fronts import another_broker
 
 ORDER, MOVE, VISIT = (1, 2, 2, 0, 0), (0, 0, 0, 1, 0), (0, 0, 0, 0, 1)
 HEADER_ONLY = (1, 0, 0, 0, 0)
@@ -64,7 +67,7 @@ def without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
 
 def by_kind(outcome: Reconciliation) -> dict[str, tuple[str, ...]]:
     """The ids that are named, by kind; kinds without any left out."""
-    kinds = ("missing", "incomplete", "doubled", "unpublished")
+    kinds = ("missing", "incomplete", "doubled")
     return {kind: ids for kind in kinds if (ids := getattr(outcome, kind))}
 
 
@@ -121,6 +124,7 @@ class TestBalanceById:
             (SHAPES, {**LETTERS, "o1": "order"}, {"doubled": ("o1",)}),
             ({**SHAPES, "o2": (1, 4, 4, 0, 0)}, LETTERS, {"doubled": ("o2",)}),
             (without(SHAPES, "u1"), {**LETTERS, "i1": "unknown"}, {"missing": ("u1",), "doubled": ("i1",)}),
+            (without(SHAPES, "o1") | {"o2": ORDER}, LETTERS, {"missing": ("o1",), "doubled": ("o2",)}),
         ],
     )
     def test_what_is_not_in_one_place_is_named(
@@ -192,31 +196,76 @@ class TestBalancePlaces:
         assert (outcome.adds_up, outcome.incomplete) == (True, incomplete)
 
 
+class TestBalanceOthers:
+    """Events that are in a store, but not in the ledger."""
+
+    OUTCOME = balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS, LAYOUT)
+
+    def balanced(self, shapes: dict[str, Any], letters: dict[str, str], waiting: int = 0) -> Reconciliation:
+        return balance_others(self.OUTCOME, {*shapes, *letters}, shapes, letters, Waiting(waiting), LAYOUT)
+
+    def test_they_are_no_fault(self) -> None:
+        """Whole events and dead letters of another producer change nothing."""
+        assert self.balanced({"x": ORDER, "y": HEADER_ONLY}, {"y": "order", "z": "unknown"}) == self.OUTCOME
+
+    @pytest.mark.parametrize(
+        ("shapes", "letters", "kinds", "wrong"),
+        [
+            ({"x": HEADER_ONLY}, {}, {"incomplete": ("x",)}, ["order"]),
+            ({"x": ORDER}, {"x": "order"}, {"doubled": ("x",)}, ["order"]),
+            ({"x": (1, 2, 2, 1, 0)}, {}, {"incomplete": ("x",)}, ["order", "inventory"]),
+        ],
+    )
+    def test_one_in_part_or_twice_is(
+        self, shapes: dict[str, Any], letters: dict[str, str], kinds: dict[str, tuple[str, ...]], wrong: list[str]
+    ) -> None:
+        """The id is named, and the line of its type does not add up."""
+        outcome = self.balanced(shapes, letters)
+        assert (outcome.adds_up, by_kind(outcome)) == (False, kinds)
+        assert [line.event_type for line in outcome.lines if not line.adds_up] == wrong
+
+    def test_one_on_its_way_is_not(self) -> None:
+        """As many as wait may be in some of their tables."""
+        assert self.balanced({"x": HEADER_ONLY}, {}, waiting=1) == self.OUTCOME
+
+
 class TestCheck:
-    def test_the_first_twenty_ids_of_each_kind_are_named(self) -> None:
-        """The error says how many there are, names twenty, and says where the others are."""
+    def test_the_first_ids_of_each_kind_are_named(self) -> None:
+        """The error says how many there are, names three, and says where the others are."""
         ledger = {f"e{number:02}": entry("inventory") for number in range(30)}
         outcome = balance_by_id(ledger, {"e00": (0, 0, 0, 2, 0)}, {}, NOTHING_WAITS, LAYOUT)
         with pytest.raises(ImbalanceError) as raised:
             check(outcome)
-        named = ", ".join(f"e{number:02}" for number in range(1, 21))
         assert (
             raised.value.message
-            == f"The published events do not match the stored ones. 29 missing: {named}, …; 1 incomplete: e00."
+            == "The published events do not match the stored ones. 29 missing: e01, e02, e03, …; 1 incomplete: e00."
         )
         assert (raised.value.remedy, raised.value.exit_code) == ("To list every id: ecomflow reconcile --json", 7)
 
-    def test_what_the_own_ledger_does_not_know(self) -> None:
-        """Somebody else may have published it: the error says how to leave it out."""
-        outcome = msgspec.structs.replace(
-            balance_by_id(LEDGER, SHAPES, LETTERS, NOTHING_WAITS, LAYOUT), unpublished=("x",), ledger="l.jsonl", adds_up=False
+    def test_what_waits_is_not_settled(self) -> None:
+        """The equation holds only if the events are in the backlog: another exit code, with what the pipeline does."""
+        outcome = balance_by_id(LEDGER, {"o1": HEADER_ONLY, "i1": MOVE}, LETTERS, Waiting(2), LAYOUT)
+        outcome = msgspec.structs.replace(outcome, ledger="l.jsonl")
+        with pytest.raises(UnavailableError) as raised:
+            check(outcome, pipeline=Condition("none", "No pipeline is running. Start it with: ecomflow deploy"))
+        assert raised.value.message == (
+            "2 events are still waiting in the subscription, so the equation is not complete. "
+            "No pipeline is running. Start it with: ecomflow deploy"
         )
-        with pytest.raises(ImbalanceError, match="1 not in the ledger: x") as raised:
+        assert raised.value.exit_code == 4
+        check(outcome, allow_waiting=True)
+
+    def test_messages_of_others_may_wait(self) -> None:
+        """Where every event of the ledger is stored, what waits is somebody else's, or a redelivery."""
+        outcome = balance_by_id(LEDGER, SHAPES, LETTERS, Waiting(9), LAYOUT)
+        check(msgspec.structs.replace(outcome, ledger="l.jsonl"))
+
+    def test_without_a_ledger_every_message_counts(self) -> None:
+        """Nobody knows whose they are."""
+        outcome = balance_places(AMOUNTS, {}, (), LETTERS, Waiting(1), LAYOUT)
+        with pytest.raises(UnavailableError, match="1 event is still waiting in the subscription"):
             check(outcome)
-        assert (
-            str(raised.value).splitlines()[-1]
-            == "To ignore events that are not in the ledger: ecomflow reconcile --ledger l.jsonl"
-        )
+        check(msgspec.structs.replace(outcome, waiting=NOTHING_WAITS))
 
 
 class TestLedger:
@@ -297,7 +346,7 @@ class TestOnTheStack:
     def test_it_adds_up_until_something_is_taken_or_added(self, loaded: tuple[Settings, Path], stack: Endpoints) -> None:
         """What was published twice counts once.
 
-        A lost dead letter, a lost row, a row too many and an event that nobody published are named, these and no others.
+        A lost dead letter, a lost row and a row too many are named, these and no others; an event of another producer is counted.
         """
         settings, ledger = loaded
         shown = ecomflow("reconcile", "--wait", "30", settings=settings)
@@ -318,30 +367,55 @@ class TestOnTheStack:
         assert result.returncode == 7
         assert outcome["missing"] == sorted({*lost, moves[0]})
         assert outcome["incomplete"] == sorted([orders[0], moves[2]])
-        assert (outcome["doubled"], outcome["unpublished"]) == ([], ["stranger"])
+        assert (outcome["doubled"], outcome["not_in_ledger"]) == ([], 1)
         assert "2 incomplete: " in result.stderr
         assert orders[0] in result.stderr
-        assert "1 not in the ledger: stranger" in result.stderr
 
         followed = reconcile(Target(settings, stack), ledger)
-        assert (list(followed.missing), followed.unpublished) == (outcome["missing"], ())
-        # The same by parts of ids, as in a project.
+        assert (list(followed.missing), followed.not_in_ledger) == (outcome["missing"], 1)
+        # The same by parts of ids, as in a project, where events of others are not read.
         in_project = msgspec.structs.replace(settings, project="ecomflow-local")
-        assert reconcile(Target(in_project, stack), ledger) == followed
+        assert reconcile(Target(in_project, stack), ledger) == msgspec.structs.replace(followed, not_in_ledger=None)
         unaided = reconcile(Target(in_project, stack))
         assert (unaided.incomplete, unaided.doubled, unaided.adds_up) == (followed.incomplete, (), False)
         assert unaided.lines[0].facts == 9
 
     def test_with_no_pipeline_all_waits(self, provisioned: Settings) -> None:
-        """It adds up, and says what it rests on; --wait ends after its time."""
+        """The exit code says that it is not settled, and the error that no pipeline runs; --wait ends after its time."""
         assert ecomflow("publish", "--n", "2", settings=provisioned).returncode == 0
         shown = ecomflow("reconcile", "--wait", "0.5", settings=provisioned)
-        assert shown.returncode == 0, shown.stderr
         assert cells(shown, "order") == ["4", "0", "0", "4", "yes"]
-        assert "Messages in the subscription: 12." in shown.stdout
-        assert shown.stdout.splitlines()[-1] == (
-            "It adds up if all 12 events that were not found are among those messages. To wait for them, add: --wait 60"
-        )
+        assert shown.stdout.splitlines()[-1] == "Messages in the subscription: 12."
+        assert shown.returncode == 4
+        assert "Error: 12 events are still waiting in the subscription, so the equation is not complete." in shown.stderr
+        assert shown.stderr.count("12 messages are waiting. Start it with: ecomflow deploy --detach") == 2
+
+        allowed = ecomflow("reconcile", "--allow-waiting", settings=provisioned)
+        assert allowed.returncode == 0, allowed.stderr
+        assert allowed.stdout.splitlines()[-1] == ("It adds up if all 12 events that were not found are among those messages.")
+
+    def test_what_the_ledger_does_not_know_is_told_apart(self, provisioned: Settings, tmp_path: Path) -> None:
+        """Events of another ledger are counted beside the equation, whichever of the two ledgers is read."""
+        other = str(tmp_path / "other.jsonl")
+        for arguments in (("--n", "1"), ("--n", "2", "--ledger", other)):
+            published = ecomflow("publish", *arguments, settings=provisioned)
+            assert published.returncode == 0, published.stderr
+        with deployed(provisioned):
+            own = ecomflow("reconcile", "--wait", "60", settings=provisioned)
+            named = ecomflow("reconcile", "--ledger", other, settings=provisioned)
+        for shown, counts, others in ((own, ["2", "1", "1", "0", "yes"], 12), (named, ["4", "2", "2", "0", "yes"], 6)):
+            assert shown.returncode == 0, shown.stderr
+            assert [cells(shown, name) for name in ("order", "inventory", "user_activity")] == [counts] * 3
+            assert f"Not in the ledger: {others} of the stored events." in shown.stdout
+            assert shown.stdout.splitlines()[-1] == "It adds up: every event is accounted for exactly once."
+
+    def test_at_another_broker(self, provisioned: Settings, stack: Endpoints) -> None:
+        """What waits there is not known; everything else is counted."""
+        with another_broker(str(stack.pubsub)) as pubsub:
+            done = ecomflow("reconcile", settings=provisioned, PUBSUB_EMULATOR_HOST=f"http://{pubsub}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "The number of messages in the subscription is not known: this Pub/Sub emulator does not report it." in done.stdout
+        assert "No event is incomplete, and none is both a fact and a dead letter." in done.stdout
 
     def test_it_adds_up_at_any_moment(self, provisioned: Settings, target: Target) -> None:
         """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -258,3 +259,15 @@ def _handler(front: HttpFront, backend: str) -> type[BaseHTTPRequestHandler]:
                 pass  # the caller has gone: it was killed, or gave up
 
     return Handler
+
+
+@contextmanager
+def another_broker(pubsub: str) -> Iterator[str]:
+    """``host:port`` of ``pubsub`` as of a broker that is not ecomflow's: it has none of the methods that only that one has."""
+    front = GrpcFront(pubsub)
+    own = ("Get", "Damage")
+    front.plan = lambda method, _: Refuse(grpc.StatusCode.UNIMPLEMENTED, "Method not found") if method in own else None
+    try:
+        yield front.address
+    finally:
+        front.close()

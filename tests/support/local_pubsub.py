@@ -167,7 +167,7 @@ class StreamUser:
 
     def __init__(self, clients: Clients, **first: Any) -> None:
         self._requests: queue.Queue[types.StreamingPullRequest | None] = queue.Queue()
-        self.send(subscription=SUBSCRIPTION, **({"stream_ack_deadline_seconds": 10} | first))
+        self.send(**({"subscription": SUBSCRIPTION, "stream_ack_deadline_seconds": 10} | first))
         self.responses = clients.subscriber.streaming_pull(iter(self._requests.get, None))
 
     def send(self, **request: Any) -> None:

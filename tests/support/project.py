@@ -9,6 +9,7 @@ https://cloud.google.com/iam/docs/roles-permissions, of each role those that mat
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -17,6 +18,7 @@ from google.pubsub_v1 import types
 
 from ecomflow.config import Settings
 from ecomflow.infra.resources import DAY_SECONDS, Bucket, Dataset, Resource, Subscription, Table, Topic, View, as_labels, desired
+from ecomflow.sql import Column
 from tests.support.infra import PROJECT_NUMBER, Google
 
 # Which permissions a REST method takes, by HTTP method and path; the first that fits.
@@ -166,7 +168,11 @@ class Project(Google):
         policy = {"retentionDurationSeconds": str((bucket.soft_delete_days or 0) * DAY_SECONDS)}
         owner = {"projectNumber": self.bucket_owner}
         encryption = {"encryption": {"defaultKmsKeyName": bucket.kms_key}} if bucket.kms_key else {}
-        described = {**owner, **encryption, "labels": _labels(bucket)}
+        described: dict[str, Any] = {**owner, **encryption, "labels": _labels(bucket)}
+        described["defaultEventBasedHold"] = bucket.default_event_based_hold
+        if bucket.retention_policy:
+            days, _, lock = bucket.retention_policy.partition(" days")
+            described["retentionPolicy"] = {"retentionPeriod": str(int(days) * DAY_SECONDS), "isLocked": bool(lock)}
         return 200, {"name": name, "location": bucket.location, "softDeletePolicy": policy, **described}
 
     def _bigquery(self, rest: str) -> tuple[int, Any]:
@@ -180,7 +186,11 @@ class Project(Google):
             case Dataset():
                 reference = {"projectId": "test-project", "datasetId": dataset}
                 key = {"defaultEncryptionConfiguration": {"kmsKeyName": found.kms_key}} if found.kms_key else {}
-                return 200, {"datasetReference": reference, "location": found.location, "labels": _labels(found), **key}
+                names = {"defaultTableExpirationMs": found.default_table_expiration}
+                names["defaultPartitionExpirationMs"] = found.default_partition_expiration
+                expirations = {name: _milliseconds(period) for name, period in names.items() if period}
+                body = {"datasetReference": reference, "location": found.location, "labels": _labels(found)}
+                return 200, {**body, **key, **expirations}
         return _missing(f"Not found: Dataset p:{dataset}")
 
     def pubsub_methods(self) -> dict[str, dict[str, Any]]:
@@ -232,6 +242,11 @@ def _denial(path: str, lacking: list[str]) -> str:
     return f"Access Denied: Permission {lacking[0]} denied on resource (or it may not exist)."
 
 
+def _milliseconds(days: str) -> str:
+    """Of ``30 days``, as the service writes it."""
+    return str(int(days.split()[0]) * DAY_SECONDS * 1000)
+
+
 def _labels(found: Any) -> dict[str, str]:
     return dict(label.split("=", 1) for label in found.labels or ())
 
@@ -248,16 +263,30 @@ def _table_body(found: Table | View, dataset: str, table: str) -> dict[str, Any]
     body["labels"] = _labels(found)
     if isinstance(found, View):
         schema = [{"name": name, "type": "STRING"} for name in found.columns]
-        return {**body, "type": "VIEW", "schema": {"fields": schema}, "view": {"query": found.query}}
-    schema = [
-        {"name": column.name, "type": _TYPES.get(column.type, column.type), "mode": "REQUIRED" if column.required else "NULLABLE"}
-        for column in found.columns
-    ]
+        return {**body, "type": found.table_type, "schema": {"fields": schema}, "view": {"query": found.query}}
+    schema = [_field(column) for column in found.columns]
     clustering = {"fields": list(found.clustering or ())}
-    partitioning = {"type": "DAY", "field": found.partition}
+    partitioning: dict[str, Any] = {"type": "DAY", "field": found.partition}
     if found.kms_key:
         body["encryptionConfiguration"] = {"kmsKeyName": found.kms_key}
-    return {**body, "type": "TABLE", "schema": {"fields": schema}, "timePartitioning": partitioning, "clustering": clustering}
+    if found.partition_expiration:
+        partitioning["expirationMs"] = _milliseconds(found.partition_expiration)
+    if found.expires:
+        moment = datetime.strptime(found.expires, "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+        body["expirationTime"] = str(int(moment.timestamp() * 1000))
+    if found.require_partition_filter:
+        body["requirePartitionFilter"] = True
+    layout = {"timePartitioning": partitioning, "clustering": clustering}
+    return {**body, "type": found.table_type, "schema": {"fields": schema}, **layout}
+
+
+def _field(column: Column) -> dict[str, Any]:
+    """A column as the REST API shows it, with its precision and scale or its length."""
+    name, _, parameters = column.type.rstrip(")").partition("(")
+    keys = ("maxLength",) if name in ("STRING", "BYTES") else ("precision", "scale")
+    numbers = dict(zip(keys, parameters.split(", "), strict=False)) if parameters else {}
+    mode = "REQUIRED" if column.required else "NULLABLE"
+    return {"name": column.name, "type": _TYPES.get(name, name), "mode": mode, **numbers}
 
 
 def _subscription(found: Subscription) -> types.Subscription:

@@ -16,7 +16,7 @@ from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import dead_letter, path_and_rule
 from ecomflow.contract.events import Message
 from ecomflow.deadletters.groups import group
-from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary
+from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, Unpublishable
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import History, report
@@ -391,8 +391,16 @@ class TestWhatIsNoLongerCurrent:
 
     def test_a_pipeline_that_hangs_is_marked_too(self) -> None:
         """It runs, and has reported nothing for a while."""
-        silent = msgspec.structs.replace(sample(), now=NOW.timestamp() + 30)
+        silent = sample()
+        assert silent.report is not None
+        silent = msgspec.structs.replace(silent, report=msgspec.structs.replace(silent.report, condition="silent"))
         assert stale_since(silent) == NOW.timestamp() + 2
+
+    @pytest.mark.parametrize(("seconds", "is_stale"), [(60, False), (600, True)])
+    def test_a_job_that_reports_nothing(self, seconds: float, is_stale: bool) -> None:
+        """Dataflow's metrics are up to some minutes old."""
+        late = msgspec.structs.replace(sample(where="europe-west3"), now=NOW.timestamp() + 2 + seconds)
+        assert (stale_since(late) is not None) == is_stale
 
     def test_every_view_has_the_same_totals(self) -> None:
         """With their time, so that no view contradicts another."""
@@ -563,6 +571,21 @@ def test_a_replay_says_what_it_did() -> None:
     text = Elements(dead_letters.replay_view(done, "t")).text
     assert "2 of 3 now pass." in text
     assert "Published 2 again and moved 2 to replayed/." in text
+
+
+def test_a_replay_names_what_cannot_be_published() -> None:
+    """In the preview, and afterwards what Pub/Sub has refused; neither is said to fail the contract."""
+    planned, refused = (
+        Unpublishable("E-1", "dlq/order/x.jsonl", "expected a"),
+        Unpublishable("E-2", "dlq/order/x.jsonl", "said b"),
+    )
+    plan = ReplayPlan(3, 2, {}, {}, 0, [], [], [planned])
+    done = Replay("x", DeadLetterFilter(streams=("order",)), "done", 2, plan, ReplaySummary(1, 1, 0, False, (refused,)))
+    text = Elements(dead_letters.replay_view(done, "t")).text
+    assert "2 of 3 now pass." in text
+    assert "would fail again" not in text
+    for words in ("1 dead letter that Pub/Sub does not take", "E-1", "expected a", "E-2", "said b"):
+        assert words in text
 
 
 def test_the_style_has_no_asset_from_elsewhere() -> None:

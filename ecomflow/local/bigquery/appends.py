@@ -131,7 +131,7 @@ def append_service(handler: Any) -> Any:
                 raise Refusal(grpc.StatusCode.NOT_FOUND, f"Requested entity was not found. Entity: {name}")
             if table is not connection.table:
                 connection.table, connection.target = table, write_servicer._table_arrow_schema(table)
-                connection.columns = {field.name: field for field in table.schema_.fields}
+                connection.columns = {field.name.lower(): field for field in table.schema_.fields}
                 connection.required = [field.name for field in table.schema_.fields if field.mode == "REQUIRED"]
                 check_columns(connection)
 
@@ -176,18 +176,19 @@ def append_service(handler: Any) -> Any:
 
 
 def check_columns(connection: Connection) -> None:
-    """Raises Refusal (INVALID_ARGUMENT) if the writer's columns do not match the table's."""
-    writer, target = connection.writer, connection.target
-    if writer is None or target is None:
+    """Raises Refusal (INVALID_ARGUMENT) if the writer's columns do not match the table's. Their names have no case."""
+    writer = connection.writer
+    if writer is None or connection.target is None:
         return
-    if extra := [name for name in writer.names if name not in target.names]:
+    if extra := [name for name in writer.names if name.lower() not in connection.columns]:
         names = ", ".join(f"'{name}'" for name in extra)
         _refuse(connection, f"Input schema has more fields than BigQuery schema, extra fields: {names}")
-    missing = [name for name in connection.required if name not in writer.names]
+    written = {name.lower() for name in writer.names}
+    missing = [name for name in connection.required if name.lower() not in written]
     if missing and not connection.applies_defaults:
         _refuse(connection, f"Input schema lacks the required fields: {', '.join(missing)}")
     for field in writer:
-        column = connection.columns[field.name]
+        column = connection.columns[field.name.lower()]
         if not takes(column.type, column.mode, field.type):
             _refuse(connection, f"Field {field.name} of type {column.type} does not accept the Arrow type {field.type}")
 
@@ -195,10 +196,10 @@ def check_columns(connection: Connection) -> None:
 def aligned(batch: pa.RecordBatch, connection: Connection) -> pa.Table:
     """The batch's columns in the table's types. Missing columns become null, or are left out if DEFAULTs apply."""
     assert connection.target is not None
-    columns = {}
+    columns, written = {}, {name.lower(): at for at, name in enumerate(batch.schema.names)}
     for field in connection.target:
-        if field.name in batch.schema.names:
-            column = batch.column(field.name)
+        if field.name.lower() in written:
+            column = batch.column(written[field.name.lower()])
             columns[field.name] = column if column.type == field.type else column.cast(field.type)
         elif not connection.applies_defaults:
             columns[field.name] = pa.nulls(batch.num_rows, field.type)

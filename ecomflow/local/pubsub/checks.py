@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 
-import grpc
 from google.protobuf import duration_pb2
 from google.pubsub_v1 import types
 
-from ecomflow.local.pubsub.broker import invalid, short_name, unimplemented
-from ecomflow.local.pubsub.queue import Proto, StatusError, seconds_of
+from ecomflow.local.pubsub.names import already_exists
+from ecomflow.local.pubsub.queue import Proto, seconds_of
+from ecomflow.local.pubsub.status import invalid, unimplemented
 
 # https://cloud.google.com/pubsub/quotas#resource_limits
 MAX_PUBLISH_BYTES = 10_000_000
 MAX_ACK_BYTES = 524_288
 MAX_MESSAGES = 1000
 MAX_LABELS = 64
+MAX_LABEL_CHARACTERS = 63
 MAX_ATTRIBUTES = 100
 MAX_ATTRIBUTE_KEY_BYTES = 256
 MAX_ATTRIBUTE_VALUE_BYTES = 1024
 MAX_ORDERING_KEY_BYTES = 1024
 
-_RESOURCE_NAME = re.compile(r"projects/[^/]+/(topics|subscriptions)/(?!goog)[A-Za-z][\w.~+%-]{2,254}", re.ASCII)
 _Subscription = types.Subscription.pb()
-
-
-def check_name(name: str, kind: str) -> None:
-    match = _RESOURCE_NAME.fullmatch(name)
-    if match is None or match[1] != kind:
-        rule = "3 to 255 letters, digits and -_.~+%, starting with a letter, not with 'goog'"
-        raise invalid(f"Invalid [{kind}] name: (name={name}): expected projects/PROJECT/{kind}/ID, the ID being {rule}.")
 
 
 def check_new(name: str, known: Collection[str]) -> None:
     if name in known:
-        raise StatusError(
-            grpc.StatusCode.ALREADY_EXISTS, f"Resource already exists in the project (resource={short_name(name)})."
-        )
-
-
-def check_given(field: str, name: str) -> None:
-    """Refuse an empty ``name`` in the request's ``field``."""
-    if not name:
-        raise invalid(f"Invalid resource name given: ({field}=): expected the full name, as projects/PROJECT/…/ID.")
+        raise already_exists(name)
 
 
 def check_labels(config: Proto) -> None:
     if len(config.labels) > MAX_LABELS:
         raise invalid(f"{config.name} has {len(config.labels)} labels: expected up to {MAX_LABELS}.")
+    for key, value in config.labels.items():
+        if not key[:1].isalpha() or not _is_label_text(key) or not _is_label_text(value):
+            raise invalid(
+                f"Invalid label given: ({key}={value}): expected up to {MAX_LABEL_CHARACTERS} lowercase letters, digits, '_' and "
+                "'-' in each part, and a key that starts with a letter."
+            )
+
+
+def _is_label_text(text: str) -> bool:
+    """https://cloud.google.com/pubsub/docs/create-topic-properties#labels"""
+    is_short = len(text) <= MAX_LABEL_CHARACTERS
+    return is_short and text == text.lower() and all(character.isalnum() or character in "_-" for character in text)
 
 
 def check_page_size(request: Proto) -> None:
@@ -106,6 +102,8 @@ def complete_subscription(config: Proto) -> None:
     check_range("message_retention_duration", seconds_of(config.message_retention_duration), *_RETENTION)
     if not config.HasField("expiration_policy"):
         config.expiration_policy.ttl.CopyFrom(duration_pb2.Duration(seconds=31 * 86_400))
+    if config.expiration_policy.HasField("ttl") and seconds_of(config.expiration_policy.ttl) < 86_400:
+        raise invalid(f"Invalid ttl given: (ttl={seconds_of(config.expiration_policy.ttl):g}): expected at least 86400.")
     if config.HasField("retry_policy"):
         check_range("minimum_backoff", seconds_of(config.retry_policy.minimum_backoff), 0, 600)
         check_range("maximum_backoff", seconds_of(config.retry_policy.maximum_backoff), 0, 600)
@@ -130,13 +128,7 @@ def merge(stored: Proto, update: Proto, paths: Collection[str], fixed: Collectio
     return merged
 
 
-def check_size(request: Proto, limit: int) -> None:
-    if request.ByteSize() > limit:
-        raise invalid(f"Request payload size exceeds the limit: {limit} bytes.")
-
-
 def check_publish(request: Proto) -> None:
-    check_size(request, MAX_PUBLISH_BYTES)
     if not 1 <= len(request.messages) <= MAX_MESSAGES:
         raise invalid(f"The request has {len(request.messages)} messages: expected 1 to {MAX_MESSAGES}.")
     if len({message.ordering_key for message in request.messages}) > 1:
@@ -165,6 +157,5 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
 
 
 def check_ack_ids(request: Proto) -> None:
-    check_size(request, MAX_ACK_BYTES)
     if not request.ack_ids:
         raise invalid("No ack ids specified.")

@@ -1,5 +1,7 @@
 """The storage of the local Pub/Sub: an append-only log of records, which a restart reads back in order.
 
+The bodies of messages are kept nowhere else: memory has a ``Message`` for each, by which ``read`` finds its body in the file.
+
 A record is handed to the operating system before ``append`` returns (write, without fsync): it survives the death of the process,
 but not of the machine. Each record is framed by its length and CRC-32. A truncated record at the end of the file, left by a kill,
 is dropped. Other damage (a bad disk, a power cut) is skipped up to the next complete record and reported as ``Damage``; the next
@@ -19,8 +21,10 @@ import re
 import shutil
 import stat
 import struct
+import sys
 import time
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -33,12 +37,13 @@ _LOGGER = logging.getLogger(__name__)
 _MAGIC = b"ecomflow pubsub log 1\n"
 _ANY_VERSION = re.compile(rb"ecomflow pubsub log \d+\n")
 _FRAME = struct.Struct("<II")  # length of the payload in bytes, CRC-32 of the payload
+_GAP = 4096  # Bodies with at most so many bytes between them are read at once.
 # The longest record that is searched for behind damage: one of ten messages of 10 MB.
 _LONGEST = 2**27 - 1
 
 
 class StoredMessage(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A published message. All its subscriptions share one object.
+    """A published message in the log.
 
     ``published`` is in seconds since the epoch; ``body`` is the encoded google.pubsub.v1.PubsubMessage with id and publish time.
     """
@@ -47,6 +52,16 @@ class StoredMessage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     published: float
     key: str
     body: bytes
+
+
+class Message(msgspec.Struct, gc=False):
+    """A published message in memory, which all its subscriptions share: its body is ``size`` bytes of the log from ``at`` on."""
+
+    id: int
+    published: float
+    key: str
+    size: int
+    at: int
 
 
 class Started(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -139,8 +154,8 @@ class Log:
             message = f"The Pub/Sub data folder {folder} can't be written: {error.strerror}."
             raise AccessError(message, "Choose another folder, or fix its permissions.") from error
 
-    def replay(self) -> Iterator[Record]:
-        """All complete records in order, except those about damage. Appends continue behind the last one.
+    def replay(self) -> Iterator[tuple[Record, int]]:
+        """All complete records in order, except those about damage, and where each stops. Appends continue behind the last one.
 
         Raises UnavailableError if the file is not a log, or one of another version.
         """
@@ -153,7 +168,7 @@ class Log:
             if isinstance(record, Damaged):
                 self._damage.append(record.damage)
             else:
-                yield record
+                yield record, stop
         rest = len(data) - at
         if rest and not _is_cut_short(data[at:]):
             places, lost_bytes, at = places + 1, lost_bytes + rest, len(data)
@@ -179,23 +194,46 @@ class Log:
         """Add to the damage that was just found that ``amount`` messages lost their subscription."""
         self._damage[-1] = msgspec.structs.replace(self._damage[-1], orphans=amount)
 
-    def append(self, *records: Record) -> None:
-        """Hand ``records`` to the operating system. If it raises OSError, the log is unchanged."""
-        self._write(b"".join(map(_frame, records)))
+    def append(self, *records: Record) -> list[int]:
+        """Hand ``records`` to the operating system; returns where each stops. If it raises OSError, the log is unchanged."""
+        frames, stops = bytearray(), []
+        for record in records:
+            _add_frame(frames, record)
+            stops.append(self.size + len(frames))
+        self._write(frames)
+        return stops
 
-    def rewrite(self, records: Iterable[Record]) -> None:
+    def read(self, messages: Iterable[Message]) -> list[bytes]:
+        """The bodies of ``messages``. Raises OSError, also if the file has become shorter."""
+        bodies: list[bytes] = []
+        for run in _runs(messages):
+            start, stop = run[0].at, run[-1].at + run[-1].size
+            data = os.pread(self._fd, stop - start, start)
+            if len(data) < stop - start:
+                raise OSError(errno.EIO, "it is shorter than before")
+            bodies += [data[(at := message.at - start) : at + message.size] for message in run]
+        return bodies
+
+    def rewrite(self, records: Iterable[Record]) -> Iterable[int]:
         """Replace the whole log by ``records`` and those about damage; a damaged file is kept under a name of its own.
 
-        After a kill or an OSError meanwhile, the old log is still in place.
+        Returns where the bodies of the messages in ``records`` are now, in their order. After a kill or an OSError meanwhile, the
+        old log is still in place.
         """
         scratch, copy = self.path.with_suffix(".tmp"), str(_free_name(self.path)) if self.is_damaged else None
         known = [msgspec.structs.replace(damage, copy=damage.copy or copy) for damage in self.damage()]
+        places = array("Q")
         try:
             with scratch.open("wb") as file:
                 os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._fd).st_mode))
-                file.write(_MAGIC)
+                stop = file.write(_MAGIC)
+                frame = bytearray()
                 for record in itertools.chain(records, map(Damaged, known)):
-                    file.write(_frame(record))
+                    frame.clear()
+                    _add_frame(frame, record)
+                    stop += file.write(frame)
+                    if isinstance(record, Published):
+                        places.extend(message.at for message in place(record, stop))
             if copy:
                 _keep(self.path, Path(copy))
             fd = os.open(scratch, os.O_RDWR)
@@ -205,21 +243,55 @@ class Log:
             raise
         os.close(self._fd)
         self._fd, self.size, self._damage = fd, os.fstat(fd).st_size, known
+        return places
 
     def close(self) -> None:
         os.close(self._fd)
         os.close(self._lock)
 
-    def _write(self, data: bytes) -> None:
-        written = 0
+    def _write(self, data: bytes | bytearray) -> None:
+        rest = memoryview(data)
         try:
-            while written < len(data):
-                written += os.pwrite(self._fd, data[written:], self.size + written)
+            while rest:
+                rest = rest[os.pwrite(self._fd, rest, self.size + len(data) - len(rest)) :]
         except OSError:
             with contextlib.suppress(OSError):  # The next write starts at the same offset, so leftover bytes do no harm.
                 os.ftruncate(self._fd, self.size)
             raise
         self.size += len(data)
+
+
+def place(record: Published, stop: int) -> list[Message]:
+    """The messages of ``record``, which stops at the offset ``stop`` of the log: the body is the last part of each."""
+    placed = []
+    for message in reversed(record.messages):
+        size = len(message.body)
+        placed.append(Message(message.id, message.published, sys.intern(message.key), size, stop - size))
+        stop -= size + _size_before_body(message)
+    placed.reverse()
+    return placed
+
+
+def _size_before_body(message: StoredMessage) -> int:
+    """How many bytes of an encoded message precede its body: the other fields, and the body's length.
+
+    https://github.com/msgpack/msgpack/blob/master/spec.md#bin-format-family
+    """
+    size = len(message.body)
+    length_bytes = 2 if size < 2**8 else 3 if size < 2**16 else 5
+    return len(_ENCODER.encode((message.id, message.published, message.key))) + length_bytes
+
+
+def _runs(messages: Iterable[Message]) -> list[list[Message]]:
+    """``messages`` in runs of those that follow each other closely in the log."""
+    runs: list[list[Message]] = []
+    end = 0
+    for message in messages:
+        if not runs or not end <= message.at <= end + _GAP:
+            runs.append([])
+        runs[-1].append(message)
+        end = message.at + message.size
+    return runs
 
 
 def _lock(path: Path) -> int:
@@ -278,7 +350,12 @@ def _mapped(path: Path) -> memoryview:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
+            raise
 
 
 def _first_record(data: memoryview, path: Path) -> int:
@@ -366,6 +443,12 @@ def _is_whole(payload: memoryview) -> bool:
     return True
 
 
-def _frame(record: Record) -> bytes:
-    payload = _ENCODER.encode(record)
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+def _add_frame(frames: bytearray, record: Record) -> None:
+    """Append ``record`` to ``frames`` as it is in the file. This copies the bodies once."""
+    start = len(frames)
+    frames += bytes(_FRAME.size)
+    _ENCODER.encode_into(record, frames, -1)
+    with memoryview(frames) as view:
+        payload = view[start + _FRAME.size :]
+        _FRAME.pack_into(frames, start, len(payload), zlib.crc32(payload))
+        payload.release()

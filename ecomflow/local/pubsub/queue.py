@@ -11,28 +11,19 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import grpc
 import msgspec
 
 from ecomflow.local.pubsub.clock import Clock
-from ecomflow.local.pubsub.log import StoredMessage
+from ecomflow.local.pubsub.log import Message
 from ecomflow.local.pubsub.ordering import OrderingKeys
+from ecomflow.local.pubsub.status import StatusError, invalid
 from ecomflow.local.pubsub.stream import Stream
 
 _SPARE_DEADLINES = 10_000
 _ACK_ID = re.compile(r"\d+-\d+-\d+")
 
 Proto = Any  # A protobuf object; the classes are generated at run time, so there is no type to name.
-Delivery = tuple[str, StoredMessage, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
-
-
-class StatusError(Exception):
-    """The response to a request is this status instead of a reply."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(code, details)
-        self.code = code
-        self.details = details
+Leased = tuple[str, Message, int]  # ack id, message, delivery attempt (0: the subscription has no dead letter policy)
 
 
 class Options(NamedTuple):
@@ -40,12 +31,14 @@ class Options(NamedTuple):
 
     ``round_trip``: minimum duration of a unary call in seconds; streams are not delayed. ``hold_seconds``: how long a pull waits
     for a first message. ``ack_id_length``: minimum length of an ack id; those of the service have more than 210 characters.
+    ``max_messages``: how many unacknowledged messages fit into memory; 0 derives it from the memory that the process may use.
     """
 
     round_trip: float = 0.0
     messages_per_pull: int = 1000
     ack_id_length: int = 0
     hold_seconds: float = 20.0
+    max_messages: int = 0
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -67,7 +60,7 @@ class Backlog(msgspec.Struct, frozen=True):
 class Lease(msgspec.Struct, gc=False):
     """A message that is leased to a consumer until ``deadline``, under one ack id."""
 
-    message: StoredMessage
+    message: Message
     deadline: float
     stream: Stream | None
 
@@ -83,13 +76,16 @@ class Subscription:
         number: int,
         config: Proto,
         clock: Clock,
-        forward: Callable[[Subscription, StoredMessage, int], bool],
+        forward: Callable[[Subscription, str, Message, int], bool],
         ack_id_length: int = 0,
     ) -> None:
-        """``forward(subscription, message, failures)`` moves a message to the dead letter topic; it returns False on failure."""
+        """``forward(subscription, ack_id, message, failures)`` moves a leased message to the dead letter topic.
+
+        It returns False on failure.
+        """
         self.number = number
         self.config = config
-        self.unacked: dict[int, StoredMessage] = {}
+        self.unacked: dict[int, Message] = {}
         self.unacked_bytes = 0
         self.acked_up_to = 0.0
         self.num_leased_to_departed = 0
@@ -101,11 +97,11 @@ class Subscription:
         self._ack_id_prefix = ""
         self._ordering = OrderingKeys() if config.enable_message_ordering else None
         self._sequence = itertools.count(1)
-        self._available: deque[StoredMessage] = deque()
+        self._available: deque[Message] = deque()
         self._leases: dict[str, Lease] = {}
         self._deadlines: list[tuple[float, int, list[str]]] = []
         self._num_deadlines = 0
-        self._delayed: list[tuple[float, int, StoredMessage]] = []
+        self._delayed: list[tuple[float, int, Message]] = []
         self._failures: dict[int, int] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._alarm: tuple[float, Callable[[], None]] | None = None
@@ -116,29 +112,29 @@ class Subscription:
         self.acked_up_to = acked_up_to
         self._rebuild()
 
-    def remember(self, messages: Iterable[StoredMessage]) -> None:
+    def remember(self, messages: Iterable[Message]) -> None:
         for message in messages:
             self.unacked[message.id] = message
-            self.unacked_bytes += len(message.body)
+            self.unacked_bytes += message.size
 
     def forget(self, message_ids: Iterable[int]) -> None:
         for message_id in message_ids:
             if message := self.unacked.pop(message_id, None):
-                self.unacked_bytes -= len(message.body)
+                self.unacked_bytes -= message.size
                 self.acked_up_to = max(self.acked_up_to, message.published)
                 self._failures.pop(message_id, None)
 
-    def add(self, messages: Iterable[StoredMessage]) -> None:
+    def add(self, messages: Iterable[Message]) -> None:
         self.remember(messages)
         self._available.extend(messages)
         self._wake()
 
-    def take(self, count: int, size: int, seconds: float, stream: Stream | None = None) -> list[Delivery]:
+    def take(self, count: int, size: int, seconds: float, stream: Stream | None = None) -> list[Leased]:
         """Lease available messages for ``seconds``: up to ``count`` with a total of ``size`` bytes, or a single larger one."""
         self.expire()
         deadline = self._clock.steady() + seconds
         counts_attempts = self.config.HasField("dead_letter_policy")
-        deliveries: list[Delivery] = []
+        leased: list[Leased] = []
         if self._ordering is None:
             messages, taken = self._pick(count, size)
         else:
@@ -147,41 +143,41 @@ class Subscription:
         for message in messages:
             ack_id = f"{prefix}{next(self._sequence)}"
             self._leases[ack_id] = Lease(message, deadline, stream)
-            deliveries.append((ack_id, message, self._failures.get(message.id, 0) + 1 if counts_attempts else 0))
+            leased.append((ack_id, message, self._failures.get(message.id, 0) + 1 if counts_attempts else 0))
         if stream is not None:
-            stream.occupy(len(deliveries), taken)
+            stream.occupy(len(leased), taken)
         if self._ordering is not None:
-            for ack_id, message, _ in deliveries:
+            for ack_id, message, _ in leased:
                 self._ordering.lease(ack_id, message)
-        self._watch(deadline, [delivery[0] for delivery in deliveries])
+        self._watch(deadline, [ack_id for ack_id, _, _ in leased])
         self._wake()
-        return deliveries
+        return leased
 
-    def _pick(self, count: int, size: int) -> tuple[list[StoredMessage], int]:
+    def _pick(self, count: int, size: int) -> tuple[list[Message], int]:
         """The next messages and their size; at least one if there is any."""
         available = self._available
-        picked: list[StoredMessage] = []
+        picked: list[Message] = []
         taken = 0
         while available and len(picked) < count:
-            length = len(available[0].body)
+            length = available[0].size
             if picked and taken + length > size:
                 break
             picked.append(available.popleft())
             taken += length
         return picked, taken
 
-    def _pick_in_order(self, count: int, size: int, consumer: Stream) -> tuple[list[StoredMessage], int]:
+    def _pick_in_order(self, count: int, size: int, consumer: Stream) -> tuple[list[Message], int]:
         """Like ``_pick``, but only messages whose ordering key ``consumer`` may take."""
         assert self._ordering is not None
-        picked: list[StoredMessage] = []
+        picked: list[Message] = []
         taken = 0
         while len(picked) < count and (source := self._ordering.next_of(consumer) or self._available):
-            if picked and taken + len(source[0].body) > size:
+            if picked and taken + source[0].size > size:
                 break
             message = source.popleft()
             if source is not self._available or self._ordering.admit(message, consumer):
                 picked.append(message)
-                taken += len(message.body)
+                taken += message.size
         return picked, taken
 
     def find(self, ack_ids: Collection[str]) -> dict[str, Lease]:
@@ -193,15 +189,24 @@ class Subscription:
         if len(found) < len(ack_ids):
             for ack_id in ack_ids:
                 if ack_id not in found and not _ACK_ID.fullmatch(ack_id):
-                    details = f"You have passed an invalid ack ID to the service (ack_id={ack_id[:300]})."
-                    raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
+                    raise invalid(f"You have passed an invalid ack ID to the service (ack_id={ack_id[:300]}).")
         return found
 
-    def acknowledge(self, leases: Mapping[str, Lease]) -> None:
-        """Remove the acknowledged messages of ``leases``."""
-        self.forget([lease.message.id for lease in leases.values()])
+    def finished_by(self, leases: Mapping[str, Lease]) -> dict[str, Message]:
+        """The messages, by ack id, that are never delivered again once ``leases`` are acknowledged.
+
+        With ordering, these are the messages of a key up to the first that is not acknowledged.
+        """
+        messages = {ack_id: lease.message for ack_id, lease in leases.items()}
+        return messages if self._ordering is None else self._ordering.finished_by(messages)
+
+    def acknowledge(self, leases: Mapping[str, Lease], finished: Mapping[str, Message]) -> None:
+        """End ``leases``, which are acknowledged, and remove the messages ``finished``."""
+        self.forget(message.id for message in finished.values())
         for ack_id, lease in leases.items():
-            self._release(ack_id, lease)
+            self._end_lease(ack_id, lease)
+        if self._ordering is not None:
+            self._ordering.acknowledge({ack_id: lease.message for ack_id, lease in leases.items()}, finished)
         self._free_keys(lease.message.key for lease in leases.values())
         self._wake()
 
@@ -214,19 +219,17 @@ class Subscription:
     def give_back(self, leases: Mapping[str, Lease], *, failed: bool = True) -> None:
         """Make the messages of ``leases`` available again, before all others, or after the delay of the retry policy.
 
-        With ordering, this includes the later leased messages of their keys. ``failed``: it counts as a delivery attempt.
+        With ordering, this includes the later delivered messages of their keys. ``failed``: it counts as a delivery attempt.
         """
-        returned: list[StoredMessage] = []
+        if failed:
+            leases = {ack_id: lease for ack_id, lease in leases.items() if not self._is_forwarded(ack_id, lease.message)}
+        returned: list[Message] = []
         delayed: dict[int, float] = {}
         for ack_id, lease in leases.items():
             self._release(ack_id, lease)
-            failures = self._failures.get(lease.message.id, 0) + failed
-            if failures:
-                self._failures[lease.message.id] = failures
-            if failed and self._is_exhausted(failures) and self._forward(self, lease.message, failures):
-                continue
             returned.append(lease.message)
             if failed and self.config.HasField("retry_policy"):
+                failures = self._failures[lease.message.id]
                 delayed[lease.message.id] = self._clock.steady() + _backoff_seconds(self.config.retry_policy, failures)
         ordered = [message for message in returned if message.key] if self._ordering is not None else []
         if ordered:
@@ -240,18 +243,23 @@ class Subscription:
         self._wake()
         self._set_alarm()
 
-    def _put_back_in_order(self, messages: list[StoredMessage], delayed: Mapping[int, float]) -> None:
-        """Queue ``messages``, and the later leased messages of their ordering keys, behind these keys."""
+    def _is_forwarded(self, ack_id: str, message: Message) -> bool:
+        """Count the failed delivery of ``message``; whether it was the last and the message is now in the dead letter topic."""
+        failures = self._failures[message.id] = self._failures.get(message.id, 0) + 1
+        return self._is_exhausted(failures) and self._forward(self, ack_id, message, failures)
+
+    def _put_back_in_order(self, messages: list[Message], delayed: Mapping[int, float]) -> None:
+        """Queue ``messages``, and the later delivered messages of their ordering keys, behind these keys."""
         assert self._ordering is not None
-        by_key: defaultdict[str, list[StoredMessage]] = defaultdict(list)
+        by_key: defaultdict[str, list[Message]] = defaultdict(list)
         for message in messages:
             by_key[message.key].append(message)
         for key, returned in by_key.items():
             first = min(returned, key=lambda message: message.id)
-            for ack_id in self._ordering.later_than(first):
-                lease = self._leases[ack_id]
-                self._release(ack_id, lease)
-                returned.append(lease.message)
+            for ack_id, later in self._ordering.take_later_than(first):
+                if lease := self._leases.get(ack_id):  # None: it was acknowledged, which counts no more.
+                    self._end_lease(ack_id, lease)
+                returned.append(later)
             until = max((delayed.get(message.id, 0.0) for message in returned), default=0.0)
             self._ordering.put_back(key, returned, until)
             if until:
@@ -330,11 +338,14 @@ class Subscription:
         self._wake()
 
     def _release(self, ack_id: str, lease: Lease) -> None:
-        del self._leases[ack_id]
-        if lease.stream is not None:
-            lease.stream.occupy(-1, -len(lease.message.body))
+        self._end_lease(ack_id, lease)
         if self._ordering is not None:
             self._ordering.release(ack_id, lease.message)
+
+    def _end_lease(self, ack_id: str, lease: Lease) -> None:
+        del self._leases[ack_id]
+        if lease.stream is not None:
+            lease.stream.occupy(-1, -lease.message.size)
 
     def _is_exhausted(self, failures: int) -> bool:
         policy = self.config.dead_letter_policy

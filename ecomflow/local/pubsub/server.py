@@ -4,11 +4,13 @@ How it differs from the service (https://cloud.google.com/pubsub/docs/reference/
 
 - It listens on 127.0.0.1, without credentials, quotas or access policies; every project exists. It serves only its own user.
 - Only an acknowledgement or a Seek removes a message: retention and expiration are stored and shown, but never enforced.
+- It holds as many unacknowledged messages as take half of the memory that it may use, at 640 bytes each: bodies are on disk only.
+  Further ones are refused with RESOURCE_EXHAUSTED.
 - Unacknowledged messages survive the death of the process, but not of the machine. After a restart all leases have expired, and
   delivery attempts count from one again.
 - An acknowledgement is accepted until the message is released, and never after that; the service may differ in both respects.
 - It never delivers a message twice without a reason. A pipeline without duplicates here may still need deduplication on Google
-  Cloud. In particular, an acknowledged message is not redelivered when an earlier one of its ordering key is.
+  Cloud.
 - A unary pull holds its ordering keys until all messages that it returned for them are acknowledged or released.
 - A pull waits 20 seconds for a first message, by the server's own clock. If its client has given up earlier, messages are leased
   to nobody until their ack deadline, like in the service; a cancelled call ends at once, where the service may react too late.
@@ -37,31 +39,41 @@ import msgspec
 from google.pubsub_v1 import types
 
 from ecomflow.errors import NotFoundError, UnavailableError
+from ecomflow.gcp.errors import words_of_connection
 from ecomflow.local.process import exit_code, port_in_use, service_parser
-from ecomflow.local.pubsub.broker import Broker, unimplemented
-from ecomflow.local.pubsub.checks import MAX_PUBLISH_BYTES
+from ecomflow.local.pubsub.broker import Broker
+from ecomflow.local.pubsub.checks import MAX_ACK_BYTES, MAX_PUBLISH_BYTES
 from ecomflow.local.pubsub.clock import Clock, SystemClock
 from ecomflow.local.pubsub.log import Log
-from ecomflow.local.pubsub.queue import Backlog, Options, StatusError
+from ecomflow.local.pubsub.queue import Backlog, Options
 from ecomflow.local.pubsub.services import Publisher, Subscriber
+from ecomflow.local.pubsub.status import StatusError, exhausted, too_large, unimplemented
 from ecomflow.loopback.grpc_guard import SERVER_OPTIONS, OwnUserHandler
 from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 
+class NoBacklogError(UnavailableError):
+    """Another emulator listens there, which doesn't report the backlog."""
+
+
 def read_backlog(host: str, subscription_path: str) -> Backlog:
     """The backlog of ``projects/P/subscriptions/S`` at the local Pub/Sub on ``host`` (``127.0.0.1:8085``).
 
-    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds.
+    Raises NotFoundError if there is no such subscription, UnavailableError if no local Pub/Sub responds, and NoBacklogError if
+    another emulator does.
     """
     try:
         with grpc.insecure_channel(host) as channel:
             answer = channel.unary_unary("/ecomflow.local.Stats/Get")(subscription_path.encode(), timeout=5)
     except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise NoBacklogError(f"The Pub/Sub emulator at {host} does not report the backlog.") from error
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFoundError(f"There is no subscription {subscription_path} at {host}.", "Run: ecomflow infra up") from error
+        words = words_of_connection(error.details() or error.code().name)
         raise UnavailableError(
-            f"The local Pub/Sub at {host} did not return the backlog: {error.details()}.", "Run: ecomflow infra up"
+            f"The local Pub/Sub at {host} did not return the backlog: {words}.", "Run: ecomflow infra up"
         ) from error
     return msgspec.json.decode(answer, type=Backlog)
 
@@ -107,7 +119,7 @@ def _publisher_methods(publisher: Publisher, delay: float) -> dict[str, Any]:
         "ListTopics": _unary(publisher.list_topics, types.ListTopicsRequest, delay),
         "ListTopicSubscriptions": _unary(publisher.list_topic_subscriptions, types.ListTopicSubscriptionsRequest, delay),
         "DeleteTopic": _unary(publisher.delete_topic, types.DeleteTopicRequest, delay),
-        "Publish": _unary(publisher.publish, types.PublishRequest, delay),
+        "Publish": _unary(publisher.publish, types.PublishRequest, delay, MAX_PUBLISH_BYTES),
     }
 
 
@@ -120,8 +132,8 @@ def _subscriber_methods(subscriber: Subscriber, delay: float) -> dict[str, Any]:
         "GetSubscription": _unary(subscriber.get_subscription, types.GetSubscriptionRequest, delay),
         "ListSubscriptions": _unary(subscriber.list_subscriptions, types.ListSubscriptionsRequest, delay),
         "DeleteSubscription": _unary(subscriber.delete_subscription, types.DeleteSubscriptionRequest, delay),
-        "Acknowledge": _unary(subscriber.acknowledge, types.AcknowledgeRequest, delay),
-        "ModifyAckDeadline": _unary(subscriber.modify_ack_deadline, types.ModifyAckDeadlineRequest, delay),
+        "Acknowledge": _unary(subscriber.acknowledge, types.AcknowledgeRequest, delay, MAX_ACK_BYTES),
+        "ModifyAckDeadline": _unary(subscriber.modify_ack_deadline, types.ModifyAckDeadlineRequest, delay, MAX_ACK_BYTES),
         "Seek": _unary(subscriber.seek, types.SeekRequest, delay),
         "Pull": grpc.unary_unary_rpc_method_handler(pull, types.PullRequest.pb().FromString),
         "StreamingPull": grpc.stream_stream_rpc_method_handler(streaming_pull, stream_requests),
@@ -140,18 +152,24 @@ def _refuser(what: str) -> Callable[[bytes], NoReturn]:
     return refuse
 
 
-def _unary(method: Callable[[Any], Any], request_type: Any, delay: float = 0.0) -> Any:
-    """A handler for ``method``; its requests are decoded as ``request_type``, or stay bytes if that is None."""
+def _unary(method: Callable[[Any], Any], request_type: Any, delay: float = 0.0, max_bytes: int | None = None) -> Any:
+    """A handler for ``method``; its requests are decoded as ``request_type``, or stay bytes if that is None.
 
-    async def call(request: Any, _: grpc.aio.ServicerContext) -> bytes:
-        reply = method(request)
+    A request that is longer than ``max_bytes`` is refused.
+    """
+    decode = request_type.pb().FromString if request_type else bytes
+
+    async def call(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        if max_bytes is not None and len(request) > max_bytes:
+            raise too_large(max_bytes)
+        reply = method(decode(request))
         return reply if isinstance(reply, bytes) else bytes(reply.SerializeToString())
 
-    return grpc.unary_unary_rpc_method_handler(_translating(call, delay), request_type and request_type.pb().FromString)
+    return grpc.unary_unary_rpc_method_handler(_translating(call, delay))
 
 
 def _translating(method: Callable[..., Coroutine[Any, Any, Any]], delay: float = 0.0) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """``method``, called after ``delay`` seconds, with its StatusError turned into a gRPC status."""
+    """``method``, called after ``delay`` seconds, with its StatusError or MemoryError turned into a gRPC status."""
 
     async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
         if delay:
@@ -159,7 +177,12 @@ def _translating(method: Callable[..., Coroutine[Any, Any, Any]], delay: float =
         try:
             return await method(request, context)
         except StatusError as error:
-            await context.abort(error.code, error.details)
+            status = error
+        except MemoryError:
+            status = exhausted(
+                "The local Pub/Sub has no memory left for this request. Try a smaller one, or give it more memory."
+            )
+        return await context.abort(status.code, status.details)
 
     return call
 
@@ -174,10 +197,11 @@ async def serve(
 ) -> AsyncIterator[int]:
     """Serve on 127.0.0.1 inside the block, with the state stored in ``data_dir``; yields the port (0 takes a free one).
 
-    Raises AccessError if ``data_dir`` can't be written, UnavailableError if it or the port is in use.
+    Raises AccessError if ``data_dir`` can't be written, UnavailableError if it or the port is in use, or its messages don't fit
+    into memory.
     """
     with contextlib.closing(Log(data_dir)) as log:
-        broker = Broker(log, clock or SystemClock(), options or Options())
+        broker = _restored(log, clock or SystemClock(), options or Options())
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         bound = _bind(server, port)
         own_user = OwnUser(("127.0.0.1", bound), others)
@@ -188,6 +212,16 @@ async def serve(
         finally:
             broker.end()
             await server.stop(grace=0.3)
+
+
+def _restored(log: Log, clock: Clock, options: Options) -> Broker:
+    try:
+        return Broker(log, clock, options)
+    except MemoryError as error:
+        raise UnavailableError(
+            f"There is too little memory for the unacknowledged messages of {log.path} ({log.path.stat().st_size:,} bytes).",
+            "Raise the limit (ulimit -v, or the container's), or move the file away; its messages are then lost.",
+        ) from error
 
 
 def _bind(server: grpc.aio.Server, port: int) -> int:

@@ -13,25 +13,24 @@ import grpc.aio
 from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
-from ecomflow.local.pubsub.broker import Broker, invalid, unimplemented
+from ecomflow.local.pubsub.broker import Broker, Delivery
 from ecomflow.local.pubsub.checks import (
     MAX_ACK_BYTES,
     MAX_MESSAGES,
     SUBSCRIPTION_FIXED,
     TOPIC_FIXED,
     check_ack_ids,
-    check_given,
-    check_name,
     check_new,
     check_page_size,
     check_publish,
     check_range,
-    check_size,
     check_topic,
     complete_subscription,
     merge,
 )
-from ecomflow.local.pubsub.queue import Delivery, Proto, StatusError, Subscription, seconds_of
+from ecomflow.local.pubsub.names import check_name, check_project
+from ecomflow.local.pubsub.queue import Proto, Subscription, seconds_of
+from ecomflow.local.pubsub.status import StatusError, invalid, too_large, unimplemented
 from ecomflow.local.pubsub.stream import Stream
 
 # The protobuf classes under proto-plus, whose own objects are about ten times slower.
@@ -40,8 +39,11 @@ _StreamingPullResponse = types.StreamingPullResponse.pb()
 
 # By default clients refuse responses over 4 MiB; the rest of that is enough for a thousand ack ids.
 MAX_RESPONSE_BYTES = 3 * 2**20
+MAX_PAGE = 1000
 # A client gives up at its own deadline a moment before the server sees that deadline pass.
 _DEADLINE_SLACK = 0.1
+
+_FIRST_REQUEST_ONLY = ("subscription", "max_outstanding_messages", "max_outstanding_bytes", "protocol_version")
 
 # The wire format: a message is encoded once, when it is published, and every response is assembled around those bytes.
 
@@ -63,10 +65,11 @@ def encode_received(deliveries: Iterable[Delivery]) -> bytes:
     A ReceivedMessage has ``string ack_id = 1; PubsubMessage message = 2; int32 delivery_attempt = 3``.
     """
     parts: list[bytes] = []
-    for ack_id, message, attempt in deliveries:
-        head = b"\x0a%b%b\x12%b" % (_varint(len(ack_id)), ack_id.encode(), _varint(len(message.body)))
+    for ack_id, body, attempt in deliveries:
+        size = len(body)
+        head = b"\x0a%b%b\x12%b" % (_varint(len(ack_id)), ack_id.encode(), _varint(size))
         tail = b"\x18" + _varint(attempt) if attempt else b""
-        parts += (b"\x0a", _varint(len(head) + len(message.body) + len(tail)), head, message.body, tail)
+        parts += (b"\x0a", _varint(len(head) + size + len(tail)), head, body, tail)
     return b"".join(parts)
 
 
@@ -74,7 +77,7 @@ def _page(names: Iterable[str], request: Proto) -> tuple[list[str], str]:
     """The names of one page of a listing, sorted, and the token of the next page (empty after the last)."""
     check_page_size(request)
     waiting = sorted(name for name in names if name > request.page_token)
-    size = request.page_size or 1000
+    size = min(request.page_size or MAX_PAGE, MAX_PAGE)
     return waiting[:size], waiting[size - 1] if len(waiting) > size else ""
 
 
@@ -85,7 +88,7 @@ class Publisher:
         self._broker = broker
 
     def create_topic(self, request: Proto) -> Proto:
-        check_name(request.name, "topics")
+        check_name("name", request.name, "topics")
         check_topic(request)
         check_new(request.name, self._broker.topics)
         request.state = _Topic.ACTIVE
@@ -103,7 +106,7 @@ class Publisher:
         return self._broker.topic(request.topic).config
 
     def list_topics(self, request: Proto) -> Proto:
-        check_given("project", request.project)
+        check_project(request.project)
         topics = self._broker.topics
         names, token = _page((name for name in topics if name.startswith(f"{request.project}/topics/")), request)
         return types.ListTopicsResponse.pb()(topics=[topics[name].config for name in names], next_page_token=token)
@@ -120,8 +123,7 @@ class Publisher:
     def publish(self, request: Proto) -> Proto:
         self._broker.topic(request.topic)
         check_publish(request)
-        messages = self._broker.publish(request.topic, request.messages)
-        return _PublishResponse(message_ids=[str(message.id) for message in messages])
+        return _PublishResponse(message_ids=map(str, self._broker.publish(request.topic, request.messages)))
 
 
 class Subscriber:
@@ -131,7 +133,7 @@ class Subscriber:
         self._broker = broker
 
     def create_subscription(self, request: Proto) -> Proto:
-        check_name(request.name, "subscriptions")
+        check_name("name", request.name, "subscriptions")
         check_new(request.name, self._broker.subscriptions)
         self._broker.topic(request.topic)
         self._complete(request)
@@ -149,7 +151,7 @@ class Subscriber:
         return self._broker.subscription(request.subscription).config
 
     def list_subscriptions(self, request: Proto) -> Proto:
-        check_given("project", request.project)
+        check_project(request.project)
         known = self._broker.subscriptions
         names, token = _page((name for name in known if name.startswith(f"{request.project}/subscriptions/")), request)
         return types.ListSubscriptionsResponse.pb()(subscriptions=[known[name].config for name in names], next_page_token=token)
@@ -216,7 +218,7 @@ class Subscriber:
 
     def _lease(self, subscription: Subscription, request: Proto) -> list[Delivery]:
         count = min(request.max_messages, self._broker.options.messages_per_pull)
-        return subscription.take(count, MAX_RESPONSE_BYTES, subscription.config.ack_deadline_seconds)
+        return self._broker.take(subscription, count, MAX_RESPONSE_BYTES, subscription.config.ack_deadline_seconds)
 
     def _lease_to_departed(self, subscription: Subscription, request: Proto, waiting: asyncio.Future[None]) -> None:
         if waiting.exception() is None:
@@ -239,7 +241,7 @@ class Subscriber:
         self, subscription: Subscription, stream: Stream, requests: AsyncIterator[Proto], call: _StreamCall
     ) -> None:
         async for request in requests:
-            for field in ("subscription", "protocol_version"):
+            for field in _FIRST_REQUEST_ONLY:
                 if getattr(request, field):
                     raise invalid(f"The field {field} may be set in the first request of a stream only.")
             if not request.ByteSize():
@@ -251,7 +253,8 @@ class Subscriber:
 
     def _apply(self, subscription: Subscription, request: Proto) -> None:
         """Apply the acknowledgements and deadlines in a request of a stream."""
-        check_size(request, MAX_ACK_BYTES)
+        if request.ByteSize() > MAX_ACK_BYTES:
+            raise too_large(MAX_ACK_BYTES)
         if len(request.modify_deadline_ack_ids) != len(request.modify_deadline_seconds):
             raise invalid("modify_deadline_ack_ids and modify_deadline_seconds differ in length: expected one for one.")
         self._broker.acknowledge(subscription, request.ack_ids)
@@ -267,7 +270,7 @@ class Subscriber:
             await subscription.until_available(stream)
             messages, size = await stream.room()
             count, size = min(messages, MAX_MESSAGES), min(size, MAX_RESPONSE_BYTES)
-            if deliveries := subscription.take(count, size, stream.deadline_seconds, stream):
+            if deliveries := self._broker.take(subscription, count, size, stream.deadline_seconds, stream):
                 await call.deliver(deliveries)
 
     def _complete(self, config: Proto) -> None:
@@ -299,8 +302,11 @@ class _StreamCall:
             raise
 
     async def keep_alive(self) -> None:
-        """Respond to an empty request. Clients with protocol version 1 expect that, and otherwise consider the stream dead."""
-        if self._has_keep_alive:
+        """Respond to an empty request. Clients with protocol version 1 expect that, and otherwise consider the stream dead.
+
+        If a response is being written, that will do: its client may be slow to read, and its other requests must not wait for it.
+        """
+        if self._has_keep_alive and not self._writing.locked():
             async with self._writing:
                 await self._context.write(self._properties)
 

@@ -14,7 +14,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,11 @@ class Store:
         try:
             self._check_sums(given, made)
             with self._transaction():
-                self.bucket(bucket)
+                if self.bucket(bucket).get("defaultEventBasedHold"):
+                    made = {"eventBasedHold": True} | made
                 before = self._find(bucket, name)
                 _check(conditions, before)
+                _check_not_kept(before)
                 self._put_object(bucket, name, generation, made | {"metageneration": "1", "timeCreated": now, "updated": now})
         except StorageError:
             upload.discard()
@@ -174,27 +176,33 @@ class Store:
             found = self.object(bucket, name, generation, conditions)
             newer = str(int(found["metageneration"]) + 1)
             changed = _merged(found, allowed) | {"metageneration": newer, "updated": _now()}
+            changed.pop("retentionExpirationTime", None)  # it follows from the bucket's policy
             self._put_object(bucket, name, int(found["generation"]), changed)
         return self.object(bucket, name, None, {})
 
     def delete_object(self, bucket: str, name: str, generation: int | None, conditions: Conditions) -> None:
         with self._transaction():
             found = self.object(bucket, name, generation, conditions)
+            _check_not_kept(found)
             self._db.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
         self._path(found).unlink(missing_ok=True)
 
     def names(self, bucket: str, first: str) -> Iterator[Resource]:
         """The bucket's objects from the name ``first`` on, ordered by the bytes of their names."""
-        self.bucket(bucket)
+        period = self._retention_seconds(bucket)
         sql = "SELECT name, generation, resource FROM objects WHERE bucket = ? AND name >= ? ORDER BY name"
         rows = self._db.execute(sql, (bucket, first))
-        return (_object(bucket, *row) for row in rows)
+        return (_object(bucket, period, *row) for row in rows)
 
     # Rows
 
     def _find(self, bucket: str, name: str) -> Resource | None:
         row = self._row("SELECT name, generation, resource FROM objects WHERE bucket = ? AND name = ?", bucket, name)
-        return _object(bucket, *row) if row else None
+        return _object(bucket, self._retention_seconds(bucket), *row) if row else None
+
+    def _retention_seconds(self, bucket: str) -> int:
+        """The period of the bucket's retention policy; 0 for none."""
+        return int(self.bucket(bucket).get("retentionPolicy", {}).get("retentionPeriod", 0))
 
     def _row(self, sql: str, *values: str) -> Any:
         return self._db.execute(sql, values).fetchone()
@@ -260,12 +268,32 @@ def _check(conditions: Conditions, found: Resource | None) -> None:
             raise StorageError(304, "conditionNotMet", "The object is unchanged.")
 
 
-def _object(bucket: str, name: str, generation: int, resource: str) -> Resource:
+def _check_not_kept(found: Resource | None) -> None:
+    """Raises StorageError 403 if a hold or the bucket's retention policy forbids to delete or replace the object.
+
+    https://cloud.google.com/storage/docs/bucket-lock, https://cloud.google.com/storage/docs/object-holds
+    """
+    if found is None:
+        return
+    for hold, kind in (("temporaryHold", "Temporary"), ("eventBasedHold", "Event-Based")):
+        if found.get(hold):
+            sentence = (
+                f"Object '{found['bucket']}/{found['name']}' is under active {kind} hold and cannot be deleted or replaced."
+            )
+            raise StorageError(403, "forbidden", sentence)
+    if (until := found.get("retentionExpirationTime", "")) > _now():
+        sentence = f"Object '{found['bucket']}/{found['name']}' is subject to the bucket's retention policy until {until}."
+        raise StorageError(403, "retentionPolicyNotMet", sentence)
+
+
+def _object(bucket: str, retention_seconds: int, name: str, generation: int, resource: str) -> Resource:
     identity = f"{bucket}/{name}/{generation}"
     said = {"kind": "storage#object", "id": identity, "name": name, "bucket": bucket, "generation": str(generation)}
     found: Resource = json.loads(resource) | said
     etag = base64.b64encode(f"{generation}/{found['metageneration']}".encode()).decode()
-    return found | {"etag": etag}
+    kept_until = datetime.fromisoformat(found["timeCreated"]) + timedelta(seconds=retention_seconds)
+    kept = {"retentionExpirationTime": _rfc3339(kept_until)} if retention_seconds else {}
+    return found | kept | {"etag": etag}
 
 
 def _merged(found: Resource, changes: Resource) -> Resource:
@@ -282,4 +310,8 @@ def _merged(found: Resource, changes: Resource) -> Resource:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _rfc3339(datetime.now(UTC))
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

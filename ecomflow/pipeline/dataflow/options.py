@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from ecomflow import __version__
-from ecomflow.config import MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
+from ecomflow.config import EMULATOR_VARIABLES, MOST_LABELS, DataflowSettings, Endpoints, Settings, check_labels, key_location
 from ecomflow.errors import ConfigError
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"  # https://cloud.google.com/dataflow/docs/guides/streaming-modes
@@ -57,6 +57,7 @@ _FIXED = {
     "setup_file": "the package is shipped as a wheel",
     "template_location": "templates are not supported",
 }
+_PACKAGES = (".whl", ".tar.gz", ".tar", ".zip")
 _OPTION = re.compile(r"--(?P<name>[A-Za-z0-9_]+)(?:=.*)?", re.DOTALL)
 
 # The job's name: https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.jobs#Job
@@ -80,11 +81,13 @@ def beam_options(
     _check_extra(extra)
     mapping = json.dumps(dict(transform_name_mapping)) if transform_name_mapping else None
     options = [
-        *_job_options(settings, wheel),
+        *_job_options(settings),
         *_worker_options(settings.dataflow, _key(settings)),
         *(["--update"] if update else []),
         *_given({"transform_name_mapping": mapping}),
         *extra,
+        # The last one: workers install packages in this order, and the wheel may need those that the user gives.
+        f"--extra_package={wheel}",
     ]
     _check_with_beam(options)
     return [*options, *_emulator_options(endpoint)]
@@ -114,21 +117,15 @@ def check_endpoints(endpoints: Endpoints) -> None:
     """Raises ConfigError if workers at Google would connect to an emulator on this machine."""
     if endpoints.dataflow is not None:
         return
-    variables = {
-        "PUBSUB_EMULATOR_HOST": endpoints.pubsub,
-        "STORAGE_EMULATOR_HOST": endpoints.storage,
-        "BIGQUERY_EMULATOR_HOST": endpoints.bigquery,
-        "BIGQUERY_STORAGE_EMULATOR_HOST": endpoints.bigquery_storage,
-    }
-    for variable, value in variables.items():
-        if value is not None:
+    for field, variable in EMULATOR_VARIABLES.items():
+        if (value := getattr(endpoints, field)) is not None:
             raise ConfigError(
                 f"{variable} is set to {value}, which the workers of Dataflow can't reach.",
                 f"Unset {variable}, or run the pipeline here: ecomflow deploy --runner DirectRunner",
             )
 
 
-def _job_options(settings: Settings, wheel: Path) -> list[str]:
+def _job_options(settings: Settings) -> list[str]:
     bucket = f"gs://{settings.bucket_name}"
     labels = {**_labels(settings), VERSION_LABEL: re.sub(r"[^a-z0-9_-]", "-", __version__.lower())}
     return [
@@ -140,7 +137,6 @@ def _job_options(settings: Settings, wheel: Path) -> list[str]:
                 "job_name": settings.dataflow.job_name,
                 "staging_location": f"{bucket}/staging",
                 "temp_location": f"{bucket}/temp",
-                "extra_package": wheel,
             }
         ),
         "--streaming",
@@ -227,6 +223,19 @@ def _check_extra(extra: Iterable[str]) -> None:
         known = known or _known_names()
         if name not in known:
             raise ConfigError(f"Beam has no option --{name}.", _suggestion(name, known))
+        if name in ("extra_package", "extra_packages"):
+            _check_package(option.partition("=")[2])
+
+
+def _check_package(path: str) -> None:
+    """Beam would find out only while it stages the job."""
+    if not path.endswith(_PACKAGES):
+        raise ConfigError(
+            f"--extra_package is '{path}': expected a package file that ends with {', '.join(_PACKAGES)}.",
+            "Build one, for example with: pip wheel --no-deps .",
+        )
+    if "://" not in path and not Path(path).is_file():
+        raise ConfigError(f"--extra_package is '{path}': there is no such file.", "Correct the path.")
 
 
 def _known_names() -> set[str]:

@@ -95,11 +95,13 @@ class _BatchFn(StepFn):
 
 
 def message_of(serialized: bytes) -> Message:
-    """A serialized google.pubsub.v1.PubsubMessage as a Message; ``publish_time`` is 0 if Dataflow did not set it.
+    """A serialized google.pubsub.v1.PubsubMessage as a Message; ``publish_time`` is 0 if Dataflow did not set it, and
+    ``ordering_key`` empty.
 
     A missing message id is replaced by a random one. Without it the rows of different events would look like duplicates, and the
     unique views would show only one of them. Dataflow once set none: https://github.com/apache/beam/pull/8370
     """
     wire = _WireMessage.FromString(serialized)
     moment = wire.publish_time.seconds * 1_000_000 + wire.publish_time.nanos // 1000
-    return Message(wire.data, dict(wire.attributes), wire.message_id or f"unknown-{uuid.uuid4().hex}", moment)
+    message_id = wire.message_id or f"unknown-{uuid.uuid4().hex}"
+    return Message(wire.data, dict(wire.attributes), message_id, moment, wire.ordering_key)

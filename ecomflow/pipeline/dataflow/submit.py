@@ -258,7 +258,7 @@ def _emulated_storage(endpoints: Endpoints) -> Iterator[None]:
     if endpoints.storage is None:
         yield
         return
-    with _environment({_STORAGE_VARIABLE: os.environ.get(_STORAGE_VARIABLE, endpoints.storage), _MTLS_VARIABLE: "never"}):
+    with _environment({_STORAGE_VARIABLE: endpoints.storage, _MTLS_VARIABLE: "never"}):
         yield
 
 

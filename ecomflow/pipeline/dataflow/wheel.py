@@ -1,9 +1,10 @@
 """The installed ecomflow in, a wheel of it out for Dataflow's workers; needs no source checkout, build tool or network.
 
 Beam installs it in each worker's container with pip, whose Beam is that of the submitting machine
-(https://beam.apache.org/documentation/sdks/python-pipeline-dependencies/). So the wheel requires what the pipeline imports, but
-neither Beam, which must not change there, nor what only the command line and the local stack use. The same files result in the
-same bytes.
+(https://beam.apache.org/documentation/sdks/python-pipeline-dependencies/). So the wheel requires what the pipeline imports, in
+the versions that are installed here: all workers of a job have the same, whenever they start. It requires neither Beam, which
+must not change there, nor what only the command line and the local stack use. The same files and versions result in the same
+bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import base64
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ecomflow.errors import AccessError, ConfigError
 
 PACKAGE = "ecomflow"
 # The requirements in pyproject.toml that no step imports (they are for the command line or the generator), and Beam itself.
-NOT_FOR_WORKERS = frozenset({"apache-beam", "faker", "psutil", "rich", "typer"})
+NOT_FOR_WORKERS = frozenset({"apache-beam", "faker", "google-cloud-monitoring", "prometheus-client", "psutil", "rich", "typer"})
 
 _DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 _LEFT_BEHIND = {".pyc", ".pyo"}
@@ -49,18 +50,19 @@ def build_wheel(folder: Path) -> Path:
     return path
 
 
-def worker_requirements(declared: list[str]) -> list[str]:
-    """The requirements among ``declared`` (``Requires-Dist``) that a worker needs besides Beam."""
+def worker_requirements(declared: list[str], version_of: Callable[[str], str] = metadata.version) -> list[str]:
+    """The requirements of ``declared`` (``Requires-Dist``) that a worker needs besides Beam, each with the installed version."""
     return [
-        requirement
+        f"{found['name']}{found['extras'] or ''}=={version_of(found['name'])}{found['marker'] or ''}"
         for requirement in declared
-        if "extra ==" not in requirement.replace('"', "'") and _name(requirement) not in NOT_FOR_WORKERS
+        if (found := _REQUIREMENT.fullmatch(requirement))
+        and not re.search(r"\bextra\s*==", found["marker"] or "")
+        and re.sub(r"[-_.]+", "-", found["name"]).lower() not in NOT_FOR_WORKERS
     ]
 
 
-def _name(requirement: str) -> str:
-    found = re.match(r"[A-Za-z0-9._-]+", requirement)
-    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
+# https://packaging.python.org/en/latest/specifications/dependency-specifiers/
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?P<extras>\[[^]]*\])?(?P<versions>[^;]*)(?P<marker>;.*)?")
 
 
 def _package_files() -> dict[str, bytes]:

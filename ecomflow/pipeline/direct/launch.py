@@ -61,10 +61,10 @@ class Processes(msgspec.Struct, frozen=True):
 class PipelineStatus(msgspec.Struct, frozen=True):
     """The status of the local pipeline. ``gone``: it was killed; ``none``: there has been none.
 
-    ``pid`` is the process that holds the lock, and ``mark`` identifies its start (``detached.Identity``). ``started`` and
-    ``updated`` are in seconds since the epoch; ``counters`` and ``gauges`` are those of ``counters.py``. ``waiting_for``: what it
-    waits for now. ``metrics_port``: the loopback port for Prometheus. ``updated_steady`` is ``updated`` by the monotonic clock;
-    all other times are those of the wall clock as it was set then.
+    ``pid`` is the process that holds the lock, and ``mark`` identifies its start (``detached.Identity``). ``started``,
+    ``updated`` and ``last_restart`` (of an engine) are in seconds since the epoch; ``counters`` and ``gauges`` are those of
+    ``counters.py``. ``waiting_for``: what it waits for now. ``metrics_port``: the loopback port for Prometheus.
+    ``updated_steady`` is ``updated`` by the monotonic clock; all other times are those of the wall clock as it was set then.
     """
 
     state: State
@@ -73,6 +73,7 @@ class PipelineStatus(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
     gauges: dict[str, float] = {}
     restarts: int = 0
+    last_restart: float | None = None
     last_failure: str | None = None
     waiting_for: str | None = None
     started: float | None = None
@@ -91,8 +92,9 @@ def retimed(status: PipelineStatus, now: Moment) -> PipelineStatus:
     if not step:
         return status
     appends = {name: at + step for name, at in status.gauges.items() if name.startswith(LAST_APPEND)}
-    started = None if status.started is None else status.started + step
-    return msgspec.structs.replace(status, started=started, updated=status.updated + step, gauges={**status.gauges, **appends})
+    times = ("started", "updated", "last_restart")
+    moved = {name: at + step for name in times if (at := getattr(status, name)) is not None}
+    return msgspec.structs.replace(status, **moved, gauges={**status.gauges, **appends})
 
 
 def run_here(
@@ -303,7 +305,8 @@ class Reporter:
         return self._status.subscription
 
     def restarting(self, why: str, pause: float) -> str:
-        self._status = msgspec.structs.replace(self._status, restarts=self._status.restarts + 1, last_failure=why)
+        again = self._status.restarts + 1
+        self._status = msgspec.structs.replace(self._status, restarts=again, last_restart=moment().wall, last_failure=why)
         return f"The pipeline restarts in {pause:.0f} s: {why}"
 
     def finish(self, state: State, failure: str | None) -> PipelineStatus:

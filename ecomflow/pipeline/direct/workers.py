@@ -60,25 +60,28 @@ def run_workers(
 
 
 def merged(statuses: Iterable[PipelineStatus]) -> dict[str, Any]:
-    """The fields that ``statuses`` count, together: counters, restarts and memory summed, of the other gauges the greatest.
+    """The fields that ``statuses`` count, together: counters, restarts and memory summed; of the other gauges the greatest, and
+    the last restart of any.
 
     Their times are by the wall clock as it is set now.
     """
     now = moment()
     counters: Counter[str] = Counter()
     gauges: dict[str, float] = {}
-    waits, restarts = None, 0
+    waits, restarts, last_restarts = None, 0, []
     for status in (retimed(status, now) for status in statuses):
         counters.update(status.counters)
         for name, value in status.gauges.items():
             known = gauges.get(name, 0.0)
             gauges[name] = known + value if name == "memory_bytes" else max(known, value)
         waits, restarts = waits or status.waiting_for, restarts + status.restarts
+        last_restarts += [] if status.last_restart is None else [status.last_restart]
     return {
         "counters": dict(counters),
         "gauges": gauges,
         "waiting_for": waits,
         "restarts": restarts,
+        "last_restart": max(last_restarts, default=None),
     }
 
 
@@ -187,9 +190,11 @@ class _Worker:
 
 def _buried(dead: PipelineStatus, last: PipelineStatus, *, killed: bool) -> PipelineStatus:
     """``dead`` merged with ``last``, the status of a process that has died now; its memory no longer counts."""
-    gauges = {name: value for name, value in last.gauges.items() if name != "memory_bytes"}
-    ended = msgspec.structs.replace(last, gauges=gauges, waiting_for=None, restarts=last.restarts + killed)
     now = moment()
+    last = retimed(last, now)
+    gauges = {name: value for name, value in last.gauges.items() if name != "memory_bytes"}
+    restart: dict[str, Any] = {"restarts": last.restarts + 1, "last_restart": now.wall} if killed else {}
+    ended = msgspec.structs.replace(last, gauges=gauges, waiting_for=None, **restart)
     return msgspec.structs.replace(_NOTHING, **merged((dead, ended)), updated=now.wall, updated_steady=now.steady)
 
 

@@ -24,6 +24,7 @@ from google.cloud.bigquery_storage_v1.types import AppendRowsRequest, AppendRows
 from requests.exceptions import RequestException
 
 from ecomflow import __version__
+from ecomflow.contract.buffers import at_most_row_bytes
 from ecomflow.contract.ddl import ARROW_TYPES, INGESTION
 from ecomflow.contract.limits import MAX_ROW_BYTES
 from ecomflow.errors import AccessError, EcomflowError, NotFoundError, SchemaError, UnavailableError
@@ -385,10 +386,11 @@ def with_ingestion_time(rows: pa.RecordBatch, moments: Any) -> pa.RecordBatch:
 
 def _parts(append: _Append) -> Iterator[_Append]:
     """``append`` in parts that fit a request: of whole events, or of rows where an event fits none."""
-    if append.rows.num_rows <= 1 or append.rows.nbytes <= MAX_REQUEST_BYTES:
+    rows = append.rows
+    if rows.num_rows <= 1 or at_most_row_bytes(rows) <= MAX_REQUEST_BYTES or rows.nbytes <= MAX_REQUEST_BYTES:
         yield append
         return
-    for half in append.halves() or append.cut(append.rows.num_rows // 2):
+    for half in append.halves() or append.cut(rows.num_rows // 2):
         yield from _parts(half)
 
 

@@ -12,6 +12,7 @@ CREATE OR REPLACE EXTERNAL TABLE ecomflow.dead_letters (
   payload_encoding STRING,
   failed_at TIMESTAMP,
   pipeline_version STRING,
+  ordering_key STRING,
   traceback STRING
 )
 OPTIONS (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -19,6 +20,9 @@ from ecomflow.ui.views.html import Exact, Html, join, lines, shown, table, tag
 from ecomflow.ui.views.layout import button, command, notice, section, trouble
 from ecomflow.ui.views.payload import MOST_CHARACTERS, shown_payload
 from ecomflow.ui.views.state import state_line
+
+if TYPE_CHECKING:
+    from ecomflow.deadletters.replay import Unpublishable
 
 _MOST_GROUPS = 200
 _MOST_ATTRIBUTES = 100
@@ -188,6 +192,7 @@ def _letter(stored: StoredDeadLetter, is_open: bool, names_cause: bool = False) 
         ("pipeline", shown(letter.pipeline_version, 40)),
         ("event id", shown(letter.event_id or UNKNOWN, 200)),
         ("message id", shown(letter.message_id, 80)),
+        *([("ordering key", shown(letter.ordering_key, 80))] if letter.ordering_key else []),
         ("object", tag("code", shown(stored.object_name, 300))),
     ]
     fact_list = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
@@ -246,7 +251,7 @@ def _plan(replay: Replay) -> Html:
     assert plan is not None
     if not plan.chosen:
         return notice("There are no such dead letters.")
-    failing = plan.chosen - plan.passing - plan.too_recent
+    failing = sum(plan.failing.values())
     sentence = f"{count_text(plan.passing)} of {count_text(plan.chosen)} now pass."
     if failing:
         sentence += f" {'The other' if plan.passing else 'All'} {count_text(failing)} would fail again; they stay in dlq/."
@@ -257,7 +262,15 @@ def _plan(replay: Replay) -> Html:
     parts = [tag("p", sentence, class_="sentence", role="status")]
     if plan.failing:
         parts.append(_failing(list(plan.failing.items())[:20], plan.examples))
+    if plan.unpublishable:
+        parts.append(_unpublishable(plan.unpublishable))
     return join(parts)
+
+
+def _unpublishable(refused: Sequence[Unpublishable]) -> Html:
+    title = f"{counted(len(refused), 'dead letter')} that Pub/Sub does not take, and that stay in dlq/"
+    rows = [(tag("code", shown(one.event_id, 80)), shown(one.error, 200)) for one in refused[:20]]
+    return table(title, ("event id", "why"), rows, quiet=True)
 
 
 def _failing(failing: Sequence[tuple[str, int]], examples: dict[str, str]) -> Html:
@@ -270,4 +283,5 @@ def _summary(replay: Replay) -> Html:
     assert summary is not None
     sentence = f"Published {count_text(summary.published)} again and moved {count_text(summary.moved)} to replayed/."
     sentence += f" {count_text(summary.left)} stay in dlq/: their objects changed meanwhile." if summary.left else ""
-    return tag("div", tag("p", sentence, class_="sentence"), class_="notice", data_tone="good", role="status")
+    said = tag("div", tag("p", sentence, class_="sentence"), class_="notice", data_tone="good", role="status")
+    return join([said, _unpublishable(summary.unpublishable) if summary.unpublishable else None])

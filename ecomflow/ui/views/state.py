@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from ecomflow.metrics.history import SILENT_SECONDS
 from ecomflow.metrics.snapshot import ENDED, ENDED_BADLY, LOCAL, PipelineMetrics
 from ecomflow.terminal.amounts import clock_text, count_text
 from ecomflow.ui.data.sampler import Sample
@@ -41,7 +40,8 @@ def state(sample: Sample) -> tuple[str, str, str | None]:
         return "quiet", "Looking for the pipeline…", None
     metrics, wrong = sample.report.metrics, sample.report.trouble
     if wrong is not None:
-        is_quiet = metrics.state == "none" or (metrics.state in ENDED and metrics.state not in ENDED_BADLY)
+        condition = sample.report.condition
+        is_quiet = condition == "none" or (condition in ENDED and condition not in ENDED_BADLY)
         return "quiet" if is_quiet else "bad", *_parted(wrong)
     where = "on this machine" if metrics.where == LOCAL else f"on Dataflow in {metrics.where}"
     since = "" if metrics.started is None else f" since {datetime.fromtimestamp(metrics.started, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -52,9 +52,10 @@ def stale_since(sample: Sample) -> float | None:
     """When the pipeline last reported its metrics, in seconds since the epoch, if they are no longer current; otherwise None."""
     if sample.report is None:
         return None
-    metrics = sample.report.metrics
-    silent = sample.now - metrics.at > (SILENT_SECONDS if metrics.where == LOCAL else _CLOUD_SILENT_SECONDS)
-    return metrics.at if sample.error is not None or metrics.state in ENDED or silent else None
+    metrics, condition = sample.report.metrics, sample.report.condition
+    is_late = metrics.where != LOCAL and sample.now - metrics.at > _CLOUD_SILENT_SECONDS
+    is_over = sample.error is not None or condition in ENDED or condition == "silent"
+    return metrics.at if is_over or is_late else None
 
 
 def as_of(sample: Sample) -> str | None:

@@ -12,9 +12,10 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from ecomflow.local.pubsub.log import (
     TopicDeleted,
     TopicStored,
     damage_sentence,
+    place,
 )
 
 RECORDS: list[Record] = [
@@ -49,7 +51,7 @@ RECORDS: list[Record] = [
 def opened(folder: Path) -> Iterator[tuple[Log, list[Record]]]:
     """The log in ``folder`` and the records that it had."""
     with contextlib.closing(Log(folder)) as log:
-        yield log, list(log.replay())
+        yield log, [record for record, _ in log.replay()]
 
 
 def write(folder: Path, records: list[Record]) -> None:
@@ -108,6 +110,45 @@ def test_a_rewrite_replaces_all_records(tmp_path: Path) -> None:
         log.append(RECORDS[2])
         assert log.size == (tmp_path / "pubsub.log").stat().st_size
     assert read(tmp_path) == RECORDS[:3]
+
+
+def bodies_of(log: Log, records: Iterable[tuple[Record, int]]) -> list[bytes]:
+    """What the log reads for the messages in ``records``."""
+    placed = [message for record, stop in records if isinstance(record, Published) for message in place(record, stop)]
+    return [bytes(body) for body in log.read(placed)]
+
+
+def test_bodies_are_read_from_where_they_were_written(tmp_path: Path) -> None:
+    """Whatever the size of a body, its key and its id: as appended, after a restart, and after a rewrite in another order."""
+    sizes = (0, 1, 2**8 - 1, 2**8, 2**16 - 1, 2**16, 2**16 + 1)
+    messages = [
+        StoredMessage(number, 1.5, key, random.Random(size).randbytes(size))
+        for size in sizes
+        for number in (1, 2**7, 2**16, 2**32, 2**63)
+        for key in ("", "key", "ü" * 500)
+    ]
+    bodies = [message.body for message in messages]
+    records: list[Record] = [Published([1, 2], messages[start : start + 10]) for start in range(0, len(messages), 10)]
+    between = TopicStored(bytes(10_000))
+    with opened(tmp_path) as (log, _):
+        stops = [log.append(record, between)[0] for record in records]
+        assert bodies_of(log, zip(records, stops, strict=True)) == bodies
+    with contextlib.closing(Log(tmp_path)) as log:
+        assert bodies_of(log, list(log.replay())) == bodies
+        placed = [message for record, stop in zip(records, stops, strict=True) for message in place(record, stop)]
+        backwards = [msgspec.structs.replace(record, messages=record.messages[::-1]) for record in reversed(records)]
+        for message, at in zip(reversed(placed), log.rewrite([between, *backwards]), strict=True):
+            message.at = at
+        assert [bytes(body) for body in log.read(placed)] == bodies
+
+
+def test_a_log_that_became_shorter_is_an_error(tmp_path: Path) -> None:
+    """A body that is gone is not taken for a shorter one."""
+    with opened(tmp_path) as (log, _):
+        (stop,) = log.append(record := published(1))
+        os.truncate(log.path, stop - 1)
+        with pytest.raises(OSError, match="shorter"):
+            log.read(place(record, stop))
 
 
 def test_a_rewrite_keeps_the_log_private(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 import time
@@ -371,6 +372,48 @@ class TestOrderingKeys:
         ]
         assert sorted(received) == [[], [b"%d" % number for number in range(1, 20)]]
 
+    def test_a_failure_brings_back_the_acknowledged_ones_after_it(self, clients: Clients, clock: ManualClock) -> None:
+        """An acknowledgement is final once all earlier messages of its key are acknowledged; other keys are not affected."""
+        for brings_back in (lambda received: clients.modify_deadline(0, received), lambda _: clock.advance(10)):
+            clients.publish(b"1", b"2", b"3", key="a")
+            clients.publish(b"b", key="b")
+            first, second, third, other = clients.pull()
+            clients.acknowledge(third, other)
+            brings_back(first)
+            again = clients.pull()
+            assert data_of(again) == [b"1", b"2", b"3"]
+            clients.acknowledge(*again[:2])
+            clients.modify_deadline(0, again[2])
+            (last,) = clients.pull()
+            assert last.message.data == b"3"
+            clients.acknowledge(last)
+            clients.acknowledge(second)
+        assert read_backlog(clients.host, SUBSCRIPTION).num_undelivered_messages == 0
+
+    def test_an_acknowledged_message_makes_room_in_its_stream(self, clients: Clients) -> None:
+        """Also one that may come again, because an earlier one of its key is not acknowledged."""
+        clients.publish(b"1", b"2", b"3", key="a")
+        stream = StreamUser(clients, max_outstanding_messages=2)
+        _, second = stream.receive()
+        stream.send(ack_ids=[second.ack_id])
+        assert data_of(stream.receive()) == [b"3"]
+        stream.close()
+
+    def test_a_dead_letter_lets_the_acknowledged_ones_after_it_go(self, tmp_path: Path, clock: ManualClock) -> None:
+        """When the message before them moves to the dead letter topic, their acknowledgement is final."""
+        dead = "projects/test-project/topics/dead"
+        with clients_of_server(tmp_path / "dead", clock) as clients:
+            clients.create(dead, SUBSCRIPTION + "-dead")
+            clients.create(enable_message_ordering=True, dead_letter_policy={"dead_letter_topic": dead})
+            clients.publish(b"1", b"2", key="a")
+            for _ in range(5):
+                first, second = clients.pull()
+                clients.acknowledge(second)
+                clients.modify_deadline(0, first)
+            assert clients.pull() == []
+            assert read_backlog(clients.host, SUBSCRIPTION).num_undelivered_messages == 0
+            assert clients.pull_data(subscription=SUBSCRIPTION + "-dead") == [b"1"]
+
     def test_a_failure_brings_back_the_later_ones_of_its_key(self, clients: Clients) -> None:
         """A nack takes from the consumer what it holds of the key beyond that message; its acks for them count no more."""
         clients.publish(b"1", b"2", b"3", key="a")
@@ -429,6 +472,16 @@ class TestOrderingKeys:
             (second,) = clients.pull(1)
             clients.acknowledge(second)
             assert data_of([second, *clients.pull()]) == [b"2", b"3"]
+
+    def test_acknowledgements_after_an_open_message_end_with_a_restart(self, tmp_path: Path) -> None:
+        """The open message comes again, and with it all later ones of its key."""
+        with clients_of_server(tmp_path / "data") as clients:
+            clients.create(enable_message_ordering=True)
+            clients.publish(b"1", b"2", b"3", key="a")
+            first, _, third = clients.pull()
+            clients.acknowledge(first, third)
+        with clients_of_server(tmp_path / "data") as clients:
+            assert clients.pull_data() == [b"2", b"3"]
 
     def test_a_streaming_subscriber_sees_each_key_in_order(self, clients: Clients) -> None:
         """Google's subscriber, with threads and flow control, gets every key's messages as they were published."""
@@ -601,6 +654,9 @@ class TestStreamingPull:
             ({"stream_ack_deadline_seconds": 5}, {}, "expected 10 to 600"),
             ({}, {"subscription": SUBSCRIPTION}, "first request"),
             ({}, {"protocol_version": 1}, "first request"),
+            ({}, {"max_outstanding_messages": 10}, "first request"),
+            ({}, {"max_outstanding_bytes": 10}, "first request"),
+            ({"subscription": ""}, {}, r"\(subscription=\)"),
             ({}, {"modify_deadline_ack_ids": ["a"]}, "differ in length"),
             ({}, {"ack_ids": ["a"]}, "invalid ack ID"),
             ({}, {"ack_ids": ["1-1-" + "9" * 245] * 2088}, "exceeds the limit: 524288 bytes"),
@@ -624,6 +680,46 @@ class TestStreamingPull:
         clients.subscriber.delete_subscription(subscription=SUBSCRIPTION)
         with pytest.raises(exceptions.NotFound, match=r"Resource not found \(resource=pipeline\)"):
             future.result(10)
+
+
+class TestMemory:
+    def test_more_messages_than_memory_can_hold_are_refused(self, tmp_path: Path) -> None:
+        """RESOURCE_EXHAUSTED says how many there are and what helps; the place of an acknowledged message is free again."""
+        with clients_of_server(tmp_path, options=Options(max_messages=4)) as clients:
+            clients.create()
+            clients.publish(b"1", b"2", b"3")
+            expected = "has 3 unacknowledged messages and memory for 4.* Nothing was published. .*ecomflow deploy"
+            for _ in range(2):
+                with pytest.raises(exceptions.ResourceExhausted, match=expected):
+                    call(clients, "raw_publisher.publish", {"topic": TOPIC, "messages": [{"data": b"4"}, {"data": b"5"}]})
+            clients.acknowledge(*clients.pull(1))
+            clients.publish(b"4", b"5")
+            assert clients.pull_data() == [b"2", b"3", b"4", b"5"]
+
+    def test_a_message_takes_memory_in_each_of_its_subscriptions(self, tmp_path: Path) -> None:
+        """Two subscriptions hold half as many; a topic without any takes all."""
+        with clients_of_server(tmp_path, options=Options(max_messages=4)) as clients:
+            clients.create()
+            clients.subscriber.create_subscription(name=SUBSCRIPTION + "-2", topic=TOPIC)
+            clients.publish(b"1", b"2")
+            with pytest.raises(exceptions.ResourceExhausted):
+                call(clients, *publish(data=b"3"))
+            clients.publisher.create_topic(name=TOPIC + "-2")
+            clients.publish(b"for nobody", topic=TOPIC + "-2")
+
+    def test_a_pull_that_cannot_read_the_log_takes_nothing(self, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+        """UNAVAILABLE names the log; as soon as it can be read, all messages are delivered."""
+
+        def fail(*_: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        clients.publish(b"1", b"2")
+        with monkeypatch.context() as fault:
+            fault.setattr(os, "pread", fail)
+            request = {"subscription": SUBSCRIPTION, "max_messages": 10}
+            with pytest.raises(exceptions.ServiceUnavailable, match=r"pubsub\.log can't be read: Input/output error"):
+                call(clients, "subscriber.pull", request)
+        assert clients.pull_data() == [b"1", b"2"]
 
 
 class TestResources:
@@ -663,6 +759,15 @@ class TestResources:
         listed = clients.subscriber.list_subscriptions(project="projects/test-project")
         assert [subscription.name for subscription in listed] == [SUBSCRIPTION]
         assert list(clients.publisher.list_topic_subscriptions(topic=TOPIC)) == [SUBSCRIPTION]
+
+    @pytest.mark.slow
+    def test_a_page_has_a_thousand_names_at_most(self, clients: Clients) -> None:
+        """Whatever page_size asks for: a response stays below what clients accept, and the rest is on the next page."""
+        project = "projects/other-project"
+        for number in range(1001):
+            clients.publisher.create_topic(name=f"{project}/topics/t{number:04}")
+        pages = clients.publisher.list_topics(request={"project": project, "page_size": 5000}).pages
+        assert [len(page.topics) for page in pages] == [1000, 1]
 
     def test_a_subscription_outlives_its_topic(self, clients: Clients) -> None:
         """The topic's name is replaced by a mark; what was published still comes, and a new topic of that name is another."""
@@ -759,12 +864,14 @@ def test_an_unknown_resource_is_not_found(clients: Clients, request_: tuple[str,
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
+        (("publisher.create_topic", {}), "name"),
         (("publisher.get_topic", {}), "topic"),
         (("publisher.delete_topic", {}), "topic"),
         (("publisher.list_topics", {}), "project"),
         (("publisher.list_topic_subscriptions", {}), "topic"),
         (("publisher.update_topic", {"update_mask": {"paths": ["labels"]}}), "topic.name"),
         (("raw_publisher.publish", {"messages": [{"data": b"x"}]}), "topic"),
+        (("subscriber.create_subscription", {"topic": TOPIC}), "name"),
         (("subscriber.create_subscription", {"name": SUBSCRIPTION + "-2"}), "topic"),
         (("subscriber.update_subscription", {"update_mask": {"paths": ["labels"]}}), "subscription.name"),
         (("subscriber.get_subscription", {}), "subscription"),
@@ -776,10 +883,15 @@ def test_an_unknown_resource_is_not_found(clients: Clients, request_: tuple[str,
         (("subscriber.seek", {"time": datetime.fromtimestamp(0, UTC)}), "subscription"),
     ],
 )
-def test_a_missing_name_is_invalid(clients: Clients, request_: tuple[str, dict[str, Any]], field: str) -> None:
-    """INVALID_ARGUMENT says which field of the request has no name."""
-    with pytest.raises(exceptions.InvalidArgument, match=rf"Invalid resource name given: \({field}=\)"):
-        call(clients, *request_)
+def test_a_missing_or_malformed_name_is_invalid(clients: Clients, request_: tuple[str, dict[str, Any]], field: str) -> None:
+    """INVALID_ARGUMENT says which field of the request it is, what it has, and what was expected."""
+    method, request = request_
+    for name in ("", "events", "projects/test-project/snapshots/events"):
+        *path, last = field.split(".")
+        given = functools.reduce(lambda inner, key: {key: inner}, reversed(path), {last: name})
+        expected = rf"Invalid resource name given: \({field}={name}\): expected projects/PROJECT"
+        with pytest.raises(exceptions.InvalidArgument, match=expected):
+            call(clients, method, request | given)
 
 
 def test_attributes_of_googles_clients_are_taken(clients: Clients) -> None:
@@ -813,10 +925,10 @@ def test_a_name_can_be_taken_once(clients: Clients) -> None:
             ("raw_publisher.publish", {"topic": TOPIC, "messages": [{"data": b"x", "ordering_key": key} for key in "ab"]}),
             "same ordering key",
         ),
-        (("publisher.create_topic", {"name": "events"}), r"Invalid \[topics\] name: \(name=events\)"),
+        (("publisher.create_topic", {"name": "events"}), r"\(name=events\): expected projects/PROJECT/topics/ID"),
         (("publisher.create_topic", {"name": "projects/test-project/topics/1x"}), "starting with a letter"),
         (("publisher.create_topic", {"name": "projects/test-project/topics/google"}), "not with 'goog'"),
-        (create(name="projects/test-project/topics/events"), r"Invalid \[subscriptions\] name"),
+        (create(name="projects/test-project/topics/events"), "expected projects/PROJECT/subscriptions/ID"),
         (create(ack_deadline_seconds=9), "ack_deadline_seconds=9.*expected 10 to 600"),
         (create(ack_deadline_seconds=601), "ack_deadline_seconds=601.*expected 10 to 600"),
         (create(message_retention_duration=timedelta(seconds=599)), "message_retention_duration=599"),
@@ -835,6 +947,13 @@ def test_a_name_can_be_taken_once(clients: Clients) -> None:
         (("publisher.create_topic", {"name": TOPIC + "-2", "message_retention_duration": timedelta(days=32)}), "=2.7648e"),
         (("publisher.create_topic", {"name": TOPIC + "-2", "labels": LABELS_65}), "has 65 labels: expected up to 64"),
         (create(labels=LABELS_65), "has 65 labels: expected up to 64"),
+        (create(labels={"k" * 64: "v"}), "expected up to 63 lowercase letters"),
+        (create(labels={"k": "v" * 64}), "expected up to 63 lowercase letters"),
+        (create(labels={"Team": "shop"}), r"Invalid label given: \(Team=shop\)"),
+        (create(labels={"1st": "shop"}), r"Invalid label given: \(1st=shop\)"),
+        (create(labels={"team": "the shop"}), r"Invalid label given: \(team=the shop\)"),
+        (create(expiration_policy={"ttl": timedelta(hours=23)}), r"ttl=82800\): expected at least 86400"),
+        (create(dead_letter_policy={}), r"\(dead_letter_policy.dead_letter_topic=\)"),
         (("publisher.list_topics", {"project": "projects/test-project", "page_size": -1}), r"page_size given: \(-1\)"),
         (
             ("subscriber.modify_ack_deadline", {"subscription": SUBSCRIPTION, "ack_ids": ["a"], "ack_deadline_seconds": 601}),

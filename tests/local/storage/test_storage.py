@@ -29,6 +29,13 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield storage_client(LOCAL_PROJECT, Endpoints(storage=address))
 
 
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Client]:
+    """What fake-gcs-server can't do."""
+    with storage_server(tmp_path_factory.mktemp("ours") / "data") as address:
+        yield storage_client(LOCAL_PROJECT, Endpoints(storage=address))
+
+
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the sentence names the package and the command that installs it."""
     monkeypatch.setattr(util, "find_spec", lambda _: None)
@@ -247,3 +254,52 @@ def test_objects_survive_a_restart(tmp_path: Path) -> None:
                 assert [blob.name for blob in client.list_blobs("kept")] == ["a/b"]
                 assert client.bucket("kept").blob("a/b").download_as_bytes() == b"x"
                 assert len(list((tmp_path / "data" / "content").iterdir())) == 1
+
+
+@pytest.mark.stack
+class TestObjectsThatMustStay:
+    """Retention policies and holds, which fake-gcs-server does not have."""
+
+    def test_by_the_policy_of_the_bucket(self, ours: storage.Client) -> None:
+        """An object is neither deleted nor replaced before its time, which it shows; without the policy it is."""
+        bucket = ours.create_bucket("kept")
+        bucket.blob("a").upload_from_string("first")
+        bucket.retention_period = 3600
+        bucket.patch()
+        (blob,) = ours.list_blobs("kept")
+        assert (blob.retention_expiration_time - blob.time_created).total_seconds() == 3600
+        for change in (blob.delete, lambda: bucket.blob("a").upload_from_string("second")):
+            with pytest.raises(exceptions.Forbidden, match="subject to the bucket's retention policy until"):
+                change()
+        with pytest.raises(exceptions.PreconditionFailed):
+            bucket.blob("a").upload_from_string("second", if_generation_match=0)
+        bucket.blob("b").upload_from_string("other names are free")
+        assert bucket.blob("a").download_as_bytes() == b"first"
+        blob.metadata = {"a": "b"}
+        blob.patch()
+        bucket.retention_period = None
+        bucket.patch()
+        assert bucket.get_blob("a").retention_expiration_time is None
+        blob.delete()
+
+    @pytest.mark.parametrize("kind", ["temporary_hold", "event_based_hold"])
+    def test_by_a_hold(self, kind: str, ours: storage.Client) -> None:
+        """Until it is released."""
+        blob = ours.create_bucket(kind.replace("_", "-")).blob("a")
+        blob.upload_from_string("held")
+        setattr(blob, kind, True)
+        blob.patch()
+        with pytest.raises(exceptions.Forbidden, match=f"under active {'Temporary' if kind[0] == 't' else 'Event-Based'} hold"):
+            blob.delete()
+        setattr(blob, kind, False)
+        blob.patch()
+        blob.delete()
+
+    def test_by_the_default_of_the_bucket(self, ours: storage.Client) -> None:
+        """A new object is held; one that is already there is not."""
+        bucket = ours.create_bucket("held-by-default")
+        bucket.blob("old").upload_from_string("")
+        bucket.default_event_based_hold = True
+        bucket.patch()
+        bucket.blob("new").upload_from_string("")
+        assert {blob.name: bool(blob.event_based_hold) for blob in ours.list_blobs(bucket)} == {"old": False, "new": True}

@@ -27,10 +27,10 @@ from ecomflow.pipeline.graph import build_graph
 from tests.support.pipeline import PUBLISHED, config_for, message
 
 
-def wire(data: bytes, attributes: dict[str, str] | None = None, message_id: str = "m-1") -> bytes:
+def wire(data: bytes, attributes: dict[str, str] | None = None, message_id: str = "m-1", ordering_key: str = "") -> bytes:
     """A message as Dataflow hands it over."""
     published = datetime.fromtimestamp(PUBLISHED / 1e6, UTC)
-    serialized: bytes = PubsubMessage(data, attributes or {}, message_id, published)._to_proto_str()
+    serialized: bytes = PubsubMessage(data, attributes or {}, message_id, published, ordering_key)._to_proto_str()
     return serialized
 
 
@@ -38,6 +38,10 @@ class TestMessageOf:
     def test_all_that_a_message_carries(self) -> None:
         """Bytes, attributes, id and the publish time in microseconds come as the local engine gives them."""
         assert message_of(wire(b'{"a": 1}', {"event_id": "e-1"})) == Message(b'{"a": 1}', {"event_id": "e-1"}, "m-1", PUBLISHED)
+
+    def test_an_ordering_key(self) -> None:
+        """Where Dataflow hands one over, its dead letter has it."""
+        assert message_of(wire(b"x", ordering_key="O-1")).ordering_key == "O-1"
 
     def test_bytes_that_are_no_text(self) -> None:
         """Data is never decoded here."""

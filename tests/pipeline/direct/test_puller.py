@@ -73,12 +73,13 @@ def outstanding(clients: Clients) -> int:
 
 
 def test_take_brings_a_message_whole(clients: Clients, puller: Puller) -> None:
-    """Data, attributes, message id and publish time (in microseconds) are those of the published message."""
-    sent = {"data": b"\x00 one", "attributes": {"event_id": "e-1", "Ö": "ü"}}
+    """Data, attributes, ordering key, message id and publish time (in microseconds) are those of the published message."""
+    sent = {"data": b"\x00 one", "attributes": {"event_id": "e-1", "Ö": "ü"}, "ordering_key": "O-1"}
     ids = clients.raw_publisher.publish(topic="projects/test-project/topics/events", messages=[sent]).message_ids
     (message,) = take(puller).messages
     assert message.data == b"\x00 one"
     assert message.attributes == {"event_id": "e-1", "Ö": "ü"}
+    assert message.ordering_key == "O-1"
     assert [message.message_id] == list(ids)
     assert message.publish_time == PUBLISHED
 

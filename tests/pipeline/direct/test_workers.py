@@ -136,26 +136,29 @@ class TestMerged:
         """Also the status of a process that has died since: otherwise its last append would be in the future."""
         reported = Moment(time.time(), time.monotonic())
         status = PipelineStatus("running", gauges={"last_append/t": reported.wall - 5, "memory_bytes": 7}, updated=reported.wall)
-        status = msgspec.structs.replace(status, updated_steady=reported.steady)
+        status = msgspec.structs.replace(status, updated_steady=reported.steady, restarts=1, last_restart=reported.wall - 3)
         dead = workers._buried(workers._NOTHING, status, killed=True)
         assert dead.gauges == {"last_append/t": reported.wall - 5}
         monkeypatch.setattr(workers, "moment", lambda: Moment(reported.wall + 60 + step, reported.steady + 60))
         for one in (status, dead):
             assert workers.merged([one])["gauges"]["last_append/t"] == pytest.approx(reported.wall - 5 + step, abs=0.1)
+        assert workers.merged([status])["last_restart"] == pytest.approx(reported.wall - 3 + step, abs=0.1)
 
     def test_counts_are_summed(self) -> None:
-        """Counters, restarts and memory are summed, of other gauges the greatest is taken, of waits the first."""
+        """Counters, restarts and memory are summed, of other gauges and restarts the latest is taken, of waits the first."""
         one = PipelineStatus(
             "running",
             counters={"a": 1, "b": 2},
             gauges={"memory_bytes": 10, "last_append/t": 5},
             restarts=1,
+            last_restart=9.0,
         )
         two = PipelineStatus(
             "running",
             counters={"b": 3, "c": 4},
             gauges={"memory_bytes": 20, "last_append/t": 4, "last_append/u": 6},
             restarts=2,
+            last_restart=7.0,
             waiting_for="Pub/Sub",
         )
         assert workers.merged((one, two)) == {
@@ -163,7 +166,17 @@ class TestMerged:
             "gauges": {"memory_bytes": 30, "last_append/t": 5, "last_append/u": 6},
             "waiting_for": "Pub/Sub",
             "restarts": 3,
+            "last_restart": 9.0,
         }
+
+    def test_a_death_is_a_restart(self) -> None:
+        """As the status of one engine that has restarted, with its time; a process that drained has not."""
+        before = time.time()
+        killed = workers._buried(workers._NOTHING, PipelineStatus("running", restarts=2, last_restart=5.0), killed=True)
+        assert killed.restarts == 3
+        assert before <= (killed.last_restart or 0) <= time.time()
+        drained = workers._buried(workers._NOTHING, PipelineStatus("running", restarts=2, last_restart=5.0), killed=False)
+        assert (drained.restarts, drained.last_restart) == (2, 5.0)
 
     def test_of_none_there_is_nothing(self) -> None:
         """Before any process has reported, nothing is counted."""
