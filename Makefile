@@ -63,7 +63,7 @@ $(INSTALLED): requirements.lock requirements-build.lock pyproject.toml
 bench: $(INSTALLED) ## Run the benchmarks for docs/performance.md (under half an hour); BENCH="latency stack" runs only those
 	$(BIN)/python -m benchmarks $(BENCH)
 
-pictures: $(INSTALLED) ## Take the pictures of the README and the docs from a real run (two minutes; needs chromium)
+pictures: $(INSTALLED) ## Take the pictures of the README and the docs from a real run (eight minutes; needs chromium)
 	$(BIN)/python docs/make_pictures.py
 
 UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet
