@@ -29,7 +29,7 @@ test-ui: $(INSTALLED) ## Test the web page in Debian's chromium, and install tha
 	$(BIN)/python -m pytest -m browser tests/browser
 
 interop: $(INSTALLED) ## Google's clients for Node and Go, and other brokers, as far as this machine has them (under five minutes)
-	$(BIN)/python -m pytest -m interop tests/interop
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m interop tests/interop
 
 faults: $(INSTALLED) ## Tests that make test skips: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults
@@ -63,7 +63,7 @@ $(INSTALLED): requirements.lock requirements-build.lock pyproject.toml
 bench: $(INSTALLED) ## Run the benchmarks for docs/performance.md (under half an hour); BENCH="latency stack" runs only those
 	$(BIN)/python -m benchmarks $(BENCH)
 
-pictures: $(INSTALLED) ## Take the pictures of the README and the docs from a real run (two minutes; needs chromium)
+pictures: $(INSTALLED) ## Take the pictures of the README and the docs from a real run (eight minutes; needs chromium)
 	$(BIN)/python docs/make_pictures.py
 
 UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet

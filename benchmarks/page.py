@@ -86,7 +86,7 @@ def opened(stack: Stack) -> Iterator[list[psutil.Process]]:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM))
         page = browser.new_page()
         page.goto(address)
-        page.locator("svg.graph.wide .step").first.wait_for(timeout=60_000)
+        page.locator("svg.graph.wide [data-kind=step]").first.wait_for(timeout=60_000)
         yield [one for one in family(mine) if one not in before and "chromium" in one.name()]
         browser.close()
 

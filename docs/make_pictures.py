@@ -30,8 +30,9 @@ from ecomflow.metrics.history import History
 
 PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, LINES = 110, 40
-SEED, RATE, ROUNDS = "7", "300", "2500"
-WARM_SECONDS = 30.0
+SEED, RATE, ROUNDS = "7", "60", "3600"
+# The page charts an hour, of which some minutes are to be seen.
+WARM_SECONDS = 300.0
 CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 # Rich's SVG fetches its font from elsewhere; the reader's own monospace font does as well.
@@ -122,6 +123,9 @@ def take_pictures(shop: Shop) -> None:
             page.screenshot(path=PICTURES / "page-graph.png")
             opened(chromium, address, "dark").screenshot(path=PICTURES / "page-graph-dark.png")
             page.locator("svg.graph.wide").screenshot(path=PICTURES / "graph.png")
+            page.locator("svg.graph.wide [data-name='Decode events']").click()
+            page.locator("#step").screenshot(path=PICTURES / "page-step.png")
+            page.set_viewport_size({"width": 1280, "height": 860})
             save_terminal("top", top_view(history, COLUMNS, LINES))
             visit(page, "Tables", lambda: page.locator("table").first.wait_for())
             time.sleep(5)
@@ -151,10 +155,11 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(chromium: Browser, address: str, scheme: str) -> Page:
-    context = chromium.new_context(viewport={"width": 1280, "height": 860}, color_scheme=scheme)  # type: ignore[arg-type]
+    # So high that the charts below the graph are seen.
+    context = chromium.new_context(viewport={"width": 1280, "height": 1400}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address)
-    page.locator("svg.graph.wide .step").first.wait_for(timeout=60_000)
+    page.locator("svg.graph.wide [data-kind=step]").first.wait_for(timeout=60_000)
     page.wait_for_timeout(3000)  # a few readings, so that there are rates
     return page
 

@@ -21,6 +21,7 @@ from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import LiveTarget, open_target
 from ecomflow.jobs.metrics import MetricsReader
 from ecomflow.metrics.prometheus import served
+from ecomflow.metrics.record import recorded
 from ecomflow.pipeline.direct import launch, logs, workers
 from ecomflow.pipeline.direct.launch import OUTPUT_FILE
 from ecomflow.pipeline.direct.memory import share_one_arena
@@ -110,7 +111,12 @@ def _run_here(settings: Settings, detach: bool, metrics_port: int | None) -> Non
         say("See how it runs: ecomflow job status. Drain it: ecomflow job drain")
         return
     run = launch.run_here if settings.processes == 1 else workers.run_workers
-    with _drained_by_signals() as drain, _metrics_served(settings, metrics_port) as port, _logged_here(settings):
+    with (
+        _drained_by_signals() as drain,
+        _metrics_served(settings, metrics_port) as port,
+        _metrics_recorded(settings),
+        _logged_here(settings),
+    ):
         say(f"Reading {settings.subscription_path}. Ctrl-C drains.")
         _say_where_metrics_are(port)
         with err.status("Starting…") as line:
@@ -134,6 +140,16 @@ def _metrics_served(settings: Settings, port: int | None) -> Iterator[int | None
         reader = MetricsReader(settings, target.resolved, here=True)
         with served(reader.read, port, settings.other_users) as bound:
             yield bound
+
+
+@contextmanager
+def _metrics_recorded(settings: Settings) -> Iterator[None]:
+    """Records the pipeline's metrics in the state folder, for the charts of the page."""
+    with (
+        LiveTarget(settings) as target,
+        recorded(MetricsReader(settings, target.resolved, here=True).read, settings.state_path),
+    ):
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ecomflow.pipeline.direct.launch import PipelineStatus
 from ecomflow.terminal.amounts import length, time_at
 from ecomflow.terminal.console import json_line, out, plain, say, show_counts, show_table
 
-_OF_TOP = ("in/", "out/", "refused_in/", "latency/")
+_OF_TOP = ("in/", "out/", "refused_in/", "reason_in/", "latency/")
 
 
 def fields_of(job: Any) -> dict[str, Any]:

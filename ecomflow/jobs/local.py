@@ -30,7 +30,8 @@ from ecomflow.pipeline.direct.launch import (
     signal_pipeline,
     start_detached,
 )
-from ecomflow.pipeline.direct.logs import LogLine, set_aside
+from ecomflow.pipeline.direct.logs import LogLine
+from ecomflow.processes.json_lines import set_aside
 from ecomflow.processes.state_folder import access_error, check_own
 
 Sleep = Callable[[float], None]

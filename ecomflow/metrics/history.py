@@ -115,7 +115,7 @@ class History:
         life = 0
         if self._samples:
             last = self._samples[-1]
-            life = last.life if _is_same_life(last.metrics, metrics) else last.life + 1
+            life = last.life if is_same_life(last.metrics, metrics) else last.life + 1
             # The same reading again; or the clock was set back, and earlier readings are now in the future.
             while life == last.life and self._samples and metrics.at <= self._samples[-1].metrics.at:
                 self._samples.pop()
@@ -160,7 +160,7 @@ class History:
             pace(lambda metrics: metrics.received),
             pace(lambda metrics: sum(metrics.refused.values())),
             tuple(
-                StepRates(step.step, *(pace(_of_step(step.step, part)) for part in ("messages_in", "messages_out", "refused")))
+                StepRates(step.step, *(pace(in_step(step.step, part)) for part in ("messages_in", "messages_out", "refused")))
                 for step in last.steps
             ),
             tuple(TableRates(table.table, pace(rows_of(table.table))) for table in last.tables),
@@ -207,9 +207,14 @@ def rows_of(table: str) -> Callable[[PipelineMetrics], int]:
     return lambda metrics: next((found.rows for found in metrics.tables if found.table == table), 0)
 
 
+def in_step(step: str, part: str) -> Callable[[PipelineMetrics], int]:
+    """``part`` of the StepMetrics of ``step``, as ``messages_in``, for series."""
+    return lambda metrics: next((int(getattr(found, part)) for found in metrics.steps if found.step == step), 0)
+
+
 def messages_in_by(step: str) -> Callable[[PipelineMetrics], int]:
     """Messages into ``step``, or out of it if it is the first, for ``History.series``."""
-    taken, put = _of_step(step, "messages_in"), _of_step(step, "messages_out")
+    taken, put = in_step(step, "messages_in"), in_step(step, "messages_out")
     return lambda metrics: taken(metrics) or put(metrics)
 
 
@@ -256,9 +261,11 @@ def _why_nothing_runs(metrics: PipelineMetrics) -> str:
     named = f"The pipeline ({metrics.name})" if metrics.name else "The pipeline"
     start = f"Start it with: ecomflow deploy{' --detach' if metrics.where == LOCAL else ''}"
     if metrics.state == "none":
-        # Locally the backlog is unknown if the local stack does not run, and the stack has to be started first.
-        unready = metrics.backlog_unknown if metrics.where == LOCAL else None
-        return f"No pipeline is running{waits}. {_on_one_line(unready) if unready else start}"
+        # Locally the backlog is unknown if the local stack does not run, and the remedy, on a line of its own, comes first. The
+        # backlog of another emulator is unknown without a remedy.
+        unready = (metrics.backlog_unknown or "") if metrics.where == LOCAL else ""
+        first = _on_one_line(unready) if "\n" in unready else start
+        return f"No pipeline is running{waits}. {first}"
     if metrics.state == "gone":
         return f"{named} was killed{waits}; unacknowledged messages will be redelivered. {start}"
     if metrics.state == "failed":
@@ -316,14 +323,10 @@ def _moved(metrics: PipelineMetrics) -> tuple[int, int, int]:
     return metrics.received, sum(table.rows for table in metrics.tables), sum(metrics.refused.values())
 
 
-def _is_same_life(before: PipelineMetrics, after: PipelineMetrics) -> bool:
+def is_same_life(before: PipelineMetrics, after: PipelineMetrics) -> bool:
     """Whether both belong to one process or job whose counters have not been reset."""
     fallen = any(now < then for then, now in zip(_moved(before), _moved(after), strict=True))
     return before.started == after.started and not fallen
-
-
-def _of_step(name: str, part: str) -> Callable[[PipelineMetrics], int]:
-    return lambda metrics: next((int(getattr(step, part)) for step in metrics.steps if step.step == name), 0)
 
 
 def _latency(buckets: Sequence[int], seconds: float | None) -> Latency:

@@ -15,7 +15,7 @@ import msgspec
 
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM
 from ecomflow.contract.language import Contract
-from ecomflow.contract.tables import event_streams, tables_of
+from ecomflow.contract.tables import stream_tables, tables_of
 
 T = TypeVar("T")
 
@@ -38,13 +38,14 @@ class StepMetrics(msgspec.Struct, frozen=True):
 
     A message is refused by exactly one step, so the steps add up to ``PipelineMetrics.refused``. A write step emits what is
     confirmed: events by BigQuery, dead letters by the bucket. While no bundle is being processed, in = out + refused for every
-    step but the first, which has no input.
+    step but the first, which has no input. ``reasons``: the refused messages by reason.
     """
 
     step: str
     messages_in: int = 0
     messages_out: int = 0
     refused: int = 0
+    reasons: dict[str, int] = {}
 
 
 class TableMetrics(msgspec.Struct, frozen=True):
@@ -93,13 +94,35 @@ class PipelineMetrics(msgspec.Struct, frozen=True):
     backlog_unknown: str | None = None
 
 
+class Branch(msgspec.Struct, frozen=True):
+    """The steps of one stream, by their labels in ``pipeline/graph.py``, and the tables that it writes. Without tables it refuses
+    all its messages, and has no ``write``.
+    """
+
+    stream: str
+    first: str
+    write: str | None
+    dead_letters: str
+    tables: tuple[str, ...] = ()
+
+
+FIRST_STEPS = ("Read messages", "Decode events")
+
+
+def branches_of(contracts: Sequence[Contract]) -> tuple[Branch, ...]:
+    """The branches of the graph in order, that of unknown events last."""
+    events = (
+        Branch(stream, f"Model {stream} facts", f"Write {stream} facts", f"Write {stream} dead letters", tables)
+        for stream, tables in stream_tables(contracts).items()
+    )
+    unknown = Branch(UNKNOWN_STREAM, f"Refuse {UNKNOWN_STREAM} events", None, f"Write {UNKNOWN_STREAM} dead letters")
+    return (*events, unknown)
+
+
 def steps_of(contracts: Sequence[Contract]) -> tuple[str, ...]:
     """The steps of ``pipeline/graph.py`` in order, stream by stream; a test compares them with the graph."""
-    by_stream = (
-        (f"Model {stream} facts", f"Write {stream} facts", f"Write {stream} dead letters") for stream in event_streams(contracts)
-    )
-    last = (f"Refuse {UNKNOWN_STREAM} events", f"Write {UNKNOWN_STREAM} dead letters")
-    return ("Read messages", "Decode events", *chain.from_iterable(by_stream), *last)
+    branches = ((branch.first, branch.write, branch.dead_letters) for branch in branches_of(contracts))
+    return (*FIRST_STEPS, *(step for step in chain.from_iterable(branches) if step is not None))
 
 
 def from_counters(
@@ -139,10 +162,21 @@ def quantile(latency: Sequence[int], share: float) -> float | None:
 
 
 def step_metrics(counters: Mapping[str, int], steps: Sequence[str]) -> tuple[StepMetrics, ...]:
-    """From ``in/<step>``, ``out/<step>`` and ``refused_in/<step>``: all of ``steps``, then any others by name."""
-    kinds = [_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/")]
-    others = sorted({name for kind in kinds for name in kind} - set(steps))
-    return tuple(StepMetrics(name, *(kind.get(name, 0) for kind in kinds)) for name in (*steps, *others))
+    """From ``in/<step>``, ``out/<step>``, ``refused_in/<step>`` and ``reason_in/<step>/<reason>``: all of ``steps``, then any
+    others by name.
+    """
+    messages_in, messages_out, refused = (_below(prefix, counters) for prefix in ("in/", "out/", "refused_in/"))
+    others = sorted({*messages_in, *messages_out, *refused} - set(steps))
+    return tuple(
+        StepMetrics(
+            name,
+            messages_in.get(name, 0),
+            messages_out.get(name, 0),
+            refused.get(name, 0),
+            _below(f"reason_in/{name}/", counters),
+        )
+        for name in (*steps, *others)
+    )
 
 
 def table_metrics(counters: Mapping[str, int], gauges: Mapping[str, float], tables: Sequence[str]) -> tuple[TableMetrics, ...]:

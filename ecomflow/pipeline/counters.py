@@ -1,9 +1,9 @@
 """The pipeline's counters: each count goes to Beam's metrics, and to totals of the process that can be read while it runs.
 
 Names: ``received``, ``decoded/<stream>``, ``refused/<reason>``, ``rows/<table>``, ``schema_drift/<type>/<path>``,
-``rules_broken/<type>/<rule>``, ``duplicates_seen``; ``in/<step>``, ``out/<step>`` and ``refused_in/<step>`` by the labels of the
-graph; ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``, ``retries``. docs/watching.md says what each counts. They
-are incremented once per batch, not per message.
+``rules_broken/<type>/<rule>``, ``duplicates_seen``; ``in/<step>``, ``out/<step>``, ``refused_in/<step>`` and
+``reason_in/<step>/<reason>`` by the labels of the graph; ``latency/<bucket>`` of ``snapshot.LATENCY_BOUNDS``, ``bundles``,
+``retries``. docs/watching.md says what each counts. They are incremented once per batch, not per message.
 
 Gauges, and what the pipeline waits for, exist only in the process: Beam has no such metric that Dataflow reports.
 """
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ NAMESPACE = "ecomflow"
 # Producers choose the names of unknown fields, so their number must be bounded; what comes after is counted under one name.
 MAX_DRIFT_NAMES = 200
 OTHER_DRIFT = "schema_drift/other"
+NONE_REFUSED: Mapping[str, int] = MappingProxyType({})
 
 _LATENCY_MICROS = np.array([round(bound * 1e6) for bound in LATENCY_BOUNDS])
 # Making Beam's counter anew costs six times as much as counting; names are bounded.
@@ -57,11 +59,15 @@ class Counters:
             with self._lock:
                 self._totals[name] += amount
 
-    def count_step(self, step: str, *, messages_in: int = 0, messages_out: int = 0, refused: int = 0) -> None:
-        """Count messages into, out of and refused by the step with this label."""
+    def count_step(
+        self, step: str, *, messages_in: int = 0, messages_out: int = 0, refused: Mapping[str, int] = NONE_REFUSED
+    ) -> None:
+        """Count messages into, out of and, by reason, refused by the step with this label."""
         self.count(f"in/{step}", messages_in)
         self.count(f"out/{step}", messages_out)
-        self.count(f"refused_in/{step}", refused)
+        self.count(f"refused_in/{step}", sum(refused.values()))
+        for reason, amount in refused.items():
+            self.count(f"reason_in/{step}/{reason}", amount)
 
     def count_latency(self, published: NDArray[np.int64], confirmed: float) -> None:
         """Count messages by the time from their publication, in microseconds since the epoch (0: not known, left out), to

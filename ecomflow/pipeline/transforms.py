@@ -8,7 +8,7 @@ messages in, out and refused of a step are counted under its label in the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -75,7 +75,7 @@ class _DecodeFn(StepFn):
         for decoded in decoded_parts(self._runtime.codec, messages, now):
             self._counters.count_drift(decoded.drift)
             refused = _refused_here(decoded)
-            self._counters.count_step(self._step, messages_out=_messages_in(decoded) - refused, refused=refused)
+            self._counters.count_step(self._step, messages_out=_messages_in(decoded) - refused.total(), refused=refused)
             for part in decoded.parts:
                 self._counters.count(f"decoded/{part.stream}", len(part.events))
                 self._counters.count("duplicates_seen", self._runtime.seen_ids.repeats_in(part.event_ids))
@@ -86,9 +86,13 @@ def _messages_in(decoded: DecodedBatch) -> int:
     return sum(len(part.events) + len(part.refused) for part in decoded.parts)
 
 
-def _refused_here(decoded: DecodedBatch) -> int:
-    """What decoding refuses itself: what is of no known type has a step of its own for that."""
-    return sum(len(part.refused) for part in decoded.parts if part.stream != UNKNOWN_STREAM)
+def _refused_here(decoded: DecodedBatch) -> Counter[str]:
+    """What decoding refuses itself, by reason: what is of no known type has a step of its own for that."""
+    return _reasons(letter for part in decoded.parts if part.stream != UNKNOWN_STREAM for letter in part.refused)
+
+
+def _reasons(letters: Iterable[DeadLetter]) -> Counter[str]:
+    return Counter(letter.reason for letter in letters)
 
 
 class ModelFacts(Step):
@@ -103,13 +107,14 @@ class _ModelFn(StepFn):
         with self._runtime.failure.noted():
             now = self._runtime.now()
             self._counters.count_step(self._step, messages_in=len(batch.events))
-            modelled = 0
+            modelled, refused = 0, Counter[str]()
             for facts in modelled_parts(self._runtime.codec.restored(batch), now):
                 for rule, times in facts.rules_broken.items():
                     self._counters.count(f"rules_broken/{batch.stream}/{rule}", times)
                 modelled += len(facts.messages)
+                refused += _reasons(facts.refused)
                 yield facts
-            self._counters.count_step(self._step, messages_out=modelled, refused=len(batch.events) - modelled)
+            self._counters.count_step(self._step, messages_out=modelled, refused=refused - _reasons(batch.refused))
 
 
 class WriteFacts(Step):
@@ -183,8 +188,9 @@ class _WriteFactsFn(StepFn):
         for writing in writings:
             for part, appends in writing.sent:
                 self._finish(writing, part, appends)
-            self._count(writing)
-            if letters := _letters_of(writing, self._runtime.now()):
+            letters = _letters_of(writing, self._runtime.now())
+            self._count(writing, letters)
+            if letters:
                 yield DeadLetterBatch(writing.batch.stream, letters)
 
     def _finish(self, writing: _Writing, part: TableRows, appends: Any) -> None:
@@ -202,12 +208,12 @@ class _WriteFactsFn(StepFn):
             if rows:
                 writing.refused.append((piece, rows))
 
-    def _count(self, writing: _Writing) -> None:
+    def _count(self, writing: _Writing, letters: list[DeadLetter]) -> None:
         """Count what is written and what is not, and how long the written messages took."""
         refused = _refused_sources(writing)
         published = np.fromiter([message.publish_time for message in writing.batch.messages], np.int64)
         written = np.delete(published, list(refused)) if refused else published
-        self._counters.count_step(self._step, messages_out=len(written), refused=len(refused))
+        self._counters.count_step(self._step, messages_out=len(written), refused=_reasons(letters))
         self._counters.count_latency(written, self._runtime.now().timestamp())
 
 
@@ -284,7 +290,7 @@ class _WriteDeadLettersFn(StepFn):
                 halves_of_letters,
                 lambda part, failure: self._start(batch.stream, [replace_letter(letter, failure) for letter in part]),
             ):
-                for reason, amount in Counter(letter.reason for letter in letters).items():
+                for reason, amount in _reasons(letters).items():
                     self._counters.count(f"refused/{reason}", amount)
                 self._uploads += uploads
 
@@ -306,5 +312,5 @@ class RefuseEvents(Step):
 
 class _RefuseFn(StepFn):
     def process(self, batch: TypedBatch) -> Iterator[DeadLetterBatch]:
-        self._counters.count_step(self._step, messages_in=len(batch.refused), refused=len(batch.refused))
+        self._counters.count_step(self._step, messages_in=len(batch.refused), refused=_reasons(batch.refused))
         yield DeadLetterBatch(batch.stream, batch.refused)

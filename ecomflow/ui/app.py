@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from shlex import quote
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from starlette.applications import Starlette
@@ -18,15 +19,28 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ecomflow.config import Settings
+from ecomflow.config import Settings, contracts_of
 from ecomflow.deadletters.store import replay_command
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import LiveTarget
 from ecomflow.infra.resources import fact_tables
 from ecomflow.jobs.metrics import MetricsReader
+from ecomflow.metrics.record import read_record
+from ecomflow.metrics.snapshot import branches_of
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import definition_of, question, questions
-from ecomflow.ui.data.dead_letters import PAGE, Overview, filter_of, read_newest, read_overview
+from ecomflow.ui.data.dead_letters import (
+    PAGE,
+    Overview,
+    Search,
+    count_objects,
+    filter_of,
+    find,
+    read_newest,
+    read_overview,
+    search_of,
+    with_others,
+)
 from ecomflow.ui.data.read_only import read_only
 from ecomflow.ui.data.readings import Reading, in_thread, unexpected
 from ecomflow.ui.data.replays import Replays
@@ -34,10 +48,16 @@ from ecomflow.ui.data.sampler import Sampler
 from ecomflow.ui.data.steps import read_steps
 from ecomflow.ui.data.warehouse import TableCount, TableDetail, read_counts, read_detail, scanned
 from ecomflow.ui.guard import Gate, Guard, read_form
-from ecomflow.ui.views.dead_letters import dead_letters_view, groups_view, replay_view
-from ecomflow.ui.views.graph import graph_view
+from ecomflow.ui.views.dead_letters import (
+    dead_letters_view,
+    groups_view,
+    hits_view,
+    replay_view,
+    search_query,
+)
+from ecomflow.ui.views.graph import GraphSources, graph_view
 from ecomflow.ui.views.html import Html, join, tag
-from ecomflow.ui.views.layout import View, page, trouble
+from ecomflow.ui.views.layout import Place, View, page, trouble
 from ecomflow.ui.views.questions import MOST_ROWS, answer_view, question_view, questions_view, sql_view, weighed
 from ecomflow.ui.views.tables import detail_view, table_view, tables_view, weighed_view
 from ecomflow.warehouse import queries
@@ -73,7 +93,11 @@ class Pages:
         self._targets = LiveTarget(settings)
         self.target = self._targets.running
         reader = MetricsReader(settings, self._targets.resolved, here=options.here, job=options.job)
-        self.sampler = Sampler(reader.read, _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS)
+        self.sampler = Sampler(
+            reader.read,
+            _LOCAL_SECONDS if options.here else _DATAFLOW_SECONDS,
+            read_record=(lambda now: read_record(settings.state_path, now)) if options.here else None,
+        )
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
         self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(self.target()), self._least(_COUNTS_SECONDS))
         self.definitions = {name: definition_of(table) for name, table in fact_tables(settings).items()}
@@ -85,7 +109,18 @@ class Pages:
             lambda: read_overview(self.target(), lambda count: setattr(self.letters, "progress", count)),
             self._least(_LETTERS_SECONDS),
         )
+        self.objects: Reading[dict[str, int]] = Reading(lambda: count_objects(self.target()), self._least(_LETTERS_SECONDS))
         self.replays = Replays(self.target)
+        self.graph_sources = GraphSources(
+            settings.subscription,
+            settings.bucket_name,
+            branches_of(contracts_of(settings)),
+            self.steps,
+            self.counts,
+            self.letters,
+            self.objects,
+        )
+        self.place = _place(settings)
 
     def _least(self, seconds: float) -> float:
         return seconds if self.settings.is_local else _CLOUD_SECONDS
@@ -94,12 +129,6 @@ class Pages:
         """Stop reading, and close the clients."""
         self.sampler.stop()
         self._targets.close()
-
-    @property
-    def place(self) -> str:
-        """The stack or project, in one line."""
-        where = f"Local stack in {self.settings.state_path}/"
-        return where if self.settings.is_local else f"Project {self.settings.project}, {self.settings.region}"
 
     def answer(self, view: View, status: int = 200) -> Response:
         return HTMLResponse(page(view, self.place), status)
@@ -114,9 +143,11 @@ class Pages:
         return name
 
     async def _first_look(self, reading: Reading[Any] | None) -> None:
-        """Start the reads for a view, and wait briefly, so that most views are complete at once."""
+        """Start the reads for a view that somebody opens, and wait briefly, so that most views are complete at once."""
         self.sampler.look()
         if reading is not None:
+            if self.settings.is_local:
+                reading.expire()  # another view may have read it a while ago
             reading.look()
         await in_thread(lambda: self.sampler.wait_for_first(_FIRST_SECONDS))
         if reading is not None and reading.read_at is None:
@@ -124,26 +155,27 @@ class Pages:
 
     # The graph
 
-    async def graph(self, _: Request) -> Response:
+    async def graph(self, request: Request) -> Response:
         await self._first_look(None)
-        return self.live("Graph", "/", graph_view(self.sampler.look(), self.steps.look()), "/live")
+        step = request.query_params.get("step")
+        return self.live("Graph", "/", self._graph(step), f"/live?{urlencode({'step': step})}" if step else "/live")
 
-    async def live_graph(self, _: Request) -> Response:
-        return HTMLResponse(graph_view(self.sampler.look(), self.steps.look()))
+    async def live_graph(self, request: Request) -> Response:
+        return HTMLResponse(self._graph(request.query_params.get("step")))
+
+    def _graph(self, step: str | None) -> Html:
+        for reading in (self.steps, self.counts, self.letters, self.objects):
+            reading.look()
+        return graph_view(self.sampler.look(), self.graph_sources, step or None)
 
     # Tables
 
     async def tables(self, _: Request) -> Response:
         await self._first_look(self.counts)
-        return self.live(
-            "Tables",
-            "/tables",
-            tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()),
-            "/live/tables",
-        )
+        return self.live("Tables", "/tables", tables_view(self.sampler.look(), self.counts.look()), "/live/tables")
 
     async def live_tables(self, _: Request) -> Response:
-        return HTMLResponse(tables_view(self.sampler.look(), self.sampler.tables(self.definitions), self.counts.look()))
+        return HTMLResponse(tables_view(self.sampler.look(), self.counts.look()))
 
     async def table(self, request: Request) -> Response:
         name = self._table_name(request)
@@ -177,13 +209,27 @@ class Pages:
 
     # Dead letters
 
-    async def groups(self, _: Request) -> Response:
+    async def groups(self, request: Request) -> Response:
         await self._first_look(self.letters)
-        content = groups_view(self.sampler.look(), self.letters.look(), self.gate.form_token)
-        return self.live("Dead letters", "/dead-letters", content, "/live/dead-letters")
+        search = self._search(request)
+        if search.lists_letters:
+            hits = await in_thread(lambda: find(self.target(), search))
+            content = hits_view(self.sampler.look(), hits, search, self._streams())
+            return self.answer(View("Dead letters", "/dead-letters", content))
+        return self.live("Dead letters", "/dead-letters", self._groups(search), f"/live/dead-letters{search_query(search)}")
 
-    async def live_groups(self, _: Request) -> Response:
-        return HTMLResponse(groups_view(self.sampler.look(), self.letters.look(), self.gate.form_token))
+    async def live_groups(self, request: Request) -> Response:
+        return HTMLResponse(self._groups(self._search(request)))
+
+    def _groups(self, search: Search) -> Html:
+        found = self.letters.look()
+        return groups_view(self.sampler.look(), found, self.gate.form_token, search, self._streams())
+
+    def _streams(self) -> tuple[str, ...]:
+        return with_others(tuple(branch.stream for branch in self.graph_sources.branches), self.letters.value)
+
+    def _search(self, request: Request) -> Search:
+        return search_of(request.query_params, self._streams())
 
     async def read_groups(self, _: Request, __: dict[str, str]) -> Response:
         self.letters.refresh()
@@ -191,7 +237,7 @@ class Pages:
 
     async def group(self, request: Request) -> Response:
         asked = request.path_params
-        selected = filter_of(self.settings, asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
+        selected = filter_of(self._streams(), asked["stream"], request.query_params.get("reason", ""), asked["fingerprint"])
         limit = _number(request.query_params.get("limit", ""), PAGE, 200)
         found = await in_thread(lambda: read_newest(self.target(), selected, limit))
         token = self.gate.form_token if self.options.allow_replay else None
@@ -199,7 +245,7 @@ class Pages:
         return self.answer(View("Dead letters", "/dead-letters", content))
 
     async def preview_replay(self, _: Request, form: dict[str, str]) -> Response:
-        selected = filter_of(self.settings, form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
+        selected = filter_of(self._streams(), form.get("stream", ""), form.get("reason", ""), form.get("fingerprint", ""))
         return RedirectResponse(f"/replays/{self.replays.preview(selected).id}", 303)
 
     async def confirm_replay(self, request: Request, _: dict[str, str]) -> Response:
@@ -304,6 +350,13 @@ def make_app(settings: Settings, gate: Gate, options: Options = Options()) -> tu
     ]
     handlers = {EcomflowError: _show_errors(pages), HTTPException: _show_errors(pages), Exception: _show_errors(pages)}
     return Guard(Starlette(routes=routes, exception_handlers=handlers), gate), pages
+
+
+def _place(settings: Settings) -> Place:
+    if not settings.is_local:
+        return Place(str(settings.project), f"Project {settings.project}, {settings.region}")
+    folder = settings.state_path.resolve()
+    return Place(folder.parent.name, f"Local stack in {folder}")
 
 
 def _show(path: str, handler: Handler) -> Route:

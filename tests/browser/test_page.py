@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher
 from ecomflow.generator.rounds import GeneratedEvent
+from ecomflow.metrics.record import read_record
 from ecomflow.reconciliation.ledger import read_ledger
 from ecomflow.warehouse import queries
 from tests.browser.conftest import Server, Watched
@@ -31,13 +33,21 @@ VIEWS = ("/", "/tables", "/tables/fact_order_header", "/dead-letters", "/questio
 EVIL = "<script>window.hacked=1;alert(1)</script><img src=x onerror='window.hacked=1;alert(1)'>"
 
 
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(".metrics > div", has=page.locator(f"dt:text-is('{name}')"))
+
+
 def metric(page: Page, name: str) -> float:
     """A metric of the graph's view, by its name."""
-    value = page.locator(".metrics > div", has=page.locator(f"dt:text-is('{name}')")).locator(".value").inner_text()
+    value = tile(page, name).locator(".value").inner_text()
     return float(value.replace(",", "")) if re.fullmatch(r"[\d,.]+", value) else 0.0
 
 
-def edge_rates(page: Page) -> list[str]:
+def runs_as(pid: int) -> re.Pattern[str]:
+    return re.compile(rf"running on this machine since .* \(process {pid}\)")
+
+
+def edge_counts(page: Page) -> list[str]:
     return page.locator("svg.graph.wide .edge text").all_text_contents()
 
 
@@ -54,17 +64,17 @@ class TestTheRunningPipeline:
     def test_the_rates_move_while_events_are_published(
         self, pipeline: Pipeline, shop: Settings, page: Page, tmp_path: Path
     ) -> None:
-        """Rates rise from 0 on the graph's edges, and in the end the page has what reconcile has, to the event."""
-        expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
-        expect(page.locator("svg.graph.wide .step")).to_have_count(13)
+        """Counts rise on the graph's edges, and in the end the page has what reconcile has, to the event."""
+        expect(page.locator(".state")).to_contain_text(runs_as(pipeline.pid))
+        expect(page.locator("svg.graph.wide [data-kind=step]")).to_have_count(13, timeout=60_000)  # Beam builds the graph
         before, refused = metric(page, "Received"), metric(page, "Refused")
         ledger = tmp_path / "published.jsonl"
         publishing = start(
             "publish", "--rate", "200", "--n", "300", "--ledger", str(ledger), settings=shop, log=tmp_path / "publish.log"
         )
         wait_until(lambda: metric(page, "Events per second") > 20, "the rate rises")
-        seen = {tuple(edge_rates(page))}
-        wait_until(lambda: len(seen.union([tuple(edge_rates(page))])) > 1, "the rates on the edges move")
+        seen = {tuple(edge_counts(page))}
+        wait_until(lambda: len(seen.union([tuple(edge_counts(page))])) > 1, "the counts on the edges move")
         assert publishing.wait(60) == 0
         wait_until(lambda: metric(page, "Received") == before + 1800, "all is received")
         wait_until(lambda: metric(page, "Backlog") == 0, "nothing waits")
@@ -72,7 +82,7 @@ class TestTheRunningPipeline:
         assert result.returncode == 0, result.stderr
         assert metric(page, "Refused") == refused + 900
         assert len(read_ledger(ledger)) == 1800
-        expect(page.locator("svg.chart")).to_be_visible()
+        expect(page.locator("svg.chart")).to_have_count(3)
 
     def test_a_pipeline_that_restarts_under_it(self, pipeline: Pipeline, page: Page, shop: Settings, stack: Endpoints) -> None:
         """The page says that it was killed, and goes on by itself with the next one."""
@@ -80,10 +90,15 @@ class TestTheRunningPipeline:
         pipeline.kill()
         expect(page.locator(".state")).to_contain_text("was killed")
         expect(page.locator(".strip .remedy")).to_contain_text("ecomflow deploy")
+        expect(tile(page, "Received")).to_contain_text("as of")
+        expect(tile(page, "Events per second").locator(".value")).to_have_text("\u2013")
+        quiet = page.locator("dt").first.evaluate("one => getComputedStyle(one).color")
+        expect(tile(page, "Received").locator(".value")).to_have_css("color", quiet)
         pipeline.started()
-        expect(page.locator(".state")).to_contain_text(f"running on this machine (process {pipeline.pid})")
+        expect(page.locator(".state")).to_contain_text(runs_as(pipeline.pid))
         publisher.publish(Target(shop, stack), [an_order("restart")])
         wait_until(lambda: metric(page, "Received") == 1, "the new one's metrics are shown")
+        expect(page.locator("[data-stale]")).to_have_count(0)
 
     def test_a_page_that_nobody_sees_asks_for_nothing(self, pipeline: Pipeline, page: Page) -> None:
         """Hidden, it pauses; shown again, it goes on at once."""
@@ -100,6 +115,47 @@ class TestTheRunningPipeline:
         assert asked == []
         page.evaluate(turn, "visible")
         wait_until(lambda: page.evaluate("1") and len(asked) > 0, "the page asks again", seconds=3)
+
+    def test_a_step_opens_its_details(self, pipeline: Pipeline, page: Page, shop: Settings, stack: Endpoints) -> None:
+        """A click on its box: what went in and out of it, live; the box stays marked, and closes again."""
+        before = metric(page, "Received")
+        publisher.publish(Target(shop, stack), [an_order("details")])
+        wait_until(lambda: metric(page, "Received") == before + 1, "the order is received")
+        page.locator("svg.graph.wide [data-name='Write order facts']").click()
+        details = page.locator("#step")
+        expect(details.locator("h2")).to_have_text("Write order facts")
+        expect(details.locator(".facts")).to_contain_text("fact_order_header")
+        expect(page.locator("svg.graph.wide [aria-current]")).to_have_attribute("data-name", "Write order facts")
+        with page.expect_response(re.compile(r"/live\?step=Write")):
+            pass
+        expect(details.locator(".facts")).to_contain_text("from publish to append")
+        details.get_by_role("link", name="Close").click()
+        expect(details).to_have_count(0)
+
+    def test_the_last_hour_outlives_the_page(
+        self, pipeline: Pipeline, chromium: Browser, shop: Settings, stack: Endpoints, tmp_path: Path
+    ) -> None:
+        """A page that is started after the events has them in its charts, with time and values under the pointer."""
+        publisher.publish(Target(shop, stack), [an_order(f"hour-{number}") for number in range(300)])
+        wait_until(
+            lambda: any(one.received >= 300 for one in read_record(shop.state_path, time.time())), "the events are recorded"
+        )
+        server = Server(shop, tmp_path / "log")
+        page = chromium.new_page(viewport={"width": 1280, "height": 860})
+        page.goto(server.address)
+        chart = page.locator("figure.hour").first
+        chart.locator(".pointer").wait_for()
+        labels = chart.locator(".pointer i").evaluate_all("all => all.map((one) => one.dataset.label)")
+        rates = [float(found[1].replace(",", "")) for one in labels if (found := re.search(r"received ([\d.,]+)/s", one))]
+        assert max(rates) >= 5
+        part = chart.locator(".pointer i").nth(max(at for at, one in enumerate(labels) if "\u2013" not in one))
+        part.hover()
+        shown = part.evaluate("one => getComputedStyle(one, '::after').content")
+        assert re.search(r"\d\d:\d\d:\d\d . received ", shown)
+        assert chart.locator(".x-axis text").count() >= 5
+        assert chart.locator(".y-axis text").count() == 3
+        page.close()
+        server.stop()
 
     def test_a_server_that_ends(self, chromium: Browser, shop: Settings, tmp_path: Path) -> None:
         """The page stays, and says what has become of its server."""
@@ -130,6 +186,25 @@ class TestDeadLetters:
         closed = page.locator("details.letter:not([open])").first
         closed.locator("summary").click()
         expect(page.locator("details.letter[open]")).to_have_count(2)
+
+    def test_they_are_found_by_filter_and_text(
+        self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
+    ) -> None:
+        """The form keeps what was asked for; typing is not disturbed by the page's updates."""
+        store(Target(shop, stack), [letter(order(customer_name="Ada Byron"), STATUS_ERROR, event_id="E-ada")], unique="ada")
+        page.goto(on(server, "/dead-letters"))
+        page.get_by_label("Event type").select_option("order")
+        page.get_by_label("Text in payload").fill("ada byron")
+        with page.expect_response(re.compile("/live/dead-letters")):
+            pass
+        expect(page.get_by_label("Text in payload")).to_have_value("ada byron")
+        expect(page.get_by_label("Event type")).to_have_value("order")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("details.letter")).to_have_count(1)
+        expect(page.locator("details.letter summary")).to_contain_text("E-ada")
+        expect(page.get_by_label("Text in payload")).to_have_value("ada byron")
+        page.get_by_role("link", name="Clear").click()
+        expect(page.locator(".groups li").first).to_be_visible()
 
     def test_a_replay_goes_through(
         self, page: Page, server: Server, shop: Settings, stack: Endpoints, pipeline: Pipeline
@@ -288,7 +363,8 @@ AUDIT = """() => {
   all('table').forEach((one) => { if (!one.caption || !one.caption.textContent) wrong.push('a table without caption'); });
   all('th').forEach((one) => { if (one.scope !== 'col') wrong.push('a th without scope'); });
   all('svg').forEach((one) => {
-    const named = one.getAttribute('role') === 'img' && (one.querySelector('title') || one.getAttribute('aria-label'));
+    const words = one.querySelector('title') || one.getAttribute('aria-label');
+    const named = ['img', 'group'].includes(one.getAttribute('role')) && words;
     if (!named && one.getAttribute('aria-hidden') !== 'true') wrong.push('a drawing without words');
   });
   all('input:not([type=hidden]),textarea').forEach((one) => { if (!one.labels.length) wrong.push('a field without label'); });

@@ -28,6 +28,7 @@ from ecomflow.jobs.records import JobMessage, StepFit
 from ecomflow.jobs.services import silent_services
 from ecomflow.pipeline import counters
 from ecomflow.pipeline.direct import launch, logs
+from ecomflow.processes import json_lines
 from ecomflow.processes.detached import free_port
 from tests.support import dataflow_stub
 from tests.support.cli import ecomflow, write_stack_file
@@ -772,7 +773,7 @@ class TestLocal:
 
             def set_aside() -> None:
                 append(log, "two")
-                log.replace(logs.set_aside(log))
+                log.replace(json_lines.set_aside(log))
                 append(log, "three")
 
             def end() -> None:
@@ -788,7 +789,7 @@ class TestLocal:
         """The last lines of a level and above, not older than a moment, also those from before the log began anew."""
         log = here.state_path / launch.LOG_FILE
         log.parent.mkdir(parents=True)
-        logs.set_aside(log).write_bytes(log_line("first", "error", hour=8) + log_line("second", "error", hour=9))
+        json_lines.set_aside(log).write_bytes(log_line("first", "error", hour=8) + log_line("second", "error", hour=9))
         log.write_bytes(log_line("third", "info") + b'{"time":"2025-12-01T1' + log_line("fourth") + log_line("fifth"))
 
         def messages(lines: int = 9, **options: Any) -> list[str]:

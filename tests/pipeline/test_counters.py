@@ -22,8 +22,14 @@ class TestCounting:
     def test_a_step_counts_its_messages(self, counters: Counters) -> None:
         """What is 0 makes no counter."""
         counters.count_step("Decode events", messages_in=3, messages_out=2)
-        counters.count_step("Decode events", messages_in=1, refused=1)
-        assert counters.totals() == {"in/Decode events": 4, "out/Decode events": 2, "refused_in/Decode events": 1}
+        counters.count_step("Decode events", messages_in=3, refused={"malformed_json": 2, "processing_error": 1})
+        assert counters.totals() == {
+            "in/Decode events": 6,
+            "out/Decode events": 2,
+            "refused_in/Decode events": 3,
+            "reason_in/Decode events/malformed_json": 2,
+            "reason_in/Decode events/processing_error": 1,
+        }
 
     def test_latency_is_counted_by_bucket(self, counters: Counters) -> None:
         """Up to a bound and with it; beyond the last one more bucket; a clock that runs ahead counts as no time; 0 is unknown."""

@@ -317,7 +317,7 @@ class TestCounters:
             [message(order(1), "a"), message(order(2), "b"), message(inventory(3), "c"), message(inventory(3, reason="?"))],
             [message(b"\xff"), message(activity(4, timestamp="2000-01-01T00:00:00Z"), "d")],
         )
-        steps = ("in/", "out/", "refused_in/", "latency/", "bundles")
+        steps = ("in/", "out/", "refused_in/", "reason_in/", "latency/", "bundles")
         assert {name: amount for name, amount in counts.items() if not name.startswith(steps)} == {
             "received": 6,
             "decoded/order": 2,

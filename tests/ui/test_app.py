@@ -23,6 +23,7 @@ from ecomflow.deadletters.fingerprints import fingerprint
 from ecomflow.gcp.clients import bigquery_client
 from ecomflow.gcp.target import Target
 from ecomflow.jobs.backlog import count_waiting
+from ecomflow.ui.data.dead_letters import SEARCH_SECONDS, Search, count_objects, find
 from ecomflow.ui.data.steps import read_steps
 from tests.support.cli import environment
 from tests.support.contract import SHOP, order, written_columns
@@ -68,7 +69,7 @@ class TestTables:
         text = until(lambda: browser.get("/live/tables/fact_inventory"), "Newest rows")
         assert SCRIPT not in text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-        assert f'<td>{datetime.now(UTC).date()}</td><td class="number">3</td>' in text
+        assert f'{datetime.now(UTC).date()}</span></td><td class="number">3</td>' in text
         assert "Rows per minute, last 60 minutes (UTC): at most 3 rows." in text
 
     def test_an_empty_table_says_so(self, provisioned: Settings) -> None:
@@ -110,6 +111,56 @@ class TestDeadLetters:
         whole = browser.get(f"{address()}&limit=20").text
         assert (whole.count('class="letter"'), "Show 10 more" in whole) == (12, False)
 
+    def test_groups_are_filtered(self, provisioned: Settings, target: Target) -> None:
+        """By event type and reason, which the form keeps; an unknown one is an error that names the known ones."""
+        store(target, [held(1), held(2)])
+        store(target, [still(1)])
+        browser, _ = page_of(provisioned)
+        until(lambda: browser.get("/live/dead-letters"), "3 dead letters in 2 groups")
+        text = browser.get("/dead-letters?stream=order&reason=contract_violation").text
+        assert "2 dead letters in 1 group match. In all: 3 dead letters in 2 groups, 2 objects." in text
+        assert '<option value="order" selected>' in text
+        assert 'data-from="/live/dead-letters?stream=order&amp;reason=contract_violation"' in text
+        assert "0 dead letters in 0 groups match" in browser.get("/dead-letters?stream=unknown").text
+        for query in ("stream=nothing", "reason=nothing"):
+            refused = browser.get(f"/dead-letters?{query}")
+            assert (refused.status_code, "Choose one of: " in refused.text) == (404, True)
+
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("text=ON_HOLD", ["E-2", "E-1"]),
+            ("text=quantity_change", ["I-1"]),
+            ("event_id=E-2", ["E-2"]),
+            ("event_id=E-2&stream=inventory", []),
+            ("text=i-1&reason=contract_violation", ["I-1"]),
+            ("text=expected+one+of", ["E-2", "E-1"]),
+            ("text=%3Cscript%3E", []),
+        ],
+    )
+    def test_letters_are_searched(self, provisioned: Settings, target: Target, query: str, found: list[str]) -> None:
+        """By text in payload, error or attributes, in any case, and by event id, together with the filters; newest first."""
+        now = datetime.now(UTC)
+        for number in (1, 2):
+            store(target, [held(number, at=now - timedelta(minutes=9 - number))])
+        store(target, [still(1)])
+        browser, _ = page_of(provisioned)
+        text = browser.get(f"/dead-letters?{query}").text
+        assert re.findall(r"<summary>.*?<code[^>]*>([^<]*)</code></summary>", text) == found
+        assert ("No dead letter matches." in text) == (not found)
+        assert "<script>" not in text
+
+    def test_a_search_that_takes_long_says_how_far_it_went(self, provisioned: Settings, target: Target) -> None:
+        """It ends after some seconds, with what it has found and the time back to which it has looked."""
+        now = datetime.now(UTC)
+        for number in range(3):
+            store(target, [held(number, at=now - timedelta(hours=number))])
+        times = iter([0.0, 1.0, SEARCH_SECONDS + 1])
+        hits = find(target, Search(text="on_hold"), lambda: next(times))
+        assert (len(hits.letters), hits.searched, hits.more) == (2, 2, False)
+        assert hits.back_to is not None
+        assert abs(hits.back_to - (now - timedelta(hours=1))) < timedelta(seconds=1)
+
     def test_hostile_letters_stay_text(self, provisioned: Settings, target: Target) -> None:
         """Types, ids, attributes, errors and payloads that are markup are shown as what they are."""
         evil = f"{SCRIPT}{HOSTILE}"
@@ -127,6 +178,14 @@ class TestDeadLetters:
             assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
             assert "\x1b" not in html
             assert "\u202e" not in html
+
+    def test_objects_are_counted_by_stream(self, provisioned: Settings, target: Target) -> None:
+        """Without reading them, and without what else lies in the folder."""
+        for number in range(3):
+            store(target, [held(number)], unique=str(number))
+        store(target, [still(1)])
+        target.bucket.blob("dlq/stray.txt").upload_from_string(b"x")
+        assert count_objects(target) == {"order": 3, "inventory": 1}
 
     def test_foreign_objects_are_counted_not_stumbled_over(self, provisioned: Settings, stack: Endpoints, target: Target) -> None:
         """Whatever else lies in the folder, the dead letters are shown."""
@@ -236,7 +295,7 @@ class TestQuestions:
 def test_the_graph_is_that_of_beam() -> None:
     """Both runners' graphs have the steps that the metrics name, without Beam in the page's own process."""
     from ecomflow.metrics.snapshot import steps_of
-    from ecomflow.ui.views.graph_picture import every_step
+    from ecomflow.ui.views.graph_layout import every_step
 
     for settings in (Settings(), Settings(project="my-project")):
         assert {step.name for step in every_step(read_steps(settings))} == set(steps_of(SHOP))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-
-import pytest
+from itertools import pairwise
 
 from ecomflow.errors import EcomflowError, UnavailableError
 from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics
 from ecomflow.ui.data.readings import Reading
-from ecomflow.ui.data.sampler import Sampler, times
+from ecomflow.ui.data.sampler import Sampler
+from tests.support.waiting import wait_until
 
 
 class Clock:
@@ -166,10 +166,60 @@ class TestSampler:
         sampler.look()
         assert reads == []
 
-    @pytest.mark.parametrize("columns", [1, 2, 100])
-    def test_a_series_ends_now(self, columns: int) -> None:
-        """Each number stands at the end of its part of the last five minutes."""
-        found = times((1.0,) * columns, 1000.0)
-        assert len(found) == columns
-        assert found[-1][0] - found[0][0] == pytest.approx(300.0 * (columns - 1) / columns)
-        assert 1000.0 < found[-1][0] <= 1000.0 + 300.0 / columns
+    def test_the_hour_of_a_job_is_what_was_read(self) -> None:
+        """A pipeline that records nothing has the readings of the page, of the last hour."""
+        clock, now = Clock(), Clock()
+        read = threading.Semaphore(0)
+
+        def metrics() -> PipelineMetrics:
+            read.release()
+            return PipelineMetrics(now.now, "running", "europe-west3", started=1.0, received=int(now.now))
+
+        sampler = Sampler(metrics, 0.01, clock, now)
+        for _ in range(4):
+            sampler.look()
+            assert read.acquire(timeout=5)
+            now.now += 30
+            clock.now += 30
+        wait_until(lambda: (hour := sampler.look().hour) is not None and any(hour.rate(lambda one: one.received)), "an hour")
+        sampler.stop()
+        hour = sampler.look().hour
+        assert hour is not None
+        assert {rate for rate in hour.rate(lambda one: one.received) if rate is not None} == {1.0}
+
+    def test_a_record_that_can_not_be_read_hides_nothing_else(self) -> None:
+        """The metrics are shown, and beside them why there is no hour."""
+
+        def read_record(_: float) -> list[PipelineMetrics]:
+            raise UnavailableError("The file is gone.")
+
+        sampler = Sampler(self.metrics, 1.0, read_record=read_record)
+        sampler.look()
+        sampler.wait_for_first(5)
+        sample = sampler.look()
+        sampler.stop()
+        assert (sample.report is None, sample.error, sample.hour) == (False, None, None)
+        assert sample.hour_error is not None
+        assert sample.hour_error.message == "The file is gone."
+
+    def test_the_record_is_read_seldom(self) -> None:
+        """However often the metrics are read, the file is read once in ten seconds."""
+        clock, reads = Clock(), threading.Semaphore(0)
+        records: list[float] = []
+
+        def read() -> PipelineMetrics:
+            clock.now += 1
+            reads.release()
+            return self.metrics(int(clock.now))
+
+        def read_record(now: float) -> list[PipelineMetrics]:
+            records.append(clock.now)
+            return []
+
+        sampler = Sampler(read, 0.01, clock, lambda: clock.now, read_record)
+        for _ in range(25):
+            sampler.look()
+            assert reads.acquire(timeout=5)
+        sampler.stop()
+        assert 2 <= len(records) <= 4
+        assert all(after - before >= 10 for before, after in pairwise(records))

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -19,21 +20,27 @@ from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, Unpublishable
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.errors import EcomflowError
 from ecomflow.metrics.history import History, report
-from ecomflow.metrics.snapshot import LOCAL, PipelineMetrics, from_counters
+from ecomflow.metrics.record import Hour
+from ecomflow.metrics.snapshot import LOCAL, Branch, PipelineMetrics, StepMetrics, branches_of, from_counters, steps_of
 from ecomflow.pipeline.tree import Step
 from ecomflow.sql import definition_of, question
-from ecomflow.terminal.amounts import bytes_text, rate_text, seconds_text
+from ecomflow.terminal.amounts import UNKNOWN, bytes_text, rate_text, seconds_text
 from ecomflow.ui import app
-from ecomflow.ui.data.dead_letters import Found, Overview
+from ecomflow.ui.data.dead_letters import Found, Hits, Overview, Search
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.replays import Replay
 from ecomflow.ui.data.sampler import Sample
-from ecomflow.ui.data.warehouse import TableDetail
+from ecomflow.ui.data.warehouse import TableCount, TableDetail
 from ecomflow.ui.views import dead_letters, graph, payload, questions, tables
-from ecomflow.ui.views.graph_picture import Flow, picture, tall_boxes, wide_boxes
-from ecomflow.ui.views.html import Exact, Html, tag
-from ecomflow.ui.views.layout import View, page
-from ecomflow.ui.views.svg import Curve, bar, columns_chart, line_chart, sparkline
+from ecomflow.ui.views.graph_layout import tall_layout, wide_layout
+from ecomflow.ui.views.graph_picture import Counts, Flow, Graph, passed_on, pictures, refused_on
+from ecomflow.ui.views.hour_chart import Curve, hour_chart
+from ecomflow.ui.views.html import Exact, Html, join, tag
+from ecomflow.ui.views.layout import Place, View, page
+from ecomflow.ui.views.state import stale_since, state, state_line
+from ecomflow.ui.views.step import belongs_to, step_view
+from ecomflow.ui.views.svg import Curve as Line
+from ecomflow.ui.views.svg import bar, columns_chart, line_chart, sparkline
 from ecomflow.warehouse.queries import Answer
 from tests.support.contract import FACT_TABLES, SHOP
 from tests.support.hostile import CONTROL, HOSTILE
@@ -41,19 +48,22 @@ from tests.support.hostile import CONTROL, HOSTILE
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>\"' onload=alert(1) x='"
 EVIL = f"{SCRIPT}{HOSTILE}"
-TREE = (
-    Step(
-        "Read",
-        ("Pull",),
-        (
-            Step(
-                "Decode",
-                (),
-                (Step("Model", (), (Step("Write dead letters", (), ()),)), Step("Refuse", (), (Step("Bin", (), ()),))),
-            ),
-        ),
-    ),
-)
+BRANCHES = branches_of(SHOP)
+
+
+def tree() -> tuple[Step, ...]:
+    """The graph of the built-in contracts, as Beam's own is (``test_app`` compares them)."""
+    streams = []
+    for branch in BRANCHES:
+        letters = Step(branch.dead_letters, ("Upload",), ())
+        then = Step(branch.write, ("Append",), (letters,)) if branch.write else letters
+        streams.append(Step(branch.first, (), (then,)))
+    return (Step("Read messages", ("Pull",), (Step("Decode events", (), tuple(streams)),)),)
+
+
+TREE = tree()
+EVIL_BRANCH = Branch(EVIL, EVIL, f"Write {EVIL}", f"Letters {EVIL}", (EVIL,))
+EVIL_TREE = (Step("Read", (EVIL,), (Step(EVIL, (EVIL,), (Step(f"Write {EVIL}", (), (Step(f"Letters {EVIL}", (), ()),)),)),)),)
 
 
 class Elements(HTMLParser):
@@ -90,20 +100,45 @@ def evil_letter() -> StoredDeadLetter:
 def sample(**changes: object) -> Sample:
     history = History()
     for second in range(3):
-        counters = {"received": 10 * second, "refused/malformed_json": second, "out/Read": 10 * second, "in/Decode": 10 * second}
+        counters = {
+            "received": 10 * second,
+            "refused/malformed_json": second,
+            "out/Read messages": 10 * second,
+            "in/Decode events": 10 * second,
+        }
         metrics = from_counters(
             counters, {}, SHOP, at=NOW.timestamp() + second, state="running", where=LOCAL, name="process 1", started=1.0
         )
         history.add(msgspec.structs.replace(metrics, **changes), NOW.timestamp() + second)
-    series = tuple(history.series(lambda metrics: metrics.received, 150))
-    return Sample(report(history), None, history.now, series, series, series)
+    hour = Hour([msgspec.structs.replace(metrics, at=history.now + back) for back in (-60, -30, 0)], history.now)
+    return Sample(report(history), None, history.now, hour)
+
+
+def sources(steps: tuple[Step, ...] = TREE, letters: Overview | None = None, **changes: object) -> graph.GraphSources:
+    counted = [TableCount(table, 7, NOW) for branch in BRANCHES for table in branch.tables]
+    overview = letters or Overview(group([], Settings()), True, 0)
+    made = graph.GraphSources("sub", "bucket", BRANCHES, read(steps), read(tuple(counted)), read(overview), read({"order": 12}))
+    return msgspec.structs.replace(made, **changes)
+
+
+def flows(**numbers: tuple[int, int, int]) -> dict[str, Flow]:
+    """The flows of steps by the words of their labels: (in, out, refused)."""
+    return {step: Flow(StepMetrics(step, *found), 1.0) for words, found in numbers.items() for step in [words.replace("_", " ")]}
 
 
 HOSTILE_VIEWS = {
-    "graph": lambda: graph.graph_view(sample(last_failure=EVIL, name=EVIL, waiting_for=EVIL, refused={EVIL: 3}), read(TREE)),
-    "graph that is refused": lambda: graph.state_line(Sample(None, EcomflowError(EVIL, EVIL))),
-    "steps": lambda: picture((Step(EVIL, (EVIL,), (Step(EVIL, (), ()),)),), {}, tall=False),
-    "groups": lambda: dead_letters.groups_view(sample(), read(Overview(group([evil_letter()], Settings()), True, 1)), EVIL),
+    "graph": lambda: graph.graph_view(sample(last_failure=EVIL, name=EVIL, waiting_for=EVIL, refused={EVIL: 3}), sources(), EVIL),
+    "step": lambda: step_view(
+        "Read messages", sample(waiting_for=EVIL, last_failure=EVIL, backlog_unknown=EVIL), BRANCHES, (EVIL,)
+    ),
+    "graph that is refused": lambda: state_line(Sample(None, EcomflowError(EVIL, EVIL))),
+    "steps": lambda: join(pictures(Graph(EVIL_TREE, EVIL, EVIL, (EVIL_BRANCH,)), Counts())),
+    "groups": lambda: dead_letters.groups_view(
+        sample(), read(Overview(group([evil_letter()], Settings()), True, 1)), EVIL, Search(), (EVIL,)
+    ),
+    "search": lambda: dead_letters.hits_view(
+        sample(), Hits((evil_letter(),), False, 1, None), Search(text=EVIL, event_id=EVIL), (EVIL,)
+    ),
     "letters": lambda: dead_letters.dead_letters_view(
         DeadLetterFilter(streams=("order",), reason="processing_error"), Found((evil_letter(),), True), EVIL, EVIL
     ),
@@ -124,7 +159,7 @@ HOSTILE_VIEWS = {
         definition_of(FACT_TABLES["fact_order"]),
         read(TableDetail("fact_order", (EVIL,), ((EVIL,),), ((NOW, 1),), ((EVIL, 1),))),
     ),
-    "whole page": lambda: page(View(EVIL, "/", Html(""), Html("x"), EVIL), EVIL),
+    "whole page": lambda: page(View(EVIL, "/", Html(""), Html("x"), EVIL), Place(EVIL, EVIL)),
 }
 
 
@@ -139,7 +174,9 @@ class TestHostileValues:
         assert found.names.count("script") == (name == "whole page")
         assert "alert(1)" in html
 
-    @pytest.mark.parametrize("name", [name for name in HOSTILE_VIEWS if name not in ("query", "question", "weighed query")])
+    @pytest.mark.parametrize(
+        "name", [name for name in HOSTILE_VIEWS if name not in ("query", "question", "weighed query", "search")]
+    )
     def test_their_control_characters_are_shown(self, name: str) -> None:
         """Escape, bidirectional and other control characters come as the text of their number."""
         assert not CONTROL.search(HOSTILE_VIEWS[name]())
@@ -202,56 +239,123 @@ class TestPayload:
         assert path_and_rule(error)[0] == path
 
 
+def refusals(counts: Counts) -> dict[tuple[str, str], int]:
+    """The refused messages on each edge that has any."""
+    edges = [edge for edge in wide_layout(TREE, "sub", BRANCHES).edges if edge.refused]
+    return {(edge.source.name, edge.target.name): amount for edge in edges if (amount := refused_on(edge, counts))}
+
+
 class TestGraph:
-    def test_from_left_to_right(self) -> None:
-        """A column for each step from the source, a row for each line of steps, ends in the last column."""
-        places = {box.step.name: (box.x // 252, box.y // 110) for box in wide_boxes(TREE)}
-        assert places == {
-            "Read": (0, 0),
-            "Decode": (1, 0),
-            "Model": (2, 0),
-            "Write dead letters": (3, 0),
-            "Refuse": (2, 1),
-            "Bin": (3, 1),
+    def test_all_that_the_pipeline_reads_and_writes_is_a_box(self) -> None:
+        """The subscription, every step, every table, and the dead letters of every stream."""
+        for layout in (wide_layout(TREE, "sub", BRANCHES), tall_layout(TREE, "sub", BRANCHES)):
+            kinds: dict[str, list[str]] = {}
+            for box in layout.boxes:
+                kinds.setdefault(box.kind, []).append(box.name)
+            assert kinds["subscription"] == ["sub"]
+            assert set(kinds["step"]) == set(steps_of(SHOP))
+            assert sorted(kinds["table"]) == sorted(FACT_TABLES)
+            assert kinds["dead_letters"] == ["order", "inventory", "user_activity", "unknown"]
+
+    def test_who_refuses_has_an_edge_to_the_dead_letters(self) -> None:
+        """In both pictures: decoding, modelling and writing of each event type, and the refusal of unknown ones; reading none."""
+        expected = {
+            (source, branch.dead_letters)
+            for branch in BRANCHES
+            for source in (("Decode events", branch.first, branch.write) if branch.write else (branch.first,))
+        }
+        for layout in (wide_layout(TREE, "sub", BRANCHES), tall_layout(TREE, "sub", BRANCHES)):
+            assert {(edge.source.name, edge.target.name) for edge in layout.edges if edge.refused} == expected
+            passed = {(edge.source.name, edge.target.name) for edge in layout.edges if not edge.refused}
+            assert ("Write order facts", "fact_order") in passed
+            assert ("Write order dead letters", "order") in passed
+            assert not [names for names in passed if names[1] in {branch.dead_letters for branch in BRANCHES}]
+
+    def test_refused_messages_are_on_the_edge_of_the_step_that_refused_them(self) -> None:
+        """What decoding refused, of several streams together, is shared out by what each stream's dead letters have beyond it."""
+        counts = Counts(
+            flows(
+                Decode_events=(20, 14, 6),
+                Model_order_facts=(8, 5, 3),
+                Write_order_facts=(5, 5, 0),
+                Write_order_dead_letters=(7, 7, 0),
+                Write_inventory_dead_letters=(2, 2, 0),
+                Refuse_unknown_events=(1, 0, 1),
+            )
+        )
+        assert refusals(counts) == {
+            ("Decode events", "Write order dead letters"): 4,
+            ("Decode events", "Write inventory dead letters"): 2,
+            ("Model order facts", "Write order dead letters"): 3,
+            ("Refuse unknown events", "Write unknown dead letters"): 1,
         }
 
-    def test_from_top_to_bottom(self) -> None:
-        """On a phone the steps stand one below the other, and further to the right behind a fork."""
-        boxes = tall_boxes(TREE)
-        assert [box.step.name for box in boxes] == ["Read", "Decode", "Model", "Write dead letters", "Refuse", "Bin"]
-        assert [box.x for box in boxes] == [2, 2, 20, 20, 20, 20]
-        assert {box.x + box.width for box in boxes} == {338}
+    def test_a_step_that_refused_nothing_has_no_red_edge(self) -> None:
+        """The edge is there, and is not red."""
+        html = join(pictures(Graph(TREE, "sub", "bucket", BRANCHES), Counts(flows(Write_order_facts=(5, 5, 0)))))
+        assert 'data-kind="refused"' in html
+        assert 'data-tone="bad"' not in html
+
+    def test_counts_are_on_the_edges(self) -> None:
+        """Messages out of the subscription, into each step, rows into each table, dead letters into the bucket."""
+        edges = wide_layout(TREE, "sub", BRANCHES).edges
+        counts = Counts(
+            flows(Read_messages=(0, 9, 0), Decode_events=(8, 7, 1), Write_order_dead_letters=(2, 1, 0)), {"fact_order": 5}
+        )
+        found = {edge.target.name: passed_on(edge, counts) for edge in edges if not edge.refused}
+        assert {name: amount for name, amount in found.items() if amount} == {
+            "Read messages": 9,
+            "Decode events": 8,
+            "fact_order": 5,
+            "order": 1,
+        }
 
     def test_no_boxes_overlap(self) -> None:
-        """Whatever the graph, each step has its place."""
-        for boxes in (wide_boxes(TREE), tall_boxes(TREE)):
-            for one in boxes:
-                for other in boxes:
-                    apart_across = one.x + one.width <= other.x or other.x + other.width <= one.x
-                    apart_down = one.y + one.height <= other.y or other.y + other.height <= one.y
-                    assert one is other or apart_across or apart_down
+        """Whatever the graph, each step, table and folder has its place, inside the picture."""
+        many = Branch("a", "Model a facts", "Write a facts", "Write a dead letters", tuple(f"t{n}" for n in range(9)))
+        lone = (Step("Read messages", (), (Step("Decode events", (), ()),)),)
+        letters = Step("Write a dead letters", (), ())
+        big = (Step("Read messages", (), (Step("Model a facts", (), (Step("Write a facts", (), (letters,)),)), *TREE)),)
+        for steps, branches in ((TREE, BRANCHES), (big, (*BRANCHES, many)), (lone, BRANCHES), ((), ())):
+            for layout in (wide_layout(steps, "sub", branches), tall_layout(steps, "sub", branches)):
+                for one, other in combinations(layout.boxes, 2):
+                    apart_across = one.right <= other.x or other.right <= one.x
+                    assert apart_across or one.bottom <= other.y or other.bottom <= one.y, (one, other)
+                assert all(box.x >= 0 and box.y >= 0 for box in layout.boxes)
 
-    def test_rates_and_refusals(self) -> None:
-        """An edge bears the rate at which its step takes in, a box its totals, and what is refused is red."""
-        metrics = from_counters({"in/Model": 1234, "refused_in/Model": 5}, {}, SHOP, at=0.0, state="running", where=LOCAL)
-        step = next(one for one in metrics.steps if one.step == "Model")
-        html = picture(TREE, {"Model": Flow(step, 12.0)}, tall=False)
-        text = Elements(html).text
-        assert "12/s" in text
-        assert "1,234 in" in text
-        assert '<text class="refused"' in html
-        assert "5 refused" in text
+    def test_every_box_leads_to_its_details(self) -> None:
+        """By a link: a step to its own, a table and the dead letters to theirs, the subscription to the step that reads it."""
+        html = Elements(join(pictures(Graph(TREE, "sub", "bucket", BRANCHES), Counts())))
+        links = {value for name, value in html.attributes if name == "href"}
+        assert {
+            "/?step=Read+messages#step",
+            "/?step=Decode+events#step",
+            "/tables/fact_order",
+            "/dead-letters?stream=order",
+        } <= links
+
+    @pytest.mark.parametrize(("is_whole", "words"), [(True, "0 dead letters"), (False, "12 objects")])
+    def test_the_bucket_has_a_true_count(self, is_whole: bool, words: str) -> None:
+        """Dead letters where all were read, otherwise the objects, which are listed."""
+        html = graph.graph_view(sample(), sources(letters=Overview(group([], Settings()), is_whole, 0)))
+        assert re.search(rf">dlq/order/</text><text[^>]*>{words}<", html)
+
+    def test_what_is_not_known_is_not_zero(self) -> None:
+        """Rows and dead letters that were not counted yet, an unknown backlog, a step that reports nothing."""
+        html = join(pictures(Graph(TREE, "sub", "bucket", BRANCHES), Counts()))
+        assert ("not counted yet" in html, "backlog unknown" in html, "not reported yet" in html) == (True, True, True)
+        assert ">0 rows<" not in html
 
     def test_the_picture_is_said_in_a_table_too(self) -> None:
         """Who can't see the picture reads the same metrics in a table."""
-        text = Elements(graph.graph_view(sample(), read(TREE))).text
+        text = Elements(graph.graph_view(sample(), sources())).text
         assert "The graph as a table" in text
-        assert re.search(r"Decode20", text)
+        assert re.search(r"Decode events20", text)
 
     @pytest.mark.parametrize(
         ("changes", "tone", "words"),
         [
-            ({}, "good", "The pipeline is running on this machine (process 1)"),
+            ({}, "good", "The pipeline is running on this machine since 1970-01-01 00:00:01 UTC (process 1)"),
             ({"waiting_for": "BigQuery"}, "bad", "is waiting for BigQuery"),
             ({"state": "gone"}, "bad", "was killed"),
             ({"state": "drained"}, "quiet", "has ended as drained"),
@@ -260,21 +364,143 @@ class TestGraph:
     )
     def test_the_state_is_a_sentence(self, changes: dict[str, object], tone: str, words: str) -> None:
         """What runs, what is wrong, and the next command."""
-        found, sentence, remedy = graph.state(sample(**changes))
+        found, sentence, remedy = state(sample(**changes))
         assert (found, words in sentence, remedy is None) == (tone, True, tone == "good")
 
     def test_what_a_screen_reader_announces_has_no_numbers(self) -> None:
         """The live region has no metrics, or it would be read out each second."""
-        html = graph.state_line(sample(waiting_for="BigQuery for 12 s"))
+        html = state_line(sample(waiting_for="BigQuery for 12 s"))
         heard = re.search(r'role="status" aria-live="polite">([^<]*)<', html)
         assert heard
         assert not re.search(r"\d", heard[1])
 
 
+class TestWhatIsNoLongerCurrent:
+    @pytest.mark.parametrize("state_name", ["gone", "failed", "drained"])
+    def test_after_the_end_no_number_looks_current(self, state_name: str) -> None:
+        """Totals and latency are marked, with the time at which they were true; rates are unknown; the backlog is current."""
+        html = graph.graph_view(sample(state=state_name, backlog=3, backlog_at=NOW.timestamp() + 60), sources())
+        tiles = {name: "data-stale" in attributes for attributes, name in re.findall(r"<div([^>]*)><dt>([^<]*)</dt>", html)}
+        assert (tiles["Received"], tiles["Memory"], tiles["Backlog"]) == (True, True, False)
+        assert html.count("as of 12:00:02") >= 6
+        assert re.search(rf"Events per second</dt><dd><span class=\"value\">{UNKNOWN}<", html)
+
+    def test_while_it_runs_nothing_is_marked(self) -> None:
+        """Its numbers are those of the last second."""
+        assert "data-stale" not in graph.graph_view(sample(), sources())
+
+    def test_a_pipeline_that_hangs_is_marked_too(self) -> None:
+        """It runs, and has reported nothing for a while."""
+        silent = sample()
+        assert silent.report is not None
+        silent = msgspec.structs.replace(silent, report=msgspec.structs.replace(silent.report, condition="silent"))
+        assert stale_since(silent) == NOW.timestamp() + 2
+
+    @pytest.mark.parametrize(("seconds", "is_stale"), [(60, False), (600, True)])
+    def test_a_job_that_reports_nothing(self, seconds: float, is_stale: bool) -> None:
+        """Dataflow's metrics are up to some minutes old."""
+        late = msgspec.structs.replace(sample(where="europe-west3"), now=NOW.timestamp() + 2 + seconds)
+        assert (stale_since(late) is not None) == is_stale
+
+    def test_every_view_has_the_same_totals(self) -> None:
+        """With their time, so that no view contradicts another."""
+        shown = [
+            graph.graph_view(sample(), sources()),
+            tables.tables_view(sample(), read(())),
+            dead_letters.groups_view(sample(), read(Overview(group([], Settings()), True, 0)), "t", Search(), ()),
+        ]
+        sentence = "Since its start: 20 received, 2 refused, 0 rows written (as of 12:00:02 UTC)."
+        assert [sentence in html for html in shown] == [True, True, True]
+
+
+class TestStep:
+    def text(self, name: str, counters: dict[str, int], **known: object) -> str:
+        history = History()
+        metrics = from_counters(counters, {}, SHOP, at=NOW.timestamp(), state="running", where=LOCAL, started=1.0, **known)
+        history.add(metrics, NOW.timestamp())
+        return Elements(step_view(name, Sample(report(history), now=NOW.timestamp()), BRANCHES, ("Inner",))).text
+
+    def test_its_messages(self) -> None:
+        """In, out, refused by reason, and in flight."""
+        step = "Model order facts"
+        counters = {f"in/{step}": 9, f"out/{step}": 5, f"refused_in/{step}": 3, f"reason_in/{step}/out_of_range": 3}
+        text = self.text(step, counters)
+        for words in ("in9", "out5", "refused3", "in flight1", "out_of_range3", "inner stepsInner"):
+            assert words in text
+
+    def test_what_it_waits_for(self) -> None:
+        """The step whose table or bucket the sentence names; the others say that it is not theirs."""
+        sentence = "BigQuery to accept rows of fact_order: 503"
+        assert f"waits for{sentence}" in self.text("Write order facts", {}, waiting_for=sentence)
+        assert "waits fornothing itself; the pipeline waits for BigQuery" in self.text(
+            "Model order facts", {}, waiting_for=sentence
+        )
+        assert "waits fornothing" in self.text("Write order facts", {})
+
+    @pytest.mark.parametrize(
+        ("sentence", "name"),
+        [
+            ("BigQuery to accept rows of fact_order: 503", "Write order facts"),
+            ("Table p.d.fact_inventory does not exist: no", "Write inventory facts"),
+            ("the bucket to accept dead letters: 503", "Write order dead letters"),
+            ("Pub/Sub: unavailable", "Read messages"),
+        ],
+    )
+    def test_a_sentence_belongs_to_one_kind_of_step(self, sentence: str, name: str) -> None:
+        """A table's name in another one is not that table."""
+        found = [step for step in steps_of(SHOP) if belongs_to(sentence, step, BRANCHES)]
+        assert name in found
+        assert {step.rpartition(" ")[2] for step in found} == {name.rpartition(" ")[2]}
+
+    def test_a_writing_step_has_its_tables_and_the_latency(self) -> None:
+        """Rows of each table and when the last were appended; the time from publish to append."""
+        text = self.text("Write inventory facts", {"rows/fact_inventory": 4, "latency/3": 4})
+        assert "fact_inventory: 4 rows, none yet" in text
+        assert "p50 75 ms" in text
+
+    def test_an_unknown_step(self) -> None:
+        """It says so."""
+        assert "There is no such step" in self.text("Bake bread", {})
+
+
+class TestHourChart:
+    def hour(self, *received: int, every: float = 30.0) -> Hour:
+        """An hour that ends with these totals."""
+        start = NOW.timestamp() - every * len(received)
+        readings = [
+            PipelineMetrics(start + every * at, "running", LOCAL, started=1.0, received=total)
+            for at, total in enumerate(received)
+        ]
+        return Hour(readings, NOW.timestamp() - 1)
+
+    def chart(self, hour: Hour) -> str:
+        return hour_chart("Events", hour, (Curve("received", hour.rate(lambda one: one.received)),), rate_text)
+
+    def test_both_axes_have_ticks(self) -> None:
+        """From 0 to a round number, and every full ten minutes."""
+        html = self.chart(self.hour(0, 900, 4500))
+        assert re.findall(r">([\d.]+/s)</text>", html) == ["200/s", "100/s", "0/s"]
+        assert re.findall(r">(\d\d:\d\d)</text>", html) == ["11:10", "11:20", "11:30", "11:40", "11:50"]
+
+    def test_every_part_has_its_time_and_value(self) -> None:
+        """Under the pointer, without a script."""
+        labels = re.findall(r'<i data-label="([^"]*)">', self.chart(self.hour(0, 900, 4500)))
+        assert len(labels) == 120
+        assert labels[-1] == "12:00:00 · received 120/s"
+        assert labels[-2] == "11:59:30 · received 30/s"
+        assert labels[0] == f"11:00:30 · received {UNKNOWN}"
+
+    def test_an_empty_hour(self) -> None:
+        """It says that nothing was recorded, without axes of nothing."""
+        html = self.chart(self.hour())
+        assert "Nothing was recorded in the last hour." in html
+        assert "<svg" not in html
+
+
 class TestDrawings:
     def test_a_gap_is_a_gap(self) -> None:
         """Where nobody looked there is no line."""
-        html = line_chart("t", [Curve("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, 2.0)])], 4)
+        html = line_chart("t", [Line("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, 2.0)])], 4)
         stroke = re.search(r'class="stroke" d="([^"]*)"', html)
         assert stroke
         assert stroke[1].count("M") == 2
@@ -375,6 +601,6 @@ def test_metrics_without_a_pipeline() -> None:
     """Where nothing is known, dashes stand in place of numbers."""
     history = History()
     history.add(PipelineMetrics(0.0, "none", LOCAL), 0.0)
-    html = graph.graph_view(Sample(report(history)), read(TREE))
+    html = graph.graph_view(Sample(report(history)), sources())
     assert "\u2013" in html
     assert "No pipeline is running" in html

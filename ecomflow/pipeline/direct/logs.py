@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from ecomflow.processes.json_lines import append_line
 from ecomflow.processes.state_folder import access_error
 from ecomflow.terminal.console import err, inert_json, plain_lines
 
-# At this size the file is renamed, which replaces the previous one: together they take at most twice as much.
+# The size at which the log is set aside.
 MAX_BYTES = 10 * 2**20
 
 # The ``extra`` for records that the command itself shows on the terminal.
@@ -52,11 +53,6 @@ def record_of(line: LogLine) -> logging.LogRecord:
     record = logging.LogRecord(line.logger, level, "", 0, line.message, None, None)
     record.created, record.process, record.exc_text = line.time.timestamp(), line.process, line.traceback
     return record
-
-
-def set_aside(path: Path) -> Path:
-    """The path to which the log at ``path`` is renamed when it is full."""
-    return path.with_name(f"{path.name}.1")
 
 
 @contextmanager
@@ -102,28 +98,15 @@ class ToFile(_Handler):
             raise access_error(path.parent, error, "written") from error
 
     def take(self, record: logging.LogRecord) -> None:
-        line = inert_json(msgspec.json.encode(line_of(record))).encode() + b"\n"
+        line = inert_json(msgspec.json.encode(line_of(record))).encode()
         try:
-            self._append(line)
+            append_line(self._path, line, MAX_BYTES)
         except OSError as error:
             if self._writable:
                 err.print(plain_lines(f"The log can't be written: {self._path}: {error.strerror}"), soft_wrap=True)
             self._writable = False
         else:
             self._writable = True
-
-    def _append(self, line: bytes) -> None:
-        with suppress(FileNotFoundError):
-            if self._path.stat().st_size >= MAX_BYTES:
-                self._path.replace(set_aside(self._path))
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":  # A full disk or a power cut left an incomplete line.
-                line = b"\n" + line
-            os.write(file, line)
-        finally:
-            os.close(file)
 
 
 class ToTerminal(_Handler):

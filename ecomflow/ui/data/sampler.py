@@ -1,42 +1,48 @@
-"""Reads the pipeline's metrics once a second for all open pages, and not at all while there are none."""
+"""Reads the pipeline's metrics once a second for all open pages, and not at all while there are none.
+
+The last hour comes from the file that the local pipeline writes. A job on Dataflow writes none: its hour is what was read here.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from ecomflow.errors import EcomflowError
-from ecomflow.metrics.history import KEPT_SECONDS, History, Report, report, rows_of
+from ecomflow.metrics.history import History, Report, report
+from ecomflow.metrics.record import RECORD_EVERY_SECONDS, RECORDED_SECONDS, Hour
 from ecomflow.metrics.snapshot import PipelineMetrics
 from ecomflow.ui.data.readings import unexpected
 
 # A page counts as open for this long after its last request.
 _OPEN_SECONDS = 5.0
-_COLUMNS = 100
-_SPARK_COLUMNS = 50
 
-Series = tuple[float | None, ...]
+T = TypeVar("T")
+# The recorded metrics up to a time, in seconds since the epoch.
+ReadRecord = Callable[[float], Sequence[PipelineMetrics]]
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The latest reading, or why it failed (``error``). ``now``: seconds since the epoch.
-
-    The series are rates per second, oldest first, over the last ``KEPT_SECONDS`` up to ``now``; None: no reading then.
+    """The latest reading, or why it failed (``error``); ``now``, in seconds since the epoch; the last hour, or why it can't be
+    read.
     """
 
     report: Report | None = None
     error: EcomflowError | None = None
     now: float = 0.0
-    received: Series = ()
-    refused: Series = ()
-    rows: Series = ()
+    hour: Hour | None = None
+    hour_error: EcomflowError | None = None
 
 
 class Sampler:
-    """Reads in its own thread, which ends when nobody has called ``look`` for some seconds and restarts with the next call."""
+    """Reads in its own thread, which ends when nobody has called ``look`` for some seconds and restarts with the next call.
+
+    ``read_record`` None: the hour is made of the readings.
+    """
 
     def __init__(
         self,
@@ -44,12 +50,17 @@ class Sampler:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        read_record: ReadRecord | None = None,
     ) -> None:
         self._read, self._seconds, self._clock, self._now = read, seconds, clock, now
+        self._read_record = read_record or self._own_record
         self._lock = threading.Lock()
         self._history = History()
         self._sample = Sample()
         self._looked = 0.0
+        self._own: list[PipelineMetrics] = []
+        self._hour: tuple[Hour | None, EcomflowError | None] = (None, None)
+        self._hour_due = 0.0
         self._runs = False
         self._first, self._stopped = threading.Event(), threading.Event()
 
@@ -61,11 +72,6 @@ class Sampler:
                 self._runs = True
                 threading.Thread(target=self._run, daemon=True, name="sampler").start()
             return self._sample
-
-    def tables(self, names: Iterable[str]) -> dict[str, Series]:
-        """The rows per second of each table of ``names``, as series like those of a sample."""
-        with self._lock:
-            return {name: tuple(self._history.series(rows_of(name), _SPARK_COLUMNS)) for name in names}
 
     def wait_for_first(self, seconds: float) -> None:
         """Wait for the first reading, at most ``seconds``."""
@@ -87,33 +93,29 @@ class Sampler:
                     return
 
     def _take(self) -> None:
-        metrics = error = None
-        try:
-            metrics = self._read()
-        except EcomflowError as caught:
-            error = caught
-        except Exception as caught:  # noqa: BLE001  # shown on the page: nothing else handles errors of this thread
-            error = unexpected(caught)
+        metrics, error = _tried(self._read)
+        if self._clock() >= self._hour_due:  # there can be something new in it
+            self._hour_due = self._clock() + RECORD_EVERY_SECONDS
+            if metrics is not None and (not self._own or metrics.at > self._own[-1].at):
+                self._own.append(metrics)
+            now = self._now()
+            self._hour = _tried(lambda: Hour(self._read_record(now), now))
         with self._lock:
             if metrics is not None:
                 self._history.add(metrics, self._now())
-            self._sample = _sample(self._history, error)
+            self._sample = Sample(report(self._history), error, self._history.now, *self._hour)
         self._first.set()
 
-
-def _sample(history: History, error: EcomflowError | None) -> Sample:
-    return Sample(
-        report(history),
-        error,
-        history.now,
-        tuple(history.series(lambda metrics: metrics.received, _COLUMNS)),
-        tuple(history.series(lambda metrics: sum(metrics.refused.values()), _COLUMNS)),
-        tuple(history.series(lambda metrics: sum(table.rows for table in metrics.tables), _COLUMNS)),
-    )
+    def _own_record(self, now: float) -> Sequence[PipelineMetrics]:
+        self._own = [one for one in self._own if now - RECORDED_SECONDS <= one.at <= now]
+        return self._own
 
 
-def times(series: Series, now: float) -> list[tuple[float, float | None]]:
-    """The values of a series, each with the end of its interval in seconds since the epoch."""
-    width = KEPT_SECONDS / max(len(series), 1)
-    last = now // width * width + width
-    return [(last - (len(series) - 1 - place) * width, value) for place, value in enumerate(series)]
+def _tried(read: Callable[[], T]) -> tuple[T | None, EcomflowError | None]:
+    """What ``read`` returns, or the error that it raises, for the page to show: nothing else handles errors of this thread."""
+    try:
+        return read(), None
+    except EcomflowError as error:
+        return None, error
+    except Exception as error:  # noqa: BLE001
+        return None, unexpected(error)

@@ -1,7 +1,7 @@
 """The steps of the pipeline's graph, from Beam's own proto.
 
-Importing Beam takes seconds and 200 MB, so a separate process builds the graph and then ends: ``python -m ecomflow.ui.data.steps
-local`` prints the tree as JSON.
+Importing Beam takes seconds and 200 MB, so a separate process builds the graph and then ends: it gets the settings on standard
+input, and prints the tree as JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _SECONDS = 120
 def read_steps(settings: Settings) -> tuple[Step, ...]:
     """The steps of the graph that ``settings`` would run. Takes seconds. Raises EcomflowError."""
     # -P: a file in the working folder must not shadow one of ecomflow's modules.
-    command = [sys.executable, "-P", "-m", __name__, "local" if settings.is_local else "dataflow"]
-    made = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    command = [sys.executable, "-P", "-m", __name__]
+    given = msgspec.json.encode(settings)
+    made = subprocess.run(command, input=given, capture_output=True, timeout=_SECONDS, check=False)
     try:
         return msgspec.json.decode(made.stdout, type=tuple[Step, ...])
     except msgspec.MsgspecError as error:
@@ -32,7 +33,7 @@ def read_steps(settings: Settings) -> tuple[Step, ...]:
         ) from error
 
 
-def _print_steps(where: str) -> None:
+def _print_steps(settings: Settings) -> None:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -41,12 +42,12 @@ def _print_steps(where: str) -> None:
     from ecomflow.pipeline.direct.source import PullMessages
     from ecomflow.pipeline.graph import build_graph
 
-    config = pipeline_config(Settings())
-    source = PullMessages(config) if where == "local" else ReadMessages(config, None, None)
+    config = pipeline_config(settings)
+    source = PullMessages(config) if settings.is_local else ReadMessages(config, None, None)
     pipeline = beam.Pipeline(options=PipelineOptions(["--no_auth", "--streaming"]))
     build_graph(pipeline, source, config)
     sys.stdout.buffer.write(msgspec.json.encode(graph_tree(pipeline.to_runner_api())))
 
 
 if __name__ == "__main__":
-    _print_steps(sys.argv[1])
+    _print_steps(msgspec.json.decode(sys.stdin.buffer.read(), type=Settings))

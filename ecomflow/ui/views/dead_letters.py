@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+import msgspec
+
 from ecomflow.contract.dead_letter import DeadLetter, path_and_rule
 from ecomflow.deadletters.groups import Group
 from ecomflow.deadletters.store import DeadLetterFilter, StoredDeadLetter
 from ecomflow.terminal.amounts import UNKNOWN, clock_text, count_text, counted, moment_text
-from ecomflow.ui.data.dead_letters import PAGE, Found, Overview
+from ecomflow.ui.data.dead_letters import PAGE, REASONS, Found, Hits, Overview, Search
 from ecomflow.ui.data.readings import Reading
 from ecomflow.ui.data.replays import Replay
 from ecomflow.ui.data.sampler import Sample
-from ecomflow.ui.views.graph import state_line
-from ecomflow.ui.views.html import Html, join, lines, shown, table, tag
+from ecomflow.ui.views.html import Exact, Html, join, lines, shown, table, tag
 from ecomflow.ui.views.layout import button, command, notice, section, trouble
 from ecomflow.ui.views.payload import MOST_CHARACTERS, shown_payload
+from ecomflow.ui.views.state import state_line
 
 if TYPE_CHECKING:
     from ecomflow.deadletters.replay import Unpublishable
@@ -25,18 +27,63 @@ if TYPE_CHECKING:
 _MOST_GROUPS = 200
 _MOST_ATTRIBUTES = 100
 _MOST_LETTERS = 200
+_HEAD_CHARACTERS, _ID_CHARACTERS = 90, 24
 
 
-def groups_view(sample: Sample, overview: Reading[Overview], form_token: str) -> Html:
-    """The groups by cause, largest first. Reading them is expensive for the bucket, so automatic reads are rare."""
+def groups_view(sample: Sample, overview: Reading[Overview], form_token: str, search: Search, streams: Sequence[str]) -> Html:
+    """The groups by cause that ``search`` matches, largest first. Reading them is expensive for the bucket, so automatic reads
+    are rare.
+    """
     again = button("Read again", form_token, "/dead-letters") if overview.read_at is not None else None
-    note = None if overview.read_at is None else f"Read at {clock_text(overview.read_at)} UTC."
+    note = None if overview.read_at is None else f"In the bucket as of {clock_text(overview.read_at)} UTC."
     if overview.is_reading and overview.value is not None:
-        note = f"Reading again: {counted(overview.progress, 'object')} so far."
-    return join([state_line(sample), section("Dead letters by cause", _groups(overview), note=note, beside=again)])
+        note = f"{note} Reading again: {counted(overview.progress, 'object')} so far."
+    groups = section("Dead letters by cause", _groups(overview, search), note=note, beside=again)
+    return join([state_line(sample), _search_form(search, streams), groups])
 
 
-def _groups(overview: Reading[Overview]) -> Html:
+def _search_form(search: Search, streams: Sequence[str]) -> Html:
+    """The fields of a search, as a form that works without a script."""
+    fields = [
+        _choice("stream", "Event type", search.stream, streams),
+        _choice("reason", "Reason", search.reason, REASONS),
+        _field("text", "Text in payload, error or attributes", search.text),
+        _field("event_id", "Event id", search.event_id),
+    ]
+    clear = tag("a", "Clear", href="/dead-letters") if search != Search() else None
+    buttons = tag("div", tag("button", "Search", type="submit"), clear, class_="buttons")
+    return tag("form", fields, buttons, method="get", action="/dead-letters", role="search", class_="search")
+
+
+def hits_view(sample: Sample, hits: Hits, search: Search, streams: Sequence[str]) -> Html:
+    """The dead letters that a search by text or event id matches, newest first."""
+    found = f"The newest {len(hits.letters)}, and there are more" if hits.more else f"{count_text(len(hits.letters))}"
+    scope = f"of {counted(hits.searched, 'dead letter')}"
+    if hits.back_to is not None:
+        scope += f" back to {moment_text(hits.back_to)} UTC; for older ones: ecomflow dlq export"
+    body: list[Html] = [_letter(one, number == 0, names_cause=True) for number, one in enumerate(hits.letters)]
+    none = notice("No dead letter matches. Check the text and the filters, or clear them.") if not body else None
+    matching = section("Matching dead letters", body, none, note=f"{found} {scope}.")
+    return join([state_line(sample), _search_form(search, streams), matching])
+
+
+def search_query(search: Search) -> str:
+    """``search`` as the query of an address, with its question mark; empty if it matches all."""
+    asked = {name: value for name, value in msgspec.structs.asdict(search).items() if value}
+    return f"?{urlencode(asked)}" if asked else ""
+
+
+def _choice(name: str, label: str, selected: str, values: Sequence[str]) -> Html:
+    options = [tag("option", "any", value=""), *(tag("option", one, value=one, selected=one == selected) for one in values)]
+    return tag("label", tag("span", label), tag("select", options, name=name))
+
+
+def _field(name: str, label: str, value: str) -> Html:
+    typed = tag("input", type="search", name=name, value=Exact(value), autocomplete="off", spellcheck="false")
+    return tag("label", tag("span", label), typed)
+
+
+def _groups(overview: Reading[Overview], search: Search) -> Html:
     if overview.value is None:
         if overview.error is not None:
             return trouble(overview.error)
@@ -45,12 +92,19 @@ def _groups(overview: Reading[Overview]) -> Html:
     parts = [trouble(overview.error) if overview.error else None]
     if not found.groups.total:
         return join([*parts, notice("There are no dead letters: no message was refused.")])
-    groups = [_group(one) for one in found.groups.groups[:_MOST_GROUPS]]
-    return join([*parts, tag("p", _total(found)), tag("ol", groups, class_="groups")])
+    chosen = [one for one in found.groups.groups if search.stream in ("", one.stream) and search.reason in ("", one.reason)]
+    said = _total(found)
+    if search != Search():
+        said = (
+            f"{counted(sum(one.count for one in chosen), 'dead letter')} in {counted(len(chosen), 'group')} match. In all: {said}"
+        )
+    parts.append(tag("p", said))
+    return join([*parts, tag("ol", [_group(one) for one in chosen[:_MOST_GROUPS]], class_="groups") if chosen else None])
 
 
 def _total(found: Overview) -> str:
-    total = f"{counted(found.groups.total, 'dead letter')} in {counted(len(found.groups.groups), 'group')}."
+    total = f"{counted(found.groups.total, 'dead letter')} in {counted(len(found.groups.groups), 'group')}"
+    total += f", {counted(found.objects, 'object')}." if found.objects else "."
     if not found.is_whole:
         total = f"Only the newest {count_text(found.groups.total)} dead letters are grouped. To group all: ecomflow dlq stats."
     if found.unreadable:
@@ -119,17 +173,27 @@ def _way_back(selected: DeadLetterFilter, replay_line: str, form_token: str | No
     return join([*parts, command(replay_line)])
 
 
-def _letter(stored: StoredDeadLetter, is_open: bool) -> Html:
+def _letter(stored: StoredDeadLetter, is_open: bool, names_cause: bool = False) -> Html:
+    """``names_cause``: its head says the stream and the reason too, because its neighbours have others."""
     letter = stored.letter
     who = letter.event_id or letter.message_id or "without an id"
-    head = tag("summary", tag("span", moment_text(letter.failed_at), class_="when"), " ", tag("code", shown(who, 80)))
+    cause = f"{stored.stream}, {letter.reason}: {letter.error}" if names_cause else letter.error
+    head = tag(
+        "summary",
+        tag("span", shown(cause, _HEAD_CHARACTERS), class_="cause"),
+        " ",
+        tag("span", moment_text(letter.failed_at), class_="when"),
+        " ",
+        tag("code", shown(who, _ID_CHARACTERS), title=shown(who, 200)),
+    )
     facts = [
         ("error", shown(letter.error, 2000)),
         ("published", UNKNOWN if letter.publish_time is None else moment_text(letter.publish_time)),
+        ("pipeline", shown(letter.pipeline_version, 40)),
+        ("event id", shown(letter.event_id or UNKNOWN, 200)),
         ("message id", shown(letter.message_id, 80)),
         *([("ordering key", shown(letter.ordering_key, 80))] if letter.ordering_key else []),
         ("object", tag("code", shown(stored.object_name, 300))),
-        ("pipeline", shown(letter.pipeline_version, 40)),
     ]
     fact_list = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
     trace = [tag("h3", "Traceback"), tag("pre", lines(letter.traceback[:8000]), tabindex="0")] if letter.traceback else None

@@ -1,20 +1,22 @@
-"""The steps of a graph and their metrics in; a picture (SVG), from left to right or from top to bottom, out. Pure."""
+"""The graph and its counts in; a picture (SVG), from left to right or from top to bottom, out. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from ecomflow.metrics.snapshot import StepMetrics
+from ecomflow.metrics.snapshot import Branch, StepMetrics
 from ecomflow.pipeline.tree import Step
-from ecomflow.terminal.amounts import count_text, rate_text
-from ecomflow.ui.views.html import Html, tag
+from ecomflow.terminal.amounts import count_text, counted, rate_text, seconds_text
+from ecomflow.ui.views.graph_layout import Box, Edge, Layout, tall_layout, wide_layout
+from ecomflow.ui.views.html import Html, shown, tag
 
-_BOX, _GAP, _HEIGHT, _PITCH = 192, 60, 88, 110
-_TALL_WIDTH, _TALL_HEIGHT, _TALL_PITCH, _INDENT = 340, 56, 84, 18
-_LINE_CHARACTERS = 20
-_MARGIN, _BEND = 2, 8
+_LINE_CHARACTERS, _SOURCE_CHARACTERS, _SINK_CHARACTERS, _TALL_CHARACTERS = 20, 17, 24, 34
+# Above it a count is shortened: there is room for nine characters between two boxes.
+_MAX_LABEL = 9_999_999
+_EMPTY = StepMetrics("")
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -24,160 +26,192 @@ class Flow(msgspec.Struct, frozen=True):
     rate: float | None = None
 
 
-class Box(msgspec.Struct, frozen=True):
-    """A step with its position in pixels, and the box that it reads from."""
+class Counts(msgspec.Struct, frozen=True):
+    """All numbers of the picture. ``rows``: of each table in the warehouse; ``appended``: the rows of it that this pipeline has
+    written; ``letters``: dead letters in the bucket, by stream, None if they were not all read; ``objects``: the objects that
+    contain them. None, or missing: not known.
+    """
 
-    step: Step
-    x: float
-    y: float
-    width: float
-    height: float
-    reads: Box | None
-
-
-def wide_boxes(steps: Sequence[Step]) -> list[Box]:
-    """One column per distance from the source, one row per branch; the last steps are all in the last column."""
-    deepest = max((_depth(step) for step in steps), default=1)
-    boxes: list[Box] = []
-
-    def place(step: Step, column: int, reads: Box | None) -> None:
-        row = sum(not box.step.then for box in boxes)
-        column = column if step.then else deepest - 1
-        x, y = _MARGIN + column * (_BOX + _GAP), _MARGIN + row * _PITCH
-        box = Box(step, x, y, _BOX, _HEIGHT, reads)
-        boxes.append(box)
-        for after in step.then:
-            place(after, column + 1, box)
-
-    for step in steps:
-        place(step, 0, None)
-    return boxes
+    flows: Mapping[str, Flow] = {}
+    appended: Mapping[str, int] = {}
+    rows: Mapping[str, int] = {}
+    letters: Mapping[str, int] | None = None
+    objects: Mapping[str, int] | None = None
+    backlog: int | None = None
+    oldest_seconds: float | None = None
 
 
-def tall_boxes(steps: Sequence[Step]) -> list[Box]:
-    """One below the other; if a step has several readers, these are indented."""
-    boxes: list[Box] = []
+class Graph(msgspec.Struct, frozen=True):
+    """The steps, the name of the subscription that they read, and the branches, which name the tables and dead letters."""
 
-    def place(step: Step, indent: int, reads: Box | None) -> None:
-        x = _MARGIN + indent * _INDENT
-        y = _MARGIN + len(boxes) * _TALL_PITCH
-        box = Box(step, x, y, _TALL_WIDTH - 2 * _MARGIN - indent * _INDENT, _TALL_HEIGHT, reads)
-        boxes.append(box)
-        for after in step.then:
-            place(after, indent + (len(step.then) > 1), box)
-
-    for step in steps:
-        place(step, 0, None)
-    return boxes
+    steps: tuple[Step, ...]
+    subscription: str
+    bucket: str
+    branches: tuple[Branch, ...]
 
 
-def picture(steps: Sequence[Step], flows: Mapping[str, Flow], *, tall: bool) -> Html:
-    """The graph with a rate on each edge, totals in each box, and refused messages in red."""
-    boxes = tall_boxes(steps) if tall else wide_boxes(steps)
-    width = max((box.x + box.width for box in boxes), default=0) + _MARGIN
-    height = max((box.y + box.height for box in boxes), default=0) + _MARGIN
-    fastest = max((flow.rate or 0.0 for flow in flows.values()), default=0.0)
-    name = "tall" if tall else "wide"
+def pictures(graph: Graph, counts: Counts, selected: str | None = None) -> list[Html]:
+    """The picture for a wide screen and that for a phone, of which the style shows one. ``selected``: the step that is open."""
+    wide = wide_layout(graph.steps, graph.subscription, graph.branches)
+    tall = tall_layout(graph.steps, graph.subscription, graph.branches)
+    return [_picture(wide, graph, counts, selected, "wide"), _picture(tall, graph, counts, selected, "tall")]
+
+
+def step_address(name: str) -> str:
+    """The address of the graph with the details of a step."""
+    return f"/?{urlencode({'step': name})}#step"
+
+
+def refused_on(edge: Edge, counts: Counts) -> int:
+    """The messages on an edge of refused ones. Of a step that counts several streams together, those of this one are what its
+    dead letters have beyond those of the other steps.
+    """
+    refused = _metrics(counts, edge.source.name).refused
+    if not edge.beside:
+        return refused
+    others = sum(_metrics(counts, name).refused for name in edge.beside)
+    return min(refused, max(0, _metrics(counts, edge.target.name).messages_in - others))
+
+
+def passed_on(edge: Edge, counts: Counts) -> int:
+    """The messages on any other edge; to a table, the rows."""
+    if edge.target.kind == "table":
+        return counts.appended.get(edge.target.name, 0)
+    if edge.target.kind == "dead_letters":
+        return _metrics(counts, edge.source.name).messages_out
+    target = _metrics(counts, edge.target.name)
+    # The first step has no input: it reads.
+    return target.messages_out if edge.source.kind == "subscription" else target.messages_in
+
+
+def _picture(layout: Layout, graph: Graph, counts: Counts, selected: str | None, name: str) -> Html:
+    tall = name == "tall"
+    fastest = max((flow.rate or 0.0 for flow in counts.flows.values()), default=0.0)
     return tag(
         "svg",
         tag("title", "The pipeline's graph", id=f"graph-{name}"),
-        tag("desc", "Each step with its totals, each edge with its rate. The table of steps below has the same numbers."),
-        [_edge(box, flows.get(box.step.name, Flow()), fastest, tall) for box in boxes if box.reads],
-        [_box(box, flows.get(box.step.name, Flow()), tall) for box in boxes],
+        tag("desc", "Each edge with its messages, each step with its rate. The table of steps below has the same numbers."),
+        [_edge(edge, counts, fastest, tall) for edge in layout.edges],
+        [_linked(box, graph, counts, tall, box.name == selected) for box in layout.boxes],
         class_=f"graph {name}",
-        viewBox=f"0 0 {width:g} {height:g}",
-        role="img",
+        viewBox=f"0 0 {layout.width:g} {layout.height:g}",
+        role="group",
         aria_labelledby=f"graph-{name}",
     )
 
 
-def every_step(steps: Sequence[Step]) -> Iterator[Step]:
-    """The steps of a tree in the order of the picture."""
-    for step in steps:
-        yield step
-        yield from every_step(step.then)
-
-
-def holds_refusals(step: Step) -> bool:
-    """Whether the input of the step is refused messages. The label says so; Beam's proto does not."""
-    return step.name.endswith("dead letters")
-
-
-def _depth(step: Step) -> int:
-    return 1 + max(map(_depth, step.then), default=0)
-
-
-def _box(box: Box, flow: Flow, tall: bool) -> Html:
-    """A step's name in one or two lines; below, its input and refused messages, on one line if there is room."""
-    total, refused = _totals(box.step, flow)
-    written = [box.step.name] if tall else _wrapped(box.step.name)
-    left, right, bottom = box.x + 12, box.x + box.width - 12, box.y + box.height - 11
-    above = bottom if tall else bottom - 17
-    where = {"x": f"{right:g}", "text_anchor": "end"} if tall else {"x": f"{left:g}"}
+def _linked(box: Box, graph: Graph, counts: Counts, tall: bool, is_selected: bool) -> Html:
+    """The box as a link to its details."""
+    match box.kind:
+        case "subscription":
+            address, words = step_address(graph.steps[0].name) if graph.steps else "/", f"Subscription {box.name}"
+        case "step":
+            address, words = step_address(box.name), f"{box.name}: {', '.join(box.step.parts) if box.step else ''}"
+        case "table":
+            address, words = f"/tables/{quote(box.name)}", f"Table {box.name}"
+        case "dead_letters":
+            address = f"/dead-letters?{urlencode({'stream': box.name})}"
+            words = f"Dead letters: gs://{graph.bucket}/dlq/{box.name}/"
     return tag(
-        "g",
-        tag("title", f"{box.step.name}: {', '.join(box.step.parts)}"),
+        "a",
+        tag("title", words),
         tag("rect", x=f"{box.x:g}", y=f"{box.y:g}", width=f"{box.width:g}", height=f"{box.height:g}", rx="6"),
-        [tag("text", line, class_="name", x=f"{left:g}", y=f"{box.y + 21 + 16 * at:g}") for at, line in enumerate(written)],
-        tag("text", total, class_="total", x=f"{left:g}", y=f"{above:g}") if total else None,
-        tag("text", refused, class_="refused", y=f"{bottom:g}", **where) if refused else None,
-        class_="step",
-        data_tone="bad" if refused and holds_refusals(box.step) else None,
-        data_step=box.step.name,
+        _words(box, counts, tall),
+        href=address,
+        class_="box",
+        data_kind=box.kind,
+        data_name=box.name,
+        aria_current="true" if is_selected else None,
     )
 
 
-def _totals(step: Step, flow: Flow) -> tuple[str, str]:
-    """The numbers in a box: the input, and, in red, how much of it was refused."""
+def _words(box: Box, counts: Counts, tall: bool) -> list[Html]:
+    if box.kind == "step":
+        return _step_words(box, counts.flows.get(box.name, Flow()), tall)
+    left, width = box.x + 12, _TALL_CHARACTERS if tall else _SINK_CHARACTERS
+    if box.kind == "subscription":
+        lines = [shown(box.name, width if tall else _SOURCE_CHARACTERS), *_backlog(counts)]
+        return [
+            _text(line, left, box.y + 22 + 18 * at, "" if at else "name") for at, line in enumerate(lines[: 2 if tall else 3])
+        ]
+    if box.kind == "table":
+        rows = counts.rows.get(box.name)
+        name, below, tone = box.name, "not counted yet" if rows is None else counted(rows, "row"), ""
+    else:
+        name, (below, tone) = f"dlq/{box.name}/", _letters(box.name, counts)
+    return [_text(shown(name, width), left, box.y + 19, "name"), _text(below, left, box.y + 36, tone)]
+
+
+def _backlog(counts: Counts) -> list[str]:
+    if counts.backlog is None:
+        return ["backlog unknown"]
+    oldest = [f"oldest {seconds_text(counts.oldest_seconds)}"] if counts.backlog else []
+    return [f"{count_text(counts.backlog)} waiting", *oldest]
+
+
+def _letters(stream: str, counts: Counts) -> tuple[str, str]:
+    for numbers, what in ((counts.letters, "dead letter"), (counts.objects, "object")):
+        if numbers is not None:
+            found = numbers.get(stream, 0)
+            return counted(found, what), "refused" if found else ""
+    return "not counted yet", ""
+
+
+def _step_words(box: Box, flow: Flow, tall: bool) -> list[Html]:
+    """A step's name in one or two lines; below, its rate, and what it has refused."""
+    left, bottom = box.x + 12, box.bottom - 11
+    names = [shown(box.name, _TALL_CHARACTERS)] if tall else _wrapped(box.name)
+    found = [_text(line, left, box.y + 21 + 16 * at, "name") for at, line in enumerate(names)]
     if flow.metrics is None:
-        return "not reported yet", ""
-    taken, messages_out, refused = flow.metrics.messages_in, flow.metrics.messages_out, flow.metrics.refused
-    if holds_refusals(step):
-        return "" if taken else "none", f"{count_text(taken)} refused" if taken else ""
-    # The first step has no input: it reads.
-    total = f"{count_text(taken)} in" if taken or not messages_out else f"{count_text(messages_out)} out"
-    return total, f"{count_text(refused)} refused" if refused else ""
+        return [*found, _text("not reported yet", left, bottom)]
+    if tall:
+        amount = flow.metrics.messages_in or flow.metrics.messages_out
+        found.append(_text(f"{count_text(amount)} in" if flow.metrics.messages_in else f"{count_text(amount)} out", left, bottom))
+    else:
+        found.append(_text(rate_text(flow.rate), left, bottom))
+    if flow.metrics.refused:
+        words, right = f"{count_text(flow.metrics.refused)} refused", box.right - 12
+        found.append(_text(words, right, bottom, "refused", "end") if tall else _text(words, left, bottom - 17, "refused"))
+    return found
 
 
-def _edge(box: Box, flow: Flow, fastest: float, tall: bool) -> Html:
-    assert box.reads is not None
-    path, x, y, anchor = _tall_way(box, box.reads) if tall else _wide_way(box, box.reads)
-    share = (flow.rate or 0.0) / fastest if fastest else 0.0
-    red = holds_refusals(box.step) and bool(flow.metrics and flow.metrics.messages_in)
+def _edge(edge: Edge, counts: Counts, fastest: float, tall: bool) -> Html:
+    rate = counts.flows.get(edge.target.name, Flow()).rate if not edge.refused else None
+    if edge.target.kind in ("table", "dead_letters"):
+        rate = counts.flows.get(edge.source.name, Flow()).rate
+    amount = refused_on(edge, counts) if edge.refused else passed_on(edge, counts)
+    share = (rate or 0.0) / fastest if fastest else 0.0
+    # On a phone there is no room beside the edges of refused messages: the boxes have the numbers.
+    label = None if (edge.refused and (tall or not amount)) else _text(_short(amount), edge.x, edge.y, anchor=edge.anchor)
+    words = f"{edge.source.name} to {edge.target.name}: {count_text(amount)}{' refused' if edge.refused else ''}"
     return tag(
         "g",
-        tag("path", d=path, stroke_width=f"{1.5 + 3.5 * share**0.5:.1f}"),
-        tag("text", rate_text(flow.rate), x=f"{x:g}", y=f"{y:g}", text_anchor=anchor),
+        tag("title", words),
+        tag("path", d=edge.path, stroke_width=f"{1.5 + 3 * share**0.5:.1f}"),
+        label,
         class_="edge",
-        data_tone="bad" if red else None,
-        data_moving=bool(flow.rate),
+        data_kind="refused" if edge.refused else "passed",
+        data_tone="bad" if edge.refused and amount else None,
+        data_moving=bool(rate),
     )
 
 
-def _wide_way(box: Box, reads: Box) -> tuple[str, float, float, str]:
-    """The edge's path, along a trunk next to its source box, and the position of its rate, before its target box."""
-    x0, y0, x1, y1 = reads.x + reads.width, reads.y + reads.height / 2, box.x, box.y + box.height / 2
-    place = (x1 - 7, y1 - 8, "end")
-    if y0 == y1:
-        return f"M{x0:g} {y0:g}H{x1:g}", *place
-    x = x0 + 16
-    down = f"H{x - _BEND:g}Q{x:g} {y0:g} {x:g} {y0 + _BEND:g}V{y1 - _BEND:g}Q{x:g} {y1:g} {x + _BEND:g} {y1:g}"
-    return f"M{x0:g} {y0:g}{down}H{x1:g}", *place
+def _text(words: str, x: float, y: float, class_: str = "", anchor: str = "start") -> Html:
+    return tag("text", words, class_=class_ or None, x=f"{x:g}", y=f"{y:g}", text_anchor=None if anchor == "start" else anchor)
 
 
-def _tall_way(box: Box, reads: Box) -> tuple[str, float, float, str]:
-    y0 = reads.y + reads.height
-    if box.x == reads.x:
-        x = box.x + 16
-        return f"M{x:g} {y0:g}V{box.y:g}", x + 10, box.y - 10, "start"
-    x = reads.x + 8
-    return f"M{x:g} {y0:g}V{box.y + box.height / 2:g}H{box.x:g}", box.x + 16, box.y - 10, "start"
+def _metrics(counts: Counts, step: str) -> StepMetrics:
+    return counts.flows.get(step, Flow()).metrics or _EMPTY
+
+
+def _short(amount: int) -> str:
+    return count_text(amount) if amount <= _MAX_LABEL else f"{amount / 1e6:,.1f} M"
 
 
 def _wrapped(name: str) -> list[str]:
-    """A label in one line, or in two lines of which the longer is as short as possible."""
+    """A label in one line, or in two lines of which the longer is as short as possible; each cut to the width of a box."""
     words = name.split(" ")
     if len(name) <= _LINE_CHARACTERS or len(words) < 2:
-        return [name]
-    pairs = [(" ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words))]
-    return list(min(pairs, key=lambda pair: max(map(len, pair))))
+        return [shown(name, _LINE_CHARACTERS)]
+    pairs: Sequence[tuple[str, str]] = [(" ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words))]
+    return [shown(line, _LINE_CHARACTERS) for line in min(pairs, key=lambda pair: max(map(len, pair)))]

@@ -7,9 +7,16 @@ from typing import Any
 import msgspec
 
 from ecomflow.errors import EcomflowError
-from ecomflow.ui.views.html import Exact, Html, join, tag
+from ecomflow.ui.views.html import Exact, Html, join, shown, tag
 
 VIEWS = (("/", "Graph"), ("/tables", "Tables"), ("/dead-letters", "Dead letters"), ("/questions", "Questions"))
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The stack or project of the page: its short ``name``, and ``sentence``, in one line."""
+
+    name: str
+    sentence: str
 
 
 class View(msgspec.Struct, frozen=True):
@@ -24,8 +31,8 @@ class View(msgspec.Struct, frozen=True):
     live_at: str | None = None
 
 
-def page(view: View, target: str) -> str:
-    """The document of ``view``. ``target``: the stack or project, in one line."""
+def page(view: View, place: Place) -> str:
+    """The document of ``view``."""
     links = [tag("a", name, href=path, aria_current="page" if path == view.path else None) for path, name in VIEWS]
     live = None
     if view.live is not None:
@@ -36,7 +43,7 @@ def page(view: View, target: str) -> str:
         tag(
             "header",
             tag("a", "ecomflow", class_="brand", href="/"),
-            tag("p", target, class_="target"),
+            tag("p", place.sentence, class_="target"),
             tag("nav", links, aria_label="Views"),
         ),
         tag("p", id="connection", role="status", hidden=True),
@@ -45,7 +52,7 @@ def page(view: View, target: str) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("title", f"{view.title} · ecomflow"),
+        tag("title", f"{view.title} · {shown(place.name, 60)} · ecomflow"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("link", rel="icon", href="/static/icon.svg", type="image/svg+xml"),

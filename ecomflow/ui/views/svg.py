@@ -31,7 +31,7 @@ def sparkline(values: Sequence[float | None]) -> Html | None:
     if len(known) < 2:
         return None
     points = [(float(place), value) for place, value in enumerate(values)]
-    return _plot([Curve("", points)], (0.0, float(len(values) - 1)), max(*known, 1.0), "spark")
+    return plot([Curve("", points)], (0.0, float(len(values) - 1)), max(*known, 1.0), "spark")
 
 
 def line_chart(title: str, lines: Sequence[Curve], seconds: float, *, unit: str = "/s", dated: bool = False) -> Html:
@@ -50,7 +50,7 @@ def line_chart(title: str, lines: Sequence[Curve], seconds: float, *, unit: str 
         "figure",
         tag("figcaption", tag("span", title, class_="chart-title"), legend),
         tag("span", rate_text(high, unit), class_="high"),
-        _plot(lines, span, max(high, 1e-9), "chart", f"{title}: {words}"),
+        plot(lines, span, max(high, 1e-9), "chart", f"{title}: {words}"),
         tag("span", [tag("span", (day_text if dated else clock_text)(at)) for at in span], class_="ends"),
         class_="plot",
     )
@@ -95,10 +95,15 @@ def bar(amount: float, low: float, high: float) -> Html:
     return tag("svg", drawn, class_="bar", **_frame(), aria_hidden="true", focusable="false")
 
 
-def _plot(lines: Sequence[Curve], span: tuple[float, float], high: float, kind: str, label: str | None = None) -> Html:
+def plot(
+    lines: Sequence[Curve], span: tuple[float, float], high: float, kind: str, label: str | None = None, parts: int = 1
+) -> Html:
+    """``lines`` over the times ``span``, from 0 to ``high``. ``parts``: into how many parts lines of the same value divide it."""
+    heights = [_HEIGHT * at / parts for at in range(1, parts)]
+    grid = tag("path", class_="grid", d="".join(f"M0 {y:g}H{_WIDTH}" for y in heights), vector_effect="non-scaling-stroke")
     drawn = [_stroke(line, span, high) for line in lines if len(line.points) > 1]
     words = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
-    return tag("svg", tag("title", label) if label else None, drawn, class_=kind, **_frame(), **words, focusable="false")
+    return tag("svg", grid if heights else None, drawn, class_=kind, **_frame(), **words, focusable="false")
 
 
 def _highest(line: Curve) -> float | None:
@@ -113,14 +118,15 @@ def _stroke(line: Curve, span: tuple[float, float], high: float) -> Html:
         if value is None:
             parts.append([])
         else:
-            x, y = (at - span[0]) / whole * _WIDTH, _HEIGHT - 2 - min(value / high, 1.0) * (_HEIGHT - 6)
+            x, y = (at - span[0]) / whole * _WIDTH, _HEIGHT * (1 - min(value / high, 1.0))
             parts[-1].append((x, y))
-    ways = [[f"{x:.1f} {y:.1f}" for x, y in part] for part in parts if len(part) > 1]
-    areas = [f"M{way[0].split()[0]} {_HEIGHT}L{'L'.join(way)}L{way[-1].split()[0]} {_HEIGHT}Z" for way in ways]
+    ways = [[f"{x:.1f} {y:.1f}" for x, y in part] for part in parts if part]
+    areas = [f"M{way[0].split()[0]} {_HEIGHT}L{'L'.join(way)}L{way[-1].split()[0]} {_HEIGHT}Z" for way in ways if len(way) > 1]
+    lines = [f"M{'L'.join(way)}" if len(way) > 1 else f"M{way[0]}h0" for way in ways]  # a lone point is a dot
     return tag(
         "g",
         tag("path", class_="area", d="".join(areas)),
-        tag("path", class_="stroke", d="".join(f"M{'L'.join(way)}" for way in ways), vector_effect="non-scaling-stroke"),
+        tag("path", class_="stroke", d="".join(lines), vector_effect="non-scaling-stroke"),
         data_tone=line.tone,
     )
 

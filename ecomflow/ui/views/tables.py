@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from ecomflow.errors import EcomflowError
-from ecomflow.metrics.history import TableRates
+from ecomflow.metrics.history import TableRates, rows_of
 from ecomflow.sql import TableDefinition
 from ecomflow.terminal.amounts import UNKNOWN, bytes_text, clock_text, count_text, moment_text, rate_text
 from ecomflow.ui.data.readings import Reading
-from ecomflow.ui.data.sampler import Sample, Series
+from ecomflow.ui.data.sampler import Sample
 from ecomflow.ui.data.warehouse import MINUTES, MOST_PARTITIONS, NEWEST_ROWS, TableCount, TableDetail
-from ecomflow.ui.views.graph import state_line
 from ecomflow.ui.views.html import Html, join, shown, table, tag
 from ecomflow.ui.views.layout import button, notice, section, trouble
+from ecomflow.ui.views.state import state_line
 from ecomflow.ui.views.svg import bar, columns_chart, sparkline
 from ecomflow.warehouse.charts import amount_text, json_text
 
@@ -24,9 +24,9 @@ _CELL_CHARACTERS = 80
 _MINUTE = 60
 
 
-def tables_view(sample: Sample, series: Mapping[str, Series], counts: Reading[tuple[TableCount, ...]]) -> Html:
+def tables_view(sample: Sample, counts: Reading[tuple[TableCount, ...]]) -> Html:
     """Every fact table: its rows in the warehouse, and the rows per minute that the pipeline appends."""
-    return join([state_line(sample), section("Fact tables", _counts(sample, series, counts), note=_as_of(counts))])
+    return join([state_line(sample), section("Fact tables", _counts(sample, counts), note=_as_of(counts))])
 
 
 def table_view(sample: Sample, found: TableDefinition, detail: Reading[TableDetail] | None) -> Html:
@@ -91,23 +91,23 @@ def rows_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any
     return tag("div", drawn, class_="rows")
 
 
-def _counts(sample: Sample, series: Mapping[str, Series], counts: Reading[tuple[TableCount, ...]]) -> Html:
+def _counts(sample: Sample, counts: Reading[tuple[TableCount, ...]]) -> Html:
     if counts.value is None:
         return trouble(counts.error) if counts.error else notice("Counting the rows…")
-    rows = [_count_row(found, sample, series.get(found.table, ())) for found in counts.value]
-    columns = ("table", "rows", "per minute", "last 5 minutes", "newest row (UTC)")
+    rows = [_count_row(found, sample) for found in counts.value]
+    columns = ("table", "rows", "per minute", "last hour", "newest row (UTC)")
     drawn = table("Fact tables and their rows", columns, rows, right=("rows", "per minute"), quiet=True)
     return join([trouble(counts.error) if counts.error else None, drawn])
 
 
-def _count_row(found: TableCount, sample: Sample, series: Series) -> tuple[Any, ...]:
+def _count_row(found: TableCount, sample: Sample) -> tuple[Any, ...]:
     rates: Sequence[TableRates] = sample.report.rates.tables if sample.report and sample.report.rates else ()
     a_second = next((one.rows for one in rates if one.table == found.table), None)
     return (
         tag("a", found.table, href=f"/tables/{found.table}"),
         count_text(found.rows),
         rate_text(None if a_second is None else a_second * _MINUTE, ""),
-        sparkline(series),
+        None if sample.hour is None else sparkline(sample.hour.rate(rows_of(found.table))),
         UNKNOWN if found.newest is None else tag("span", moment_text(found.newest), class_="moment"),
     )
 
@@ -115,7 +115,14 @@ def _count_row(found: TableCount, sample: Sample, series: Series) -> tuple[Any, 
 def _newest(detail: TableDetail) -> Html:
     if not detail.rows:
         return notice("There are no rows.")
-    return rows_table(f"The newest {NEWEST_ROWS} rows of {detail.table}", detail.columns, detail.rows)
+    order = sorted(range(len(detail.columns)), key=lambda place: _rank(detail.columns[place]))
+    columns, *rows = ([row[place] for place in order] for row in (detail.columns, *detail.rows))
+    return rows_table(f"The newest {NEWEST_ROWS} rows of {detail.table}", columns, rows)
+
+
+def _rank(column: str) -> int:
+    """What a row says comes first, what it is identified by last."""
+    return 0 if column == "status" else 2 if column.endswith("_id") else 1
 
 
 def _partitions(detail: TableDetail) -> Html:
@@ -124,10 +131,10 @@ def _partitions(detail: TableDetail) -> Html:
     if not detail.partitions:
         return notice("There are no partitions.")
     high = max(amount for _, amount in detail.partitions)
-    rows = [(day, count_text(amount), bar(amount, 0, high)) for day, amount in detail.partitions]
+    rows = [(tag("span", day, class_="moment"), count_text(amount), bar(amount, 0, high)) for day, amount in detail.partitions]
     caption = f"Partitions of {detail.table} by day, newest first, at most {MOST_PARTITIONS}"
     return tag("div", table(caption, ("partition", "rows", ""), rows, right=("rows",), quiet=True), class_="narrow")
 
 
 def _as_of(reading: Reading[Any]) -> str | None:
-    return None if reading.read_at is None else f"Read at {clock_text(reading.read_at)} UTC."
+    return None if reading.read_at is None else f"In the warehouse as of {clock_text(reading.read_at)} UTC."

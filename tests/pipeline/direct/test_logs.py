@@ -16,6 +16,7 @@ import pytest
 
 from ecomflow.errors import AccessError
 from ecomflow.pipeline.direct import logs
+from ecomflow.processes import json_lines
 
 log = logging.getLogger("ecomflow.pipeline.anything")
 
@@ -88,7 +89,7 @@ class TestToFile:
         monkeypatch.setattr(logs, "MAX_BYTES", 1000)
         for number in range(60):
             log.info("%03d %s", number, "x" * 50)
-        kept = [line["message"][:3] for path in (logs.set_aside(to_file), to_file) for line in written(path)]
+        kept = [line["message"][:3] for path in (json_lines.set_aside(to_file), to_file) for line in written(path)]
         assert kept == [f"{number:03}" for number in range(60 - len(kept), 60)]
         assert 10 <= len(kept) < 30
         assert sorted(path.name for path in to_file.parent.iterdir()) == ["pipeline.jsonl", "pipeline.jsonl.1"]
