@@ -29,7 +29,7 @@ test-ui: $(INSTALLED) ## Test the web page in Debian's chromium, and install tha
 	$(BIN)/python -m pytest -m browser tests/browser
 
 interop: $(INSTALLED) ## Google's clients for Node and Go, and other brokers, as far as this machine has them (under five minutes)
-	$(BIN)/python -m pytest -m interop tests/interop
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m interop tests/interop
 
 faults: $(INSTALLED) ## Tests that make test skips: kills, dead services, full disks, a slow BigQuery (under ten minutes)
 	$(BIN)/python -m pytest -m faults tests/faults

@@ -41,10 +41,16 @@ _ATTRIBUTES = {
         *("name", "topic", "delivery", "ack_deadline_seconds", "filter", "exactly_once", "expires"),
         *("backoff_seconds", "dead_letter_topic", "labels"),
     ),
-    "bucket": ("name", "location", "uniform_access", "public_access_prevention", "owner", "kms_key", "labels"),
-    "dataset": ("name", "location", "kms_key", "labels"),
-    "table": ("name", "columns", "partition", "clustering", "kms_key", "labels"),
-    "view": ("name", "columns", "query", "labels"),
+    "bucket": (
+        *("name", "location", "uniform_access", "public_access_prevention", "owner", "kms_key", "labels"),
+        *("retention_policy", "default_event_based_hold"),
+    ),
+    "dataset": ("name", "location", "kms_key", "labels", "default_table_expiration", "default_partition_expiration"),
+    "table": (
+        *("name", "columns", "partition", "clustering", "kms_key", "labels"),
+        *("table_type", "partition_expiration", "expires", "require_partition_filter"),
+    ),
+    "view": ("name", "columns", "query", "labels", "table_type"),
 }
 NOT_BILLED = {(kind, attribute) for kind, attributes in _ATTRIBUTES.items() for attribute in attributes}
 

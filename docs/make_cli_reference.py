@@ -11,14 +11,26 @@ import typer
 from ecomflow.cli import app
 
 TARGET = Path(__file__).parent / "cli.md"
+_HEAD = """# Commands
+
+Made by `python docs/make_cli_reference.py` from the commands' own help.
+
+## JSON
+
+With `--json` a command prints one document (or, where its help says so, one on each line) in ASCII to standard output. Times are
+in ISO 8601, in UTC. Decimals are strings with every digit, and so are integers beyond 2^53. Notes go to standard error. An error
+is the last line there, with the same exit code as without `--json`:
+
+```json
+{"error": {"type": "NotFoundError", "message": "There is no question 'x'.", "remedy": "Choose one of: …", "exit_code": 3}}
+```
+"""
 
 
 def reference() -> str:
     """The whole page, in Markdown."""
     root = typer.main.get_command(app)
-    return "# Commands\n\nMade by `python docs/make_cli_reference.py` from the commands' own help.\n" + "".join(
-        _sections(root, "ecomflow")
-    )
+    return _HEAD + "".join(_sections(root, "ecomflow"))
 
 
 def leaf_commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

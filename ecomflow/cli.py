@@ -8,13 +8,14 @@ import os
 import sys
 from collections import UserDict
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from itertools import takewhile
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from ecomflow import __version__
 from ecomflow.commands.shared import CommandGroup, built
-from ecomflow.errors import AccessError, EcomflowError
+from ecomflow.errors import AccessError, ConfigError, EcomflowError
 from ecomflow.loopback.proxies import bypass_proxies
 
 
@@ -106,19 +107,30 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. On an error, print its message and remedy to standard error, and exit with its code."""
+    """Run the command line. On an error, print its message and remedy to standard error, and exit with its code.
+
+    With --json the error is a line of JSON.
+    """
     bypass_proxies()
     _escape_what_cannot_be_encoded()
+    as_json = _asks_for_json(sys.argv[1:])
     try:
-        app()
+        code = app(standalone_mode=not as_json)
     except EcomflowError as error:
-        _end(error)
+        _end(error, as_json)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except typer.Abort:
+        _end(EcomflowError("Aborted.", None), as_json)
     except OSError as error:
-        _end(_refused(error))
+        _end(_refused(error), as_json)
     except Exception as error:  # noqa: BLE001  # the outermost handler: a traceback is shown only with --debug
-        _end(_unexpected(error))
+        _end(_misused(error) or _unexpected(error), as_json)
+    sys.exit(code)
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    return "--json" in takewhile(lambda argument: argument != "--", arguments)
 
 
 def _escape_what_cannot_be_encoded() -> None:
@@ -128,10 +140,10 @@ def _escape_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(error: EcomflowError) -> None:
-    from ecomflow.terminal.console import show_error
+def _end(error: EcomflowError, as_json: bool) -> NoReturn:
+    from ecomflow.terminal.console import show_error, show_error_as_json
 
-    show_error(error)
+    (show_error_as_json if as_json else show_error)(error)
     if os.environ.get("ECOMFLOW_DEBUG"):
         raise error
     sys.exit(error.exit_code)
@@ -147,6 +159,16 @@ def _refused(error: OSError) -> EcomflowError:
             f"{what} can't be read or written: {error.strerror}.", "Change its owner or permissions, or work in another folder."
         )
     return _unexpected(error)
+
+
+def _misused(error: Exception) -> EcomflowError | None:
+    """Typer's error for an unknown option or a value that does not fit; its class is not public."""
+    if not hasattr(error, "format_message"):
+        return None
+    path = getattr(getattr(error, "ctx", None), "command_path", "ecomflow")
+    wrapped = ConfigError(error.format_message(), f"See: {path} --help")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _unexpected(error: Exception) -> EcomflowError:

@@ -8,20 +8,22 @@ the only difference between the local stack and Google Cloud. Emulator variables
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
 from ecomflow.contract.envelope import Envelope, EnvelopeSettings, read_envelope
 from ecomflow.contract.language import Contract
 from ecomflow.contract.loading import SHOP, contracts_in_force
+from ecomflow.contract.mistakes import listed, nearest, shown
 from ecomflow.errors import ConfigError, UnavailableError
 from ecomflow.loopback.peers import OtherUsers
 from ecomflow.processes.state_folder import access_error, check_own, folder_mark
@@ -30,11 +32,23 @@ LOCAL_PROJECT = "ecomflow-local"
 CONFIG_FILE = "ecomflow.toml"
 STATE_DIR = ".ecomflow"
 STACK_FILE = "stack.json"
-_PATHS = ("contracts", "state_dir")  # the settings that are paths
+_FOLDERS = ("contracts", "state_dir")  # the settings that are paths
 
-# 6 to 30 lowercase letters, digits and hyphens, optionally after a domain (example.com:project).
+VARIABLE_PREFIX = "ECOMFLOW_"
+# The variables that are no settings.
+_OTHER_VARIABLES = ("ECOMFLOW_DEBUG",)
+# What is as similar to the name of a setting is a slip. Kubernetes sets ECOMFLOW_PORT and others for a service of the name.
+_SLIP = 0.7
+
+# A project's id may come after a domain (example.com:project).
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects
-_PROJECT_ID = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_PROJECT_ID = r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+# https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names
+_PUBSUB_ID = r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
+# https://cloud.google.com/storage/docs/buckets#naming
+_BUCKET_PART = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_NO_BUCKET = r"goog|.*google|(?:\d+\.){3}\d+$|.{0,2}$|.{223}"
+_BUCKET = rf"(?!{_NO_BUCKET}){_BUCKET_PART}(?:\.{_BUCKET_PART})*"
 
 # Letters are lowercase, or of a script without case. Each part of a label has at most 128 bytes.
 # https://cloud.google.com/resource-manager/docs/labels-overview#requirements
@@ -260,28 +274,45 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] = os.envi
     """The settings from ``flags`` (None: not set), ``ECOMFLOW_*`` variables, and the ``ecomflow.toml`` of ``folder`` (the current
     one) or of the nearest folder above it (``find_folder``).
 
-    Relative paths in ecomflow.toml, and the default ones, start from its folder; those in variables from the current one. Raises
-    ConfigError for an unknown setting, a value of the wrong type, or a name that Google Cloud would refuse.
+    Relative paths in ecomflow.toml, and the default ones, start from its folder; those in variables and flags from the current
+    one. ``flags`` are by path, such as ``dataset`` and ``dataflow.workers``. Raises ConfigError for an unknown setting or
+    variable, a value of the wrong type, and a name that Google Cloud would refuse; it says where the value was set.
     """
+    _check_variables(environ)
     start = folder or Path()
     found = find_folder(start)
     in_file = _from_file(found / CONFIG_FILE)
-    layers = [
-        in_file if found == start else _placed(in_file, found),
-        _from_environment(environ),
-        {k: v for k, v in flags.items() if v is not None},
-    ]
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged.update(layer)
-    try:
-        settings = msgspec.convert(merged, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"The settings are not valid: {error}.", f"Correct the flag, the ECOMFLOW_ variable or {CONFIG_FILE}."
-        ) from error
-    _check(settings)
+    given = {
+        **(in_file if found == start else _placed(in_file, found)),
+        **_from_environment(environ),
+        **_from_flags(flags, in_file),
+    }
+    converted = {path: _converted(path, one) for path, one in given.items()}
+    tables: dict[str, Any] = {
+        name: kind(**{key.partition(".")[2]: value for key, value in converted.items() if key.startswith(f"{name}.")})
+        for name, kind in _TABLES.items()
+    }
+    settings = Settings(**{path: value for path, value in converted.items() if "." not in path}, **tables)
+    _check(settings, {path: one.place for path, one in given.items()})
     return settings
+
+
+def flag_of(path: str) -> str:
+    """The option of a command that sets the setting: ``--max-workers`` for ``dataflow.max_workers``."""
+    name = path.rpartition(".")[2]
+    return "--label" if path == "dataflow.labels" else f"--{name.replace('_', '-')}"
+
+
+def variables_of(settings: Settings) -> dict[str, str]:
+    """The ``ECOMFLOW_*`` variables that set what ``settings`` say, without the tables, for a process of its own."""
+    values = {name: getattr(settings, name) for name in _TYPES if "." not in name}
+    return {_variable(name): _as_text(value) for name, value in values.items() if value not in (None, "", {})}
+
+
+def foreign_variables(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The variables that begin like those of the settings and are none of them."""
+    known = (*map(_variable, _TYPES), *_OTHER_VARIABLES)
+    return tuple(sorted(name for name in environ if name.startswith(VARIABLE_PREFIX) and environ[name] and name not in known))
 
 
 def find_folder(start: Path) -> Path:
@@ -315,13 +346,13 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _placed(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """``settings`` of the ecomflow.toml in ``folder``, with the paths in it, and the default ones, as paths from anywhere."""
-    paths = {name: settings.get(name, getattr(Settings(), name)) for name in _PATHS}
-    placed = {
-        name: str(folder / path) for name, path in paths.items() if isinstance(path, str) and path and not path.startswith("~")
-    }
-    return {**settings, **placed}
+def _placed(in_file: Mapping[str, Given], folder: Path) -> dict[str, Given]:
+    """``in_file``, the settings of the ecomflow.toml in ``folder``, with the paths in it, and the default ones, as paths from
+    anywhere.
+    """
+    paths = {name: in_file.get(name, Given(getattr(Settings(), name), name)) for name in _FOLDERS}
+    relative = {name: one for name, one in paths.items() if isinstance(one.value, str) and one.value and one.value[0] != "~"}
+    return {**in_file, **{name: one._replace(value=str(folder / one.value)) for name, one in relative.items()}}
 
 
 def resolve_endpoints(settings: Settings, environ: Mapping[str, str] = os.environ) -> Endpoints:
@@ -387,9 +418,70 @@ def read_stack_endpoints(state_path: Path) -> Endpoints | None:
     return written.endpoints
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+class Given(NamedTuple):
+    """A value of a setting as it was given, and where: ``--dataset``, ``ECOMFLOW_DATASET``, ``dataset in ecomflow.toml``."""
+
+    value: Any
+    place: str
+
+
+_TABLES: Mapping[str, type[msgspec.Struct]] = {"envelope": EnvelopeSettings, "dataflow": DataflowSettings}
+
+
+def _typed() -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(Settings):
+        if field.name not in _TABLES:
+            yield field.name, field.type
+    for table, kind in _TABLES.items():
+        for field in msgspec.structs.fields(kind):
+            yield f"{table}.{field.name}", field.type
+
+
+# The type of each setting by its path: ``dataset``, ``dataflow.workers``.
+_TYPES: Mapping[str, Any] = dict(_typed())
+
+
+def _converted(path: str, given: Given) -> Any:
+    """The value in the setting's type; ``~`` in the path of a folder is the home folder."""
+    value, kind = given.value, _TYPES[path]
+    if isinstance(value, str):
+        value = _parsed(path, value)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        value = msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path} is {shown(value)}: expected {_expected(kind, value)}", f"Correct {given.place}.") from error
+    return os.path.expanduser(value) if path in _FOLDERS else value  # noqa: PTH111  # Path("") would be the working folder
+
+
+def _parsed(path: str, text: str) -> Any:
+    """Labels and names from the text of a variable or flag, in which commas separate them."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if path == "builtin_events":
+        return parts
+    return labels_of(parts) if path == "labels" else text
+
+
+def _as_text(value: Any) -> str:
+    """The inverse of ``_parsed``."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    return (",".join(value) or ",") if isinstance(value, tuple) else str(value)
+
+
+_KINDS: Mapping[Any, str] = {bool: "true or false", int: "a whole number", tuple: "a list of strings", dict: "a table of strings"}
+
+
+def _expected(kind: Any, found: Any) -> str:
+    if get_origin(kind) is Literal:
+        options = sorted(get_args(kind))
+        return listed(options) + ((nearest(found, options) if isinstance(found, str) else "") or ".")
+    bare = next((one for one in get_args(kind) if one is not type(None)), kind) if get_origin(kind) not in (tuple, dict) else kind
+    return f"{_KINDS.get(get_origin(bare) or bare, 'a string')}."
+
+
+def _from_file(path: Path) -> dict[str, Given]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -397,16 +489,50 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         remedy = "Correct the file, or write a new one with: ecomflow init --force"
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy) from error
+    return dict(_flattened(found, path))
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    names = [name for name in Settings.__struct_fields__ if name not in ("dataflow", "envelope")]
-    found: dict[str, Any] = {name: environ[key] for name in names if environ.get(key := f"ECOMFLOW_{name.upper()}")}
-    if "labels" in found:
-        found["labels"] = labels_of(found["labels"].split(","))
-    if "builtin_events" in found:
-        found["builtin_events"] = [name.strip() for name in found["builtin_events"].split(",")]
-    return found
+def _flattened(found: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Given]]:
+    for key, value in found.items():
+        if key in _TABLES and not isinstance(value, dict):
+            raise ConfigError(f"{key} is {shown(value)}: expected a table.", f"Write it as [{key}] in {path}.")
+        inner = {f"{key}.{name}": one for name, one in value.items()} if key in _TABLES else {key: value}
+        for name, one in inner.items():
+            if name not in _TYPES:
+                sentence = f"{path} has the unknown setting {name}{nearest(name, _TYPES) or '.'}"
+                raise ConfigError(sentence, f"Rename it, or remove it. The settings are: {', '.join(_TYPES)}.")
+            yield name, Given(one, f"{name.rpartition('.')[2]} {f'under [{key}] ' if key in _TABLES else ''}in {path}")
+
+
+def _from_flags(flags: Mapping[str, Any], in_file: Mapping[str, Given]) -> dict[str, Given]:
+    """Labels of the job, ``key=value`` each, come to those of the file."""
+    found = {path: value for path, value in flags.items() if value is not None}
+    if pairs := found.pop("dataflow.labels", None):
+        before = in_file.get("dataflow.labels", Given({}, "")).value
+        found["dataflow.labels"] = {**(before if isinstance(before, dict) else {}), **labels_of(pairs)}
+    return {path: Given(value, flag_of(path)) for path, value in found.items()}
+
+
+def _variable(path: str) -> str:
+    """The variable of a setting; those in tables have none."""
+    return "" if "." in path else f"{VARIABLE_PREFIX}{path.upper()}"
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    names = {_variable(path): path for path in _TYPES if "." not in path}
+    return {path: Given(environ[name], name) for name, path in names.items() if environ.get(name)}
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a variable that is meant to be a setting's."""
+    known = [path.upper() for path in _TYPES if "." not in path]
+    for name in foreign_variables(environ):
+        word = name.removeprefix(VARIABLE_PREFIX)
+        if (table := word.partition("_")[0].lower()) in _TABLES:
+            raise ConfigError(f"{name} is set, but [{table}] has no variables.", f"Unset it, and use [{table}] in {CONFIG_FILE}.")
+        if close := difflib.get_close_matches(word, known, n=1, cutoff=_SLIP):
+            sentence = f"{name} is not the variable of a setting, did you mean {VARIABLE_PREFIX}{close[0]}?"
+            raise ConfigError(sentence, "Rename it, or unset it.")
 
 
 def labels_of(pairs: Iterable[str]) -> dict[str, str]:
@@ -431,37 +557,54 @@ def _as_host(field: str, host: str) -> str:
     return rest.rstrip("/")
 
 
-def _check(settings: Settings) -> None:
+class _Rule(NamedTuple):
+    """What a setting must be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _matching(pattern: str, expected: str) -> _Rule:
+    compiled = re.compile(pattern, re.ASCII)
+    return _Rule(lambda value: compiled.fullmatch(value) is not None, expected)
+
+
+_FOLDER = _Rule(lambda value: bool(value) and not value.startswith("~"), "the path of a folder")
+_PUBSUB_RULE = _matching(_PUBSUB_ID, "3 to 255 letters, digits and - . _ ~ % +, starting with a letter, but not with goog")
+_RULES: Mapping[str, _Rule] = {
+    "project": _matching(
+        _PROJECT_ID, "6 to 30 lowercase letters, digits and hyphens, starting with a letter, not ending with a hyphen"
+    ),
+    "region": _matching(r"[a-z]+(?:-[a-z]+)+\d+", "a region, such as europe-west1"),
+    "location": _matching(r"[A-Za-z][A-Za-z0-9-]+", "a region or a multi-region, such as europe-west1 or EU"),
+    "topic": _PUBSUB_RULE,
+    "subscription": _PUBSUB_RULE,
+    "bucket": _matching(
+        f"(?:{_BUCKET})?",
+        "3 to 63 lowercase letters, digits and - _ . (63 between dots), with a letter or digit at both ends, without google",
+    ),
+    "bucket_project": _matching(rf"\d+|{_PROJECT_ID}", "the id or the number of a project"),
+    "dataset": _matching(r"\w{1,1024}", "1 to 1,024 letters, digits and underscores"),
+    "ack_deadline_seconds": _Rule(lambda value: 10 <= value <= 600, "10 to 600"),
+    "topic_retention_days": _Rule(lambda value: 0 <= value <= 31, "0 (off) to 31"),
+    "soft_delete_days": _Rule(lambda value: value == 0 or 7 <= value <= 90, "0 (off), or 7 to 90"),
+    "processes": _Rule(lambda value: value >= 1, "1 or more"),
+    "contracts": _FOLDER,
+    "state_dir": _FOLDER,
+}
+_REMEDIES = dict.fromkeys(("project", "bucket_project"), " List your projects with: gcloud projects list")
+
+
+def _check(settings: Settings, places: Mapping[str, str]) -> None:
+    """Raises ConfigError for a value that the service it names would refuse. ``places``: where a setting was set, by its path."""
     envelope_of(settings)
-    if settings.project is not None and not _PROJECT_ID.fullmatch(settings.project):
-        raise ConfigError(
-            f"'{settings.project}' is not a valid project id: "
-            "expected 6 to 30 lowercase letters, digits and hyphens, starting with a letter.",
-            "List your projects with: gcloud projects list",
-        )
-    if settings.bucket_project is not None and not re.fullmatch(rf"\d+|{_PROJECT_ID.pattern}", settings.bucket_project):
-        raise ConfigError(
-            f"bucket_project is '{settings.bucket_project}': expected the id or the number of a project.",
-            "List your projects with: gcloud projects list",
-        )
-    if not 10 <= settings.ack_deadline_seconds <= 600:
-        raise ConfigError(f"ack_deadline_seconds is {settings.ack_deadline_seconds}: expected 10 to 600.", "Correct the setting.")
-    if not 0 <= settings.topic_retention_days <= 31:
-        raise ConfigError(
-            f"topic_retention_days is {settings.topic_retention_days}: expected 0 (off) to 31.", "Correct the setting."
-        )
-    if settings.soft_delete_days != 0 and not 7 <= settings.soft_delete_days <= 90:
-        raise ConfigError(
-            f"soft_delete_days is {settings.soft_delete_days}: expected 0 (off), or 7 to 90.", "Correct the setting."
-        )
-    check_labels(settings.labels, "labels in ecomflow.toml, or ECOMFLOW_LABELS")
+    for name, rule in _RULES.items():
+        value = getattr(settings, name)
+        if value is not None and not rule.holds(value):
+            remedy = f"Correct {places.get(name, name)}.{_REMEDIES.get(name, '')}"
+            raise ConfigError(f"{name} is {shown(value)}: expected {rule.expected}.", remedy)
+    check_labels(settings.labels, places.get("labels", "labels"))
     _check_keys(settings)
-    if settings.processes < 1:
-        raise ConfigError(f"processes is {settings.processes}: expected 1 or more.", "Correct the setting.")
-    if not re.fullmatch(r"\w{1,1024}", settings.dataset, re.ASCII):
-        raise ConfigError(
-            f"'{settings.dataset}' is not a valid dataset name: expected letters, digits and underscores.", "Correct dataset."
-        )
 
 
 def check_labels(labels: Mapping[str, str], source: str) -> None:

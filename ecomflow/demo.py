@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from ecomflow.config import Settings, contracts_of
 from ecomflow.errors import ImbalanceError, UnavailableError
 from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
+from ecomflow.generator.seeds import SEEDED_UNTIL
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.local import supervisor
 from ecomflow.pipeline.direct import launch
@@ -104,7 +104,7 @@ def _draining(settings: Settings, on_progress: Callable[[str], None]) -> Iterato
 
 def _publish(target: Target, n: int, seed: int, on_count: OnCount) -> publisher.PublishSummary:
     contracts = contracts_of(target.settings)
-    events = rounds.generate(n, seed=seed, now=datetime.now(UTC), contracts=contracts)
+    events = rounds.generate(n, seed=seed, now=SEEDED_UNTIL, contracts=contracts)
     total = n * 2 * len(rounds.slots_of(contracts))
     published = publisher.publish(
         target,

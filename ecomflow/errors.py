@@ -7,6 +7,11 @@ keeps its arguments in ``args``, so that an error survives pickling between Beam
 from __future__ import annotations
 
 
+def install_extra(*extras: str) -> str:
+    """How to install optional parts of the package, which no index has."""
+    return f"In the folder of ecomflow's source, run: pip install '.[{','.join(extras)}]'"
+
+
 class EcomflowError(Exception):
     """A failure that the user can understand and fix.
 

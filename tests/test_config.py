@@ -21,10 +21,12 @@ from ecomflow.config import (
     Settings,
     envelope_of,
     external_endpoints,
+    foreign_variables,
     load_settings,
     read_stack_endpoints,
     resolve_endpoints,
     running_endpoints,
+    variables_of,
 )
 from ecomflow.contract.envelope import CLOUDEVENTS, ECOMFLOW, EnvelopeSettings, Location
 from ecomflow.errors import AccessError, ConfigError, UnavailableError
@@ -75,17 +77,34 @@ class TestPrecedence:
 
     def test_layers_are_merged_by_setting(self, tmp_path: Path) -> None:
         """A flag for one setting leaves the file's others in force."""
-        write_config(tmp_path, 'topic = "t"\nregion = "r"')
+        write_config(tmp_path, 'topic = "mine"\nregion = "us-west1"')
         settings = load_settings({"region": "us-east1"}, {"ECOMFLOW_LOCATION": "US"}, tmp_path)
-        assert (settings.topic, settings.region, settings.location) == ("t", "us-east1", "US")
+        assert (settings.topic, settings.region, settings.location) == ("mine", "us-east1", "US")
 
     def test_an_empty_variable_says_nothing(self, tmp_path: Path) -> None:
         """ECOMFLOW_PROJECT= is the local stack."""
         assert load_settings({}, {"ECOMFLOW_PROJECT": ""}, tmp_path).is_local
 
     def test_other_variables_are_not_ours(self, tmp_path: Path) -> None:
-        """ECOMFLOW_LOG and the like may be another tool's."""
-        assert load_settings({}, {"ECOMFLOW_NO_SUCH": "x", "PROJECT": "y"}, tmp_path) == Settings()
+        """ECOMFLOW_LOG, or what Kubernetes sets for a service of that name, may be another tool's: it is named and ignored."""
+        environ = {"ECOMFLOW_LOG": "x", "ECOMFLOW_PORT": "tcp://10.0.0.1:80", "PROJECT": "y", "ECOMFLOW_DEBUG": "1"}
+        assert load_settings({}, environ, tmp_path) == Settings()
+        assert foreign_variables(environ) == ("ECOMFLOW_LOG", "ECOMFLOW_PORT")
+
+    def test_settings_survive_as_variables(self, tmp_path: Path) -> None:
+        """A process that is given them as variables has the same ones."""
+        settings = load_settings(
+            {"topic": "mine", "builtin_events": "", "labels": "team=shop, env=test", "processes": 2}, {}, tmp_path
+        )
+        assert (settings.builtin_events, settings.labels) == ((), {"team": "shop", "env": "test"})
+        assert load_settings({}, variables_of(settings), tmp_path) == settings
+
+    def test_settings_of_the_job(self, tmp_path: Path) -> None:
+        """Flags are by path; labels come to those of the file."""
+        write_config(tmp_path, '[dataflow]\nworkers = 2\nlabels = { team = "shop" }')
+        settings = load_settings({"dataflow.max_workers": 4, "dataflow.labels": ["env=test"]}, {}, tmp_path)
+        job = settings.dataflow
+        assert (job.workers, job.max_workers, job.labels) == (2, 4, {"team": "shop", "env": "test"})
 
 
 class TestTheFolder:
@@ -99,9 +118,9 @@ class TestTheFolder:
 
     def test_the_settings_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
         """Its ecomflow.toml is read, and its paths, and the default ones, are those of its folder."""
-        write_config(tmp_path, 'topic = "t"\nstate_dir = "state"')
+        write_config(tmp_path, 'topic = "mine"\nstate_dir = "state"')
         settings = load_settings({}, {}, below)
-        assert (settings.topic, settings.state_path) == ("t", tmp_path / "state")
+        assert (settings.topic, settings.state_path) == ("mine", tmp_path / "state")
         assert settings.contracts == str(tmp_path / "contracts")
 
     def test_the_stack_of_a_folder_above(self, tmp_path: Path, below: Path) -> None:
@@ -125,16 +144,16 @@ class TestTheFolder:
 
     def test_a_folder_that_everyone_can_write_to_is_not_searched(self, tmp_path: Path, below: Path) -> None:
         """Anyone could leave settings there, which name a project and a bucket."""
-        write_config(tmp_path, 'topic = "t"')
+        write_config(tmp_path, 'topic = "mine"')
         below.parent.chmod(0o777)
         assert load_settings({}, {}, below).topic == "ecomflow-events"
         below.parent.chmod(0o775)
-        assert load_settings({}, {}, below).topic == "t"
+        assert load_settings({}, {}, below).topic == "mine"
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
     def test_a_folder_of_another_user_is_not_searched(self, tmp_path: Path, below: Path) -> None:
         """Nor any above it."""
-        write_config(tmp_path, 'topic = "t"')
+        write_config(tmp_path, 'topic = "mine"')
         os.chown(below.parent, 12345, -1)
         assert load_settings({}, {}, below).topic == "ecomflow-events"
 
@@ -151,19 +170,37 @@ class TestWrongSettings:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ('projct = "my-project"', "projct"),
-            ("topic = 5", "Expected `str`, got `int` - at `$.topic`"),
-            ('ack_deadline_seconds = "soon"', "ack_deadline_seconds"),
+            ('projct = "my-project"', "ecomflow.toml has the unknown setting projct, did you mean 'project'?"),
+            ("max_workers = 3", "the unknown setting max_workers, did you mean 'dataflow.max_workers'?"),
+            ("[dataflow]\nworkerz = 3", "the unknown setting dataflow.workerz, did you mean 'dataflow.workers'?"),
+            ("xyz = 1", "ecomflow.toml has the unknown setting xyz."),
+            ('dataflow = "x"', "dataflow is 'x': expected a table."),
+            ("topic = 5", "topic is 5: expected a string."),
+            ('ack_deadline_seconds = "soon"', "ack_deadline_seconds is 'soon': expected a whole number."),
+            ("builtin_events = 3", "builtin_events is 3: expected a list of strings."),
+            ("labels = [1]", "labels is a list: expected a table of strings."),
+            ('[dataflow]\nat_least_once = "maybe"', "dataflow.at_least_once is 'maybe': expected true or false."),
+            ("[dataflow]\nworkers = []", "dataflow.workers is a list: expected a whole number."),
+            ('other_users = "alow"', "other_users is 'alow': expected allow or refuse, did you mean 'allow'?"),
             ("topic = ", "not valid TOML"),
-            ('[project]\nname = "x"', "Expected `str | null`, got `object` - at `$.project`"),
+            ('[project]\nname = "x"', "project is a table: expected a string."),
             ('topic = "a"\ntopic = "b"', "not valid TOML"),
-            ('project = "ab"', "'ab' is not a valid project id: expected 6 to 30 lowercase letters, digits and hyphens"),
-            ('project = "My-Project"', "'My-Project' is not a valid project id"),
-            ('project = "1-project"', "'1-project' is not a valid project id"),
-            ('project = "my-project-"', "'my-project-' is not a valid project id"),
-            (f'project = "{"a" * 31}"', "is not a valid project id"),
-            ('project = ""', "'' is not a valid project id"),
-            ('project = "my-project\\n"', "is not a valid project id"),
+            ('project = "ab"', "project is 'ab': expected 6 to 30 lowercase letters, digits and hyphens, starting with a letter"),
+            ('project = "My-Project"', "project is 'My-Project': expected 6 to 30 lowercase letters"),
+            ('project = "1-project"', "project is '1-project': expected"),
+            ('project = "my-project-"', "project is 'my-project-': expected"),
+            (f'project = "{"a" * 31}"', "expected 6 to 30 lowercase letters"),
+            ('project = ""', "project is '': expected"),
+            ('project = "my-project\\n"', "project is 'my-project\\n': expected"),
+            ('region = "Europe"', "region is 'Europe': expected a region, such as europe-west1"),
+            ('location = "E U"', "location is 'E U': expected a region or a multi-region, such as europe-west1 or EU"),
+            ('topic = "1st"', "topic is '1st': expected 3 to 255 letters, digits and - . _ ~ % +, starting with a letter"),
+            ('topic = "goog-events"', "topic is 'goog-events': expected"),
+            ('subscription = "a/b"', "subscription is 'a/b': expected 3 to 255 letters"),
+            ('bucket = "My_Bucket!"', "bucket is 'My_Bucket!': expected 3 to 63 lowercase letters, digits and - _ ."),
+            ('bucket = "10.0.0.1"', "bucket is '10.0.0.1': expected"),
+            ('bucket = "my-google-bucket"', "expected 3 to 63 lowercase letters"),
+            ('bucket = "a..b"', "bucket is 'a..b': expected"),
             ("ack_deadline_seconds = 9", "ack_deadline_seconds is 9: expected 10 to 600"),
             ("ack_deadline_seconds = 601", "ack_deadline_seconds is 601: expected 10 to 600"),
             ('bucket_project = "My Project"', "bucket_project is 'My Project': expected the id or the number of a project"),
@@ -173,9 +210,13 @@ class TestWrongSettings:
             ("soft_delete_days = 6", "soft_delete_days is 6: expected 0 (off), or 7 to 90"),
             ("soft_delete_days = 91", "soft_delete_days is 91: expected 0 (off), or 7 to 90"),
             ("soft_delete_days = -7", "soft_delete_days is -7: expected 0 (off), or 7 to 90"),
-            ('dataset = "my-set"', "'my-set' is not a valid dataset name: expected letters, digits and underscores"),
-            ('dataset = "a`b"', "is not a valid dataset name"),
-            ('dataset = ""', "'' is not a valid dataset name"),
+            ("processes = 0", "processes is 0: expected 1 or more"),
+            ('dataset = "my-set"', "dataset is 'my-set': expected 1 to 1,024 letters, digits and underscores"),
+            ('dataset = "a`b"', "dataset is 'a`b': expected"),
+            ('dataset = ""', "dataset is '': expected"),
+            ('state_dir = ""', "state_dir is '': expected the path of a folder"),
+            ('contracts = ""', "contracts is '': expected the path of a folder"),
+            ('state_dir = "~nobody-of-that-name/x"', "state_dir is '~nobody-of-that-name/x': expected the path of a folder"),
         ],
     )
     def test_the_error_says_what_is_wrong_and_what_to_do(self, tmp_path: Path, text: str, said: str) -> None:
@@ -195,6 +236,46 @@ class TestWrongSettings:
             with pytest.raises(ConfigError):
                 load_settings(flags, environ, tmp_path)
 
+    @pytest.mark.parametrize(
+        ("flags", "environ", "remedy"),
+        [
+            ({"dataset": "a-b"}, {"ECOMFLOW_DATASET": "c-d"}, "Correct --dataset."),
+            ({}, {"ECOMFLOW_DATASET": "c-d"}, "Correct ECOMFLOW_DATASET."),
+            ({}, {}, "Correct dataset in {folder}/ecomflow.toml."),
+            ({"dataflow.workers": "x"}, {}, "Correct --workers."),
+            ({"labels": "Team=x"}, {}, "Correct --labels."),
+            ({"project": "X"}, {}, "Correct --project. List your projects with: gcloud projects list"),
+        ],
+    )
+    def test_the_error_says_where_the_value_was_set(
+        self, tmp_path: Path, flags: dict[str, Any], environ: dict[str, str], remedy: str
+    ) -> None:
+        """The flag, the variable, or the key of the file: the one that counts."""
+        write_config(tmp_path, 'dataset = "e-f"')
+        with pytest.raises(ConfigError) as caught:
+            load_settings({"dataset": "fine", **flags} if "dataset" not in flags and flags else flags, environ, tmp_path)
+        assert caught.value.remedy == remedy.format(folder=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("ECOMFLOW_DATASETT", "ECOMFLOW_DATASETT is not the variable of a setting, did you mean ECOMFLOW_DATASET?"),
+            ("ECOMFLOW_STATE", "did you mean ECOMFLOW_STATE_DIR?"),
+            ("ECOMFLOW_DATAFLOW_WORKERS", "ECOMFLOW_DATAFLOW_WORKERS is set, but [dataflow] has no variables."),
+            ("ECOMFLOW_ENVELOPE_TYPE", "ECOMFLOW_ENVELOPE_TYPE is set, but [envelope] has no variables."),
+        ],
+    )
+    def test_a_misspelt_variable_is_not_ignored(self, tmp_path: Path, name: str, said: str) -> None:
+        """What is nearly a setting's, or would be one of a table, is refused with what to do."""
+        with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+            load_settings({}, {name: "x"}, tmp_path)
+        assert caught.value.remedy
+
+    @pytest.mark.parametrize("bucket", ["abc", "my_bucket-1", "a" * 63, f"{'a' * 63}.example.com", "1.2.3.4.5"])
+    def test_buckets_that_google_has(self, tmp_path: Path, bucket: str) -> None:
+        """3 to 63 characters, with dots up to 63 between them."""
+        assert load_settings({"bucket": bucket}, {}, tmp_path).bucket_name == bucket
+
     def test_a_file_that_is_no_text_is_no_settings_file(self, tmp_path: Path) -> None:
         """Bytes that are not UTF-8 are an error with the file's name, not a traceback."""
         (tmp_path / "ecomflow.toml").write_bytes(b'topic = "\xff"')
@@ -208,6 +289,13 @@ class TestWrongSettings:
 
 
 class TestSettings:
+    @pytest.mark.parametrize("name", ["state_dir", "contracts"])
+    def test_a_folder_may_be_in_the_home_folder(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Wherever it is set: a shell expands ~ only where it stands alone."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for flags, environ in (({name: "~/x"}, {}), ({}, {f"ECOMFLOW_{name.upper()}": "~/x"})):
+            assert getattr(load_settings(flags, environ, tmp_path / "none"), name) == str(tmp_path / "x")
+
     def test_names_that_follow_from_others(self) -> None:
         """Paths and the bucket's default name come from the project; a colon or a dot can't stand in a bucket's name."""
         settings = Settings(project="example.com:my-project", topic="t", subscription="s", dataset="d")
@@ -267,7 +355,7 @@ class TestEnvelope:
                 'preset = "x"\ntype = "y"',
                 "envelope.preset is 'x': expected one of ecomflow, cloudevents.\nenvelope.type is 'y': ",
             ),
-            ("tpye = 1", "The settings are not valid: Object contains unknown field `tpye` - at `$.envelope`."),
+            ("preset = 1", "envelope.preset is 1: expected a string."),
         ],
     )
     def test_mistakes_are_told_at_load(self, tmp_path: Path, text: str, sentence: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from ecomflow.cli import app
+from ecomflow.commands.setting_options import SETTING_OPTIONS
 from ecomflow.config import DataflowSettings, Settings
 from ecomflow.contract import keys
 from ecomflow.contract.envelope import EnvelopeSettings
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import make_contract_reference as contract_reference
 import make_data_model as data_model
 import make_differences as differences
+import make_settings as settings_page
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DOCS = ROOT / "docs"
@@ -143,11 +145,33 @@ def test_the_readme_fits_two_screens() -> None:
 )
 def test_every_setting_is_documented(settings: msgspec.Struct, part: int) -> None:
     """docs/settings.md has a row for each setting, with its default."""
-    parts = re.split(r"^The table `\[\w+\]`", (DOCS / "settings.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(parts) == 3
+    parts = re.split(
+        r"^(?:The table `\[\w+\]`|## Options)", (DOCS / "settings.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert len(parts) == 4
     documented = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", parts[part], re.MULTILINE))
     names = [name for name in settings.__struct_fields__ if name not in ("dataflow", "envelope")]
     assert {name: documented.get(name) for name in names} == {name: shown(name, getattr(settings, name)) for name in names}
+
+
+def test_the_options_are_those_of_the_commands() -> None:
+    """docs/settings.md says which command takes which option; where it differs, run python docs/make_settings.py."""
+    text = settings_page.TARGET.read_text(encoding="utf-8")
+    assert settings_page.page(text) == text
+
+
+def test_every_setting_has_an_option() -> None:
+    """Those of [envelope] have none: producers and every command must agree on it."""
+    top = {name for name in Settings.__struct_fields__ if name not in ("dataflow", "envelope")}
+    assert set(SETTING_OPTIONS) == top | {f"dataflow.{name}" for name in DataflowSettings.__struct_fields__}
+    assert [path for path, names in settings_page.takers().items() if not names] == []
+
+
+def test_nothing_is_installed_from_an_index() -> None:
+    """ecomflow is in none, so every page and remedy names the folder of the source."""
+    texts = [*PAGES, *(ROOT / "ecomflow").rglob("*.py")]
+    wrong = re.compile(r"(?:pip|pipx|uv tool|uv pip) install (?:--?[\w-]+ )*['\"]?ecomflow")
+    assert [relative(path) for path in texts if wrong.search(path.read_text(encoding="utf-8"))] == []
 
 
 def shown(name: str, default: Any) -> str:

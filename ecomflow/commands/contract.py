@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ecomflow.commands import contract_check, contract_copy, contract_diff, contract_new, contract_promote
-from ecomflow.commands.shared import Project, example_lines, group_of_commands, settings_of
-from ecomflow.config import contracts_of
+from ecomflow.commands.setting_options import EVENTS, with_settings
+from ecomflow.commands.shared import example_lines, group_of_commands
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.ddl import table_ddl, view_ddl
 from ecomflow.contract.example import example_of, published_schema, to_text, whole_published_schema
 from ecomflow.contract.language import Contract
@@ -40,7 +41,9 @@ class Format(StrEnum):
         "ecomflow contract show --format example | ecomflow contract check -",
     )
 )
+@with_settings(*EVENTS)
 def show(
+    settings: Settings,
     event: EventName = None,
     form: Annotated[
         Format,
@@ -48,7 +51,7 @@ def show(
     ] = Format.JSON_SCHEMA,
 ) -> None:
     """Show a contract: the type and rules of each field of an event, and its tables."""
-    chosen = _builtin_or_chosen(event) if form is Format.TOML else _chosen(event)
+    chosen = _builtin_or_chosen(event, settings) if form is Format.TOML else _chosen(event, settings)
     if form is Format.JSON_SCHEMA:
         schema = published_schema(chosen[0]) if event is not None and len(chosen) == 1 else whole_published_schema(chosen)
         typer.echo(to_text(schema), nl=False)
@@ -61,7 +64,9 @@ def show(
 
 
 @contract.command(epilog=example_lines("ecomflow contract lint", "ecomflow contract lint contracts/refund.toml"))
+@with_settings(*EVENTS)
 def lint(
+    settings: Settings,
     files: Annotated[
         list[Path] | None,
         typer.Argument(help="Contract files. Default: those of your folder, with the built-in ones.", show_default=False),
@@ -71,34 +76,34 @@ def lint(
 
     Exits with 2 if there is a mistake.
     """
-    found = load_files(files) if files else contracts_of(settings_of(None))
+    found = load_files(files) if files else contracts_of(settings)
     names = sorted({one.event for one in found})
     say(f"{len(names)} event {'type' if len(names) == 1 else 'types'}: {', '.join(names)}.")
 
 
 @contract.command(epilog=example_lines("ecomflow contract ddl", "ecomflow contract ddl refund > refund.sql"))
-def ddl(event: EventName = None, project: Project = None) -> None:
+@with_settings("project", "dataset", *EVENTS)
+def ddl(settings: Settings, event: EventName = None) -> None:
     """Print the DDL of the tables of an event type, and of their views, as infra up creates them."""
-    settings = settings_of(project)
     statements = [
         qualify(statement, settings.dataset_id)
-        for versions in versions_of(_chosen(event, project)).values()
+        for versions in versions_of(_chosen(event, settings)).values()
         for make in (table_ddl, view_ddl)
         for statement in map(make, joined_tables(versions))
     ]
     typer.echo("\n".join(statements), nl=False)
 
 
-def _chosen(event: str | None, project: str | None = None) -> tuple[Contract, ...]:
+def _chosen(event: str | None, settings: Settings) -> tuple[Contract, ...]:
     """The contracts in force of the event type, or all. Raises ConfigError for an unknown type."""
-    contracts = contracts_of(settings_of(project))
+    contracts = contracts_of(settings)
     return contracts if event is None else contracts_named(event, contracts)
 
 
-def _builtin_or_chosen(event: str | None) -> tuple[Contract, ...]:
+def _builtin_or_chosen(event: str | None, settings: Settings) -> tuple[Contract, ...]:
     """The contracts to print as files: a built-in one also while another file has mistakes, to compare that with."""
     try:
-        return _chosen(event)
+        return _chosen(event, settings)
     except ConfigError:
         if event not in SHOP:
             raise

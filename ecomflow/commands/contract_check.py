@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from ecomflow.commands.shared import STDIN, example_lines, lines_of, settings_of
-from ecomflow.config import contracts_of, envelope_of
+from ecomflow.commands.setting_options import EVENTS, with_settings
+from ecomflow.commands.shared import STDIN, example_lines, lines_of
+from ecomflow.config import Settings, contracts_of, envelope_of
 from ecomflow.contract.check import Tally, check_lines, fate_of_unknown
 from ecomflow.contract.codec import Codec
 from ecomflow.errors import ContractError
-from ecomflow.terminal.console import plain
+from ecomflow.terminal.console import json_line, plain
 
 EPILOG = example_lines(
     "ecomflow contract check events.jsonl",
@@ -25,7 +24,9 @@ EPILOG = example_lines(
 )
 
 
+@with_settings(*EVENTS)
 def check(
+    settings: Settings,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -38,15 +39,15 @@ def check(
 
     Exits with 10 if an event is refused, or if there are no events.
     """
-    settings, now, tally = settings_of(None), datetime.now(UTC), Tally()
+    now, tally = datetime.now(UTC), Tally()
     codec = Codec(contracts_of(settings), envelope_of(settings))
     for file in files:
         name = "stdin" if str(file) == STDIN else str(file)
         for refused in check_lines(lines_of(file), name, now, codec, tally):
             line = f"{refused.file}:{refused.line}: {refused.reason} {refused.error}"
-            typer.echo(_json_line(refused) if as_json else plain(line).plain)
+            typer.echo(json_line(refused) if as_json else plain(line).plain)
     if as_json:
-        typer.echo(_json_line({"summary": _summary(tally, codec)}))
+        typer.echo(json_line({"summary": _summary(tally, codec)}))
     else:
         show_tally(tally, codec)
     _end(tally)
@@ -102,11 +103,6 @@ def _events(count: int) -> str:
 
 def _parts(counts: Counter[str]) -> str:
     return f" ({', '.join(f'{name} {count:,}' for name, count in sorted(counts.items()))})" if counts else ""
-
-
-def _json_line(value: Any) -> str:
-    """In ASCII: names of unknown fields come from the producer and may contain terminal control characters."""
-    return json.dumps(msgspec.to_builtins(value))
 
 
 def _end(tally: Tally) -> None:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ecomflow.commands.shared import example_lines, settings_of
+from ecomflow.commands.setting_options import with_settings
+from ecomflow.commands.shared import example_lines
+from ecomflow.config import Settings
 from ecomflow.contract.loading import SHOP, check_no_other_file, shop_text
 from ecomflow.contract.mistakes import nearest
 from ecomflow.errors import AccessError, ConfigError
@@ -21,13 +23,15 @@ Folder = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 
+@with_settings()
 def copy(
+    settings: Settings,
     event: Annotated[str, typer.Argument(help=f"The built-in event type: {', '.join(SHOP)}.")],
     to: Folder = None,
     force: Force = False,
 ) -> None:
     """Copy a built-in contract to your folder, where you can change it. It then replaces the built-in one."""
-    folder = to or Path(settings_of(None).contracts)
+    folder = to or Path(settings.contracts)
     for path in copy_builtin([event], folder, force):
         say(f"Wrote {path}. It replaces the built-in contract of {event}. After a change, run: ecomflow contract lint")
 

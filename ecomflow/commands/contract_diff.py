@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, example_lines, settings_of
-from ecomflow.config import contracts_of
+from ecomflow.commands.setting_options import EVENTS, with_settings
+from ecomflow.commands.shared import AsJson, example_lines
+from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.diff import Change, Side, compare, events_of, read_side, side_of
 from ecomflow.contract.loading import mistakes_between
 from ecomflow.errors import ContractError
@@ -22,17 +23,17 @@ EPILOG = example_lines(
 )
 
 
+@with_settings("project", "dataset", *EVENTS)
 def diff(
+    settings: Settings,
     old: Annotated[Path, typer.Argument(help="A contract file, a folder of them, or a JSON Schema that contract show printed.")],
     new: Annotated[Path | None, typer.Argument(help="Likewise. Default: the contracts in force.", show_default=False)] = None,
-    project: Project = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions of contracts: which messages that were valid would be refused, and what changes in the tables.
 
     Exits with 10 if a change is breaking, or if infra up can't carry it out.
     """
-    settings = settings_of(project)
     before = read_side(old, settings.builtin_events)
     after = side_of(contracts_of(settings), whole=True) if new is None else read_side(new, settings.builtin_events)
     changes = compare(before, after)

@@ -10,7 +10,9 @@ import typer
 
 from ecomflow.commands.contract_check import show_sums
 from ecomflow.commands.contract_copy import Folder, Force, check_free, write_contract
-from ecomflow.commands.shared import example_lines, lines_of, settings_of
+from ecomflow.commands.setting_options import with_settings
+from ecomflow.commands.shared import example_lines, lines_of
+from ecomflow.config import Settings
 from ecomflow.contract.check import RefusedLine, Tally, check_lines
 from ecomflow.contract.codec import Codec
 from ecomflow.contract.draft import draft_of
@@ -28,7 +30,9 @@ EPILOG = example_lines(
 )
 
 
+@with_settings("builtin_events")
 def new(
+    settings: Settings,
     event: Annotated[str, typer.Argument(help="The event type.")],
     samples: Annotated[
         Path,
@@ -47,7 +51,6 @@ def new(
 
     Exits with 10 if a sample does not pass.
     """
-    settings = settings_of(None)
     folder = to or Path(settings.contracts)
     path = folder / f"{event}.toml"
     check_free(folder, event, path, force)

@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from ecomflow.commands.contract_copy import write_contract
-from ecomflow.commands.shared import Project, example_lines, lines_of, settings_of
+from ecomflow.commands.setting_options import EVENTS, TABLES, TARGET, with_settings
+from ecomflow.commands.shared import example_lines, lines_of
 from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.language import TYPE_KEY, Contract
 from ecomflow.contract.loading import contracts_named, is_builtin, source_of
@@ -30,7 +31,9 @@ EPILOG = example_lines(
 )
 
 
+@with_settings(*TARGET, *TABLES, *EVENTS)
 def promote_field(
+    settings: Settings,
     event: Annotated[str, typer.Argument(help="The event type.")],
     path: Annotated[str, typer.Argument(help="The field, as contract check shows it: '$.coupon', '$.items[].colour'.")],
     samples: Annotated[
@@ -41,13 +44,11 @@ def promote_field(
             show_default=False,
         ),
     ] = None,
-    project: Project = None,
 ) -> None:
     """Add a field that is not in the contract to its file, and print the SQL that fills its column from unknown_fields.
 
     A built-in contract is copied to your folder first. Comments and layout of the file stay.
     """
-    settings = settings_of(project)
     contract = max(contracts_named(event, contracts_of(settings)), key=lambda one: one.version)
     file = Path(settings.contracts) / f"{event}.toml" if is_builtin(contract) else Path(contract.file)
     values = _kept(settings, contract, path) if samples is None else _sampled(samples, event, path)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.tree import Tree
 
 from ecomflow.commands.job_view import show_local
-from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, examples, runs_here, target_line
-from ecomflow.config import Settings, labels_of, load_settings
+from ecomflow.commands.setting_options import JOB, OPTIONS_OF_JOB, RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, examples, options_given, runs_here, target_line
+from ecomflow.config import Settings, flag_of
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import LiveTarget, open_target
@@ -31,10 +31,6 @@ Runner = Annotated[
     str | None,
     typer.Option("--runner", help=f"{DIRECT}: this machine. {DATAFLOW}: default with a project.", show_default=False),
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option(min=1, help="On this machine: number of engine processes.", show_default=False),
-]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="On this machine: run in the background.")]
 MetricsPort = Annotated[
     int | None,
@@ -44,28 +40,6 @@ MetricsPort = Annotated[
         help="On this machine: serve Prometheus metrics on this port of 127.0.0.1; 0: a free port.",
         show_default=False,
     ),
-]
-JobName = Annotated[str | None, typer.Option(help="Name of the job. Only one job of a name can run.", show_default=False)]
-MachineType = Annotated[str | None, typer.Option(help="Machine type of the workers.", show_default=False)]
-Workers = Annotated[int | None, typer.Option(help="Initial and minimum number of workers.", show_default=False)]
-MaxWorkers = Annotated[int | None, typer.Option(help="Maximum number of workers.", show_default=False)]
-ServiceAccount = Annotated[str | None, typer.Option(help="Service account that the workers run as.", show_default=False)]
-Network = Annotated[str | None, typer.Option(help="Network of the workers.", show_default=False)]
-Subnetwork = Annotated[
-    str | None, typer.Option(help="Subnetwork of the workers, as regions/REGION/subnetworks/NAME.", show_default=False)
-]
-KmsKey = Annotated[str | None, typer.Option(help="Cloud KMS key for the job's state and its workers' disks.", show_default=False)]
-AtLeastOnce = Annotated[
-    bool | None,
-    typer.Option(
-        "--at-least-once/--exactly-once", help="Streaming mode without deduplication (cheaper), or with it.", show_default=False
-    ),
-]
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", help="Label of the job, as key=value. Can be repeated.", show_default=False)
-]
-TimestampAttribute = Annotated[
-    str | None, typer.Option(help="Attribute that holds the event's time, if every message has it.", show_default=False)
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the graph and all options without starting anything. Works offline.")
@@ -81,23 +55,13 @@ BeamOptions = Annotated[
     "ecomflow deploy --project my-project --dry-run",
     "ecomflow deploy --project my-project --max-workers 4 --label team=shop -- --disk_size_gb=30",
 )
+@with_settings(*TARGET, "region", "processes", *RESOURCES, "other_users", *JOB)
 def deploy(
-    project: Project = None,
+    settings: Settings,
+    context: typer.Context,
     runner: Runner = None,
-    processes: Processes = None,
     detach: Detach = False,
     metrics_port: MetricsPort = None,
-    job_name: JobName = None,
-    machine_type: MachineType = None,
-    workers: Workers = None,
-    max_workers: MaxWorkers = None,
-    service_account: ServiceAccount = None,
-    network: Network = None,
-    subnetwork: Subnetwork = None,
-    kms_key: KmsKey = None,
-    at_least_once: AtLeastOnce = None,
-    label: Labels = None,
-    timestamp_attribute: TimestampAttribute = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     beam_options: BeamOptions = None,
@@ -108,33 +72,18 @@ def deploy(
     this machine, on Beam's FnApiRunner. Ctrl-C finishes and acknowledges the current batch and releases the remaining messages; a
     second Ctrl-C stops at once.
     """
-    settings = load_settings({"project": project, "processes": processes})
-    flags = {
-        "job_name": job_name,
-        "machine_type": machine_type,
-        "workers": workers,
-        "max_workers": max_workers,
-        "service_account": service_account,
-        "network": network,
-        "subnetwork": subnetwork,
-        "kms_key": kms_key,
-        "at_least_once": at_least_once,
-        "labels": {**settings.dataflow.labels, **labels_of(label)} if label else None,
-        "timestamp_attribute": timestamp_attribute,
-    }
-    given = {name: value for name, value in flags.items() if value is not None}
     if runs_here(settings, runner):
-        _check_here(given, {"--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
+        of_job = {flag_of(OPTIONS_OF_JOB[name]): True for name in options_given(context, OPTIONS_OF_JOB)}
+        _check_here({**of_job, "--dry-run": dry_run, "--json": as_json, "Beam options": bool(beam_options)})
         _run_here(settings, detach, metrics_port)
         return
-    _check_there({"--processes": processes is not None, "--detach": detach, "--metrics-port": metrics_port is not None})
-    settings = msgspec.structs.replace(settings, dataflow=msgspec.structs.replace(settings.dataflow, **given))
+    processes = bool(options_given(context, ["processes"]))
+    _check_there({"--processes": processes, "--detach": detach, "--metrics-port": metrics_port is not None})
     _submit(settings, beam_options or [], dry_run=dry_run, as_json=as_json)
 
 
-def _check_here(given: dict[str, Any], others: dict[str, bool]) -> None:
-    flags = [f"--{name.removesuffix('s') if name == 'labels' else name.replace('_', '-')}" for name in given]
-    if strangers := [*flags, *(name for name, is_given in others.items() if is_given)]:
+def _check_here(given: dict[str, bool]) -> None:
+    if strangers := [name for name, is_given in given.items() if is_given]:
         raise ConfigError(
             f"{strangers[0]} can only be used on Dataflow, but the pipeline would run on this machine.",
             f"Omit it, or run: ecomflow deploy --runner {DATAFLOW} --project my-project",

@@ -8,18 +8,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, get_args
 
-import msgspec
 import typer
+from rich.padding import Padding
 from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, moment_of, settings_of, target_line
+from ecomflow.commands.setting_options import DEAD_LETTERS, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, example_lines, group_of_commands, moment_of, target_line
 from ecomflow.config import Settings, contracts_of
 from ecomflow.contract.dead_letter import UNKNOWN_STREAM, to_lines
 from ecomflow.contract.dead_letter import Reason as Known
 from ecomflow.contract.tables import event_streams
 from ecomflow.deadletters import store
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.deadletters.groups import group, unknown_fields
+from ecomflow.deadletters.groups import Group, Groups, group, unknown_fields
 from ecomflow.deadletters.merge_patch import read_patch
 from ecomflow.deadletters.replay import ReplayPlan, ReplaySummary, plan_replay
 from ecomflow.deadletters.replay import replay as publish_again
@@ -28,7 +29,7 @@ from ecomflow.errors import AccessError, ConfigError, EcomflowError
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.pipeline.direct.launch import read_status
 from ecomflow.terminal.amounts import counted
-from ecomflow.terminal.console import inert_json, note, out, plain, say, show_json, show_table
+from ecomflow.terminal.console import json_line, note, out, plain, say, show_json, show_table
 from ecomflow.terminal.progress import INTERRUPTED, interruptible, leave, progress
 
 dlq = group_of_commands("Inspect, group, replay and export dead letters: the messages that were refused.")
@@ -43,7 +44,6 @@ FingerprintId = Annotated[
 
 _MOST_UNREADABLE = 10
 _MOST_UNPUBLISHABLE = 10
-_MOST_GROUPS = 50
 _MOST_FIELDS = 50
 
 
@@ -54,7 +54,9 @@ _MOST_FIELDS = 50
         "ecomflow dlq inspect --stream order --reason out_of_range --since 2h --full",
     )
 )
+@with_settings(*TARGET, *DEAD_LETTERS)
 def inspect(
+    settings: Settings,
     stream: Stream = None,
     reason: Reason = None,
     since: Since = None,
@@ -63,13 +65,11 @@ def inspect(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters.")] = 20,
     full: Annotated[bool, typer.Option("--full", help="Show whole payloads.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new ones until Ctrl-C.")] = False,
-    project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --follow one object per line.")] = False,
 ) -> None:
     """Show dead letters, newest first: time, stream, reason, error and payload. If an object under dlq/ can't be read, the
     command shows the others, then fails.
     """
-    settings = settings_of(project)
     selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target:
@@ -87,14 +87,20 @@ def inspect(
     _refuse_unreadable(unreadable)
 
 
-@dlq.command(epilog=example_lines("ecomflow dlq stats", "ecomflow dlq stats --stream order --since 1d"))
+@dlq.command(epilog=example_lines("ecomflow dlq stats", "ecomflow dlq stats --stream order --since 1d --commands"))
+@with_settings(*TARGET, *DEAD_LETTERS, "region", "dataflow.job_name")
 def stats(
-    stream: Stream = None, reason: Reason = None, since: Since = None, project: Project = None, as_json: AsJson = False
+    settings: Settings,
+    stream: Stream = None,
+    reason: Reason = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of groups, largest first.")] = 10,
+    commands: Annotated[bool, typer.Option("--commands", help="Show the command that replays each group.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Group dead letters by stream, reason and fingerprint (event type, path, rule), with the command that replays each group.
-    Also counts fields of valid events that are not in the contract.
+    """Group dead letters by stream, reason and fingerprint (event type, path, rule). Also counts fields of valid events that are
+    not in the contract.
     """
-    settings = settings_of(project)
     selected = _filter(settings, stream, reason, since, None, None)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target, _reading() as report:
@@ -104,7 +110,7 @@ def stats(
     if as_json:
         show_json({"groups": groups, "unknown_fields": fields})
     else:
-        _show_groups(groups)
+        _show_groups(groups, limit, commands)
         _show_unknown_fields(fields, settings)
     _refuse_unreadable(unreadable)
 
@@ -116,7 +122,9 @@ def stats(
         "ecomflow dlq replay --fingerprint 0b6ff4c86e --patch returned.json",
     )
 )
+@with_settings(*TARGET, "topic", *DEAD_LETTERS)
 def replay(
+    settings: Settings,
     stream: Stream = None,
     reason: Reason = None,
     since: Since = None,
@@ -128,13 +136,11 @@ def replay(
         typer.Option(help="File with a JSON Merge Patch (RFC 7396) to apply to each payload first.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would pass.")] = False,
-    project: Project = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish again the dead letters that pass the contract now, with their bytes, attributes and event_id, and move them to
     replayed/. The others stay where they are.
     """
-    settings = settings_of(project)
     selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     change = None if patch is None else read_patch(patch)
     with open_target(settings) as target:
@@ -164,17 +170,17 @@ def replay(
 
 
 @dlq.command(epilog=example_lines("ecomflow dlq export refused.jsonl", "ecomflow dlq export - --stream order --since 1d"))
+@with_settings(*TARGET, *DEAD_LETTERS)
 def export(
+    settings: Settings,
     file: Annotated[str, typer.Argument(help="The file to write, which is overwritten if it exists; - for standard output.")],
     stream: Stream = None,
     reason: Reason = None,
     since: Since = None,
     event_id: EventId = None,
     fingerprint: FingerprintId = None,
-    project: Project = None,
 ) -> None:
     """Write dead letters to a file as stored in the bucket: one JSON object per line, newest first."""
-    settings = settings_of(project)
     selected = _filter(settings, stream, reason, since, event_id, fingerprint)
     unreadable: list[store.Unreadable] = []
     with open_target(settings) as target, _reading() as report:
@@ -251,26 +257,15 @@ def _follow(found: Iterator[StoredDeadLetter], full: bool, as_json: bool) -> Non
         for item in found:
             if as_json:
                 _print_line(item)
-            elif full:
-                _show_whole(item)
             else:
-                _show_line(item)
+                (_show_whole if full else _show_letter)(item)
             sys.stdout.flush()
     except KeyboardInterrupt:
         return
 
 
 def _print_line(item: StoredDeadLetter) -> None:
-
-    sys.stdout.write(inert_json(msgspec.json.encode(_as_object(item))) + "\n")
-
-
-def _show_line(item: StoredDeadLetter) -> None:
-
-    letter = item.letter
-    head = f"{letter.failed_at:%m-%d %H:%M:%S} {item.stream} {letter.reason} "
-    words = (plain(letter.event_id or letter.message_id, 40), " ", plain(letter.error, 120), " ", plain(letter.payload, 70))
-    out.print(Text.assemble(head, *words), soft_wrap=True)
+    sys.stdout.write(json_line(_as_object(item)) + "\n")
 
 
 def _as_object(item: StoredDeadLetter) -> dict[str, Any]:
@@ -279,13 +274,10 @@ def _as_object(item: StoredDeadLetter) -> dict[str, Any]:
 
 
 def _show_letters(found: list[StoredDeadLetter], full: bool) -> None:
-    if full:
-        for item in found:
-            _show_whole(item)
-        return
-    columns = ("failed at", "stream", "reason and path, error, payload", "event id")
-    show_table("Dead letters, newest first", columns, [_letter_row(item) for item in found])
-    say("For whole payloads: --full. For JSON with attributes: --json. To group them: ecomflow dlq stats")
+    for item in found:
+        (_show_whole if full else _show_letter)(item)
+    if not full:
+        say("For whole payloads: --full. For JSON with attributes: --json. To group them: ecomflow dlq stats")
 
 
 def _show_whole(item: StoredDeadLetter) -> None:
@@ -307,13 +299,20 @@ def _show_whole(item: StoredDeadLetter) -> None:
         out.print(plain(line), soft_wrap=True)
 
 
-def _letter_row(item: StoredDeadLetter) -> tuple[Any, ...]:
-
+def _show_letter(item: StoredDeadLetter) -> None:
+    """Three lines or four: when, the whole id and the stream; what is wrong; the beginning of the payload."""
     letter = item.letter
-    path, _, rule = letter.error.partition(": ")
-    head = Text(" ").join([plain(letter.reason), plain(path, 60)])
-    why = Text("\n").join([head, plain(rule, 200), plain(letter.payload, 70)])
-    return f"{letter.failed_at:%m-%d %H:%M:%S}", item.stream, why, plain(letter.event_id or letter.message_id, 13)
+    head = f"{letter.failed_at:%m-%d %H:%M:%S}  {letter.event_id or letter.message_id}  {item.stream}"
+    out.print(plain(head), style="bold", soft_wrap=True)
+    out.print(Padding(plain(f"{letter.reason} {letter.error}", 2 * out.width - 8), (0, 0, 0, 2), expand=False))
+    out.print(_cut(f"  {letter.payload}"))
+
+
+def _cut(line: str) -> Text:
+    """``line``, at most as wide as the terminal."""
+    text = plain(line, out.width)
+    text.truncate(out.width, overflow="ellipsis")
+    return text
 
 
 def _counters(target: Target) -> dict[str, int]:
@@ -333,28 +332,38 @@ def _counters(target: Target) -> dict[str, int]:
         return {}
 
 
-def _show_groups(groups: Any) -> None:
+def _show_groups(groups: Groups, limit: int, commands: bool) -> None:
     if not groups.total:
         say("No dead letters match.")
         return
-    shown = groups.groups[:_MOST_GROUPS]
-    columns = ("count", "stream", "reason, path and rule, example", "first seen", "last seen", "fingerprint")
-    show_table("Dead letters by cause", columns, [_group_row(one) for one in shown], right=("count",))
-    unshown = groups.total - sum(one.count for one in shown)
-    say(f"{groups.total:,} dead letters" + (f", {unshown:,} of them in smaller groups: --json." if unshown else "."))
-    say("To replay a group (add --dry-run to see what would pass):")
+    shown = groups.groups[:limit]
     for one in shown:
-        out.print(plain(f"  {one.replay}"), soft_wrap=True)
+        _show_group(one)
+        if commands:
+            out.print(plain(f"{_INDENT}{one.replay}"), soft_wrap=True)
+    say(f"{counted(groups.total, 'dead letter')} in {counted(len(groups.groups), 'group')}{_not_shown(groups, len(shown))}.")
+    say("To see or replay a group: ecomflow dlq inspect, or replay, with --fingerprint and its id. With all commands: --commands")
 
 
-def _group_row(one: Any) -> tuple[Any, ...]:
+# Below the count of a group.
+_INDENT = " " * 9
 
+
+def _show_group(one: Group) -> None:
+    """Two lines: how many, where and when, then what is wrong."""
     cause = one.fingerprint
-    head = one.reason if cause.event_type in (None, one.stream) else f"{one.reason}, event type {cause.event_type}"
-    found = one.example.error.rpartition(", got ")
-    example = f"such as {one.example.event_id}" + (f", which has {found[2]}" if found[1] else "")
-    why = Text("\n").join([plain(head, 100), plain(f"{cause.path}: {cause.rule}", 160), plain(example, 120)])
-    return f"{one.count:,}", one.stream, why, f"{one.first_seen:%m-%d %H:%M:%S}", f"{one.last_seen:%m-%d %H:%M:%S}", cause.id
+    head = f"{one.count:>7,}  {cause.id}  {one.stream}  {one.reason}  last {one.last_seen:%m-%d %H:%M}"
+    event = "" if cause.event_type in (None, one.stream) else f"event type {cause.event_type}, "
+    out.print(_cut(head), style="bold")
+    out.print(_cut(f"{_INDENT}{event}{cause.path}: {cause.rule}"))
+
+
+def _not_shown(groups: Groups, shown: int) -> str:
+    others = groups.groups[shown:]
+    if not (others or groups.other):
+        return ""
+    rest = sum(one.count for one in others) + groups.other
+    return f", {rest:,} of them in smaller groups: --limit or --json"
 
 
 def _show_unknown_fields(fields: Any, settings: Settings) -> None:

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ecomflow.commands.shared import AsJson, Project, examples, settings_of, target_line
+from ecomflow.commands.setting_options import RESOURCE_OPTIONS, RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, examples, target_line
+from ecomflow.config import Settings
 from ecomflow.doctor import preflight
 from ecomflow.gcp.target import open_target
 from ecomflow.terminal.console import err, out, plain, say, show_json
@@ -22,13 +24,13 @@ Probe = Annotated[
     "ecomflow doctor",
     "ecomflow doctor --project my-project --probe",
 )
-def doctor(project: Project = None, probe: Probe = False, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS, "dataflow.service_account")
+def doctor(settings: Settings, probe: Probe = False, as_json: AsJson = False) -> None:
     """Check what a pipeline needs: credentials, APIs, topics, subscriptions, bucket, tables and roles. Changes nothing.
 
     --probe writes a row for every fact table, a message and an object to temporary resources, reads them back and removes them.
     The exit code is that of the first failure.
     """
-    settings = settings_of(project)
     if not as_json:
         say(target_line(settings))
     with open_target(settings) as target:

@@ -10,8 +10,10 @@ import typer
 from rich.text import Text
 
 from ecomflow import infra
+from ecomflow.commands.confirmation import confirm
 from ecomflow.commands.job_view import fields_of
-from ecomflow.commands.shared import AsJson, Project, example_lines, group_of_commands, settings_of, target_line
+from ecomflow.commands.setting_options import RESOURCE_OPTIONS, RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, example_lines, group_of_commands, target_line
 from ecomflow.config import EMULATOR_VARIABLES, Settings, external_endpoints
 from ecomflow.errors import ConfigError, NotFoundError, UnavailableError
 from ecomflow.gcp.target import open_target
@@ -24,13 +26,13 @@ app = group_of_commands("Create, compare, show and delete topic, subscription, b
 
 
 @app.command(epilog=example_lines("ecomflow infra up", "ecomflow infra up --project my-project"))
-def up(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS, "dataflow.service_account", "other_users")
+def up(settings: Settings, as_json: AsJson = False) -> None:
     """Create missing resources and correct those that differ. Without a project, start the local stack first.
 
     In a project it also enables the APIs, and prints the commands that grant the job's service account its roles. A second run
     changes nothing.
     """
-    settings = settings_of(project)
     say_here = note if as_json else say
     say_here(target_line(settings))
     external = external_endpoints(settings)
@@ -65,12 +67,12 @@ def up(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines("ecomflow infra plan", "ecomflow infra plan --project my-project"))
-def plan(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS)
+def plan(settings: Settings, as_json: AsJson = False) -> None:
     """Show what infra up would create (+), change (~), keep (=), only warn of (*) and refuse (!), by resource and column.
 
     Changes nothing.
     """
-    settings = settings_of(project)
     with open_target(settings) as target:
         planned = infra.plan(target)
     if as_json:
@@ -81,9 +83,9 @@ def plan(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines("ecomflow infra status", "ecomflow infra status --json"))
-def status(project: Project = None, as_json: AsJson = False) -> None:
+@with_settings(*TARGET, *RESOURCES, *RESOURCE_OPTIONS)
+def status(settings: Settings, as_json: AsJson = False) -> None:
     """Show the state of the local stack's services, the pipeline, and every resource."""
-    settings = settings_of(project)
     external = external_endpoints(settings)
     in_use = supervisor.services_in_use(external) if settings.is_local else ()
     services = supervisor.status(settings.state_path, in_use).services
@@ -115,12 +117,13 @@ def status(project: Project = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example_lines('eval "$(ecomflow infra env)"', "ecomflow infra env --shell fish | source"))
+@with_settings("state_dir")
 def env(
+    settings: Settings,
     shell: Annotated[Literal["sh", "fish", "powershell", "dotenv"], typer.Option(help="Syntax of the output.")] = "sh",
     as_json: AsJson = False,
 ) -> None:
     """Print the environment variables that point Google's own clients at the running local stack."""
-    settings = settings_of(None)
     if not settings.is_local:
         sentence = f"Project {settings.project} is configured, but only the local stack needs these variables."
         raise ConfigError(sentence, "Unset ECOMFLOW_PROJECT and the project in ecomflow.toml.")
@@ -137,8 +140,9 @@ def env(
 
 
 @app.command(epilog=example_lines("ecomflow infra down", "ecomflow infra down --with-data --yes"))
+@with_settings(*TARGET, *RESOURCES)
 def down(
-    project: Project = None,
+    settings: Settings,
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Also delete the data: tables, dataset, bucket, messages.")
     ] = False,
@@ -148,14 +152,13 @@ def down(
 
     Exits with 3 if there is no local stack.
     """
-    settings = settings_of(project)
     if settings.is_local and not supervisor.is_there(settings.state_path):
         sentence = f"There is no local stack: {settings.state_path.absolute()}/ does not exist."
         raise NotFoundError(sentence, "Run it in the folder in which you ran ecomflow infra up, or in a folder below that.")
     say(target_line(settings))
-    if (with_data or not settings.is_local) and not yes:
+    if with_data or not settings.is_local:
         what = "topics, subscriptions, tables and bucket" if with_data else "topic and subscription, including their messages,"
-        typer.confirm(f"Delete {what} of {settings.project_id}?", abort=True)
+        confirm(f"Delete {what} of {settings.project_id}?", yes)
     if settings.is_local:
         _stop_stack(settings, with_data)
         return

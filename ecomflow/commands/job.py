@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import msgspec
 import typer
 
-from ecomflow.commands.job_view import fields_of, print_lines, show_detail, show_job_here, show_local, show_plan
-from ecomflow.commands.shared import DATAFLOW, DIRECT, AsJson, Project, example_lines, group_of_commands, moment_of, runs_here
-from ecomflow.config import Settings, load_settings
+from ecomflow.commands.confirmation import confirm
+from ecomflow.commands.job_view import fields_of, print_lines, show_detail, show_job_here, show_local, show_plan, status_facts
+from ecomflow.commands.setting_options import JOB, JOBS, OPTIONS_OF_JOB, RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import (
+    DATAFLOW,
+    DIRECT,
+    AsJson,
+    example_lines,
+    group_of_commands,
+    moment_of,
+    options_given,
+    runs_here,
+)
+from ecomflow.config import Settings, flag_of
 from ecomflow.doctor import preflight, require
 from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import Target, open_target
@@ -21,7 +32,7 @@ from ecomflow.jobs.records import Job, Level, Metrics
 from ecomflow.metrics.history import FAILING, Condition
 from ecomflow.pipeline.direct.launch import drain_detached, read_status
 from ecomflow.terminal.amounts import length
-from ecomflow.terminal.console import err, plain, say, show_counts, show_json, show_table
+from ecomflow.terminal.console import err, say, show_counts, show_json, show_table
 
 if TYPE_CHECKING:
     from ecomflow.jobs.client import JobsApi
@@ -33,26 +44,25 @@ JobName = Annotated[
     str | None,
     typer.Argument(metavar="[JOB]", help="Name or id of the job. Default: the newest named job_name.", show_default=False),
 ]
-Region = Annotated[str | None, typer.Option("--region", help="Region of the Dataflow job.", show_default=False)]
 Runner = Annotated[
     str | None,
     typer.Option("--runner", help=f"{DATAFLOW} (default with a project) or {DIRECT} (this machine).", show_default=False),
 ]
+_REDELIVERED = " Unacknowledged messages are delivered again."
 Timeout = Annotated[float, typer.Option(min=0, help="Maximum wait in seconds.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
 
 @jobs.command("list", epilog=example_lines("ecomflow job list", "ecomflow job list --all --project my-project"))
+@with_settings(*JOBS, "dataflow.job_name")
 def list_jobs(
+    settings: Settings,
     everything: Annotated[bool, typer.Option("--all", help="All jobs in the region, not only ecomflow's.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
     """List the jobs, newest first."""
-    settings = settings_in(project, region)
     if is_here(settings, runner):
         found = local.jobs(settings)
     else:
@@ -70,11 +80,11 @@ def list_jobs(
 
 
 @jobs.command(epilog=example_lines("ecomflow job status", "ecomflow job status --over 60 --json"))
+@with_settings(*JOBS)
 def status(
+    settings: Settings,
     job: JobName = None,
     over: Annotated[float, typer.Option(min=0, help="Seconds over which to measure throughput.")] = 0.0,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +93,6 @@ def status(
     Exits with 4 if it failed, was killed or cancelled, if there is no local pipeline, and if the local one does not do its work:
     it waits for a service or a fix, restarts, hangs or is stuck.
     """
-    settings = settings_in(project, region)
     if is_here(settings, runner, job):
         here = local.examine(settings)
         condition = here.condition
@@ -105,19 +114,19 @@ def status(
 
 
 @jobs.command(epilog=example_lines("ecomflow job logs --follow", "ecomflow job logs --level warning --since 2h"))
+@with_settings(*JOBS)
 def logs(
+    settings: Settings,
     job: JobName = None,
     level: Annotated[str, typer.Option(help="Minimum level: debug, detailed, basic, warning or error.")] = "basic",
     since: Annotated[str | None, typer.Option(help="Maximum age, such as 10m, 2h, 3d.", show_default=False)] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new lines until the job ends.")] = False,
     lines: Annotated[int, typer.Option(min=1, help="Number of lines of the local pipeline's log.")] = 50,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Show Dataflow's messages about a job, or the end of the local pipeline's log (where basic means info)."""
-    settings, earliest = settings_in(project, region), moment_of(since)
+    earliest = moment_of(since)
     if is_here(settings, runner, job):
         found = local.log_lines(settings, lines, least=_level(level), since=earliest, follow=follow)
         print_lines(map(msgspec.to_builtins, found) if as_json else local.for_people(found), as_json)
@@ -132,11 +141,9 @@ def logs(
 
 
 @jobs.command(epilog=example_lines("ecomflow job metrics"))
-def metrics(
-    job: JobName = None, project: Project = None, region: Region = None, runner: Runner = None, as_json: AsJson = False
-) -> None:
+@with_settings(*JOBS)
+def metrics(settings: Settings, job: JobName = None, runner: Runner = None, as_json: AsJson = False) -> None:
     """Show all counters, ecomflow's own and Dataflow's."""
-    settings = settings_in(project, region)
     if is_here(settings, runner, job):
         found = Metrics(dict(sorted(read_status(settings.state_path).counters.items())), {})
     else:
@@ -157,21 +164,20 @@ def metrics(
 
 
 @jobs.command(epilog=example_lines("ecomflow job drain", "ecomflow job drain --wait --timeout 600"))
+@with_settings(*JOBS)
 def drain(
+    settings: Settings,
     job: JobName = None,
     wait: Wait = False,
     timeout: Timeout = 900.0,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
     """Drain a job: it finishes the messages in flight, then ends. For the local pipeline the command always waits."""
-    settings = settings_in(project, region)
     if is_here(settings, runner, job):
         with err.status("Draining…"):
             ended = drain_detached(settings)
-        _show_or_json(ended, as_json, show_local)
+        _show_here(ended, as_json)
         return
     from ecomflow.jobs import service
 
@@ -181,28 +187,27 @@ def drain(
 
 
 @jobs.command(epilog=example_lines("ecomflow job cancel", "ecomflow job cancel 2025-12-01_00_00_00-123 --wait --yes"))
+@with_settings(*JOBS)
 def cancel(
+    settings: Settings,
     job: JobName = None,
     wait: Wait = False,
     timeout: Timeout = 600.0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop a job at once. Unacknowledged messages are delivered again, so rows that are already written may be repeated."""
-    settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     if here:
-        _confirm(f"Cancel the local pipeline of {settings.subscription}?", yes)
-        _show_or_json(local.cancel(settings), as_json, show_local)
+        confirm(f"Cancel the local pipeline of {settings.subscription}?{_REDELIVERED}", yes)
+        _show_here(local.cancel(settings), as_json)
         return
     from ecomflow.jobs import service
 
     with _api(settings) as api:
         found = _find(api, settings, job)
-        _confirm(f"Cancel {service.named(found)} of {settings.project_id}, which is {found.state}?", yes)
+        confirm(f"Cancel {service.named(found)} of {settings.project_id}, which is {found.state}?{_REDELIVERED}", yes)
         _show_end(api, service.cancel(api, found), "cancelled", wait, timeout, as_json)
 
 
@@ -213,7 +218,10 @@ def cancel(
         "ecomflow job update --drain-and-replace",
     )
 )
+@with_settings(*TARGET, "region", *RESOURCES, *JOB)
 def update(
+    settings: Settings,
+    context: typer.Context,
     job: JobName = None,
     extra: Annotated[list[str] | None, typer.Argument(help="Beam options, after --.", show_default=False)] = None,
     renamed: Annotated[
@@ -223,8 +231,6 @@ def update(
     anew: Annotated[bool, typer.Option("--drain-and-replace", help="Drain the job, then start a new one.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how old and new steps match.")] = False,
     timeout: Timeout = 900.0,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
 ) -> None:
     """Update a running job to this version and these settings. The local pipeline is drained and restarted."""
@@ -232,10 +238,10 @@ def update(
     if job is not None and job.startswith("-"):  # after -- the first Beam option is parsed as the job
         beam_options = (job, *beam_options)
         job = None
-    settings = settings_in(project, region)
     if is_here(settings, runner, job):
+        of_job = {flag_of(OPTIONS_OF_JOB[name]): True for name in options_given(context, OPTIONS_OF_JOB)}
         given = {"--map": bool(renamed), "--dry-run": dry_run, "Beam options": bool(beam_options)}
-        _refuse_here(given, "The local pipeline is drained and restarted.")
+        _refuse_here({**given, **of_job}, "The local pipeline is drained and restarted.")
         with err.status("Draining and restarting the pipeline…"):
             status = local.replace(settings)
         say(f"The pipeline has restarted as process {status.pid}.")
@@ -294,15 +300,9 @@ def _updated(
         return replacement.send_update(target, plan, extra)
 
 
-def settings_in(project: str | None, region: str | None) -> Settings:
-    return load_settings({"project": project, "region": region})
-
-
 def is_here(settings: Settings, runner: str | None, job: str | None = None) -> bool:
     """Whether the command is for the pipeline on this machine. Raises ConfigError for an unknown runner, or another job here."""
     here = runs_here(settings, runner)
-    if not here and settings.is_local:
-        raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
     if here and job is not None:
         _check_local(settings, job)
     return here
@@ -357,9 +357,8 @@ def _refuse_here(given: dict[str, bool], why: str) -> None:
         raise ConfigError(f"{', '.join(wrong)}: only for a job on Dataflow. {why}", "Omit it.")
 
 
-def _confirm(question: str, yes: bool) -> None:
-    if not yes:
-        typer.confirm(f"{plain(question).plain} Unacknowledged messages are delivered again.", abort=True, err=True)
+def _show_here(status: Any, as_json: bool) -> None:
+    _show_or_json(status_facts(status) if as_json else status, as_json, show_local)
 
 
 def _show_or_json(found: Any, as_json: bool, show: Any) -> None:

@@ -9,15 +9,17 @@ import msgspec
 import typer
 from rich.text import Text
 
-from ecomflow.terminal.amounts import length
-from ecomflow.terminal.console import inert_json, out, plain, say, show_counts, show_table
+from ecomflow.metrics.snapshot import LAST_APPEND
+from ecomflow.pipeline.direct.launch import PipelineStatus
+from ecomflow.terminal.amounts import length, time_at
+from ecomflow.terminal.console import json_line, out, plain, say, show_counts, show_table
 
 _OF_TOP = ("in/", "out/", "refused_in/", "reason_in/", "latency/")
 
 
 def fields_of(job: Any) -> dict[str, Any]:
-    """The status of the local pipeline, with its condition, for JSON."""
-    return msgspec.structs.asdict(job.status) | {"condition": job.condition.name, "trouble": job.condition.trouble}
+    """The status of the local pipeline, with its condition, for a program."""
+    return status_facts(job.status) | {"condition": job.condition.name, "trouble": job.condition.trouble}
 
 
 def show_job_here(job: Any) -> None:
@@ -51,6 +53,15 @@ def _say_restarts(status: Any) -> None:
     if status.restarts:
         times = "once" if status.restarts == 1 else f"{status.restarts:,} times"
         say(f"It restarted {times}, the last time because: {' '.join(str(status.last_failure).split())}")
+
+
+def status_facts(status: PipelineStatus) -> dict[str, Any]:
+    """The status of the local pipeline for a program, with times as times."""
+    facts = msgspec.structs.asdict(status)
+    for internal in ("mark", "updated_steady"):
+        del facts[internal]
+    gauges = {name: time_at(value) if name.startswith(LAST_APPEND) else value for name, value in status.gauges.items()}
+    return {**facts, "gauges": gauges, "started": time_at(status.started), "updated": time_at(status.updated)}
 
 
 def show_detail(detail: Any) -> None:
@@ -100,7 +111,7 @@ def print_lines(lines: Iterable[dict[str, Any]], as_json: bool) -> None:
     """Each line as it comes: as JSON, or as time and level (if it has them) and text with control characters escaped."""
     for line in lines:
         if as_json:
-            typer.echo(inert_json(msgspec.json.encode(line)))
+            typer.echo(json_line(line))
             continue
         head = f"{line['time']:%Y-%m-%d %H:%M:%S} {line['level']:<8} " if "time" in line else ""
         out.print(Text.assemble(head, plain(line["text"])), soft_wrap=True)

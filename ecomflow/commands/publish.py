@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, examples, lines_of, settings_of, target_line
+from ecomflow.commands.setting_options import EVENTS, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, examples, lines_of, options_given, target_line
 from ecomflow.config import Settings, contracts_of, envelope_of
 from ecomflow.errors import ConfigError, EcomflowError
 from ecomflow.gcp.target import open_target
+from ecomflow.generator.seeds import MAX_SEED, SEEDED_UNTIL, fresh_seed
 from ecomflow.reconciliation.ledger import default_ledger
 from ecomflow.terminal.amounts import counted
 from ecomflow.terminal.console import note, say, show_json, show_table
@@ -26,7 +28,21 @@ if TYPE_CHECKING:
 Rounds = Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds: one valid and one invalid event of each type.")]
 Types = Annotated[str | None, typer.Option(help="Event types, comma-separated. Default: all.", show_default=False)]
 Seed = Annotated[
-    int | None, typer.Option(help="Seed of the events: the same seed gives the same events. Default: random.", show_default=False)
+    int | None,
+    typer.Option(
+        min=0,
+        max=MAX_SEED,
+        help="Seed of the events: the same seed gives the same bytes, with the same ids and times. Default: new events.",
+        show_default=False,
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        help="The events lie in the seven days before this time. "
+        f"Default: now, but {SEEDED_UNTIL:%Y-%m-%dT%H:%M:%SZ} with --seed.",
+        show_default=False,
+    ),
 ]
 Rate = Annotated[
     float | None, typer.Option(min=0.001, help="Events per second. Default: as fast as possible.", show_default=False)
@@ -51,7 +67,14 @@ Ledger = Annotated[
 
 _MOST_LINES = 10
 # What says which events are generated.
-_OF_GENERATED = {"n": "--n", "types": "--types", "seed": "--seed", "valid_only": "--valid-only", "date": "--date"}
+_OF_GENERATED = {
+    "n": "--n",
+    "types": "--types",
+    "seed": "--seed",
+    "valid_only": "--valid-only",
+    "date": "--date",
+    "until": "--until",
+}
 
 
 @examples(
@@ -59,7 +82,9 @@ _OF_GENERATED = {"n": "--n", "types": "--types", "seed": "--seed", "valid_only":
     "ecomflow publish --n 1000 --seed 7 --rate 200",
     "ecomflow publish --file events.jsonl",
 )
+@with_settings(*TARGET, "topic", *EVENTS)
 def publish(
+    settings: Settings,
     context: typer.Context,
     n: Rounds = 100,
     types: Types = None,
@@ -67,35 +92,35 @@ def publish(
     rate: Rate = None,
     valid_only: Annotated[bool, typer.Option("--valid-only", help="Publish no invalid events.")] = False,
     date: Day = None,
+    until: Until = None,
     file: File = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the events as JSON lines without publishing them.")] = False,
     ledger: Ledger = None,
-    project: Project = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish generated events of each type, valid and invalid, or the events of a file.
 
     The built-in types tell of a simulated shop; events of other types are made from their contracts. Customers, products and
-    other ids recur. Invalid events have faults from a catalogue.
+    other ids recur. Invalid events have faults from a catalogue. Each run has new events with new ids, unless --seed is given.
     """
     from ecomflow.generator import rounds
     from ecomflow.generator.recorded import recorded_events
 
-    settings = settings_of(project)
     contracts = contracts_of(settings)
-    total = None
+    total = end = None
     passed_over: list[PassedOver] = []
     if file is not None:
         _refuse_beside_file(context)
         events = recorded_events(lines_of(file), contracts, envelope_of(settings), passed_over=passed_over)
     else:
         chosen = None if types is None else [name.strip() for name in types.split(",") if name.strip()]
-        seed = rounds.fresh_seed() if seed is None else seed
+        end = _end(until, date, is_seeded=seed is not None)
+        seed = fresh_seed() if seed is None else seed
         total = n * len(rounds.slots_of(contracts, chosen)) * (1 if valid_only else 2)
         events = rounds.generate(
             n,
             seed=seed,
-            now=datetime.now(UTC),
+            now=end,
             contracts=contracts,
             envelope=envelope_of(settings),
             types=chosen,
@@ -109,7 +134,7 @@ def publish(
         return
     with interruptible("Interrupted while starting: nothing was published."):
         summary = _with_progress(settings, events, total, rate, ledger, quiet=as_json)
-    _show(summary, seed, as_json)
+    _show(summary, seed, end if date is None else None, as_json)
     if summary.interrupted:
         leave(INTERRUPTED)
     _refuse_lines(passed_over, file)
@@ -124,11 +149,10 @@ def _refuse_lines(passed_over: list[PassedOver], file: Path | None) -> None:
 
 
 def _refuse_beside_file(context: typer.Context) -> None:
-    sources = {flag: context.get_parameter_source(name) for name, flag in _OF_GENERATED.items()}
-    given = next((flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"), None)
-    if given is not None:
+    if given := options_given(context, _OF_GENERATED):
+        flag = _OF_GENERATED[given[0]]
         raise ConfigError(
-            f"{given} is for generated events, and --file publishes those of a file.", f"Leave out {given} or --file."
+            f"{flag} is for generated events, and --file publishes those of a file.", f"Leave out {flag} or --file."
         )
 
 
@@ -138,6 +162,19 @@ def _day(text: str | None) -> Any:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"'{text}' is not a valid date.", "Write it as --date 2025-12-01.") from error
+
+
+def _end(until: str | None, day: str | None, *, is_seeded: bool) -> datetime:
+    """Where the times of the events end, to the second."""
+    if until is None:
+        return SEEDED_UNTIL if is_seeded else datetime.now(UTC).replace(microsecond=0)
+    if day is not None:
+        raise ConfigError("--date and --until both say when the events are.", "Leave out one of them.")
+    try:
+        found = datetime.fromisoformat(until)
+    except ValueError as error:
+        raise ConfigError(f"'{until}' is not a valid time.", "Write it as --until 2025-12-02T00:00:00Z.") from error
+    return found.replace(microsecond=0, tzinfo=found.tzinfo or UTC)
 
 
 def _with_progress(
@@ -157,10 +194,10 @@ def _with_progress(
             )
 
 
-def _show(summary: PublishSummary, seed: int | None, as_json: bool) -> None:
-    """``seed`` is that of generated events; None for those of a file."""
+def _show(summary: PublishSummary, seed: int | None, until: datetime | None, as_json: bool) -> None:
+    """``seed`` and ``until`` are those of generated events; None for those of a file, and ``until`` for those of a date."""
     if as_json:
-        show_json({"seed": seed, "summary": summary})
+        show_json({"seed": seed, "until": until, "summary": summary})
         return
     if seed is None:
         rows = [(kind, f"{count:,}") for kind, count in sorted(summary.valid.items())]
@@ -168,8 +205,10 @@ def _show(summary: PublishSummary, seed: int | None, as_json: bool) -> None:
     else:
         _show_generated(summary)
     pace = summary.total / summary.elapsed_seconds if summary.elapsed_seconds else 0
-    of_seed = "" if seed is None else f", seed {seed}"
-    say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f}/s){of_seed}.")
+    say(f"{summary.total:,} events confirmed in {summary.elapsed_seconds:.1f} s ({pace:,.0f}/s).")
+    if seed is not None:
+        end = "" if until is None or until == SEEDED_UNTIL else f" --until {until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        say(f"The same events again, with their ids: add --seed {seed}{end}")
     if summary.interrupted:
         say("Interrupted. The counts above are of confirmed events." + _fate_of(summary.unanswered))
 

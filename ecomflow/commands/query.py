@@ -15,15 +15,20 @@ import msgspec
 import typer
 from rich.padding import Padding
 
-from ecomflow.commands.shared import AsJson, Project, examples, settings_of
+from ecomflow.commands.confirmation import confirm
+from ecomflow.commands.setting_options import TABLES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, examples
+from ecomflow.config import Settings
 from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.sql import Question, questions
-from ecomflow.terminal.amounts import bytes_text, counted
+from ecomflow.terminal.amounts import bytes_text, counted, decimal_text
 from ecomflow.terminal.console import err, note, out, plain, plain_lines, say, show_json, show_table
 from ecomflow.warehouse import queries
 from ecomflow.warehouse.charts import amount_text, chart, json_text
-from ecomflow.warehouse.queries import Answer, Query, Reply, scanned_bytes
+from ecomflow.warehouse.days import days_with_rows
+from ecomflow.warehouse.queries import Answer, Query, Reply
+from ecomflow.warehouse.statements import SELECT, examined, local_kind
 
 _MOST_SHOWN = 200
 _MOST_DRAWN = 10_000
@@ -40,7 +45,9 @@ _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
     'ecomflow query "SELECT * FROM ecomflow.fact_order WHERE quantity >= @least" --param least:INT64=3 --csv',
     "ecomflow query sales-per-product --project my-project --max-bytes 1GB",
 )
+@with_settings(*TARGET, *TABLES, "labels")
 def query(
+    settings: Settings,
     question: Annotated[
         str | None, typer.Argument(help="Name of a question, or GoogleSQL in quotes.", show_default=False)
     ] = None,
@@ -63,11 +70,11 @@ def query(
     max_bytes: Annotated[
         str | None, typer.Option(help="Refuse queries that would scan more, such as 500MB, 1GB, 2TiB.", show_default=False)
     ] = None,
-    project: Project = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a statement that may change data.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one of the analysts' questions, or GoogleSQL, against the fact tables. In SQL their dataset is called ecomflow. In a
-    project the bytes that BigQuery will scan are shown first.
+    project the bytes that BigQuery will scan are shown first. A statement that is no SELECT is run only after a confirmation.
     """
     if as_csv + as_chart + as_json > 1:
         raise ConfigError("--csv, --chart and --json are mutually exclusive.", "Use one of them.")
@@ -76,16 +83,22 @@ def query(
         return
     if question is None:
         raise ConfigError("Expected a question's name or GoogleSQL, found nothing.", "See: ecomflow query --list")
-    settings, most = settings_of(project), None if max_bytes is None else bytes_of(max_bytes)
+    most = None if max_bytes is None else bytes_of(max_bytes)
     with open_target(settings) as target:
         asked = queries.prepare(settings, question, _values(date, param or []))
         if dry_run or most is not None or not settings.is_local:
-            _weigh(target, asked, most, is_dry_run=dry_run, as_json=as_json)
+            kind = _weigh(target, asked, most, is_dry_run=dry_run, as_json=as_json)
+        else:
+            kind = local_kind(asked.sql)
         if dry_run:
             return
+        if kind != SELECT:
+            confirm(f"{kind or 'This statement'} may change data in {settings.project_id}. Run it?", yes)
         with err.status("Running the query…"):
             reply = queries.send(target, asked, most)
-        if as_csv:
+        if not reply.columns:
+            _show_effect(reply, as_json)
+        elif as_csv:
             _write_csv(reply, limit)
         elif as_json:
             _write_json(queries.taken(reply, limit))
@@ -93,13 +106,34 @@ def query(
             _draw(queries.taken(reply, limit or _MOST_DRAWN), reply.total)
         else:
             show_answer(queries.taken(reply, limit or _MOST_SHOWN), total=reply.total)
+        if asked.question and not reply.total:
+            _show_days(target, asked.question, most)
+
+
+def _show_effect(reply: Reply, as_json: bool) -> None:
+    """What a statement without rows has done."""
+    if as_json:
+        show_json({"affected_rows": reply.affected})
+    elif reply.affected is None:
+        say("Done. The statement returns no rows.")
+    else:
+        say(f"Done. {counted(reply.affected, 'row')} affected.")
+
+
+def _show_days(target: Target, question: str, most: int | None) -> None:
+    """Where an answer is empty: for which days it would not be."""
+    found = days_with_rows(target, question, most)
+    if found is None:
+        return
+    if found.first is None:
+        note(f"{found.table} is empty. Run the pipeline with: ecomflow deploy --detach, and publish with: ecomflow publish")
+        return
+    days = f"on {found.first}" if found.first == found.last else f"from {found.first} to {found.last}, most on {found.fullest}"
+    note(f"{found.table} has rows {days}. Try: ecomflow query {question} --date {found.fullest}")
 
 
 def show_answer(answer: Answer, most: int | None = None, total: int | None = None) -> None:
     """Prints the first ``most`` rows of an answer as a table, and the number of rows, ``total`` if given."""
-    if not answer.columns:
-        say("Done. The statement returns no rows.")
-        return
     shown = answer.rows[:most]
     numbers = [
         name for index, name in enumerate(answer.columns) if any(isinstance(row[index], int | float | Decimal) for row in shown)
@@ -156,7 +190,7 @@ def _field(value: Any) -> str:
         case bool():
             return str(value).lower()
         case Decimal():
-            return f"{value:f}"
+            return decimal_text(value)
         case int() | float():
             return str(value)
     return json_text(value) if isinstance(value, list | dict) else msgspec.json.encode(value, enc_hook=str).decode().strip('"')
@@ -181,11 +215,17 @@ def _values(day: str | None, given: Sequence[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _weigh(target: Target, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> None:
-    """Shows what the query would scan, on standard error if rows follow. Raises ConfigError if it is more than ``most``."""
+def _weigh(target: Target, asked: Query, most: int | None, *, is_dry_run: bool, as_json: bool) -> str | None:
+    """Shows what the query would scan, on standard error if rows follow; returns the kind of statement, if it is reported.
+
+    Raises ConfigError if the query would scan more than ``most``.
+    """
     with err.status("Estimating the bytes to scan…"):
-        scanned = scanned_bytes(target, asked)
-    if target.settings.is_local:
+        estimated = examined(target, asked)
+    scanned = estimated.scanned_bytes
+    if target.settings.is_local and estimated.statement != SELECT:
+        note(f"The local BigQuery has no dry run of {estimated.statement}: it was not checked.")
+    elif target.settings.is_local:
         note("The query is valid. The local BigQuery does not report bytes, and charges nothing.")
     if is_dry_run and as_json:
         show_json({"bytes": scanned})
@@ -194,6 +234,7 @@ def _weigh(target: Target, asked: Query, most: int | None, *, is_dry_run: bool, 
     if most is not None and scanned > most:
         sentence = f"The query would scan {_size(scanned)}, which is more than --max-bytes {_size(most)}. It was not run."
         raise ConfigError(sentence, "Select fewer columns, or fewer days of the table's partition column; or raise the limit.")
+    return estimated.statement
 
 
 def bytes_of(text: str) -> int:

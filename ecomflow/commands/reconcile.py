@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ecomflow.commands.shared import AsJson, Project, examples, settings_of
+from ecomflow.commands.setting_options import RESOURCES, TARGET, with_settings
+from ecomflow.commands.shared import AsJson, examples
+from ecomflow.config import Settings
 from ecomflow.gcp.target import Target, open_target
 from ecomflow.jobs.backlog import Waiting, count_waiting, wait_until_empty
 from ecomflow.jobs.metrics import condition_of
@@ -35,11 +37,12 @@ _NO_COUNT = "this Pub/Sub emulator does not report it"
     "ecomflow reconcile",
     "ecomflow reconcile --ledger published.jsonl --wait 60",
 )
+@with_settings(*TARGET, *RESOURCES)
 def reconcile(
+    settings: Settings,
     ledger: Ledger = None,
     wait: Wait = 0,
     allow_waiting: AllowWaiting = False,
-    project: Project = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that published = facts + dead letters + backlog. Lists the ids of events that don't add up.
@@ -51,7 +54,7 @@ def reconcile(
 
     only_asked = "Interrupted: the stores were only read, nothing was changed."
     with (
-        open_target(settings_of(project)) as target,
+        open_target(settings) as target,
         interruptible(only_asked),
         progress("Waiting until the subscription is empty") as shown,
     ):

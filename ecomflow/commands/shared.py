@@ -1,4 +1,4 @@
-"""Shared by the commands: how they are built, common options, and the settings from them."""
+"""Shared by the commands: how they are built, and common options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from ecomflow.config import Settings, load_settings
+from ecomflow.config import Settings
 from ecomflow.contract.encodings import encoding_of
+from ecomflow.contract.mistakes import nearest
 from ecomflow.errors import ConfigError
 
 
@@ -65,16 +66,7 @@ def built(name: str, command: typer.Typer | Callable[..., None]) -> Any:
 
 STDIN = "-"
 
-Project = Annotated[
-    str | None,
-    typer.Option("--project", "-p", help="Google Cloud project. Default: the local stack.", show_default=False),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def settings_of(project: str | None) -> Settings:
-    """The settings. Precedence: flag, environment variable, ecomflow.toml."""
-    return load_settings({"project": project})
 
 
 def target_line(settings: Settings) -> str:
@@ -115,10 +107,21 @@ DIRECT, DATAFLOW = "DirectRunner", "DataflowRunner"
 
 
 def runs_here(settings: Settings, runner: str | None) -> bool:
-    """Whether the pipeline runs on this machine. Raises ConfigError for an unknown runner."""
+    """Whether the pipeline runs on this machine. Raises ConfigError for an unknown runner, and for Dataflow without a project."""
     if runner not in (None, DIRECT, DATAFLOW):
-        raise ConfigError(f"'{runner}' is not a valid runner: expected {DATAFLOW} or {DIRECT}.", f"Write: --runner {DATAFLOW}")
-    return runner == DIRECT or (runner is None and settings.is_local)
+        raise ConfigError(
+            f"'{runner}' is not a valid runner: expected {DATAFLOW} or {DIRECT}{nearest(str(runner), (DATAFLOW, DIRECT)) or '.'}",
+            f"Write: --runner {DATAFLOW}",
+        )
+    if runner == DATAFLOW and settings.is_local:
+        raise ConfigError("Dataflow needs a project, and none is configured.", "Add: --project my-project")
+    return runner == DIRECT or settings.is_local
+
+
+def options_given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Those of the parameters ``names`` that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def moment_of(since: str | None) -> datetime | None:

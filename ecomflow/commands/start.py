@@ -15,6 +15,7 @@ from ecomflow.commands.shared import AsJson, examples
 from ecomflow.config import COMMENTED_CONFIG, CONFIG_FILE, Settings
 from ecomflow.contract.loading import SHOP
 from ecomflow.errors import AccessError, ConfigError
+from ecomflow.generator.seeds import MAX_SEED
 from ecomflow.terminal.console import note, say, show_json
 from ecomflow.terminal.progress import Progress, interruptible, progress, stopping
 
@@ -47,7 +48,7 @@ _NEXT = ("ecomflow infra up", "ecomflow deploy --detach", "ecomflow publish --n 
 @examples("ecomflow demo --n 500")
 def demo(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of rounds of events to publish.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the shop.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the shop.")] = 7,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole path on a temporary local stack: publish, decode, load, count, query. Fails if the counts don't add up."""

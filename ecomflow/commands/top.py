@@ -11,17 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.live import Live
 
-from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
-from ecomflow.commands.shared import AsJson, Project, examples
+from ecomflow.commands.job import JobName, Runner, is_here
+from ecomflow.commands.setting_options import EVENTS, JOBS, with_settings
+from ecomflow.commands.shared import AsJson, examples
 from ecomflow.commands.top_view import top_view
+from ecomflow.config import Settings
 from ecomflow.errors import EcomflowError
 from ecomflow.gcp.target import LiveTarget
 from ecomflow.jobs.metrics import MetricsReader
-from ecomflow.metrics.history import FAILING, History, report
+from ecomflow.metrics.history import FAILING, History, Report, report
 from ecomflow.metrics.snapshot import ENDED
+from ecomflow.terminal.amounts import time_at
 from ecomflow.terminal.console import err, out, show_json
 
 # The local pipeline reports metrics every second, Dataflow about twice a minute.
@@ -39,15 +43,15 @@ _ANY_HEIGHT = 10_000
     "ecomflow top --once",
     "ecomflow top --project my-project --json",
 )
+@with_settings(*JOBS, *EVENTS, "dataflow.job_name")
 def top(
+    settings: Settings,
     job: JobName = None,
     once: Annotated[bool, typer.Option("--once", help="Print one view and exit, as if the output were not a terminal.")] = False,
     interval: Annotated[
         float | None,
         typer.Option(min=0.2, help="Seconds between readings. Default: 1 on this machine, 30 on Dataflow.", show_default=False),
     ] = None,
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +62,6 @@ def top(
     --once and --json take two readings, because rates need two. They exit with 4 if no pipeline runs, if it failed, was killed or
     cancelled, and if it does not do its work: it waits, restarts, hangs or is stuck.
     """
-    settings = settings_in(project, region)
     here = is_here(settings, runner, job)
     seconds = interval or (_LOCAL_INTERVAL if here else _CLOUD_INTERVAL)
     with LiveTarget(settings) as target:
@@ -82,11 +85,21 @@ def _show_once(reader: Any, seconds: float, as_json: bool) -> None:
             history.add(metrics, time.time())
     found = report(history)
     if as_json:
-        show_json(found)
+        show_json(_facts(found))
     else:
         out.print(top_view(history, out.width, _ANY_HEIGHT))
     if found is None or found.condition in FAILING:
         raise typer.Exit(4)
+
+
+def _facts(found: Report | None) -> dict[str, Any] | None:
+    """The report for a program, with times as times."""
+    if found is None:
+        return None
+    metrics = found.metrics
+    times = {name: time_at(getattr(metrics, name)) for name in ("at", "started", "backlog_at")}
+    tables = [msgspec.structs.asdict(one) | {"last_append": time_at(one.last_append)} for one in metrics.tables]
+    return msgspec.structs.asdict(found) | {"metrics": msgspec.structs.asdict(metrics) | times | {"tables": tables}}
 
 
 def _print_repeatedly(reader: Any, seconds: float) -> None:

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from ecomflow.commands.job import JobName, Region, Runner, is_here, settings_in
+from ecomflow.commands.job import JobName, Runner, is_here
 from ecomflow.commands.query import bytes_of
-from ecomflow.commands.shared import Project, examples, target_line
-from ecomflow.errors import MissingExtraError
+from ecomflow.commands.setting_options import JOBS, RESOURCES, with_settings
+from ecomflow.commands.shared import examples, target_line
+from ecomflow.config import Settings
+from ecomflow.errors import MissingExtraError, install_extra
 from ecomflow.terminal.console import out, plain, say
 
 _PORT = 8377
@@ -24,7 +26,9 @@ _PORT = 8377
     "ecomflow ui --allow-replay",
     "ecomflow ui --project my-project --max-bytes 5GB",
 )
+@with_settings(*JOBS, *RESOURCES, "labels", "other_users", "dataflow.job_name")
 def ui(
+    settings: Settings,
     job: JobName = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free port.")] = _PORT,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the address without opening a browser.")] = False,
@@ -34,8 +38,6 @@ def ui(
     max_bytes: Annotated[
         str, typer.Option(help="Maximum that one query of the page may scan in a project, such as 500MB, 1GB, 2TiB.")
     ] = "1GB",
-    project: Project = None,
-    region: Region = None,
     runner: Runner = None,
 ) -> None:
     """Serve a web page on this machine: the graph with its rates, tables, dead letters, questions.
@@ -44,11 +46,10 @@ def ui(
     it with Ctrl-C.
     """
     if not (find_spec("starlette") and find_spec("uvicorn")):
-        raise MissingExtraError("The page needs starlette and uvicorn.", "Run: pip install 'ecomflow[ui]'")
+        raise MissingExtraError("The page needs starlette and uvicorn.", install_extra("ui"))
     from ecomflow.ui.app import Options
     from ecomflow.ui.server import serve
 
-    settings = settings_in(project, region)
     options = Options(is_here(settings, runner, job), job, allow_replay, bytes_of(max_bytes))
     say(target_line(settings))
 

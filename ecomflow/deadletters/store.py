@@ -20,7 +20,8 @@ import msgspec
 from ecomflow.config import Settings
 from ecomflow.contract.dead_letter import ROOT, DeadLetter, from_line
 from ecomflow.deadletters.fingerprints import fingerprint
-from ecomflow.errors import EcomflowError
+from ecomflow.errors import EcomflowError, NotFoundError
+from ecomflow.gcp.lookalikes import remedy_for_missing
 from ecomflow.gcp.target import Target
 from ecomflow.metrics.moments import LEAST_STEP
 
@@ -351,7 +352,7 @@ def reading(target: Target) -> Iterator[None]:
     """
     from google.api_core.exceptions import NotFound
 
-    from ecomflow.gcp.errors import FAILURES, google_errors, message_of
+    from ecomflow.gcp.errors import FAILURES, google_errors, is_missing, message_of
     from ecomflow.infra.requests import storage_options
 
     name = target.settings.bucket_name
@@ -361,6 +362,8 @@ def reading(target: Target) -> Iterator[None]:
             if isinstance(cause, NotFound) and target.bucket.exists(**storage_options(target.storage_service)):
                 sentence = f"Bucket {name} exists, but an object that it lists was not found: {message_of(cause)}"
                 return EcomflowError(sentence, "Run the command again.")
+        if is_missing(cause):
+            return NotFoundError(f"Bucket {name} does not exist.", remedy_for_missing(target, "bucket"))
         return None
 
     with google_errors(target.storage_service, f"bucket {name}", "storage.objects.list", decide=about_an_object):

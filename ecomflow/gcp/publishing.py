@@ -13,8 +13,9 @@ from threading import Condition
 from typing import Protocol, TypeVar
 
 from ecomflow.contract.reasons import shown
-from ecomflow.errors import EcomflowError, UnavailableError
+from ecomflow.errors import EcomflowError, NotFoundError, UnavailableError
 from ecomflow.gcp.clients import publisher_client
+from ecomflow.gcp.lookalikes import CREATE, remedy_for_missing
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 
@@ -212,7 +213,8 @@ def publish_error(error: Exception, target: Target, confirmed: int) -> EcomflowE
 
     topic, service = f"topic {target.settings.topic_path}", target.pubsub_service
     found = _about_events(cause_of(error), service) or translate(error, service, topic, "pubsub.topics.publish")
-    return type(found)(f"{found.message}{published_before(confirmed)}", found.remedy)
+    remedy = remedy_for_missing(target, "topic") if isinstance(found, NotFoundError) and found.remedy == CREATE else found.remedy
+    return type(found)(f"{found.message}{published_before(confirmed)}", remedy)
 
 
 def _about_events(cause: Exception, service: Service) -> EcomflowError | None:

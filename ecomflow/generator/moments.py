@@ -18,9 +18,9 @@ class Window(msgspec.Struct, frozen=True):
     days: int
 
 
-def window_before(now: datetime) -> Window:
-    """The WINDOW_DAYS days that end at ``now`` (with an offset), to the second."""
-    return Window(now.astimezone(UTC).replace(microsecond=0), WINDOW_DAYS)
+def window_before(end: datetime) -> Window:
+    """The WINDOW_DAYS days that end at ``end`` (with an offset), to the second."""
+    return Window(end.astimezone(UTC).replace(microsecond=0), WINDOW_DAYS)
 
 
 def window_of(day: date) -> Window:

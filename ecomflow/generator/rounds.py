@@ -6,7 +6,6 @@ A round is one valid and one invalid event of each type. The expected result of 
 from __future__ import annotations
 
 import base64
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from functools import cache
@@ -67,11 +66,6 @@ class Slot(NamedTuple):
     version: int | None
 
 
-def fresh_seed() -> int:
-    """A random seed of 63 bits."""
-    return secrets.randbits(63)
-
-
 def generate(
     rounds: int,
     *,
@@ -85,10 +79,9 @@ def generate(
 ) -> Iterator[GeneratedEvent]:
     """``rounds`` rounds of events of ``types`` among ``contracts`` (all of the shop's) in ``envelope``, generated lazily.
 
-    Their times are in the days before ``now`` or, if ``event_date`` is given, on that UTC date. The same arguments give the same
-    bytes; fewer rounds give a prefix of more. Ids depend on the seed and the time: with a fixed ``event_date`` a second run
-    repeats the events of the first with their ids, without one it generates new events. Raises ConfigError for an unknown type,
-    and where a contract has no event that could be made.
+    Their times are in the seven days before ``now`` or, if ``event_date`` is given, on that UTC date. The same arguments give the
+    same bytes, ids included; fewer rounds give a prefix of more. With another seed, ``now`` or ``event_date`` all ids are new.
+    Raises ConfigError for an unknown type, and where a contract has no event that could be made.
     """
     in_force = _shop() if contracts is None else tuple(contracts)
     envelope = ECOMFLOW if envelope == ECOMFLOW else envelope  # compared once, then by identity

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from ecomflow.errors import NotFoundError, SchemaError, UnavailableError
+from ecomflow.gcp.lookalikes import remedy_for_missing
 from ecomflow.gcp.target import Target
 from ecomflow.infra.differences import Difference, Plan, Step, compare, plan_step, plan_steps, stops_pipeline, tell
 from ecomflow.infra.ownership import check_owner, with_owner
@@ -163,7 +164,7 @@ def check_tables(target: Target) -> None:
     tables = [resource for resource in desired(target.settings) if isinstance(resource, Table)]
     if missing := [table.name for table in tables if table.name not in live]:
         sentence = f"Table {missing[0]} does" if len(missing) == 1 else f"Tables {', '.join(missing)} do"
-        raise NotFoundError(f"{sentence} not exist.", "Run: ecomflow infra up")
+        raise NotFoundError(f"{sentence} not exist.", remedy_for_missing(target, "dataset"))
     found = [(table.name, difference) for table in tables for difference in compare(table, live[table.name])]
     if wrong := [f"{name}: {tell(difference)}" for name, difference in found if stops_pipeline(difference, for_dataflow=False)]:
         raise SchemaError(

@@ -24,7 +24,7 @@ import msgspec
 import psutil
 
 from ecomflow.config import STACK_FILE, Endpoints
-from ecomflow.errors import EcomflowError, UnavailableError
+from ecomflow.errors import EcomflowError, UnavailableError, install_extra
 from ecomflow.local.bigquery.server import check_installed
 from ecomflow.local.probes import answers, read_damage
 from ecomflow.local.pubsub.log import Damage
@@ -208,9 +208,7 @@ def _spawn(state_path: Path, name: str, ports: tuple[int, ...], log: Path, other
     try:
         identity = spawn([*_command(name, ports, data_dir), "--other-users", others], log, state_path, role=name)
     except OSError as error:
-        raise UnavailableError(
-            f"{name} can't be started: {error}.", "Run: pip install --force-reinstall 'ecomflow[local]'"
-        ) from error
+        raise UnavailableError(f"{name} can't be started: {error}.", install_extra("local")) from error
     return Service(identity.pid, identity.mark, ports, str(log))
 
 

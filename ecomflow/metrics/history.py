@@ -261,9 +261,11 @@ def _why_nothing_runs(metrics: PipelineMetrics) -> str:
     named = f"The pipeline ({metrics.name})" if metrics.name else "The pipeline"
     start = f"Start it with: ecomflow deploy{' --detach' if metrics.where == LOCAL else ''}"
     if metrics.state == "none":
-        # Locally the backlog is unknown if the local stack does not run, and the stack has to be started first.
-        unready = metrics.backlog_unknown if metrics.where == LOCAL else None
-        return f"No pipeline is running{waits}. {_on_one_line(unready) if unready else start}"
+        # Locally the backlog is unknown if the local stack does not run, and the remedy, on a line of its own, comes first. The
+        # backlog of another emulator is unknown without a remedy.
+        unready = (metrics.backlog_unknown or "") if metrics.where == LOCAL else ""
+        first = _on_one_line(unready) if "\n" in unready else start
+        return f"No pipeline is running{waits}. {first}"
     if metrics.state == "gone":
         return f"{named} was killed{waits}; unacknowledged messages will be redelivered. {start}"
     if metrics.state == "failed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 UNKNOWN = "\u2013"
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
@@ -16,6 +17,12 @@ def count_text(amount: int) -> str:
 def counted(amount: int, what: str) -> str:
     """ "1 row", "1,234 rows"."""
     return f"{amount:,} {what}{'' if amount == 1 else 's'}"
+
+
+def decimal_text(value: Decimal) -> str:
+    """Every digit of ``value`` and none more: 1790.370000000 as "1790.37", 1E+3 as "1000"."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def rate_text(rate: float | None, unit: str = "/s") -> str:
@@ -54,6 +61,11 @@ def bytes_text(amount: int | None) -> str:
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     return f"{size:.0f} {_UNITS[unit]}" if unit < 2 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def time_at(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as a time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def moment_text(moment: datetime) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ecomflow.errors import EcomflowError
+from ecomflow.terminal.amounts import decimal_text
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -32,6 +34,8 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} |
 _CONTROL_WITHIN_LINES = {code: shown for code, shown in _CONTROL.items() if code != ord("\n")}
 # JSON already escapes characters below 32. Line feeds between its values are kept.
 _NOT_PRINTABLE_ASCII = re.compile("[^\n -~]")
+# The integers up to here are exact as numbers in every reader of JSON (RFC 8259, section 6).
+_EXACT_INTEGER = 2**53
 
 
 def plain(value: Any, width: int | None = None) -> Text:
@@ -62,8 +66,33 @@ def note(sentence: str) -> None:
 
 def show_json(value: Any) -> None:
     """Prints ``value`` as one indented JSON document, in ASCII."""
-    encoded = msgspec.json.encode(value, enc_hook=str)
-    sys.stdout.write(inert_json(msgspec.json.format(encoded, indent=2)) + "\n")
+    sys.stdout.write(inert_json(msgspec.json.format(portable_json(value), indent=2)) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """``value`` as a JSON document on one line, in ASCII."""
+    return inert_json(portable_json(value))
+
+
+def portable_json(value: Any) -> bytes:
+    """``value`` as JSON that every reader reads alike.
+
+    Times are in ISO 8601, decimals are strings of all their digits, and so are integers beyond 2^53.
+    """
+    return msgspec.json.encode(_portable(msgspec.to_builtins(value, builtin_types=(Decimal,), str_keys=True, enc_hook=str)))
+
+
+def _portable(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _portable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_portable(one) for one in value]
+        case Decimal():
+            return decimal_text(value)
+        case int() if abs(value) > _EXACT_INTEGER:
+            return str(value)
+    return value
 
 
 def inert_json(encoded: bytes) -> str:
@@ -94,6 +123,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 def show_counts(title: str, counts: Mapping[str, int]) -> None:
     """Prints a table of names and numbers."""
     show_table(title, ("name", "count"), [(name, f"{amount:,}") for name, amount in counts.items()], right=("count",))
+
+
+def show_error_as_json(error: EcomflowError) -> None:
+    """Prints the error to standard error as one line of JSON."""
+    facts = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy, "exit_code": error.exit_code}
+    sys.stderr.write(json_line({"error": facts}) + "\n")
 
 
 def show_error(error: EcomflowError) -> None:

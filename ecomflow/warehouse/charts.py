@@ -13,11 +13,10 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 from rich.cells import cell_len, set_cell_size
 
 from ecomflow.errors import ConfigError
-from ecomflow.terminal.console import plain
+from ecomflow.terminal.console import plain, portable_json
 from ecomflow.warehouse.queries import Answer
 
 Point = tuple[Any, Any]
@@ -58,7 +57,7 @@ def amount_text(value: int | float | Decimal) -> str:
 
 def json_text(value: list[Any] | dict[str, Any]) -> str:
     """An array, a struct or a JSON value as JSON on one line."""
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    return portable_json(value).decode()
 
 
 def axes(answer: Answer) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from ecomflow.config import Settings
 from ecomflow.errors import ConfigError, EcomflowError, NotFoundError, UnavailableError
+from ecomflow.gcp.lookalikes import remedy_for_missing
 from ecomflow.gcp.services import Service
 from ecomflow.gcp.target import Target
 from ecomflow.sql import qualify, question
@@ -36,12 +38,15 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A query that is ready to send. ``chart``: the column to draw in a chart, if the question names one."""
+    """A query that is ready to send. ``question``: the name of the question, if it is one of the named ones; ``chart``: the
+    column to draw in a chart, if the question names one.
+    """
 
     title: str
     sql: str
     parameters: tuple[Bound, ...]
     chart: str | None = None
+    question: str | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -52,12 +57,16 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """BigQuery's response while it is read: ``total`` rows, and an iterator. Without columns: a statement that has no rows."""
+    """BigQuery's response while it is read: ``total`` rows, and an iterator. Without columns: a statement that has no rows.
+
+    ``affected``: the rows that a DML statement has inserted, updated or deleted; None for any other.
+    """
 
     query: Query
     columns: tuple[str, ...]
     total: int
     rows: Iterator[tuple[Any, ...]]
+    affected: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -95,7 +104,7 @@ def prepare(settings: Settings, name_or_sql: str, values: Mapping[str, str]) -> 
     asked = question(name_or_sql.strip())
     needed = {parameter.name: (parameter.type, parameter.default) for parameter in asked.parameters}
     bound = _bound(needed, _given(values), f"'{asked.name}'")
-    return Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart)
+    return Query(asked.asks, qualify(asked.sql, settings.dataset_id), bound, asked.chart, asked.name)
 
 
 def prepare_sql(settings: Settings, sql: str, values: Mapping[str, str]) -> Query:
@@ -110,7 +119,7 @@ def _given(values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 def estimate(target: Target, query: Query) -> Estimate:
     """The result of a dry run of ``query``, which is free. Raises the same errors as ``send``."""
-    with _query_errors(_service(target)) as service:
+    with _query_errors(target) as service:
         job = _started(target, query, service, dry_run=True)
         return Estimate(int(job.total_bytes_processed or 0), job.statement_type)
 
@@ -127,10 +136,11 @@ def send(target: Target, query: Query, max_bytes: int | None = None) -> Reply:
     for that and for invalid SQL, NotFoundError for a missing table, AccessError and UnavailableError.
     """
     limit = {} if max_bytes is None else {"maximum_bytes_billed": max_bytes}
-    with _query_errors(_service(target)) as service:
-        result = _result(_started(target, query, service, **limit))
+    with _query_errors(target) as service:
+        job = _started(target, query, service, **limit)
+        result = _result(job)
         columns = tuple(field.name for field in result.schema)
-        return Reply(query, columns, result.total_rows or 0, _rows(result, service))
+        return Reply(query, columns, result.total_rows or 0, _rows(result, target), job.num_dml_affected_rows)
 
 
 def taken(reply: Reply, limit: int | None = None) -> Answer:
@@ -231,25 +241,26 @@ def _result(job: bigquery.QueryJob) -> Any:
         raise
 
 
-def _rows(result: Any, service: Service) -> Iterator[tuple[Any, ...]]:
-    with _query_errors(service):
+def _rows(result: Any, target: Target) -> Iterator[tuple[Any, ...]]:
+    with _query_errors(target):
         for row in result:
             yield tuple(row.values())
 
 
 @contextmanager
-def _query_errors(service: Service) -> Iterator[Service]:
+def _query_errors(target: Target) -> Iterator[Service]:
     from ecomflow.gcp.errors import google_errors
 
+    service = _service(target)
     try:
-        with google_errors(service, "what the query reads", decide=_about_the_query):
+        with google_errors(service, "what the query reads", decide=partial(_about_the_query, target)):
             yield service
     except TimeoutError as error:
         sentence = f"BigQuery has not responded within {_ANSWER_SECONDS:.0f} s; the query was cancelled."
         raise UnavailableError(sentence, "Query less data at a time.") from error
 
 
-def _about_the_query(cause: Exception) -> EcomflowError | None:
+def _about_the_query(target: Target, cause: Exception) -> EcomflowError | None:
     """Errors that are due to the query, and not to a setting."""
     from google.api_core.exceptions import BadRequest
 
@@ -261,7 +272,7 @@ def _about_the_query(cause: Exception) -> EcomflowError | None:
         # BigQuery reports it as a 500.
         return ConfigError(f"BigQuery refuses the query: {words}", "Raise --max-bytes: BigQuery bills at least 10 MB per table.")
     if is_missing(cause):
-        return NotFoundError(f"A table or dataset of the query does not exist: {words}", "Run: ecomflow infra up")
+        return NotFoundError(f"A table or dataset of the query does not exist: {words}", remedy_for_missing(target, "dataset"))
     if isinstance(cause, BadRequest):
         return ConfigError(f"BigQuery refuses the query: {words}", "Correct the SQL.")
     return None

@@ -84,10 +84,22 @@ class TestDryRun:
         ]
 
     @pytest.mark.slow
-    def test_the_same_seed_and_date_give_the_same_bytes(self, tmp_path: Path) -> None:
-        """With a seed and a date of their own two runs print the same."""
-        arguments = ("publish", "--n", "3", "--seed", "7", "--date", "2025-12-01", "--dry-run")
-        assert ecomflow(*arguments, folder=tmp_path).stdout == ecomflow(*arguments, folder=tmp_path).stdout
+    @pytest.mark.parametrize("time", [(), ("--date", "2025-12-01"), ("--until", "2026-01-01T00:00:00Z")])
+    def test_the_same_seed_gives_the_same_bytes(self, tmp_path: Path, time: tuple[str, ...]) -> None:
+        """Ids and times too, also of event types of one's own."""
+        (tmp_path / "contracts").mkdir()
+        (tmp_path / "contracts" / "refund.toml").write_text(REFUND)
+        arguments = ("publish", "--n", "3", "--seed", "7", *time, "--dry-run")
+        first, second = (ecomflow(*arguments, folder=tmp_path).stdout for _ in range(2))
+        assert (len(first.splitlines()), first) == (24, second)
+
+    @pytest.mark.slow
+    def test_without_a_seed_nothing_is_repeated(self, tmp_path: Path) -> None:
+        """Two runs at the same time of day have no id in common."""
+        arguments = ("publish", "--n", "3", "--until", "2026-01-01T00:00:00Z", "--dry-run")
+        runs = [ecomflow(*arguments, folder=tmp_path).stdout.splitlines() for _ in range(2)]
+        ids = [json.loads(line)["attributes"]["event_id"] for run in runs for line in run]
+        assert len(set(ids)) == len(ids) == 36
 
     @pytest.mark.slow
     def test_the_contracts_in_the_folder_are_generated(self, tmp_path: Path) -> None:
@@ -170,7 +182,17 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
         [
-            (("infra", "up", "--project", "X"), 2, "'X' is not a valid project id"),
+            (("infra", "up", "--project", "X"), 2, "project is 'X': expected 6 to 30 lowercase letters"),
+            (
+                ("deploy", "--runner", "DataflowRunner"),
+                2,
+                "none is configured. Add: --project my-project",
+            ),
+            (("job", "list", "--runner", "DataflowRunner"), 2, "Dataflow needs a project, and none is configured."),
+            (("deploy", "--runner", "Dataflow"), 2, "expected DataflowRunner or DirectRunner, did you mean 'DataflowRunner'?"),
+            (("publish", "--seed", str(2**53), "--dry-run"), 2, "Invalid value for '--seed'"),
+            (("publish", "--until", "1 May", "--dry-run"), 2, "'1 May' is not a valid time"),
+            (("publish", "--until", "2025-12-01", "--date", "2025-12-01", "--dry-run"), 2, "--date and --until both say"),
             (("deploy", "--runner", "SparkRunner"), 2, "'SparkRunner' is not a valid runner"),
             (("publish", "--types", "order,refund", "--dry-run"), 2, "found 'refund'"),
             (("publish", "--date", "1 May", "--dry-run"), 2, "'1 May' is not a valid date"),
@@ -196,7 +218,7 @@ class TestErrors:
         ("text", "sentence"),
         [
             ("topic = ", "is not valid TOML"),
-            ('colour = "red"', "unknown field `colour`"),
+            ('colour = "red"', "unknown setting colour"),
             ("ack_deadline_seconds = 5", "ack_deadline_seconds is 5: expected 10 to 600"),
         ],
     )
@@ -225,7 +247,7 @@ class TestErrors:
         )
         result = ecomflow("infra", "up", folder=tmp_path, **missing)
         assert result.returncode == 8
-        assert "pip install 'ecomflow[local]'" in result.stderr
+        assert "pip install '.[local]'" in result.stderr
         assert not (tmp_path / ".ecomflow" / "stack.json").exists()
 
     @pytest.mark.slow
@@ -248,3 +270,37 @@ class TestErrors:
         result = ecomflow("--debug", "dlq", "inspect", folder=tmp_path)
         assert "is not running" in result.stderr
         assert "Traceback (most recent call last)" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (
+                ("dlq", "inspect", "--json"),
+                {
+                    "type": "UnavailableError",
+                    "message": "The local stack in .ecomflow/ is not running.",
+                    "remedy": "Run: ecomflow infra up",
+                    "exit_code": 4,
+                },
+            ),
+            (
+                ("job", "list", "--json", "--nope"),
+                {
+                    "type": "ConfigError",
+                    "message": "No such option: --nope",
+                    "remedy": "See: python -m ecomflow job list --help",
+                    "exit_code": 2,
+                },
+            ),
+        ],
+    )
+    def test_errors_as_json(self, arguments: tuple[str, ...], error: dict[str, object], tmp_path: Path) -> None:
+        """With --json an error is a line of JSON on standard error, with the same exit code; standard output stays empty."""
+        result = ecomflow(*arguments, folder=tmp_path)
+        assert (result.returncode, result.stdout) == (error["exit_code"], "")
+        assert json.loads(result.stderr) == {"error": error}
+
+    def test_variables_of_others_are_named(self, tmp_path: Path) -> None:
+        """A note on standard error; the command goes on."""
+        result = ecomflow("publish", "--n", "1", "--dry-run", folder=tmp_path, ECOMFLOW_LOG="debug")
+        assert (result.returncode, result.stderr) == (0, "Ignored these variables, which are not settings: ECOMFLOW_LOG.\n")

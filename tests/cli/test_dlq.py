@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from ecomflow.config import Endpoints, Settings
 from ecomflow.deadletters import store as deadletters
@@ -68,11 +69,19 @@ class TestInspect:
         assert len(inspected(filled, "--since", "1h")) == 4
         assert len(inspected(filled)) == 5
 
-    def test_the_table_shows_the_path(self, filled: Settings) -> None:
-        """When, stream, reason and path, error, payload and event id."""
-        shown = ecomflow("dlq", "inspect", "--stream", "order", "--limit", "1", settings=filled).stdout
-        for words in ("contract_violation $.status", "got 'on_hold'", '{"event_type":"order"', "E-"):
-            assert words in shown
+    def test_a_letter_on_80_columns(self, bucket: Settings, stack: Endpoints) -> None:
+        """When, the whole event id and the stream; reason, path and error; the payload as far as the line goes."""
+        event_id = "0f8fad5b-d9cb-469f-a165-70867728950e"
+        error = "$.metadata.platform: expected one of web, mobile, tablet, got 'television set'"
+        body = {"event_type": "user_activity", "text": "東京" * 60}
+        store(Target(bucket, stack), [letter(body, error, event_id=event_id)])
+        for more in ((), ("--event-id", event_id)):
+            lines = ecomflow("dlq", "inspect", *more, settings=bucket, COLUMNS="80").stdout.splitlines()
+            assert max(map(cell_len, lines)) <= 80
+            assert lines[0].split()[2:] == [event_id, "user_activity"]
+            assert " ".join(" ".join(lines[1:3]).split()) == f"contract_violation {error}"
+            assert lines[3].startswith('  {"event_type":"user_activity","text":"東京')
+            assert lines[4].startswith("For whole payloads: --full.")
 
 
 class TestStats:
@@ -86,10 +95,22 @@ class TestStats:
             (1, "unknown", "malformed_json", "$"),
         ]
         assert groups["groups"][0]["example"]["event_id"] in ("E-1", "E-2", "E-3")
-        shown = ecomflow("dlq", "stats", settings=filled).stdout
+        shown = ecomflow("dlq", "stats", "--commands", settings=filled).stdout
         assert groups["groups"][0]["replay"] in shown
         command = [*groups["groups"][0]["replay"].split()[1:], "--dry-run"]
         assert "0 of 3 now pass, 3 fail on $.status." in ecomflow(*command, settings=filled).stdout
+
+    def test_groups_on_80_columns(self, filled: Settings) -> None:
+        """Two lines a group, the largest first, as many as --limit says; the commands on request."""
+        groups = json.loads(ecomflow("dlq", "stats", "--json", settings=filled).stdout)["groups"]["groups"]
+        lines = ecomflow("dlq", "stats", "--limit", "2", settings=filled, COLUMNS="80").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        first = groups[0]["fingerprint"]
+        assert lines[0].split()[:5] == ["3", first["id"], "order", "contract_violation", "last"]
+        assert lines[1].startswith(f"         $.status: {first['rule'][:20]}")
+        assert lines[2].split()[:4] == ["1", groups[1]["fingerprint"]["id"], "inventory", "contract_violation"]
+        assert lines[4] == "5 dead letters in 3 groups, 1 of them in smaller groups: --limit or --json."
+        assert not any("ecomflow dlq replay" in line for line in lines)
 
     def test_unknown_fields_of_events_that_passed(self, bucket: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """What the pipeline counted, by type and path; they passed, so there is no letter."""
@@ -137,6 +158,25 @@ class TestExport:
         assert sorted(str(json.loads(line)["event_id"]) for line in into.open()) == ["E-1", "E-2", "E-3", "I-1", "None"]
         only = ecomflow("dlq", "export", "-", "--stream", "inventory", settings=filled)
         assert [json.loads(line)["event_id"] for line in only.stdout.splitlines()] == ["I-1"]
+
+    def test_what_is_exported_can_be_published_and_checked(self, filled: Settings, tmp_path: Path) -> None:
+        """The lines are messages for publish and contract check too: their bytes and attributes come back as they were."""
+        into = tmp_path / "refused.jsonl"
+        ecomflow("dlq", "export", str(into), settings=filled)
+        letters = [json.loads(line) for line in into.open()]
+        again = ecomflow("publish", "--file", str(into), "--dry-run", settings=filled)
+        assert again.returncode == 0, again.stderr
+        lines = [json.loads(line) for line in again.stdout.splitlines()]
+        assert [one["data"] for one in lines] == [one["payload"] for one in letters]
+        assert [one["attributes"].items() >= two["attributes"].items() for one, two in zip(lines, letters, strict=True)] == [
+            True
+        ] * 5
+        (tmp_path / "again.jsonl").write_text(again.stdout)
+        counts = []
+        for path in (into, tmp_path / "again.jsonl"):
+            result = ecomflow("contract", "check", str(path), "--json", settings=filled)
+            counts.append(json.loads(result.stdout.splitlines()[-1])["summary"]["refused"])
+        assert counts == [{"contract_violation": 4, "malformed_json": 1}] * 2
 
     def test_a_path_that_cannot_be_written(self, filled: Settings, tmp_path: Path) -> None:
         """It is named, and nothing half written is left."""

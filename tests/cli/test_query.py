@@ -13,6 +13,7 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -157,7 +158,7 @@ def test_amounts_of_bytes(text: str, amount: int) -> None:
         (None, ""),
         (True, "true"),
         (Decimal("1E+3"), "1000"),
-        (Decimal("0.10"), "0.10"),
+        (Decimal("0.10"), "0.1"),
         (date(2025, 12, 1), "2025-12-01"),
         (datetime(2025, 12, 1, 8, tzinfo=UTC), "2025-12-01T08:00:00Z"),
         (b"ab", "YWI="),
@@ -328,12 +329,61 @@ class TestLocalAnswers:
             if "--project" not in line:
                 assert invoke(*line, settings=warehouse).stdout
 
+    def test_a_change_is_asked_about(self, warehouse: Settings, stack: Endpoints) -> None:
+        """What is no SELECT runs after a yes, and says how many rows it affected; a dry run of it changes nothing either."""
+        client = bigquery_client(warehouse.project_id, stack)
+        client.query(f"CREATE TABLE `{warehouse.dataset_id}.scratch` (n INT64)").result()
+        insert = "INSERT INTO ecomflow.scratch (n) VALUES (1), (2), (3)"
+        several = "SELECT 1; INSERT INTO ecomflow.scratch (n) VALUES (4)"
+        for statement in (insert, several, "DROP TABLE ecomflow.scratch", "TRUNCATE TABLE ecomflow.scratch"):
+            error = refused(statement, settings=warehouse)
+            assert (error.exit_code, error.remedy) == (2, "Add --yes to go on.")
+            assert "may change data in ecomflow-local. Run it?" in self.asked(statement, "n\n", warehouse)
+            invoke(statement, "--dry-run", settings=warehouse)
+        assert json.loads(invoke("SELECT COUNT(*) AS n FROM ecomflow.scratch", "--json", settings=warehouse).stdout) == [{"n": 0}]
+        assert self.asked(insert, "y\n", warehouse).splitlines()[-1] == "Done. 3 rows affected."
+        deleted = invoke("DELETE FROM ecomflow.scratch WHERE n < 3", "--yes", "--json", settings=warehouse)
+        assert json.loads(deleted.stdout) == {"affected_rows": 2}
+        dropped = invoke("DROP TABLE ecomflow.scratch", "--yes", settings=warehouse)
+        assert dropped.stdout == "Done. The statement returns no rows.\n"
+
+    @staticmethod
+    def asked(statement: str, answer: str, settings: Settings) -> str:
+        """What ``ecomflow query`` prints whose standard input is ``answer``."""
+        result = CliRunner().invoke(app, ["query", statement], input=answer, env=environment(settings))
+        return result.output
+
+    def test_an_empty_answer_names_the_days_with_rows(self, warehouse: Settings) -> None:
+        """With the command that asks about the fullest of them; standard output has the answer alone."""
+        result = invoke("delivered-orders-per-country", "--date", "2026-01-01", "--json", settings=warehouse)
+        assert (json.loads(result.stdout), result.stderr) == (
+            [],
+            "fact_order_header has rows on 2025-12-01. Try: ecomflow query delivered-orders-per-country --date 2025-12-01\n",
+        )
+
+    def test_numbers_have_one_form(self, warehouse: Settings) -> None:
+        """NUMERIC is every digit and none more, in JSON and CSV, also within arrays; large integers are strings in JSON."""
+        sql = "SELECT NUMERIC '1790.37' AS a, [NUMERIC '1.50', NUMERIC '2'] AS b, 9007199254740993 AS c"
+        assert json.loads(invoke(sql, "--json", settings=warehouse).stdout) == [
+            {"a": "1790.37", "b": ["1.5", "2"], "c": "9007199254740993"}
+        ]
+        assert invoke(sql, "--csv", settings=warehouse).stdout.splitlines()[1] == '1790.37,"[""1.5"",""2""]",9007199254740993'
+
+    def test_a_misspelt_dataset(self, warehouse: Settings) -> None:
+        """The one that was meant is named, not only how to create another."""
+        settings = msgspec.structs.replace(warehouse, dataset="query_fact")
+        error = refused("sales-per-product", settings=settings)
+        assert error.remedy == (
+            "The dataset is query_fact, did you mean 'query_facts'? "
+            "Correct the setting dataset, or create it with: ecomflow infra up"
+        )
+
     def test_sql_that_is_refused(self, warehouse: Settings) -> None:
         """A missing table and an error of syntax end in a sentence and an exit code."""
         missing = refused("SELECT * FROM ecomflow.fact_nothing", settings=warehouse)
         assert (type(missing), "fact_nothing" in missing.message) == (NotFoundError, True)
         shown = ecomflow("query", "SELEC 1", settings=warehouse)
-        assert (shown.returncode, shown.stderr.splitlines()[0][:34]) == (2, "Error: BigQuery refuses the query:")
+        assert (shown.returncode, shown.stderr.splitlines()[0][:33]) == (2, "Error: The query can't be parsed:")
         assert refused("no-question", settings=warehouse).message == "There is no question 'no-question'."
 
 

@@ -23,7 +23,7 @@ def content_of(letter_id: str, stack_folder: Path) -> Path:
 def check(settings: Settings, name: str, why: str) -> None:
     for words, found, code in (
         (("dlq", "inspect"), "E-987654323", 1),
-        (("dlq", "stats"), "Dead letters by cause", 1),
+        (("dlq", "stats"), "1 dead letter in 1 group.", 1),
         (("dlq", "replay", "--dry-run"), "0 of 1", 1),
         (("reconcile", "--json"), name, 7),
     ):

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from ecomflow.errors import ConfigError
-from ecomflow.generator.rounds import GeneratedEvent, dry_run_line, fresh_seed, generate
+from ecomflow.generator.rounds import GeneratedEvent, dry_run_line, generate
+from ecomflow.generator.seeds import MAX_SEED, fresh_seed
 from ecomflow.generator.shop import money
 from tests.support.generator import find_breach, moment_of, parse
 
@@ -94,7 +95,9 @@ class TestRounds:
 
     def test_a_fresh_seed_is_another_each_time(self) -> None:
         """Runs for which no seed was given share none."""
-        assert len({fresh_seed() for _ in range(100)}) == 100
+        found = {fresh_seed() for _ in range(100)}
+        assert len(found) == 100
+        assert max(found) <= MAX_SEED == 2**53 - 1
 
     def test_events_are_made_as_they_are_asked_for(self) -> None:
         """The first events of a billion rounds are there at once."""

@@ -42,8 +42,9 @@ def in_project(settings: Settings) -> Settings:
 
 
 def invoke(*arguments: str, answer: str | None = None) -> str:
-    """What ``ecomflow ARGUMENTS`` prints on standard output."""
-    return CliRunner().invoke(app, arguments, input=answer, env={"COLUMNS": "200", "NO_COLOR": "1"}).stdout
+    """What ``ecomflow ARGUMENTS`` prints; where it is given an answer, with its question, else on standard output."""
+    result = CliRunner().invoke(app, arguments, input=answer, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return result.stdout if answer is None else result.output
 
 
 def as_variables(settings: Settings) -> dict[str, str]:

@@ -180,7 +180,7 @@ class TestSettings:
         (tmp_path / "ecomflow.toml").write_text(f"labels = {{ {pairs} }}\n")
         with pytest.raises(ConfigError, match=expected) as caught:
             load_settings({}, {}, tmp_path)
-        assert caught.value.remedy == "Correct labels in ecomflow.toml, or ECOMFLOW_LABELS."
+        assert caught.value.remedy == f"Correct labels in {tmp_path}/ecomflow.toml."
 
     def test_too_many_labels(self, tmp_path: Path) -> None:
         """A resource takes 64."""

@@ -254,6 +254,10 @@ class TestTrouble:
                 "No pipeline is running. The local stack is not running. Run: ecomflow infra up",
             ),
             (
+                metrics(0, state="none", name="", backlog_unknown="The emulator does not report the backlog."),
+                "No pipeline is running. Start it with: ecomflow deploy --detach",
+            ),
+            (
                 metrics(0, state="gone", backlog=1),
                 "The pipeline (process 7) was killed; 1 message is waiting; unacknowledged messages will be redelivered. "
                 "Start it with: ecomflow deploy --detach",

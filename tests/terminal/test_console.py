@@ -13,7 +13,7 @@ from rich.console import Console
 from ecomflow.contract.dead_letter import DeadLetter
 from ecomflow.errors import ConfigError
 from ecomflow.terminal import console
-from ecomflow.terminal.console import plain, show_counts, show_error, show_json, show_table
+from ecomflow.terminal.console import json_line, plain, show_counts, show_error, show_json, show_table
 
 
 @pytest.fixture
@@ -23,6 +23,25 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     for name in ("out", "err"):
         monkeypatch.setattr(console, name, Console(file=text, force_terminal=True, width=100, highlight=False))
     return text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Decimal("1790.370000000"), '"1790.37"'),
+        (Decimal("1E+3"), '"1000"'),
+        (Decimal("0E-9"), '"0"'),
+        (2**53, "9007199254740992"),
+        (2**53 + 1, '"9007199254740993"'),
+        (-(2**63), '"-9223372036854775808"'),
+        (True, "true"),
+        (datetime(2025, 12, 1, 8, 30, tzinfo=UTC), '"2025-12-01T08:30:00Z"'),
+        ([{"a": Decimal("1.10"), "n": (2**60,)}], '[{"a":"1.1","n":["1152921504606846976"]}]'),
+    ],
+)
+def test_json_is_exact_in_every_reader(value: object, written: str) -> None:
+    """Decimals are strings of their digits whatever warehouse they come from, large integers strings, times ISO 8601."""
+    assert json_line(value) == written
 
 
 class TestPlain:
@@ -85,7 +104,7 @@ class TestShowJson:
         value = {"a": Decimal("0.10"), "b": date(2025, 12, 1), "c": datetime(2025, 12, 1, 1, tzinfo=UTC), "d": "é", "e": None}
         show_json([value])
         text = capsys.readouterr().out
-        assert json.loads(text) == [{"a": "0.10", "b": "2025-12-01", "c": "2025-12-01T01:00:00Z", "d": "é", "e": None}]
+        assert json.loads(text) == [{"a": "0.1", "b": "2025-12-01", "c": "2025-12-01T01:00:00Z", "d": "é", "e": None}]
         assert '\n    "d": "\\u00e9",\n' in text
         assert text.endswith("]\n")
 

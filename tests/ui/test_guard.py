@@ -214,4 +214,4 @@ def test_without_the_extra_the_command_says_how_to_get_it() -> None:
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False, timeout=60
     )
-    assert (result.returncode, "Run: pip install 'ecomflow[ui]'" in result.stderr) == (8, True)
+    assert (result.returncode, "run: pip install '.[ui]'" in result.stderr) == (8, True)

@@ -13,13 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ecomflow.errors import MissingExtraError
+from ecomflow.errors import MissingExtraError, install_extra
 from ecomflow.local.process import check_free, exit_code, service_parser
 from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.processes.lifeline import tied_to
 
 EMULATOR_VERSION = "1.4.0"
-_INSTALL = "Run: pip install 'ecomflow[local]'"
+_INSTALL = install_extra("local")
 
 
 def check_installed() -> None:

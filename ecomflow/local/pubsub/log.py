@@ -37,7 +37,7 @@ _LOGGER = logging.getLogger(__name__)
 _MAGIC = b"ecomflow pubsub log 1\n"
 _ANY_VERSION = re.compile(rb"ecomflow pubsub log \d+\n")
 _FRAME = struct.Struct("<II")  # length of the payload in bytes, CRC-32 of the payload
-_GAP = 4096  # Bodies with at most so many bytes between them are read at once.
+_READ_AHEAD = 2**17  # Bodies are read so many bytes at once: the next ones are mostly behind the first.
 # The longest record that is searched for behind damage: one of ten messages of 10 MB.
 _LONGEST = 2**27 - 1
 
@@ -206,12 +206,15 @@ class Log:
     def read(self, messages: Iterable[Message]) -> list[bytes]:
         """The bodies of ``messages``. Raises OSError, also if the file has become shorter."""
         bodies: list[bytes] = []
-        for run in _runs(messages):
-            start, stop = run[0].at, run[-1].at + run[-1].size
-            data = os.pread(self._fd, stop - start, start)
-            if len(data) < stop - start:
-                raise OSError(errno.EIO, "it is shorter than before")
-            bodies += [data[(at := message.at - start) : at + message.size] for message in run]
+        data, start = b"", 0
+        for message in messages:
+            at = message.at - start
+            if at < 0 or at + message.size > len(data):
+                at, start = 0, message.at
+                data = os.pread(self._fd, max(message.size, _READ_AHEAD), start)
+                if len(data) < message.size:
+                    raise OSError(errno.EIO, "it is shorter than before")
+            bodies.append(data[at : at + message.size])
         return bodies
 
     def rewrite(self, records: Iterable[Record]) -> Iterable[int]:
@@ -280,18 +283,6 @@ def _size_before_body(message: StoredMessage) -> int:
     size = len(message.body)
     length_bytes = 2 if size < 2**8 else 3 if size < 2**16 else 5
     return len(_ENCODER.encode((message.id, message.published, message.key))) + length_bytes
-
-
-def _runs(messages: Iterable[Message]) -> list[list[Message]]:
-    """``messages`` in runs of those that follow each other closely in the log."""
-    runs: list[list[Message]] = []
-    end = 0
-    for message in messages:
-        if not runs or not end <= message.at <= end + _GAP:
-            runs.append([])
-        runs[-1].append(message)
-        end = message.at + message.size
-    return runs
 
 
 def _lock(path: Path) -> int:

@@ -12,7 +12,7 @@ import os
 from importlib import util
 from pathlib import Path
 
-from ecomflow.errors import MissingExtraError
+from ecomflow.errors import MissingExtraError, install_extra
 from ecomflow.local.process import check_free, exit_code, service_parser
 from ecomflow.loopback.peers import OtherUsers, OwnUser
 from ecomflow.loopback.web_guard import ServiceGuard
@@ -25,9 +25,7 @@ def check_storage_installed() -> None:
     """Raises MissingExtraError if a package that the local GCS needs is not installed."""
     for package in ("starlette", "uvicorn"):
         if util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"The local GCS needs {package}, which is not installed.", "Run: pip install 'ecomflow[local]'"
-            )
+            raise MissingExtraError(f"The local GCS needs {package}, which is not installed.", install_extra("local"))
 
 
 def run(port: int, data_dir: Path, others: OtherUsers = "refuse") -> None:

@@ -28,7 +28,7 @@ VERSION_LABEL = "ecomflow-version"
 # Beam's options that ecomflow sets, with the flag or setting for each.
 _FROM_SETTINGS = {
     "project": "--project",
-    "region": "region in ecomflow.toml",
+    "region": "--region",
     "job_name": "--job-name",
     "machine_type": "--machine-type",
     "worker_machine_type": "--machine-type",
@@ -44,8 +44,8 @@ _FROM_SETTINGS = {
     "dry_run": "--dry-run",
     "update": "ecomflow job update",
     "transform_name_mapping": "ecomflow job update",
-    "staging_location": "bucket in ecomflow.toml",
-    "temp_location": "bucket in ecomflow.toml",
+    "staging_location": "--bucket",
+    "temp_location": "--bucket",
     "dataflow_endpoint": "DATAFLOW_EMULATOR_HOST",
     "no_auth": "DATAFLOW_EMULATOR_HOST",
 }

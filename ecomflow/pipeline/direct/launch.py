@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ecomflow.config import Settings
+from ecomflow.config import Settings, variables_of
 from ecomflow.errors import EcomflowError, PipelineError
 from ecomflow.gcp.target import open_target
 from ecomflow.metrics.moments import Moment, moment, step_between
@@ -193,7 +193,7 @@ def start_detached(
             stderr=output,
             start_new_session=True,
             cwd=folder,
-            env={**os.environ, "ECOMFLOW_STATE_DIR": str(settings.state_path.resolve())},
+            env={**os.environ, **variables_of(settings), "ECOMFLOW_STATE_DIR": str(settings.state_path.resolve())},
         )
     give_up = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < give_up:

@@ -7,20 +7,17 @@ that no comment, escape or second statement remains that another parser could in
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from ecomflow.errors import ConfigError, MissingExtraError
+from ecomflow.errors import ConfigError
 from ecomflow.gcp.target import Target
 from ecomflow.warehouse import queries
+from ecomflow.warehouse.statements import SELECT, is_query, parsed, parser_errors, writes
 
 _REMEDY = "The page only runs queries that read. Run others with: ecomflow query, or in BigQuery's console."
-_INSTALL = "Run: pip install 'ecomflow[local]'"
 # Like BigQuery's names: https://cloud.google.com/bigquery/docs/tables#table_naming
 _NAME = re.compile(r"[\w\- .:$@*+/]*")
 
@@ -30,7 +27,7 @@ def read_only(target: Target, query: queries.Query) -> queries.Query:
     if target.endpoints.bigquery is not None:
         return msgspec.structs.replace(query, sql=rewritten(query.sql))
     kind = queries.estimate(target, query).statement
-    if kind != "SELECT":
+    if kind != SELECT:
         raise ConfigError(f"Expected a SELECT statement, got {kind or 'another kind'}.", _REMEDY)
     return query
 
@@ -45,43 +42,21 @@ def rewritten(sql: str) -> str:
 
 
 def _written(sql: str) -> str:
-    with _parser_errors():
-        import sqlglot
-
-        logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about anything that it parses as a command
-        statements = [statement for statement in sqlglot.parse(sql, read="bigquery") if statement is not None]
-    if not statements:
-        raise ConfigError("The query is empty.", "Write one that starts with SELECT or WITH.")
+    statements = parsed(sql)
     if len(statements) > 1:
         raise ConfigError(f"Expected one statement, got {len(statements)}.", _REMEDY)
     _check(statements[0])
-    with _parser_errors():
+    with parser_errors():
         return str(statements[0].sql(dialect="bigquery", comments=False))
-
-
-@contextmanager
-def _parser_errors() -> Iterator[None]:
-    """Translate the parser's errors. For some input (``FROM b'x'``) it raises built-in exceptions."""
-    try:
-        from sqlglot.errors import SqlglotError
-    except ImportError as error:
-        raise MissingExtraError("The text box for SQL needs sqlglot, which is not installed.", _INSTALL) from error
-    try:
-        yield
-    except RecursionError as error:
-        raise ConfigError("The query is nested too deeply.", "Simplify it.") from error
-    except (SqlglotError, ValueError, AttributeError, TypeError, LookupError) as error:
-        where = f"{error}".partition("\n")[0].partition(". Line")[0]
-        raise ConfigError(f"The query can't be parsed: {where}.", "Correct the SQL.") from error
 
 
 def _check(tree: Any) -> None:
     from sqlglot import exp
 
-    if not isinstance(tree, (exp.Select, exp.SetOperation, exp.Subquery)):
+    if not is_query(tree):
         raise ConfigError(f"Expected SELECT or WITH, got {tree.key.upper()}.", _REMEDY)
     for node in tree.walk():
-        if isinstance(node, (exp.DML, exp.DDL, exp.Command, exp.Into)) or (isinstance(node, exp.Query) and node.args.get("into")):
+        if writes(node):
             raise ConfigError(f"The query has a part that writes: {node.key.upper()}.", _REMEDY)
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Func):
             raise ConfigError(f"The query reads from a function: {node.this.sql(dialect='bigquery')[:80]}.", _REMEDY)

@@ -19,7 +19,7 @@ import sqlglot
 from google.api_core import exceptions
 from google.cloud.bigquery_storage_v1 import types
 
-from ecomflow.errors import MissingExtraError
+from ecomflow.errors import MissingExtraError, install_extra
 from ecomflow.gcp.clients import append_rows
 from ecomflow.local.bigquery import server as bigquery
 from ecomflow.local.bigquery.appends import takes
@@ -52,7 +52,7 @@ class TestInstallation:
         monkeypatch.setattr(metadata, "version", missing)
         with pytest.raises(MissingExtraError) as caught:
             bigquery.check_installed()
-        assert caught.value.remedy == "Run: pip install 'ecomflow[local]'"
+        assert caught.value.remedy == install_extra("local")
 
     def test_the_spatial_extension_is_a_file_of_the_package(self) -> None:
         """DuckDB's extension is there without a download."""

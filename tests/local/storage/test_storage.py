@@ -16,7 +16,7 @@ from google.api_core import exceptions
 from google.cloud import storage
 
 from ecomflow.config import LOCAL_PROJECT, Endpoints
-from ecomflow.errors import MissingExtraError
+from ecomflow.errors import MissingExtraError, install_extra
 from ecomflow.gcp.clients import storage_client
 from ecomflow.local.storage.server import check_storage_installed
 from tests.support.storage import SERVERS, storage_server
@@ -41,7 +41,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="needs starlette, which is not installed") as caught:
         check_storage_installed()
-    assert caught.value.remedy == "Run: pip install 'ecomflow[local]'"
+    assert caught.value.remedy == install_extra("local")
 
 
 @pytest.mark.stack

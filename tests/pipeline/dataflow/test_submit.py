@@ -250,6 +250,16 @@ class TestDryRun:
         assert planned["graph"][0]["then"][0]["name"] == "Decode events"
         assert "--job_name=ecomflow" in planned["options"]
 
+    def test_every_setting_has_its_flag(self, tmp_path: Path) -> None:
+        """A job needs no file: region, bucket and what else it uses stand on the command line."""
+        flags = ("--region", "us-east1", "--bucket", "my-bucket", "--dataset", "facts", "--subscription", "my-subscription")
+        result = ecomflow(
+            "deploy", "--runner", "DataflowRunner", "--project", "my-project", *flags, "--dry-run", "--json", folder=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+        options = set(json.loads(result.stdout)["options"])
+        assert {"--project=my-project", "--region=us-east1", "--temp_location=gs://my-bucket/temp"} <= options
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [

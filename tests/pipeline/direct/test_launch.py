@@ -317,6 +317,15 @@ class TestDetached:
         )
         assert str(settings.state_path / launch.OUTPUT_FILE) in str(caught.value.remedy)
 
+    def test_it_has_the_settings_of_its_starter(self, settings: Settings) -> None:
+        """Those that only an option has set too: they reach the process as variables."""
+        chosen = msgspec.structs.replace(settings, dataset="facts", builtin_events=("order",), labels={"team": "shop"})
+        names = ("DATASET", "BUILTIN_EVENTS", "LABELS")
+        child = f"import os; print(*(os.environ['ECOMFLOW_' + name] for name in {names})); raise SystemExit(3)"
+        with pytest.raises(PipelineError) as caught:
+            start_detached(chosen, command(child))
+        assert caught.value.message.endswith("\nfacts order team=shop")
+
     def test_one_that_never_runs_is_ended(self, settings: Settings, tmp_path: Path) -> None:
         """Where no pipeline runs in time, the process is killed, and that is said."""
         pid = tmp_path / "pid"
