@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from ecomflow.config import Settings
+from ecomflow.config import Endpoints, Settings
 from ecomflow.gcp.errors import words_of_connection
 from tests.support.cli import ecomflow
+from tests.support.running import settings_in
 
 # Far less than Google's clients would go on trying: two minutes, or ten.
 SECONDS = 60.0
@@ -29,19 +33,26 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def dead(service: str, port: int) -> dict[str, str]:
-    """The variable that leads to nobody in the place of ``service``."""
-    name, scheme = {STORAGE: ("STORAGE", "http://"), WAREHOUSE: ("BIGQUERY", "http://"), PUBSUB: ("PUBSUB", "")}[service]
-    return {f"{name}_EMULATOR_HOST": f"{scheme}127.0.0.1:{port}"}
+@pytest.fixture
+def without(provisioned: Settings, stack: Endpoints, tmp_path: Path, free_port: int) -> Callable[[str], Settings]:
+    """Settings of a local stack in which one service, by its title, is down."""
+
+    def settings_without(service: str) -> Settings:
+        name, scheme = {STORAGE: ("storage", "http://"), WAREHOUSE: ("bigquery", "http://"), PUBSUB: ("pubsub", "")}[service]
+        return settings_in(tmp_path, provisioned, msgspec.structs.replace(stack, **{name: f"{scheme}127.0.0.1:{free_port}"}))
+
+    return settings_without
 
 
 @pytest.mark.stack
 @pytest.mark.timeout(2 * SECONDS)
 class TestCommands:
     @pytest.mark.parametrize(("service", "command"), COMMANDS, ids=[f"{command}: {service}" for service, command in COMMANDS])
-    def test_it_is_named_with_what_to_do(self, service: str, command: str, provisioned: Settings, free_port: int) -> None:
+    def test_it_is_named_with_what_to_do(
+        self, service: str, command: str, without: Callable[[str], Settings], free_port: int
+    ) -> None:
         """Exit code 4; no word of connection pools or retries."""
-        found = ecomflow(*command.split(), settings=provisioned, timeout=SECONDS, **dead(service, free_port))
+        found = ecomflow(*command.split(), settings=without(service), timeout=SECONDS)
         assert found.returncode == 4, found.stderr
         (sentence,) = [line for line in found.stderr.splitlines() if line.startswith("Error: ")]
         assert f"{service} at " in sentence
@@ -49,9 +60,9 @@ class TestCommands:
         assert sentence.endswith(": the connection was refused.")
         assert "ecomflow infra up" in found.stderr
 
-    def test_doctor_names_it_among_what_is_well(self, provisioned: Settings, free_port: int) -> None:
+    def test_doctor_names_it_among_what_is_well(self, without: Callable[[str], Settings], free_port: int) -> None:
         """The bucket's line fails, with the same sentence."""
-        found = ecomflow("doctor", settings=provisioned, timeout=SECONDS, **dead(STORAGE, free_port))
+        found = ecomflow("doctor", settings=without(STORAGE), timeout=SECONDS)
         assert found.returncode == 4
         (line,) = [line for line in found.stdout.splitlines() if line.startswith("FAILED")]
         assert f"{STORAGE} at http://127.0.0.1:{free_port} does not answer: the connection was refused." in line
