@@ -38,6 +38,7 @@ from ecomflow.warehouse.queries import select
 from tests.support.cli import ecomflow, write_stack_file
 from tests.support.contract import SHOP
 from tests.support.fronts import another_broker
+from tests.support.waiting import wait_until
 
 ORDER, MOVE, VISIT = (1, 2, 2, 0, 0), (0, 0, 0, 1, 0), (0, 0, 0, 0, 1)
 HEADER_ONLY = (1, 0, 0, 0, 0)
@@ -421,14 +422,15 @@ class TestOnTheStack:
         """While a publisher publishes and a pipeline loads: with a ledger and without, what is on its way is not amiss."""
         ledger = default_ledger(target)
         events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
-        with deployed(provisioned), ThreadPoolExecutor(1) as pool:
-            publishing = pool.submit(publisher.publish, target, events, rate=1500, ledger=ledger)
-            outcomes = []
-            while not publishing.done():
-                outcomes += [reconcile(target), reconcile(target, ledger)]
-                outcomes.append(_without_ledger(target))
+        with ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(publisher.publish, target, events, rate=700, ledger=ledger)
+            wait_until(lambda: (waiting := count_waiting(target)) is not None and waiting.messages > 0, "events wait")
+            outcomes = [reconcile(target)]
+            assert any(line.waiting for line in outcomes[0].lines)
+            with deployed(provisioned):
+                while not publishing.done():
+                    outcomes += [reconcile(target), reconcile(target, ledger), _without_ledger(target)]
         assert [outcome for outcome in outcomes if not outcome.adds_up] == []
-        assert any(line.waiting for outcome in outcomes for line in outcome.lines)
 
     def test_without_a_ledger_the_places_are_held_against_each_other(self, provisioned: Settings, target: Target) -> None:
         """Events that no command published: only facts and dead letters are counted, and the output says so."""
