@@ -58,12 +58,12 @@ def test_the_tour_by_hand(folder: Path) -> None:
     """Services, pipeline, events, dead letters, the equation, an answer with rows, the page; and an end that keeps the data."""
     by_hand, watching = tour("By hand")
     *steps, last = by_hand
-    assert [command[0] for command in steps] == ["infra", "deploy", "publish", "dlq", "reconcile", "query", "infra"]
+    assert [command[0] for command in steps] == ["infra", "deploy", "publish", "reconcile", "dlq", "query", "infra"]
     said = {tuple(command[:2]): run(command, folder) for command in steps}
     assert "resources created or changed" in said["infra", "up"]
     assert "The pipeline runs as process" in said["deploy", "--detach"]
     assert "600 events confirmed" in said["publish", "--n"]
-    assert "contract_violation $." in said["dlq", "inspect"]
+    assert said["dlq", "inspect"].count(": expected ") >= 10
     assert "It adds up: every event is accounted for exactly once." in said["reconcile", "--wait"]
     assert "revenue by product" in said["query", "sales-per-product"]
     assert "Local pipeline: running" in said["infra", "status"]
