@@ -30,9 +30,9 @@ from ecomflow.metrics.history import History
 
 PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, LINES = 110, 40
-SEED, RATE, ROUNDS = "7", "60", "3600"
+SEED, RATE, ROUNDS = "7", "60", "2200"
 # The page charts an hour, of which some minutes are to be seen.
-WARM_SECONDS = 300.0
+WARM_SECONDS = 180.0
 CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 # Rich's SVG fetches its font from elsewhere; the reader's own monospace font does as well.

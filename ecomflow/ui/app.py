@@ -63,6 +63,8 @@ from ecomflow.ui.views.tables import detail_view, table_view, tables_view, weigh
 from ecomflow.warehouse import queries
 
 _COUNTS_SECONDS, _DETAIL_SECONDS, _LETTERS_SECONDS = 2.0, 3.0, 3.0
+# A count is cheap, but the first one, on a machine that is busy, can take seconds.
+_MAX_COUNTS_SECONDS = 30.0
 # In a project each reading takes several requests to Google.
 _CLOUD_SECONDS = 60.0
 _FIRST_SECONDS = 1.0
@@ -99,7 +101,9 @@ class Pages:
             read_record=(lambda now: read_record(settings.state_path, now)) if options.here else None,
         )
         self.steps: Reading[tuple[Step, ...]] = Reading(lambda: read_steps(settings), None)
-        self.counts: Reading[tuple[TableCount, ...]] = Reading(lambda: read_counts(self.target()), self._least(_COUNTS_SECONDS))
+        self.counts: Reading[tuple[TableCount, ...]] = Reading(
+            lambda: read_counts(self.target()), self._least(_COUNTS_SECONDS), most=_MAX_COUNTS_SECONDS
+        )
         self.definitions = {name: definition_of(table) for name, table in fact_tables(settings).items()}
         self.details: dict[str, Reading[TableDetail]] = {
             name: Reading(lambda name=name: read_detail(self.target(), name), _DETAIL_SECONDS)  # type: ignore[misc]
@@ -109,7 +113,9 @@ class Pages:
             lambda: read_overview(self.target(), lambda count: setattr(self.letters, "progress", count)),
             self._least(_LETTERS_SECONDS),
         )
-        self.objects: Reading[dict[str, int]] = Reading(lambda: count_objects(self.target()), self._least(_LETTERS_SECONDS))
+        self.objects: Reading[dict[str, int]] = Reading(
+            lambda: count_objects(self.target()), self._least(_LETTERS_SECONDS), most=_MAX_COUNTS_SECONDS
+        )
         self.replays = Replays(self.target)
         self.graph_sources = GraphSources(
             settings.subscription,

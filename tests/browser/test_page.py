@@ -65,7 +65,7 @@ class TestTheRunningPipeline:
         self, pipeline: Pipeline, shop: Settings, page: Page, tmp_path: Path
     ) -> None:
         """Counts rise on the graph's edges, and in the end the page has what reconcile has, to the event."""
-        expect(page.locator(".state")).to_contain_text(runs_as(pipeline.pid))
+        expect(page.locator(".state")).to_contain_text(runs_as(pipeline.pid), timeout=30_000)
         expect(page.locator("svg.graph.wide [data-kind=step]")).to_have_count(13, timeout=60_000)  # Beam builds the graph
         before, refused = metric(page, "Received"), metric(page, "Refused")
         ledger = tmp_path / "published.jsonl"

@@ -70,6 +70,16 @@ class TestReading:
         source.clock.now += 2
         assert settled(reading).value == 2
 
+    def test_a_count_does_not_grow_too_old(self) -> None:
+        """One that took long by chance is repeated after its maximum."""
+        source = Source(Clock(), takes=6.0)
+        reading = Reading(source, 2.0, source.clock, most=30.0)
+        settled(reading)
+        source.clock.now += 29
+        assert settled(reading).value == 1
+        source.clock.now += 2
+        assert settled(reading).value == 2
+
     def test_an_error_is_kept_beside_the_last_value(self) -> None:
         """What was known stays in sight; the error goes when a read succeeds."""
         source = Source(Clock())

@@ -12,19 +12,25 @@ from ecomflow.errors import EcomflowError
 
 T = TypeVar("T")
 
-# Reads take at most this fraction (1/50) of the time, so that their cost for the services stays below 2 %.
+# Reads take at most this fraction (1/50) of the time, so that their cost for the services stays below 2 %; but see ``most``.
 _SHARE = 50
 
 
 class Reading(Generic[T]):
     """A value that takes seconds to ``read``. ``look`` never waits: it returns the known value, and starts a read if it is old.
 
-    ``least``: minimum seconds between two reads; None: read once, and again only by ``refresh``. ``progress``: how much has been
-    read so far, if ``read`` sets it.
+    ``least``: minimum seconds between two reads; None: read once, and again only by ``refresh``. ``most``: maximum seconds,
+    however long a read took. ``progress``: how much has been read so far, if ``read`` sets it.
     """
 
-    def __init__(self, read: Callable[[], T], least: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._read, self._least, self._clock = read, least, clock
+    def __init__(
+        self,
+        read: Callable[[], T],
+        least: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        most: float = float("inf"),
+    ) -> None:
+        self._read, self._least, self._clock, self._most = read, least, clock, most
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._next = 0.0
@@ -73,7 +79,7 @@ class Reading(Generic[T]):
         if self.error is not None:
             self._next = self._clock() + max(2.0, took)
         else:
-            self._next = float("inf") if self._least is None else self._clock() + max(self._least, _SHARE * took)
+            self._next = float("inf") if self._least is None else self._clock() + max(self._least, min(_SHARE * took, self._most))
 
 
 def unexpected(error: Exception) -> EcomflowError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MOST_GROUPS = 200
 _MOST_ATTRIBUTES = 100
 _MOST_LETTERS = 200
-_HEAD_CHARACTERS, _ID_CHARACTERS = 90, 24
+_HEAD_CHARACTERS, _ID_CHARACTERS = 80, 14
 
 
 def groups_view(sample: Sample, overview: Reading[Overview], form_token: str, search: Search, streams: Sequence[str]) -> Html:
