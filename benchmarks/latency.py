@@ -132,7 +132,7 @@ class Sender(threading.Thread):
     def _send(requests: RequestSender, batch: list[GeneratedEvent], sent: dict[str, float]) -> None:
         now = time.monotonic()
         sent.update({event.attributes["event_id"]: now for event in batch})
-        requests.send((event.data, event.attributes) for event in batch)
+        requests.send(batch)
 
 
 class Watcher:

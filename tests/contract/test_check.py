@@ -280,7 +280,7 @@ class TestCommand:
             "accepted": {"inventory": 1},
             "refused": {"contract_violation": 1},
             "rules_broken": [],
-            "unknown_fields": [{"event_type": "inventory", "path": "$.\x9b31m", "fate": "kept", "count": 1}],
+            "unknown_fields": [{"event_type": "inventory", "path": r"$.\x9b31m", "fate": "kept", "count": 1}],
         }
         assert result.stdout.isascii()
         assert "\x9b" not in ecomflow("contract", "check", "e.jsonl", folder=tmp_path).stdout

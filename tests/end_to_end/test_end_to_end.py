@@ -161,14 +161,14 @@ class TestCommandsOnTheStack:
         result = ecomflow("deploy", settings=settings_in(tmp_path, settings, stack), folder=tmp_path)
         assert result.returncode == 3
         assert "fact_order_header" in result.stderr
-        assert result.stderr.splitlines()[-1] == "Run: ecomflow infra up"
+        assert result.stderr.splitlines()[-1].endswith("ecomflow infra up")
 
     def test_publishing_to_a_topic_that_is_not_there(self, settings: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """publish names the topic and what to run."""
         result = ecomflow("publish", "--n", "1", settings=settings, folder=tmp_path)
         assert result.returncode == 3
         assert f"{settings.topic_path} does not exist" in result.stderr
-        assert "Run: ecomflow infra up" in result.stderr
+        assert result.stderr.splitlines()[-1].endswith("ecomflow infra up")
 
     def test_a_second_pipeline_is_refused(self, provisioned: Settings, stack: Endpoints, tmp_path: Path) -> None:
         """While one pipeline runs under a state folder, deploy refuses to start another; job status shows the first."""

@@ -236,13 +236,15 @@ class TestForeignObjects:
         result = ecomflow("dlq", "inspect", "--json", settings=provisioned)
         assert result.returncode == 1
         assert [one["letter"]["error"] for one in json.loads(result.stdout)] == ["$: beside a bad line", "$: the good one"]
-        assert "7 objects" in result.stderr
-        named = [line.partition(":")[0].rpartition("/")[2] for line in result.stderr.splitlines() if line.startswith("dlq/")]
+        error = json.loads(result.stderr)["error"]
+        sentence = error["message"]
+        assert sentence.startswith("7 objects")
+        named = [line.partition(":")[0].rpartition("/")[2] for line in sentence.splitlines() if line.startswith("dlq/")]
         assert sorted(named) == ["a.txt", "b.bin", "c.jsonl", "d.gz", "e.jsonl", "f.jsonl", "h.jsonl"]
         assert "c.jsonl: line 2 is not a dead letter: Invalid enum value 'boredom'" in result.stderr
         assert "(and 1 more lines)" in result.stderr
         assert CONTROL.findall(result.stderr) == []
-        assert result.stderr.splitlines()[-1] == "Move them out of dlq/."
+        assert error["remedy"] == "Move them out of dlq/."
 
     def test_reading_all_of_them_fails(self, provisioned: Settings, target: Target) -> None:
         """A count that leaves an object out would be wrong, so there is none."""

@@ -424,9 +424,13 @@ class TestOnTheStack:
         events = rounds.generate(1000, seed=2, now=datetime.now(UTC))
         with ThreadPoolExecutor(1) as pool:
             publishing = pool.submit(publisher.publish, target, events, rate=700, ledger=ledger)
-            wait_until(lambda: (waiting := count_waiting(target)) is not None and waiting.messages > 0, "events wait")
-            outcomes = [reconcile(target)]
-            assert any(line.waiting for line in outcomes[0].lines)
+            outcomes = []
+
+            def some_wait() -> bool:
+                outcomes.append(reconcile(target))
+                return any(line.waiting for line in outcomes[-1].lines)
+
+            wait_until(some_wait, "the ledger has events that wait")
             with deployed(provisioned):
                 while not publishing.done():
                     outcomes += [reconcile(target), reconcile(target, ledger), _without_ledger(target)]
