@@ -127,7 +127,7 @@ def shown(warehouse: duckdb.DuckDBPyConnection, table: str, column: str) -> dict
     return found
 
 
-@property_test(examples=200)
+@property_test(examples=100)
 @given(history=histories())
 def test_an_event_is_one_body(warehouse: duckdb.DuckDBPyConnection, history: list[Write]) -> None:
     """That of the last delivery, with exactly its lines, whatever was repeated, killed half-way, refused or patched before."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +18,6 @@ from ecomflow.gcp.target import Target
 from ecomflow.generator import publisher, rounds
 from ecomflow.local.pubsub.server import read_backlog
 from ecomflow.processes.detached import processes_of
-from tests.support import ROOT
 from tests.support.cli import ecomflow, start
 from tests.support.reference import assert_landed, expected_rows, rows_of, sort_key
 from tests.support.running import count_waiting, running, settings_in
@@ -75,29 +73,6 @@ class TestKilledInMidStream:
         )
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
-
-
-class TestTheReadme:
-    """The commands of the README, as a newcomer types them."""
-
-    def test_its_commands_run_in_their_order(self, tmp_path: Path) -> None:
-        """Each command under By hand ends well, in a folder of its own, and the answers are there."""
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
-        block = re.search(r"## By hand\n\n```console\n(.*?)```", text, re.DOTALL)
-        assert block is not None
-        commands = [shlex.split(line[2:], comments=True) for line in block[1].splitlines()]
-        assert len(commands) == 8
-        printed = {}
-        try:
-            for command in commands:
-                result = ecomflow(*command[1:], folder=tmp_path)
-                printed[" ".join(command[1:3])] = result.stdout
-                assert result.returncode == 0, (command, result.stdout, result.stderr)
-        finally:
-            ecomflow("infra", "down", folder=tmp_path)
-        assert printed["infra up"].splitlines()[0] == "Local stack in .ecomflow/ (no project is configured)."
-        assert "600 events confirmed" in printed["publish --n"]
-        assert "fact_user_activity_unique" in printed["infra status"]
 
 
 class TestFoldersBelow:

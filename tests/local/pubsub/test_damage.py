@@ -180,17 +180,8 @@ def bodies_in(record: Record) -> set[bytes]:
     return {types.PubsubMessage.pb().FromString(message.body).data for message in messages}
 
 
-def _flip_a_payload(path: Path) -> None:
-    flip(path, middle(path) + 40)
-
-
 def _damage_a_length(path: Path) -> None:
     overwrite(path, middle(path) + 1, b"\x7f")
-
-
-def _zero_one(path: Path) -> None:
-    start = middle(path)
-    overwrite(path, start + 4, bytes(30))
 
 
 def middle(path: Path) -> int:
@@ -203,7 +194,7 @@ def middle(path: Path) -> int:
 class TestStack:
     @pytest.mark.parametrize(
         ("do_damage", "missing"),
-        [(_flip_a_payload, 1), (_damage_a_length, 1), (_zero_one, 1), (append_garbage, 0)],
+        [(_damage_a_length, 1), (append_garbage, 0)],
     )
     def test_all_but_the_damaged_message_is_delivered_and_infra_up_says_so(
         self, do_damage: Callable[[Path], None], missing: int, tmp_path: Path
