@@ -47,10 +47,11 @@ class TestProxies:
         assert environ["no_grpc_proxy"] == "x,localhost,127.0.0.1,::1,[::1]"
 
     @pytest.mark.stack
-    @pytest.mark.parametrize("exempt", [{}, {"NO_PROXY": "localhost"}], ids=["none exempt", "localhost exempt"])
-    def test_the_demo_behind_proxies_that_do_not_answer(self, exempt: dict[str, str], tmp_path: Path) -> None:
-        """Services, provisioning, pipeline, publishing, queries: nothing of it leaves the machine, so it adds up."""
-        result = ecomflow("demo", "--n", "5", "--json", folder=tmp_path, **DEAD_PROXIES, **exempt)
+    def test_the_demo_behind_proxies_that_do_not_answer(self, tmp_path: Path) -> None:
+        """Services, provisioning, pipeline, publishing, queries: nothing of it leaves the machine, so it adds up, although only
+        localhost is exempt.
+        """
+        result = ecomflow("demo", "--n", "5", "--json", folder=tmp_path, **DEAD_PROXIES, NO_PROXY="localhost")
         assert result.returncode == 0, result.stderr
         outcome = json.loads(result.stdout)
         assert sum(outcome["published"]["valid"].values()) == 15
