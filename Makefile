@@ -15,7 +15,7 @@ demo: $(INSTALLED) ## The whole path on this machine, without an account: publis
 	$(BIN)/ecomflow demo
 
 test: lint types ## Lint, types, import contracts and all tests
-	PROPERTY_EXAMPLES=all $(BIN)/python -m pytest -n 3 --dist loadfile
+	PROPERTY_EXAMPLES=all $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint types test-fast ## The same without tests that start services or take seconds (under a minute)
 
