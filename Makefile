@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# How many examples property tests try in make test: half or all of them.
+PROPERTY_EXAMPLES ?= half
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint types test-fast test-ui interop faults soak bench pictures lock audit clean
@@ -15,7 +17,7 @@ demo: $(INSTALLED) ## The whole path on this machine, without an account: publis
 	$(BIN)/ecomflow demo
 
 test: lint types ## Lint, types, import contracts and all tests
-	PROPERTY_EXAMPLES=all $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PROPERTY_EXAMPLES=$(PROPERTY_EXAMPLES) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint types test-fast ## The same without tests that start services or take seconds (under a minute)
 
