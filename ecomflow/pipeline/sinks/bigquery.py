@@ -270,14 +270,15 @@ class TableWriter:
                 self._sleep(pause)
                 pause = min(pause * 2, self._patience.longest_pause)
                 append = append.again()
-            elif self._is_of_rows(error, append.rows.schema):
+            elif self._is_of_rows(error, append):
                 return refused + self._refused_apart(append, error)
             else:
                 raise self._translated(error, append.rows.schema)
             self._send(append)
 
     def _refused_apart(self, append: _Append, error: exceptions.GoogleAPICallError) -> list[RefusedRow]:
-        """The refused rows of a request that BigQuery refuses as a whole: its events are sent in ever smaller parts, one by one.
+        """The refused rows of a request that BigQuery refuses as a whole: its events are sent in ever smaller parts, each on a
+        connection of its own.
 
         First the whole once more: the error may be of another request on the same connection, which ended with it.
         """
@@ -320,15 +321,17 @@ class TableWriter:
             return False
         return {name.lower() for name in schema.names} <= self._seen_columns().keys()
 
-    def _is_of_rows(self, error: exceptions.GoogleAPICallError, schema: pa.Schema) -> bool:
+    def _is_of_rows(self, error: exceptions.GoogleAPICallError, append: _Append) -> bool:
         """Whether a request is refused for some of its rows, though BigQuery names none: the table has all of their columns, in
-        the types of the rows.
+        the types of the rows. Of the parts of a request that is known.
         """
         is_rows = isinstance(error, (exceptions.InvalidArgument, exceptions.OutOfRange))
         if not is_rows or _UNKNOWN_COLUMNS.search(error.message or ""):
             return False
+        if append.is_apart:
+            return True
         found = self._seen_columns()
-        return all(found.get(field.name.lower()) == field.type for field in schema)
+        return all(found.get(field.name.lower()) == field.type for field in append.rows.schema)
 
     def _seen_columns(self) -> dict[str, pa.DataType | None]:
         """The columns that the table has now, in lower case; none where it can't be looked at."""

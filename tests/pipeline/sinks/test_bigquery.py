@@ -379,10 +379,17 @@ class TestARequestRefusedAsAWhole:
         """They are refused in BigQuery's words, and the others are written, each once."""
         bigquery.refuse_whole = lambda row: self.WORDS if int(row["inventory_id"][2:]) in bad else None
         bigquery.whole_ends_stream = ends_stream
+        looks: list[int] = []
+
+        def columns() -> dict[str, str]:
+            looks.append(1)
+            return COLUMNS
+
         with bigquery.serve() as host:
-            writer = self.writer(host)
+            writer = self.writer(host, columns)
             refused = append(writer, rows(*range(7)))
             writer.close()
+        assert len(looks) == 1  # at the table, however many parts there are
         assert [row.row for row in refused] == sorted(bad)
         assert all(self.WORDS in row.error for row in refused)
         assert sorted(written(bigquery)) == [f"i-{number}" for number in range(7) if number not in bad]
